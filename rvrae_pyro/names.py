@@ -1,0 +1,44 @@
+"""Names of dimensions, variables, sites and groups, each written once."""
+
+from typing import Final
+
+__all__ = [
+    "ASSET",
+    "CHAIN",
+    "CHARACTERISTIC",
+    "CHARACTERISTICS",
+    "CONTEXT",
+    "DECODED_FACTORS",
+    "DRAW",
+    "FACTOR",
+    "FACTORS",
+    "FEATURE",
+    "OBS",
+    "RETURNS",
+    "RISK_FREE",
+    "SAMPLE_DIMS",
+    "TIME",
+    "WEIGHT",
+]
+
+# dimensions
+TIME: Final = "time"
+ASSET: Final = "asset"
+CHARACTERISTIC: Final = "characteristic"
+FEATURE: Final = "feature"
+FACTOR: Final = "factor"
+CHAIN: Final = "chain"
+DRAW: Final = "draw"
+OBS: Final = "obs"
+SAMPLE_DIMS: Final = (CHAIN, DRAW)
+
+# variables of a panel
+RETURNS: Final = "returns"
+CHARACTERISTICS: Final = "characteristics"
+CONTEXT: Final = "context"
+WEIGHT: Final = "weight"
+RISK_FREE: Final = "risk_free"
+
+# sites of the pair
+FACTORS: Final = "factors"
+DECODED_FACTORS: Final = "decoded_factors"
