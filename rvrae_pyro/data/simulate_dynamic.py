@@ -184,7 +184,8 @@ def _factors(rng: np.random.Generator, volatility: Array, n_factors: int, ar: fl
     scale = np.full(n_factors, _FACTOR_SCALE)
     mean = np.full(n_factors, _FACTOR_MEAN)
     scale[0], mean[0] = _MARKET_SCALE, _MARKET_MEAN
-    deviations = volatility[:, None] * scale * rng.normal(size=(len(volatility), n_factors))
+    innovations = rng.normal(size=(len(volatility), n_factors))
+    deviations: Array = volatility[:, None] * scale * innovations
     deviations[0] /= np.sqrt(1.0 - ar**2)
     for t in range(1, len(deviations)):
         deviations[t] += ar * deviations[t - 1]
