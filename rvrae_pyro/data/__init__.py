@@ -1,0 +1,60 @@
+"""Panels: read, check, transform, cut and simulate. Works without torch.
+
+``to_batch`` and ``Batch`` need torch and are imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from rvrae_pyro.data.dates import periods_per_year
+from rvrae_pyro.data.embedded import load_french
+from rvrae_pyro.data.frame import from_frame, to_frame
+from rvrae_pyro.data.panel import check_panel, listed
+from rvrae_pyro.data.splits import Split, split, walk_forward
+from rvrae_pyro.data.transforms import market_context, rank_characteristics
+
+if TYPE_CHECKING:
+    from rvrae_pyro.data.batch import Batch, to_batch
+    from rvrae_pyro.data.simulate import (
+        simulate_dynamic,
+        simulate_gkx,
+        simulate_linear_gaussian,
+    )
+
+__all__ = [
+    "Batch",
+    "Split",
+    "check_panel",
+    "from_frame",
+    "listed",
+    "load_french",
+    "market_context",
+    "periods_per_year",
+    "rank_characteristics",
+    "simulate_dynamic",
+    "simulate_gkx",
+    "simulate_linear_gaussian",
+    "split",
+    "to_batch",
+    "to_frame",
+    "walk_forward",
+]
+
+_LAZY: Final = {
+    "Batch": "rvrae_pyro.data.batch",
+    "to_batch": "rvrae_pyro.data.batch",
+    "simulate_dynamic": "rvrae_pyro.data.simulate",
+    "simulate_gkx": "rvrae_pyro.data.simulate",
+    "simulate_linear_gaussian": "rvrae_pyro.data.simulate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch, or is rarely needed, when it is first asked for."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,500 @@
+"""Long tables to panels and back."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from pandas.api import types as pdt
+
+from rvrae_pyro.data.dates import Frequency, check_frequency, next_row, period_ends
+from rvrae_pyro.data.panel import (
+    build_panel,
+    check_panel,
+    first_three,
+    listed,
+    raise_problems,
+)
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
+from rvrae_pyro.names import (
+    ASSET,
+    CHARACTERISTIC,
+    CHARACTERISTICS,
+    RETURNS,
+    RISK_FREE,
+    TIME,
+    WEIGHT,
+)
+
+__all__ = ["excess_returns", "from_frame", "to_frame"]
+
+_UNSHOWN_KIND: Final = "simple, taken as excess"
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column of the table is what."""
+
+    time: str
+    asset: str
+    returns: str
+    characteristics: list[str]
+    labels: list[str]
+    weight: str | None
+    risk_free: str | None
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    *,
+    time: str = "date",
+    asset: str = "asset",
+    returns: str = "ret",
+    characteristics: Sequence[str] | None = None,
+    risk_free: "str | pd.Series[Any] | None" = None,
+    excess: bool = False,
+    lag: int = 0,
+    weight: str | None = None,
+    frequency: Frequency = "monthly",
+) -> xr.Dataset:
+    """Turn a long table, one row a (date, asset), into a panel.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows in any order. Columns, not the index, hold dates and assets.
+    time : str
+        Column of dates: datetimes, Periods, strings, or whole numbers YYYYMM or YYYYMMDD.
+        Any day of a month becomes the month's last day (of a week: its Sunday).
+    asset : str
+        Column of ids; whole numbers become strings.
+    returns : str
+        Column of simple returns, decimal (0.01 is 1 %). A row without a return is live:
+        it is forecast and never trains.
+    characteristics : sequence of str, optional
+        By default every other numeric column. Text columns that never change within an
+        asset become coordinates of ``asset``.
+    risk_free : str or Series, optional
+        Decimal rate a period: a column, or a Series indexed by date. It is subtracted
+        from the returns unless ``excess``.
+    excess : bool
+        Whether the returns are excess returns already. Without a risk-free rate and
+        without ``excess=True`` the returns are taken as they are, with a warning: one
+        often forgets the rate, and one often means it.
+    lag : {0, 1}
+        0: characteristics and weight are known at the end of the period *before* the
+        row's return. 1: the row of t holds what is known at the *end of t*; they
+        move on by one calendar period within the asset, and a row without returns is
+        appended: the live one. The first row then has returns and nothing known, so
+        that nothing is listed in it.
+    weight : str, optional
+        Column of market values, timed like the characteristics.
+    frequency : {"monthly", "weekly", "daily"}
+
+    Returns
+    -------
+    Dataset
+        Checked by ``check_panel``; time and assets sorted, characteristics in the order
+        of the columns. Returns are float64. Characteristics are float32 if every column
+        is float32 or float16, which is exact and halves a large panel, else float64.
+
+    Raises
+    ------
+    PanelError
+        Listing every problem of the table: missing columns, unreadable or missing dates,
+        repeated (date, asset), text where numbers belong, missing risk-free rates, and
+        all that ``check_panel`` finds.
+    ConfigError
+        If ``lag`` or ``frequency`` is none of the choices.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing says that the returns are excess, or a column is left out.
+
+    Notes
+    -----
+    The panel is dense: memory is n_times x n_assets x n_characteristics values.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame(
+    ...     {
+    ...         "date": ["2020-01-15", "2020-01-15", "2020-02-03"],
+    ...         "asset": [10001, 10002, 10001],
+    ...         "ret": [0.01, -0.02, 0.03],
+    ...         "size": [1.0, 2.0, 1.5],
+    ...     }
+    ... )
+    >>> panel = from_frame(table, excess=True)
+    >>> panel["asset"].values.tolist()
+    ['10001', '10002']
+    >>> str(panel["time"].values[0])[:10]
+    '2020-01-31'
+    """
+    if lag not in (0, 1) or isinstance(lag, bool):
+        raise ConfigError(f"`lag` must be 0 or 1; got {lag!r}. Shift longer lags yourself.")
+    check_frequency(frequency)
+    rate_column = risk_free if isinstance(risk_free, str) else None
+    columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
+    grid = _Grid(frame, columns, frequency)
+    raw = grid.dense(returns, np.dtype(np.float64))
+    values = _stack(grid, frame, columns.characteristics)
+    size = None if weight is None else grid.dense(weight, np.dtype(np.float64))
+    times = grid.times
+    rate: Floats | pd.Series[Any] | None
+    rate = grid.one_a_row(rate_column) if rate_column is not None else risk_free  # type: ignore[assignment]
+    if lag == 1:
+        times = np.append(times, next_row(times[-1], frequency))
+        raw = np.pad(raw, ((0, 1), (0, 0)), constant_values=np.nan)
+        values = _delay(values)
+        size = None if size is None else _delay(size)
+        if isinstance(rate, np.ndarray):
+            rate = np.append(rate, np.nan)
+    net, aligned, kind = excess_returns(raw, rate, excess, times=times, frequency=frequency)
+    panel = build_panel(
+        net,
+        values,
+        time=times,
+        asset=grid.assets,
+        characteristic=np.array(columns.characteristics, dtype=str),
+        weight=size,
+        risk_free=aligned,
+        asset_coords={name: grid.one_an_asset(name) for name in columns.labels},
+        frequency=frequency,
+        return_kind=kind,
+    )
+    check_panel(panel)
+    return panel
+
+
+def _find_columns(
+    frame: pd.DataFrame,
+    time: str,
+    asset: str,
+    returns: str,
+    characteristics: Sequence[str] | None,
+    weight: str | None,
+    risk_free: str | None,
+) -> _Columns:
+    """Give every column its part, or list all that is wrong with them."""
+    if not isinstance(frame, pd.DataFrame):
+        raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
+    if isinstance(characteristics, str):
+        raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
+    problems = [] if len(frame) else ["it is empty: no rows."]
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        problems.append(f"repeated columns: {first_three(repeated)}. Rename or drop them.")
+    roles = {"time": time, "asset": asset, "returns": returns}
+    roles |= {} if weight is None else {"weight": weight}
+    roles |= {} if risk_free is None else {"risk_free": risk_free}
+    have = first_three(frame.columns)
+    for role, name in roles.items():
+        if name not in frame.columns:
+            problems.append(f"no column {name!r} for `{role}`; columns: {have}. Pass {role}=...")
+    wanted = list(characteristics or [])
+    absent = [c for c in wanted if c not in frame.columns]
+    if absent:
+        problems.append(
+            f"no columns for `characteristics`: {first_three(absent)}; columns: {have}."
+        )
+    clash = [c for c in wanted if c in roles.values()]
+    if clash:
+        problems.append(f"columns asked for twice: {first_three(clash)} in `characteristics`.")
+    raise_problems("`frame`", problems)
+    rest = [c for c in frame.columns if c not in roles.values()]
+    numeric = [c for c in rest if _is_numeric(frame[c])]
+    chosen = numeric if characteristics is None else wanted
+    labels, left_out = _split_text(frame, asset, [c for c in rest if c not in {*numeric, *chosen}])
+    for name in [returns, *chosen, *(v for v in (weight, risk_free) if v is not None)]:
+        if not _is_numeric(frame[name]):
+            problems.append(_not_numeric(frame[name]))
+    if not chosen:
+        problems.append(
+            "no characteristics: no numeric column is left beside dates, assets and returns."
+        )
+    raise_problems("`frame`", problems)
+    if left_out:
+        warnings.warn(
+            f"columns left out, neither numeric nor constant within an asset: "
+            f"{first_three(left_out)}.",
+            RvraeWarning,
+            stacklevel=3,
+        )
+    text = [str(c) for c in chosen]
+    if text != chosen:
+        raise PanelError(f"`frame`: column names must be strings; got {first_three(chosen)}.")
+    return _Columns(time, asset, returns, text, labels, weight, risk_free)
+
+
+def _is_numeric(column: "pd.Series[Any]") -> bool:
+    return pdt.is_numeric_dtype(column.dtype) and not pdt.is_complex_dtype(column.dtype)
+
+
+def _not_numeric(column: "pd.Series[Any]") -> str:
+    numbers = pd.to_numeric(column.astype("object"), errors="coerce")
+    bad = column[numbers.isna() & column.notna()]
+    shown = first_three(map(repr, bad.head(3)), len(bad)) if len(bad) else repr(column.iloc[0])
+    return (
+        f"column {column.name!r} must be numeric; it has dtype {column.dtype} with "
+        f"values such as {shown}. Convert it with pandas.to_numeric."
+    )
+
+
+def _split_text(
+    frame: pd.DataFrame, asset: str, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Tell text columns that are constant within an asset from the rest."""
+    labels: list[str] = []
+    left_out: list[str] = []
+    for name in names:
+        column = frame[name]
+        text = pdt.is_string_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype)
+        steady = text and bool((column.groupby(frame[asset], observed=True).nunique() <= 1).all())
+        taken = name in {TIME, ASSET, CHARACTERISTIC, RETURNS, CHARACTERISTICS, WEIGHT, RISK_FREE}
+        (labels if steady and not taken else left_out).append(name)
+    return labels, left_out
+
+
+def _asset_ids(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Write ids as text: 10001, '10001' and, from a column with gaps, 10001.0 are one id."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        names = _asset_ids(pd.Series(column.cat.categories))
+        return pd.Series(names.reindex(column.cat.codes).to_numpy(), index=column.index)
+    if pdt.is_float_dtype(column.dtype) and bool((column.dropna() % 1 == 0).all()):
+        column = column.astype("Int64")
+    missing = column.isna()
+    return column.astype(str).astype(object).mask(missing.to_numpy(), None)
+
+
+class _Grid:
+    """The (time, asset) cell of every row of a table.
+
+    Raises
+    ------
+    PanelError
+        If a row has no readable date, no asset, or the cell of another row.
+    """
+
+    def __init__(self, frame: pd.DataFrame, columns: _Columns, frequency: Frequency) -> None:
+        self._frame = frame
+        problems: list[str] = []
+        try:
+            ends = period_ends(pd.Index(frame[columns.time]), frequency)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise PanelError(
+                f"`frame`: column {columns.time!r} holds no dates ({error}); the first is "
+                f"{frame[columns.time].iloc[0]!r}. Convert it with pandas.to_datetime."
+            ) from error
+        ids = _asset_ids(frame[columns.asset])
+        for name, missing in ((columns.time, ends.isna()), (columns.asset, ids.isna())):
+            if missing.any():
+                rows = frame.index[np.asarray(missing)]
+                problems.append(
+                    f"column {name!r} is missing (NaN or NaT) in rows {first_three(rows)}. "
+                    "Drop or complete them."
+                )
+        raise_problems("`frame`", problems)
+        self._row, times = pd.factorize(ends, sort=True)
+        self._column, assets = pd.factorize(ids.to_numpy(dtype=object), sort=True)
+        self.times: NDArray[np.datetime64] = np.asarray(times, dtype="datetime64[ns]")
+        self.assets: NDArray[np.str_] = np.asarray(assets).astype(str)
+        self.shape = len(self.times), len(self.assets)
+        self._cell = self._row.astype(np.int64) * self.shape[1] + self._column
+        self._refuse_repeats(frequency)
+
+    def _refuse_repeats(self, frequency: Frequency) -> None:
+        count = np.bincount(self._cell, minlength=self.shape[0] * self.shape[1])
+        repeated = np.flatnonzero(count > 1)
+        if len(repeated):
+            days = self.times[repeated[:3] // self.shape[1]].astype("datetime64[D]")
+            assets = self.assets[repeated[:3] % self.shape[1]]
+            cells = [f"({d}, {a})" for d, a in zip(days, assets, strict=True)]
+            raise PanelError(
+                f"`frame`: repeated (date, asset): {first_three(cells, len(repeated))}. Keep one "
+                f"row of each; rows finer than {frequency} want frequency='weekly' or 'daily'."
+            )
+
+    def dense(self, name: str, dtype: np.dtype[Any], out: Floats | None = None) -> Floats:
+        """Spread a column over the grid, NaN where the table has no row."""
+        column = self._frame[name].to_numpy(dtype=dtype, na_value=np.nan)
+        out = np.full(self.shape, np.nan, dtype) if out is None else out
+        out[self._row, self._column] = column
+        return out
+
+    def one_a_row(self, name: str) -> Floats:
+        """Read a column that must agree over the assets of a date."""
+        column = self._frame[name].astype("float64")
+        byrow = column.groupby(self._row)
+        low, high = byrow.min(), byrow.max()
+        torn = (high > low).to_numpy()
+        if torn.any():
+            days = self.times[torn].astype("datetime64[D]")
+            raise PanelError(
+                f"`risk_free`: column {name!r} differs between assets on {first_three(days)}. "
+                "One rate a date is expected."
+            )
+        return low.to_numpy()
+
+    def one_an_asset(self, name: str) -> NDArray[np.str_]:
+        """Read a text column that is constant within an asset; '' where it is missing."""
+        first = self._frame[name].astype(object).groupby(self._column).first()
+        return first.reindex(range(self.shape[1])).fillna("").to_numpy().astype(str)
+
+
+def _stack(grid: _Grid, frame: pd.DataFrame, names: Sequence[str]) -> Floats:
+    """Stack the columns as (time, asset, characteristic), one column in memory at a time."""
+    small = all(frame[c].dtype in (np.float32, np.float16) for c in names)
+    dtype = np.dtype(np.float32 if small else np.float64)
+    values = np.full((*grid.shape, len(names)), np.nan, dtype)
+    for k, name in enumerate(names):
+        grid.dense(name, dtype, out=values[:, :, k])
+    return values
+
+
+def _delay(values: Floats) -> Floats:
+    """Move rows on by one, the last into a new row; nothing is known in the first."""
+    return np.concatenate([np.full_like(values[:1], np.nan), values])
+
+
+def excess_returns(
+    raw: Floats,
+    rate: "Floats | pd.Series[Any] | None",
+    excess: bool,
+    *,
+    times: NDArray[np.datetime64],
+    frequency: Frequency,
+    stacklevel: int = 3,
+) -> tuple[Floats, Floats | None, str]:
+    """Subtract the risk-free rate where it is still in the returns.
+
+    Parameters
+    ----------
+    raw : array of shape (n_times, n_assets)
+        Returns over (t-1, t], decimal.
+    rate : array of shape (n_times,), Series by date, or None
+        Decimal a period.
+    excess : bool
+        Whether ``raw`` is in excess of the rate already.
+    times : datetime64 array of shape (n_times,)
+    frequency : {"monthly", "weekly", "daily"}
+    stacklevel : int
+        Whose line the warning shows.
+
+    Returns
+    -------
+    net : array of shape (n_times, n_assets)
+    rate : array of shape (n_times,) or None
+        Aligned with ``times``; NaN only in rows without a return.
+    kind : str
+        For the panel's attribute ``return_kind``.
+
+    Raises
+    ------
+    PanelError
+        If a row with a return lacks its rate, or dates of the rate repeat.
+    """
+    if rate is None:
+        if not excess:
+            warnings.warn(
+                "the returns are taken as excess returns: nothing was subtracted. Pass "
+                "risk_free=... to subtract a rate, or excess=True if they are excess already.",
+                RvraeWarning,
+                stacklevel=stacklevel,
+            )
+        return raw, None, "simple excess" if excess else _UNSHOWN_KIND
+    aligned = rate if isinstance(rate, np.ndarray) else _align_rate(rate, times, frequency)
+    bare = ~np.isfinite(aligned) & np.isfinite(raw).any(axis=1)
+    if bare.any():
+        days = times[bare].astype("datetime64[D]")
+        raise PanelError(
+            f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
+            "Complete the series or cut the returns to its span."
+        )
+    if not excess and float(np.nanmedian(np.abs(aligned))) > 0.05:
+        raise PanelError(
+            f"`risk_free` looks like percent: its median is {np.nanmedian(aligned):.3g} a period, "
+            "so decimals are expected (0.002 for 0.2 %). Divide by 100."
+        )
+    return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"
+
+
+def _align_rate(
+    rate: "pd.Series[Any]", times: NDArray[np.datetime64], frequency: Frequency
+) -> Floats:
+    if not isinstance(rate, pd.Series):
+        raise PanelError(
+            f"`risk_free` must be a column name or a Series by date; got {type(rate).__name__}."
+        )
+    if not _is_numeric(rate):
+        raise PanelError(f"`risk_free` must be numeric; its dtype is {rate.dtype}.")
+    if isinstance(rate.index, pd.RangeIndex):
+        raise PanelError(
+            "`risk_free` must be indexed by date; its index only counts rows. "
+            "Use table.set_index('date')['rf']."
+        )
+    try:
+        ends = period_ends(rate.index, frequency)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise PanelError(f"`risk_free` must be indexed by date: {error}.") from error
+    series = pd.Series(rate.to_numpy(dtype=np.float64, na_value=np.nan), index=ends)
+    repeated = ends[ends.duplicated()]
+    if len(repeated):
+        raise PanelError(
+            f"`risk_free` has several rates for {first_three(repeated.strftime('%Y-%m-%d'))}. "
+            f"One a row of a {frequency} panel is expected."
+        )
+    return series.reindex(pd.DatetimeIndex(times)).to_numpy()
+
+
+def to_frame(panel: xr.Dataset) -> pd.DataFrame:
+    """Turn a panel into a long table that ``from_frame(..., excess=True)`` turns back.
+
+    Parameters
+    ----------
+    panel : Dataset
+
+    Returns
+    -------
+    DataFrame
+        One row for each cell that is listed or has a return, by date, then asset, in the
+        panel's order. Columns ``date``, ``asset``, ``ret`` (excess), the characteristics,
+        and where the panel has them ``weight``, ``risk_free`` and text coordinates of the
+        assets.
+
+    Notes
+    -----
+    A table has no place for attributes, ``context`` or labels without a single value:
+    ``write_panel`` keeps them.
+    """
+    check_panel(panel, returns_required=False)
+    keep = listed(panel).values | ~np.isnan(panel[RETURNS].values)
+    rows, columns = np.nonzero(keep)
+    data: dict[str, Any] = {
+        "date": panel[TIME].values[rows],
+        "asset": panel[ASSET].values[columns],
+        "ret": panel[RETURNS].values[keep],
+    }
+    values = panel[CHARACTERISTICS].values[keep]
+    extra: dict[str, Any] = {}
+    if WEIGHT in panel:
+        extra[WEIGHT] = panel[WEIGHT].values[keep]
+    if RISK_FREE in panel:
+        extra[RISK_FREE] = panel[RISK_FREE].values[rows]
+    for name, coord in panel.coords.items():
+        if name != ASSET and coord.dims == (ASSET,) and coord.dtype.kind == "U":
+            extra[str(name)] = coord.values[columns]
+    names = [str(v) for v in panel[CHARACTERISTIC].values]
+    clash = [v for v in names if v in data or v in extra]
+    if clash:
+        raise PanelError(
+            f"`panel`: characteristics named like other columns: {first_three(clash)}."
+        )
+    data |= {name: values[:, k] for k, name in enumerate(names)}
+    return pd.DataFrame(data | extra)

@@ -1,0 +1,387 @@
+"""What a panel is: its assembly in canonical form, its checks, and which cells are listed."""
+
+import warnings
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
+from rvrae_pyro.names import (
+    ASSET,
+    CHARACTERISTIC,
+    CHARACTERISTICS,
+    CONTEXT,
+    FEATURE,
+    RETURNS,
+    RISK_FREE,
+    TIME,
+    WEIGHT,
+)
+
+__all__ = ["build_panel", "canonical", "check_panel", "first_three", "listed", "raise_problems"]
+
+_DIMS: Final[dict[str, tuple[str, ...]]] = {
+    RETURNS: (TIME, ASSET),
+    CHARACTERISTICS: (TIME, ASSET, CHARACTERISTIC),
+    CONTEXT: (TIME, FEATURE),
+    WEIGHT: (TIME, ASSET),
+    RISK_FREE: (TIME,),
+}
+_REQUIRED: Final = (RETURNS, CHARACTERISTICS)
+_PERCENT_MEDIAN: Final = 0.5
+
+
+def first_three(labels: Iterable[object], count: int | None = None) -> str:
+    """Write the first three of ``labels`` and how many there are."""
+    items = list(labels)
+    count = len(items) if count is None else count
+    shown = ", ".join(str(v) for v in items[:3])
+    return f"{shown}{', ...' if count > 3 else ''} ({count} in all)"
+
+
+def raise_problems(subject: str, problems: Sequence[str]) -> None:
+    """Raise one ``PanelError`` that lists every problem; return if there is none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise PanelError(f"{subject}: {problems[0]}")
+    listing = "\n".join(f"  {i}. {text}" for i, text in enumerate(problems, 1))
+    raise PanelError(f"{subject} has {len(problems)} problems:\n{listing}")
+
+
+def _unicode(values: NDArray[Any]) -> NDArray[Any]:
+    """Turn object or variable-width strings into fixed-width unicode; leave the rest."""
+    if values.dtype.kind in "OT" and values.size and all(isinstance(v, str) for v in values.flat):
+        return values.astype(str)
+    return (
+        np.empty(values.shape, "<U1") if values.dtype.kind in "OT" and not values.size else values
+    )
+
+
+def canonical(panel: xr.Dataset) -> xr.Dataset:
+    """Give every label its canonical dtype, so that equal panels have equal dtypes.
+
+    String coordinates become fixed-width unicode and dates ``datetime64[ns]``, whatever
+    pandas or a file format made of them. Values are not copied.
+    """
+    changed: dict[Hashable, Any] = {}
+    for name, coord in panel.coords.items():
+        values = np.asarray(coord.values)
+        if values.dtype.kind == "M":
+            values = values.astype("datetime64[ns]")
+        changed[name] = xr.Variable(coord.dims, _unicode(values), attrs=coord.attrs)
+    return panel.assign_coords(changed)
+
+
+def build_panel(
+    returns: ArrayLike,
+    characteristics: ArrayLike,
+    *,
+    time: ArrayLike,
+    asset: ArrayLike,
+    characteristic: ArrayLike,
+    weight: ArrayLike | None = None,
+    risk_free: ArrayLike | None = None,
+    asset_coords: Mapping[str, ArrayLike] | None = None,
+    frequency: str = "monthly",
+    return_kind: str = "simple excess",
+    transform: str = "none",
+    source: str = "",
+) -> xr.Dataset:
+    """Assemble arrays into a panel with canonical labels and attributes, unchecked.
+
+    Parameters
+    ----------
+    returns : array of shape (n_times, n_assets)
+        Simple excess returns over (t-1, t], decimal.
+    characteristics : array of shape (n_times, n_assets, n_characteristics)
+        Known at the end of t-1.
+    time, asset, characteristic : arrays of labels
+    weight : array of shape (n_times, n_assets), optional
+        Known at the end of t-1.
+    risk_free : array of shape (n_times,), optional
+        Decimal a period.
+    asset_coords : mapping of str to array of shape (n_assets,), optional
+        Further labels of the assets, such as an industry.
+    frequency, return_kind, transform, source : str
+        Attributes of the panel.
+
+    Returns
+    -------
+    Dataset
+    """
+    variables: dict[str, Any] = {
+        RETURNS: ((TIME, ASSET), returns, {"long_name": "simple excess return", "units": "1"}),
+        CHARACTERISTICS: (_DIMS[CHARACTERISTICS], characteristics),
+    }
+    if weight is not None:
+        variables[WEIGHT] = ((TIME, ASSET), weight)
+    if risk_free is not None:
+        variables[RISK_FREE] = ((TIME,), risk_free, {"units": "1"})
+    coords: dict[str, Any] = {TIME: time, ASSET: asset, CHARACTERISTIC: characteristic}
+    for name, values in (asset_coords or {}).items():
+        coords[name] = ((ASSET,), np.asarray(values))
+    attrs = {
+        "frequency": frequency,
+        "return_kind": return_kind,
+        "lag_convention": "row t holds characteristics known at the end of t-1",
+        "transform": transform,
+        "source": source,
+    }
+    return canonical(xr.Dataset(variables, coords=coords, attrs=attrs))
+
+
+def listed(panel: xr.Dataset) -> xr.DataArray:
+    """Mark the cells with at least one characteristic.
+
+    Parameters
+    ----------
+    panel : Dataset
+
+    Returns
+    -------
+    DataArray of bool, dims (time, asset)
+        Depends on characteristics only, all known at the end of t-1; never on whether a
+        return was observed, which would look ahead.
+    """
+    values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    # one row at a time: a panel-sized mask of booleans would be the largest temporary here
+    rows = np.stack([~np.isnan(row).all(axis=-1) for row in values.values])
+    coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
+    return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
+
+
+def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
+    """Raise one error that lists everything wrong with a panel.
+
+    Parameters
+    ----------
+    panel : Dataset
+        See the data page for the variables, dimensions and attributes of a panel.
+    returns_required : bool, default True
+        False lets a panel pass that holds no return at all, such as the live month alone.
+
+    Raises
+    ------
+    PanelError
+        Naming each problem, the first three dates or assets at fault, their number, and
+        what to do.
+
+    Warns
+    -----
+    RvraeWarning
+        If a return is below -1, which an unlevered asset cannot have.
+
+    Notes
+    -----
+    A skipped month is a problem, and so is a skipped week in a weekly panel; a daily
+    panel has holidays and need only be sorted. Reads every value once: O(T N P).
+    """
+    if not isinstance(panel, xr.Dataset):
+        raise PanelError(
+            f"`panel` must be an xarray.Dataset; got {type(panel).__name__}. "
+            "Make one from a long table with from_frame."
+        )
+    problems = list(_structure_problems(panel))
+    if not problems:
+        problems += _label_problems(panel)
+        problems += _value_problems(panel, returns_required)
+    raise_problems("`panel`", problems)
+    _warn_below_minus_one(panel)
+
+
+def _structure_problems(panel: xr.Dataset) -> Iterator[str]:
+    for name, dims in _DIMS.items():
+        if name not in panel.variables:
+            if name in _REQUIRED:
+                have = ", ".join(map(str, panel.data_vars)) or "none"
+                yield f"no variable `{name}`; the variables are: {have}."
+            continue
+        variable = panel[name]
+        if variable.dims != dims:
+            yield (
+                f"`{name}` must have dims {dims}; got {variable.dims}. "
+                "Rename or transpose them with xarray."
+            )
+        elif 0 in variable.shape:
+            yield f"`{name}` is empty: its shape is {variable.shape}."
+        elif variable.dtype.kind != "f":
+            yield (
+                f"`{name}` must be of a float dtype; got {variable.dtype}. "
+                f"Convert it with .astype(float), missing values to NaN."
+            )
+    for dim in (TIME, ASSET, CHARACTERISTIC, FEATURE):
+        if dim in panel.dims and dim not in panel.coords:
+            yield f"dimension `{dim}` has no labels; add them with assign_coords."
+
+
+def _label_problems(panel: xr.Dataset) -> Iterator[str]:
+    for dim in (ASSET, CHARACTERISTIC, FEATURE):
+        if dim not in panel.coords:
+            continue
+        labels = panel.indexes[dim]
+        bad = [v for v in labels if not isinstance(v, str) or not v]
+        if bad:
+            yield (
+                f"`{dim}` labels must be non-empty strings; got {first_three(map(repr, bad))}. "
+                "from_frame turns ids into strings."
+            )
+        repeated = labels[labels.duplicated()].unique()
+        if len(repeated):
+            yield f"repeated `{dim}` labels: {first_three(repeated)}. Keep one of each."
+    yield from _time_problems(panel)
+    for name in [None, *panel.variables]:
+        attrs = panel.attrs if name is None else panel[name].attrs
+        odd = [k for k, v in attrs.items() if not isinstance(v, str | int | float)]
+        if odd:
+            owner = "the panel" if name is None else f"`{name}`"
+            yield (
+                f"attributes of {owner} must be strings or numbers; {first_three(odd)} "
+                "are not. Encode nested ones with json.dumps."
+            )
+
+
+def _time_problems(panel: xr.Dataset) -> Iterator[str]:
+    times = panel[TIME].values
+    if times.dtype.kind != "M":
+        yield f"`time` must be datetime64; got {times.dtype}. from_frame reads dates."
+        return
+    try:
+        frequency = check_frequency(panel.attrs.get("frequency", "monthly"))
+    except ConfigError as error:
+        yield f"{error} Set panel.attrs['frequency']."
+        return
+    missing = np.isnat(times)
+    if missing.any():
+        yield f"{missing.sum()} dates of `time` are missing (NaT). Drop or date those rows."
+        return
+    stamps = pd.DatetimeIndex(times)
+    days = stamps.strftime("%Y-%m-%d")
+    if frequency == "monthly":
+        off = stamps != month_end(stamps)
+        if off.any():
+            yield (
+                f"dates of `time` must be month ends; got {first_three(days[off])}. "
+                "from_frame moves any day of a month to its end."
+            )
+    repeated = stamps.duplicated()
+    if repeated.any():
+        yield f"repeated dates of `time`: {first_three(days[repeated])}. Keep one row of each."
+    if not stamps.is_monotonic_increasing:
+        back = np.flatnonzero(np.diff(times) < np.timedelta64(0)) + 1
+        yield f"`time` is not sorted, it goes back at {first_three(days[back])}. Use sortby."
+    if stamps.is_monotonic_increasing and not repeated.any():
+        yield from _gap_problems(times, days, panel.attrs.get("frequency", "monthly"))
+
+
+def _gap_problems(times: NDArray[Any], days: pd.Index, frequency: str) -> Iterator[str]:
+    gaps = skipped_rows(times, check_frequency(frequency))
+    if gaps:
+        unit = "months" if frequency == "monthly" else "weeks"
+        yield (
+            f"`time` skips {unit}: {first_three(gaps)}. Add the missing {unit} "
+            "(all NaN where nothing is known) or cut the panel at the gap."
+        )
+    if frequency == "weekly":
+        off = np.flatnonzero(np.diff(times) % np.timedelta64(7, "D") != np.timedelta64(0)) + 1
+        if len(off):
+            yield (
+                f"`time` is not in steps of seven days at {first_three(days[off])}. "
+                "from_frame(..., frequency='weekly') moves any day of a week to its end."
+            )
+
+
+def _cells(panel: xr.Dataset, at: NDArray[np.bool_]) -> str:
+    """Name the first three cells where ``at`` (time, asset) is true, and their number."""
+    rows, columns = np.nonzero(at)
+    dates = panel[TIME].values[rows[:3]].astype("datetime64[D]")
+    assets = panel[ASSET].values[columns[:3]]
+    labels = [f"{day} {asset}" for day, asset in zip(dates, assets, strict=True)]
+    return first_three(labels, len(rows))
+
+
+def _value_problems(panel: xr.Dataset, returns_required: bool) -> Iterator[str]:
+    yield from _return_problems(panel, returns_required)
+    yield from _characteristic_problems(panel)
+    if WEIGHT in panel:
+        weight = panel[WEIGHT].values
+        bad = np.isinf(weight) | (weight < 0)
+        if bad.any():
+            yield f"`weight` must be finite and not negative; it is not at {_cells(panel, bad)}."
+    if RISK_FREE in panel:
+        days = panel[TIME].values.astype("datetime64[D]")
+        bad = np.isinf(panel[RISK_FREE].values)
+        if bad.any():
+            yield f"`risk_free` is infinite at {first_three(days[bad])}."
+    if CONTEXT in panel:
+        values = panel[CONTEXT].values
+        bad = ~np.isfinite(values).all(axis=0)
+        if bad.any():
+            names = panel.indexes[FEATURE][bad]
+            yield (
+                f"`context` has NaN or infinite values in {first_three(names)}. "
+                "Fill them with what was known at the time; market_context does."
+            )
+
+
+def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
+    returns = panel[RETURNS].values
+    infinite = np.isinf(returns)
+    if infinite.any():
+        yield f"`returns` are infinite at {_cells(panel, infinite)}. Set them to NaN."
+    finite = np.abs(returns[np.isfinite(returns)])
+    if not finite.size:
+        if required:
+            yield "`returns` holds no observed return. Check the column and the dates."
+    elif (median := float(np.median(finite))) > _PERCENT_MEDIAN:
+        yield (
+            f"`returns` look like percent: the median absolute return is {median:.3g}, "
+            "so decimals are expected (0.01 for 1 %). Divide by 100."
+        )
+
+
+def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
+    values = panel[CHARACTERISTICS].values
+    names = panel.indexes[CHARACTERISTIC]
+    infinite = np.zeros(values.shape[:2], bool)
+    infinite_names = np.zeros(len(names), bool)
+    present = np.zeros(len(names), bool)
+    outside = 0.0
+    for i, row in enumerate(values):
+        bad = np.isinf(row)
+        if bad.any():
+            infinite[i] = bad.any(axis=-1)
+            infinite_names |= bad.any(axis=0)
+        present |= ~np.isnan(row).all(axis=0)
+        outside = max(outside, float(np.fmax.reduce(np.abs(row), axis=None, initial=0.0)))
+    if infinite_names.any():
+        yield (
+            f"infinite characteristics in {first_three(names[infinite_names])}, at "
+            f"{_cells(panel, infinite)}. Set them to NaN."
+        )
+    if not present.all():
+        yield (
+            f"characteristics without a single value: {first_three(names[~present])}. "
+            "Drop them, or look where they were lost."
+        )
+    if panel.attrs.get("transform") == "rank" and outside > 1.0:
+        yield (
+            "the attribute `transform` says rank, yet characteristics leave [-1, 1]. "
+            "Set it to 'none' and use rank_characteristics."
+        )
+
+
+def _warn_below_minus_one(panel: xr.Dataset) -> None:
+    below = panel[RETURNS].values < -1.0
+    if below.any():
+        warnings.warn(
+            f"`returns` are below -1 at {_cells(panel, below)}: more than everything was lost. "
+            "Look for bad prices or percent returns.",
+            RvraeWarning,
+            stacklevel=3,
+        )

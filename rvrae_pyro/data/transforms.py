@@ -1,0 +1,185 @@
+"""Cross-sectional ranks and the month-level context, from data known at the end of t-1."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from rvrae_pyro.data.panel import check_panel, first_three
+from rvrae_pyro.errors import PanelError
+from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
+
+__all__ = ["market_context", "rank_characteristics"]
+
+Floats = NDArray[np.floating[Any]]
+
+_VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "spread", "baspread"}
+_RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
+_CLIP: Final = 4.0
+
+
+def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
+    """Replace every characteristic by its rank within the row's cross-section.
+
+    The rank k of n values becomes 2 k / (n + 1) - 1, ties share their mean rank. Missing
+    values of listed cells become 0, the middle; cells that are not listed stay NaN.
+
+    Parameters
+    ----------
+    panel : Dataset
+        With raw characteristics. One whose attribute ``transform`` is ``"rank"`` is
+        returned as it is.
+
+    Returns
+    -------
+    Dataset
+        The same panel with ``characteristics`` in (-1, 1), their dtype kept, and the
+        attribute ``transform`` set to ``"rank"``. A row with one asset has 0.
+
+    Raises
+    ------
+    PanelError
+        If the panel fails ``check_panel``.
+
+    Notes
+    -----
+    Row t uses nothing but row t, all of it known at the end of t-1. Rank before cutting
+    assets out, since ranks refer to the whole cross-section. Cost O(T P N log N).
+
+    References
+    ----------
+    Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, Journal of Econometrics
+    222, section 4.1: the scaling 2 rank / (N + 1) - 1.
+    """
+    check_panel(panel, returns_required=False)
+    if panel.attrs.get("transform") == "rank":
+        return panel
+    raw = panel[CHARACTERISTICS]
+    ranked = xr.Variable(raw.dims, _rank_rows(raw.values), attrs=raw.attrs)
+    out = panel.assign({CHARACTERISTICS: ranked})
+    out.attrs["transform"] = "rank"
+    return out
+
+
+def _rank_rows(values: Floats) -> Floats:
+    out = np.full_like(values, np.nan)
+    for row, target in zip(values, out, strict=True):
+        present = ~np.isnan(row).all(axis=-1)
+        frame = pd.DataFrame(row[present])
+        count = frame.count().to_numpy()
+        ranks = frame.rank(method="average").to_numpy()
+        target[present] = np.nan_to_num(2.0 * ranks / (count + 1.0) - 1.0, nan=0.0)
+    return out
+
+
+def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = None) -> xr.Dataset:
+    """Add ``context``: the level and spread of characteristics over the cross-section.
+
+    Two features a characteristic: the median over assets, and the interquartile range.
+    Both are taken in logs where the characteristic measures volatility or trading costs,
+    so positive and skewed. Each feature is then standardised by the mean and standard
+    deviation of its own rows up to and including t and clipped to [-4, 4].
+
+    Parameters
+    ----------
+    panel : Dataset
+        With raw characteristics: ranks have the same median and spread in every row.
+    characteristics : sequence of str, optional
+        By default those whose names speak of volatility, beta, extreme returns or
+        illiquidity (``vol_12m``, ``idiovol``, ``beta_60m``, ``maxret``, ``illiq``,
+        ``spread_hl``, ...); if there are none, all.
+
+    Returns
+    -------
+    Dataset
+        The same panel with ``context`` (time, feature), float64, finite. The features are
+        ``<name>_median`` and ``<name>_iqr``. An existing ``context`` is replaced.
+
+    Raises
+    ------
+    PanelError
+        If the panel is ranked, fails ``check_panel``, or lacks a characteristic asked for.
+
+    Notes
+    -----
+    Row t uses the characteristics of rows up to t, all known at the end of t-1, so a
+    longer panel leaves earlier rows unchanged. Rows with fewer than a year (12 rows) of
+    history are 0. Where no asset has a value the last known one holds. Add the context
+    before cutting the panel in time: a cut restarts the standardisation.
+    """
+    check_panel(panel, returns_required=False)
+    if panel.attrs.get("transform", "none") != "none":
+        raise PanelError(
+            f"`panel`: market_context needs raw characteristics; the attribute `transform` says "
+            f"{panel.attrs['transform']!r}. Call it before rank_characteristics."
+        )
+    names = _chosen(panel, characteristics)
+    values = panel[CHARACTERISTICS].sel({CHARACTERISTIC: names}).values
+    quarter, median, three = _quantiles(values, (0.25, 0.5, 0.75))
+    features: dict[str, Floats] = {}
+    for k, name in enumerate(names):
+        positive = bool(_tokens(name) & _VOLATILITY)
+        for suffix, raw in (("median", median[:, k]), ("iqr", (three - quarter)[:, k])):
+            features[f"{name}_{suffix}"] = _log(raw) if positive else raw
+    scaled = _standardise(np.stack(list(features.values()), axis=-1))
+    out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
+    out = out.assign({CONTEXT: ((TIME, FEATURE), scaled)})
+    return out.assign_coords({FEATURE: np.array(list(features), dtype=str)})
+
+
+def _tokens(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
+
+
+def _chosen(panel: xr.Dataset, wanted: Sequence[str] | None) -> list[str]:
+    have = [str(v) for v in panel[CHARACTERISTIC].values]
+    if wanted is None:
+        # "vol_trend" is a trend of trading volume
+        risky = [v for v in have if _tokens(v) & _RISK and "trend" not in _tokens(v)]
+        return risky or have
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    absent = [v for v in wanted if v not in have]
+    if absent or not wanted:
+        raise PanelError(
+            f"`characteristics` must name some of the panel's; got {first_three(absent)}; "
+            f"it has {first_three(have)}."
+        )
+    return wanted
+
+
+def _quantiles(values: Floats, levels: Sequence[float]) -> list[Floats]:
+    """Quantiles over assets, linear between order statistics; NaN where all are missing.
+
+    ``values`` has shape (n_times, n_assets, n_characteristics).
+    """
+    ordered = np.sort(values.astype(np.float64), axis=1)  # NaN sorts last
+    last = (~np.isnan(ordered)).sum(axis=1, keepdims=True) - 1
+    out = []
+    for level in levels:
+        position = level * np.maximum(last, 0)
+        lower = np.floor(position).astype(np.int64)
+        upper = np.minimum(lower + 1, np.maximum(last, 0))
+        low, high = (np.take_along_axis(ordered, i, axis=1)[:, 0] for i in (lower, upper))
+        out.append(low + (position - lower)[:, 0] * (high - low))
+    return out
+
+
+def _log(values: Floats) -> Floats:
+    """Logarithm; NaN where the value is not positive."""
+    return np.log(np.where(values > 0.0, values, np.nan))
+
+
+def _standardise(features: Floats) -> Floats:
+    """Centre and scale each column by its rows so far; see ``market_context``."""
+    frame = pd.DataFrame(features).ffill()
+    so_far = frame.expanding(min_periods=12)
+    spread = so_far.std(ddof=0)
+    # rounding alone must not turn a constant feature into noise
+    floor = 1e-9 * (1.0 + so_far.mean().abs())
+    scaled = (frame - so_far.mean()) / spread.where(spread > floor)
+    filled: Floats = scaled.fillna(0.0).to_numpy()
+    return np.clip(filled, -_CLIP, _CLIP)
