@@ -1,0 +1,251 @@
+"""The panel as tensors: filled, masked and labelled, ready for a model and its guide."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.data.panel import check_panel, listed
+from rvrae_pyro.errors import PanelError, ShapeError
+from rvrae_pyro.names import (
+    ASSET,
+    CHARACTERISTIC,
+    CHARACTERISTICS,
+    CONTEXT,
+    FEATURE,
+    RETURNS,
+    TIME,
+)
+
+__all__ = ["Batch", "Carry", "to_batch"]
+
+State = tuple[Tensor, ...]
+"""Recurrent state of one part; every part knows the layout of its own."""
+
+Carry = Mapping[str, State]
+"""States of the stateful parts at the end of the month before a window starts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Tensors of a panel, or of a window of its months.
+
+    Attributes
+    ----------
+    returns : Tensor of shape (n_times, n_assets)
+        Simple excess returns, decimal; 0 where not observed.
+    observed : bool Tensor of shape (n_times, n_assets)
+        True where a return may enter the likelihood: seen, and of a listed asset.
+    listed : bool Tensor of shape (n_times, n_assets)
+        True where the asset has characteristics; known at the end of the month before.
+    characteristics : Tensor of shape (n_times, n_assets, n_characteristics)
+        Known at the end of the month before; 0 where not listed.
+    context : Tensor of shape (n_times, n_features) or None
+        Month-level state known at the end of the month before.
+    times, assets, names : ndarray
+        Labels of the months, assets and characteristics.
+    features : tuple of str
+        Labels of the context's features.
+    carry : mapping or None
+        States of the parts just before the first month; None starts them afresh.
+    replicate : bool
+        True leaves the ``returns`` site unobserved, while guide and observed recurrence still
+        know the returns (posterior predictive replicates).
+    """
+
+    returns: Tensor
+    observed: Tensor
+    listed: Tensor
+    characteristics: Tensor
+    context: Tensor | None
+    times: np.ndarray
+    assets: np.ndarray
+    names: np.ndarray
+    features: tuple[str, ...] = ()
+    carry: Carry | None = None
+    replicate: bool = False
+
+    @property
+    def n_times(self) -> int:
+        """Number of months."""
+        return int(self.returns.shape[0])
+
+    @property
+    def n_assets(self) -> int:
+        """Number of assets, listed or not."""
+        return int(self.returns.shape[1])
+
+    @property
+    def n_characteristics(self) -> int:
+        """Number of characteristics."""
+        return int(self.characteristics.shape[2])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of listed months of each asset, of shape (n_assets,)."""
+        return self.listed.sum(0)
+
+    def state(self, part: str) -> State | None:
+        """State that a part carries into the first month; None where it starts afresh."""
+        return None if self.carry is None else self.carry.get(part)
+
+    def without_returns(self) -> Batch:
+        """Leave the ``returns`` site unobserved and keep what guide and recurrence know."""
+        return dataclasses.replace(self, replicate=True)
+
+    def window(self, start: int, stop: int, carry: Carry | None = None) -> Batch:
+        """Months ``start`` to ``stop`` (exclusive), with the assets listed in one of them.
+
+        Parameters
+        ----------
+        start, stop : int
+            Positions of the first month and of the one after the last.
+        carry : mapping, optional
+            States at the end of month ``start - 1``, with loadings states for every asset of
+            this batch; those of the assets kept are picked out.
+
+        Returns
+        -------
+        Batch
+            The window; views where no asset had to be dropped.
+        """
+        if not 0 <= start < stop <= self.n_times:
+            raise ShapeError(
+                f"`start`, `stop` must satisfy 0 <= start < stop <= {self.n_times}; "
+                f"got {start}, {stop}."
+            )
+        months = slice(start, stop)
+        keep = self.listed[months].any(0)
+        context = None if self.context is None else self.context[months]
+        window = dataclasses.replace(
+            self,
+            returns=self.returns[months],
+            observed=self.observed[months],
+            listed=self.listed[months],
+            characteristics=self.characteristics[months],
+            context=context,
+            times=self.times[months],
+            carry=carry,
+        )
+        return window if bool(keep.all()) else window.select(keep)
+
+    def select(self, keep: Tensor) -> Batch:
+        """Keep some assets: a bool mask or positions along the asset axis."""
+        index = keep.nonzero().squeeze(-1) if keep.dtype == torch.bool else keep
+        carry = self.carry
+        if carry is not None and "loadings" in carry:
+            picked = tuple(state.index_select(0, index) for state in carry["loadings"])
+            carry = {**carry, "loadings": picked}
+        return dataclasses.replace(
+            self,
+            returns=self.returns.index_select(1, index),
+            observed=self.observed.index_select(1, index),
+            listed=self.listed.index_select(1, index),
+            characteristics=self.characteristics.index_select(1, index),
+            assets=self.assets[index.cpu().numpy()],
+            carry=carry,
+        )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """Move the tensors to a device and floating type."""
+
+        def move(value: Tensor) -> Tensor:
+            floating = value.is_floating_point()
+            return value.to(device=device, dtype=dtype if floating else None)
+
+        carry = self.carry
+        if carry is not None:
+            carry = {part: tuple(move(s) for s in states) for part, states in carry.items()}
+        return dataclasses.replace(
+            self,
+            returns=move(self.returns),
+            observed=move(self.observed),
+            listed=move(self.listed),
+            characteristics=move(self.characteristics),
+            context=None if self.context is None else move(self.context),
+            carry=carry,
+        )
+
+
+def to_batch(
+    panel: xr.Dataset,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Turn a panel into filled and masked tensors.
+
+    Parameters
+    ----------
+    panel : xarray.Dataset
+        A panel as :func:`rvrae_pyro.data.check_panel` accepts it, with no NaN inside a listed
+        cell.
+    device : torch.device or str, optional
+        Where the tensors go; the CPU unless told.
+    dtype : torch.dtype
+        Floating type of the tensors.
+
+    Returns
+    -------
+    Batch
+        Tensors and labels. Costs one copy of the characteristics.
+
+    Raises
+    ------
+    PanelError
+        If the panel is not valid, or a listed cell still has NaN characteristics.
+    """
+    check_panel(panel)
+    panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
+    is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
+    values = panel[CHARACTERISTICS].to_numpy()
+    filled = np.where(is_listed[..., None], values, 0).astype(_numpy_type(dtype), copy=False)
+    _refuse_gaps(filled, panel)
+    returns = panel[RETURNS].to_numpy()
+    observed = is_listed & ~np.isnan(returns)
+    context, features = None, ()
+    if CONTEXT in panel:
+        context = torch.as_tensor(panel[CONTEXT].to_numpy(), dtype=dtype, device=device)
+        features = tuple(str(name) for name in panel[FEATURE].to_numpy())
+        if not bool(torch.isfinite(context).all()):
+            raise PanelError(
+                "`context` must be finite in every month; got NaN or infinite values. "
+                "Drop the months that lack it, or fill them from earlier months."
+            )
+    return Batch(
+        returns=torch.as_tensor(np.where(observed, returns, 0.0), dtype=dtype, device=device),
+        observed=torch.as_tensor(observed, device=device),
+        listed=torch.as_tensor(is_listed, device=device),
+        characteristics=torch.as_tensor(filled, device=device),
+        context=context,
+        times=panel[TIME].to_numpy(),
+        assets=panel[ASSET].to_numpy().astype(str),
+        names=panel[CHARACTERISTIC].to_numpy().astype(str),
+        features=features,
+    )
+
+
+def _numpy_type(dtype: torch.dtype) -> np.dtype:
+    return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
+
+
+def _refuse_gaps(filled: np.ndarray, panel: xr.Dataset) -> None:
+    """Raise where a listed cell lacks a characteristic: fitting never fills or transforms."""
+    if np.isfinite(filled).all():
+        return
+    bad = ~np.isfinite(filled)
+    where = np.argwhere(bad.any(2))[:3]
+    cells = ", ".join(
+        f"({np.datetime_as_string(panel[TIME].to_numpy()[t], 'D')}, {panel[ASSET].to_numpy()[i]})"
+        for t, i in where
+    )
+    raise PanelError(
+        f"`characteristics` must be complete inside listed cells; got {int(bad.sum())} NaN or "
+        f"infinite values, first at {cells}. Use rv.data.rank_characteristics(panel), which "
+        "ranks each month and puts 0, the median, in the gaps."
+    )

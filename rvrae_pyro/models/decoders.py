@@ -1,0 +1,104 @@
+"""Decoders f_t = g(z_t, past): from latent code to factors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.weights import WeightPrior
+
+__all__ = ["Decoder", "Identity", "Recurrent"]
+
+
+class Decoder(Part):
+    """Base of decoders: a state moved by the code, and a read-out.
+
+    Attributes
+    ----------
+    affine : bool
+        True where factors are the code itself, or affine in it given the past: only then is the
+        conjugate guide defined.
+    """
+
+    affine: bool = False
+    weights: WeightPrior | None = None
+
+    def initial(self) -> State:
+        """State before the first month; empty for none."""
+        return ()
+
+    def advance(self, state: State, code: Tensor) -> State:
+        """State at the end of a month whose code is (*batch, n_factors)."""
+        return state
+
+    def read(self, state: State, code: Tensor) -> Tensor:
+        """Factors (*batch, n_factors) of a month, given the state at its end and its code."""
+        raise NotImplementedError
+
+    def unroll(self, codes: Tensor, state: State) -> State:
+        """States before each month of a path (*batch, n_times, n_factors), and after its last."""
+        if not state:
+            return ()
+        batch = codes.shape[:-2]
+        states = [tuple(s.expand(*batch, s.shape[-1]) for s in state)]
+        for month in codes.unbind(-2):
+            states.append(self.advance(states[-1], month))
+        return tuple(torch.stack(s, dim=-2) for s in zip(*states, strict=True))
+
+    def forward(self, codes: Tensor, state: State | None = None) -> Tensor:
+        """Factors of a path of codes (*batch, n_times, n_factors)."""
+        states = self.unroll(codes, self.initial() if state is None else state)
+        return self.read(tuple(s[..., 1:, :] for s in states), codes)
+
+
+class Identity(Decoder):
+    """Factors are the latent code: the dynamic factor model proper."""
+
+    affine = True
+
+    def read(self, state: State, code: Tensor) -> Tensor:
+        """The code."""
+        return code
+
+
+class Recurrent(Decoder):
+    r"""The paper's decoder: :math:`h_t = \tanh(W h_{t-1} + V z_t + b)`, :math:`f_t = U h_t + c`.
+
+    Month t's own code enters, or its return would say nothing of it.
+
+    Parameters
+    ----------
+    n_factors : int
+    hidden : int
+        Width of the state.
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (18)-(21).
+    """
+
+    def __init__(self, n_factors: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.n_factors, self.hidden = n_factors, hidden
+        self.rnn = nn.RNN(n_factors, hidden)
+        self.out = nn.Linear(hidden, n_factors)
+
+    def initial(self) -> State:
+        """Zeros."""
+        return (self.out.weight.new_zeros(self.hidden),)
+
+    def advance(self, state: State, code: Tensor) -> State:
+        """Eq. (20)."""
+        rnn = self.rnn
+        moved = torch.tanh(
+            nn.functional.linear(code, rnn.weight_ih_l0, rnn.bias_ih_l0)
+            + nn.functional.linear(state[0], rnn.weight_hh_l0, rnn.bias_hh_l0)
+        )
+        return (moved,)
+
+    def read(self, state: State, code: Tensor) -> Tensor:
+        """Eq. (21)."""
+        factors: Tensor = self.out(state[0])
+        return factors

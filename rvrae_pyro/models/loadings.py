@@ -1,0 +1,235 @@
+"""Loadings B_t: how much of each factor an asset carries, from its characteristics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
+from rvrae_pyro.nn.sequences import pack_buckets, run_lstm_online
+
+__all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward"]
+
+
+class Loadings(Part):
+    """Base of all loadings. A subclass needs ``forward(batch)`` and nothing else.
+
+    ``forward`` returns loadings of shape (*particles, n_times, n_assets, n_factors) per unit of
+    ``model.return_scale``, from characteristics known at the end of the month before; what it
+    says of unlisted cells is ignored.
+    """
+
+    n_characteristics: int
+    n_factors: int
+    weights: WeightPrior | None = None
+
+    def online(
+        self, batch: Batch, starts: Sequence[int] = ()
+    ) -> tuple[Tensor, dict[int, State]]:
+        """Loadings whose every month is computed from months up to it, and states on the way.
+
+        Parameters
+        ----------
+        batch : Batch
+        starts : sequence of int
+            Months whose incoming state is wanted; ``n_times`` stands for the end.
+
+        Returns
+        -------
+        beta : Tensor of shape (n_times, n_assets, n_factors)
+            Bit-equal up to any month whatever happens after it.
+        states : dict
+            State before each month of ``starts``; empty where the part has none.
+        """
+        return self(batch), dict.fromkeys(starts, ())
+
+    def check(self, batch: Batch) -> None:
+        """Raise :class:`ShapeError` where the batch has other characteristics than the part."""
+        if batch.n_characteristics != self.n_characteristics:
+            raise ShapeError(
+                f"`characteristics` must have {self.n_characteristics} columns, as the model was "
+                f"built for; got {batch.n_characteristics}. Build the model with "
+                f"rv.RVRAE({batch.n_characteristics}, ...) or select the characteristics first."
+            )
+
+
+class Linear(Loadings):
+    """Loadings linear in the characteristics, ``beta = W x + b``: IPCA's form.
+
+    Parameters
+    ----------
+    n_characteristics, n_factors : int
+    weights : WeightPrior, optional
+        Prior over ``W``.
+
+    References
+    ----------
+    Kelly, Pruitt and Su (2019), Journal of Financial Economics 134.
+    """
+
+    def __init__(
+        self, n_characteristics: int, n_factors: int, weights: WeightPrior | None = None
+    ) -> None:
+        super().__init__()
+        self.n_characteristics, self.n_factors, self.weights = n_characteristics, n_factors, weights
+        self.layer = nn.Linear(n_characteristics, n_factors)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loadings of shape (n_times, n_assets, n_factors)."""
+        self.check(batch)
+        beta: Tensor = self.layer(batch.characteristics)
+        return beta
+
+    def weight_matrices(self) -> WeightMatrices:
+        """The one matrix that sees the characteristics."""
+        return WeightMatrices([self.layer.weight], [])
+
+
+class MLP(Loadings):
+    """Feed-forward loadings: the conditional autoencoder's beta network.
+
+    Parameters
+    ----------
+    n_characteristics, n_factors : int
+    hidden : sequence of int
+        Widths of the ReLU layers.
+    weights : WeightPrior, optional
+        Prior over the weights; :class:`~rvrae_pyro.models.weights.GroupLog` unless told, None
+        for none.
+
+    References
+    ----------
+    Gu, Kelly and Xiu (2021), Journal of Econometrics 222, section 2.
+    """
+
+    def __init__(
+        self,
+        n_characteristics: int,
+        n_factors: int,
+        hidden: Sequence[int] = (32,),
+        weights: WeightPrior | None = GroupLog(),
+    ) -> None:
+        super().__init__()
+        self.n_characteristics, self.n_factors, self.weights = n_characteristics, n_factors, weights
+        self.hidden = tuple(hidden)
+        self.network = feed_forward([n_characteristics, *self.hidden, n_factors])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loadings of shape (n_times, n_assets, n_factors)."""
+        self.check(batch)
+        beta: Tensor = self.network(batch.characteristics)
+        return beta
+
+    def weight_matrices(self) -> WeightMatrices:
+        """First layer as inputs, the rest as others."""
+        tables = [p for p in self.network.parameters() if p.ndim == 2]
+        return WeightMatrices(tables[:1], tables[1:])
+
+
+class LSTM(Loadings):
+    """Loadings from each firm's history of characteristics, eqs. (22)-(29).
+
+    By default a feed-forward path from the current characteristics carries most of the load and
+    the recurrent part is a correction that starts at zero: the paper's plain LSTM
+    (``skip=False``) loses half of the signal on the Gu-Kelly-Xiu simulation.
+
+    Parameters
+    ----------
+    n_characteristics, n_factors : int
+    hidden : int
+        Width of the LSTM state, and of the feed-forward layer.
+    weights : WeightPrior, optional
+        Prior over the weights; :class:`~rvrae_pyro.models.weights.GroupLog` unless told.
+    skip : bool
+        False for the paper's plain LSTM.
+
+    Notes
+    -----
+    An asset's state starts at zero in its first listed month, and waits through months in which
+    the asset is not listed. Assets unseen in training work. Costs O(listed cells).
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (22)-(29).
+    """
+
+    def __init__(
+        self,
+        n_characteristics: int,
+        n_factors: int,
+        hidden: int = 32,
+        weights: WeightPrior | None = GroupLog(),
+        skip: bool = True,
+    ) -> None:
+        super().__init__()
+        self.n_characteristics, self.n_factors, self.weights = n_characteristics, n_factors, weights
+        self.hidden, self.skip = hidden, skip
+        self.lstm = nn.LSTM(n_characteristics, hidden)
+        self.head = nn.Linear(hidden, n_factors, bias=not skip)
+        self.path = feed_forward([n_characteristics, hidden, n_factors]) if skip else None
+        if skip:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loadings of shape (n_times, n_assets, n_factors), 0 where not listed."""
+        self.check(batch)
+        flat = batch.characteristics.reshape(-1, self.n_characteristics)
+        hidden, cell = self._initial(batch)
+        cells, betas = [], []
+        for bucket in pack_buckets(batch.listed):
+            inputs = flat[bucket.cells]
+            state = (hidden[bucket.assets].unsqueeze(0), cell[bucket.assets].unsqueeze(0))
+            output, _ = self.lstm(inputs, state)
+            cells.append(bucket.cells[bucket.valid])
+            betas.append(self._read_out(inputs, output)[bucket.valid])
+        shape = (batch.n_times, batch.n_assets, self.n_factors)
+        beta = flat.new_zeros(shape[0] * shape[1], self.n_factors)
+        if cells:
+            beta = beta.index_copy(0, torch.cat(cells), torch.cat(betas))
+        return beta.reshape(shape)
+
+    def online(
+        self, batch: Batch, starts: Sequence[int] = ()
+    ) -> tuple[Tensor, dict[int, State]]:
+        """Loadings month by month over the listed rows; see :meth:`Loadings.online`."""
+        self.check(batch)
+        x = batch.characteristics
+        output, states = run_lstm_online(self.lstm, x, batch.listed, self._initial(batch), starts)
+        rows = [live.nonzero().squeeze(-1) for live in batch.listed]
+        beta = x.new_zeros(*x.shape[:2], self.n_factors)
+        for t, live in enumerate(rows):
+            beta[t, live] = self._read_out(x[t, live], output[t, live])
+        return beta, dict(states)
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Every matrix that sees the characteristics, and the output matrices."""
+        inputs, others = [self.lstm.weight_ih_l0], [self.head.weight, self.lstm.weight_hh_l0]
+        if self.path is not None:
+            tables = [p for p in self.path.parameters() if p.ndim == 2]
+            inputs.append(tables[0])
+            others.append(tables[1])
+        return WeightMatrices(inputs, others)
+
+    def _read_out(self, inputs: Tensor, output: Tensor) -> Tensor:
+        beta: Tensor = self.head(output)
+        return beta if self.path is None else beta + self.path(inputs)
+
+    def _initial(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        state = batch.state("loadings")
+        if state:
+            return state[0], state[1]
+        zeros = batch.characteristics.new_zeros(batch.n_assets, self.hidden)
+        return zeros, zeros
+
+
+def feed_forward(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for wide, narrow in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

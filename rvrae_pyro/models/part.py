@@ -1,0 +1,45 @@
+"""What every part of a model shares: it is an ``nn.Module`` that can describe itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Part", "describe"]
+
+
+class Part(nn.Module):
+    """A swappable piece of a model with plain ``nn.Parameter`` weights.
+
+    A part keeps every argument of its constructor under the argument's own name. That is all
+    that saving it needs (:func:`describe`), and it lets a reader see how a part was made.
+    """
+
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments by name, read back from the attributes of the same name."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def extra_repr(self) -> str:
+        """Show scalar arguments in ``print(model)``."""
+        shown = {k: v for k, v in self.arguments().items() if not isinstance(v, nn.Module)}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def describe(value: Any) -> Any:
+    """Describe a part, or a value inside one, with JSON types only.
+
+    Parts and frozen dataclasses become ``{"kind": class name, argument: value, ...}``.
+    """
+    if isinstance(value, Part):
+        arguments = {name: describe(v) for name, v in value.arguments().items()}
+        return {"kind": type(value).__name__, **arguments}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value]
+    return value

@@ -1,0 +1,236 @@
+"""Distributions of a whole factor path: one Pyro site under the ``time`` plate.
+
+A path's months are conditionally, not marginally, independent: ``log_prob`` returns one term a
+month, given the months before it. So the plate can carry a KL weight for every month, masks and
+particles, and must not be subsampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.models.priors import FactorPrior
+from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+
+__all__ = ["FilteredPath", "PathDistribution", "PriorPath", "Scan", "at_level", "scan"]
+
+
+class Scan(NamedTuple):
+    """A walk through the months in which prior and returns meet.
+
+    Attributes
+    ----------
+    factors : Tensor of shape (*batch, n_times, n_factors)
+        What drove the state: draws, or posterior means.
+    prior : Gaussian
+        p(z_t | h_{t-1}) along the walk, each (*batch, n_times, n_factors).
+    level : Tensor of shape (*batch, n_times) or None
+        Log multiplier of the idiosyncratic scales.
+    posterior : Posterior
+        q(z_t | h_{t-1}, r_t) along the walk.
+    """
+
+    factors: Tensor
+    prior: Gaussian
+    level: Tensor | None
+    posterior: Posterior
+
+
+def scan(
+    prior: FactorPrior,
+    potential: Potential,
+    context: Tensor | None,
+    state: State,
+    noise: Tensor | None,
+) -> Scan:
+    """Walk through the months, conditioning each month's prior on its potential.
+
+    Parameters
+    ----------
+    prior : FactorPrior
+    potential : Potential
+        Quadratic log-likelihood of every month at level 0, batch shape (*batch, n_times).
+    context : Tensor of shape (n_times, n_features) or None
+        As the prior's ``encode`` left it.
+    state : tuple of Tensor
+        State before the first month.
+    noise : Tensor of shape (*batch, n_times, n_factors) or None
+        Standard normal; the state is driven by ``mean + deviate(noise)``. None drives it by the
+        posterior means: the paper's eq. (12), made free of the number of assets.
+
+    Returns
+    -------
+    Scan
+        Month t of it depends on returns up to t only. Costs O(n_times n_factors^3).
+    """
+    months: list[tuple[Tensor, Gaussian, Tensor | None, Posterior]] = []
+    precisions, shifts = potential.precision.unbind(-3), potential.shift.unbind(-2)
+    noises = [None] * len(shifts) if noise is None else noise.unbind(-2)
+    contexts = [None] * len(shifts) if context is None else context.unbind(-2)
+    for precision, shift, eps, moment in zip(precisions, shifts, noises, contexts, strict=True):
+        ahead = prior.transition(state, moment)
+        level = prior.level(state, moment)
+        posterior = ahead.update(at_level(Potential(precision, shift), level))
+        factors = posterior.mean if eps is None else posterior.mean + posterior.deviate(eps)
+        state = prior.advance(state, factors, moment)
+        months.append((factors, ahead, level, posterior))
+    factors_, aheads, levels, posteriors = zip(*months, strict=True)
+    return Scan(
+        torch.stack(factors_, -2),
+        Gaussian(*(_stack(field, -2) for field in zip(*aheads, strict=True))),
+        None if levels[0] is None else _stack(levels, -1),
+        Posterior(
+            _stack([p.mean for p in posteriors], -2),
+            _stack([p.scale for p in posteriors], -2),
+            _stack([p.chol for p in posteriors], -3),
+        ),
+    )
+
+
+def at_level(potential: Potential, level: Tensor | None) -> Potential:
+    """Potential of a month whose idiosyncratic scales are multiplied by ``exp(level)``."""
+    if level is None:
+        return potential
+    shrink = torch.exp(-2.0 * level)
+    return Potential(potential.precision * shrink[..., None, None], potential.shift * shrink[..., None])
+
+
+def _stack(tensors: Any, dim: int) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*tensors), dim)
+
+
+class PathDistribution(TorchDistribution):
+    """Base of distributions over factor paths: batch (*particles, n_times, 1), event n_factors.
+
+    Parameters
+    ----------
+    prior : FactorPrior
+    n_times : int
+    context : Tensor of shape (n_times, n_features) or None
+        As the prior's ``encode`` left it.
+    state : tuple of Tensor
+        State before the first month.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (torch declares it so)
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, prior: FactorPrior, n_times: int, context: Tensor | None, state: State
+    ) -> None:
+        self.prior, self.n_times, self.context, self.state = prior, n_times, context, state
+        like = state[0]
+        self._options = {"dtype": like.dtype, "device": like.device}
+        # an expanded copy made by a plate shares what it computes with the original
+        self._origin = self
+        super().__init__(
+            torch.Size((n_times, 1)), torch.Size((prior.n_factors,)), validate_args=False
+        )
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PathDistribution:
+        """Add particle dimensions on the left; the object itself for its own shape."""
+        batch_shape = torch.Size(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
+        expanded = copy.copy(self)
+        expanded._batch_shape = batch_shape
+        return expanded
+
+    def _noise(self, sample_shape: torch.Size) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape[:-2]
+        return torch.randn(*shape, self.n_times, self.prior.n_factors, **self._options)
+
+    def _path(self, value: Tensor) -> Tensor:
+        """Drop the asset dimension, of size 1."""
+        return value.squeeze(-2)
+
+    def _unroll(self, path: Tensor) -> tuple[Gaussian, Tensor | None]:
+        """Prior and level of every month, given the path."""
+        states = self.prior.unroll(path, self.context, self.state)
+        before = tuple(s[..., :-1, :] for s in states)
+        return (
+            self.prior.transition(before, self.context),
+            self.prior.level(before, self.context),
+        )
+
+
+class PriorPath(PathDistribution):
+    """p(z_1:T) = prod_t p(z_t | h_{t-1}), h driven by z (eqs. 4 and 6).
+
+    A path drawn by the guide comes with the prior it met on its way (``walked``); the density
+    of that very path reuses it instead of walking again.
+    """
+
+    walked: tuple[Tensor, Gaussian, Tensor | None] | None = None
+    _origin: PriorPath
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw paths by ancestral sampling."""
+        noise = self._noise(sample_shape)
+        state, months = self.state, []
+        contexts = [None] * self.n_times if self.context is None else self.context.unbind(-2)
+        for eps, moment in zip(noise.unbind(-2), contexts, strict=True):
+            factors = self.prior.transition(state, moment).sample(eps)
+            state = self.prior.advance(state, factors, moment)
+            months.append(factors)
+        return torch.stack(months, -2).unsqueeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """One term a month, of shape (*batch, n_times, 1)."""
+        gaussian, _ = self.along(value)
+        return gaussian.log_prob(self._path(value)).unsqueeze(-1)
+
+    def along(self, value: Tensor) -> tuple[Gaussian, Tensor | None]:
+        """Prior and idiosyncratic level of every month along a path."""
+        if self.walked is not None and self.walked[0] is value:
+            return self.walked[1], self.walked[2]
+        gaussian, level = self._unroll(self._path(value))
+        self.walked = self._origin.walked = (value, gaussian, level)
+        return gaussian, level
+
+
+class FilteredPath(PathDistribution):
+    """q(z_1:T | r) = prod_t p(z_t | h_{t-1}, r_t) up to the quadratic form of each month.
+
+    The exact conditional given past and present for Normal returns, with no parameter of its
+    own (literature: structured recognition in the spirit of Johnson et al. 2016).
+
+    Parameters
+    ----------
+    potential : Potential
+        Quadratic log-likelihood of every month at level 0.
+    """
+
+    def __init__(
+        self,
+        prior: FactorPrior,
+        potential: Potential,
+        context: Tensor | None,
+        state: State,
+    ) -> None:
+        super().__init__(prior, potential.shift.shape[-2], context, state)
+        self.potential = potential
+        self.drawn: tuple[Tensor, Scan, Tensor] | None = None
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw paths; remembers the walk for the density of the same draw."""
+        noise = self._noise(sample_shape)
+        walk = scan(self.prior, self.potential, self.context, self.state, noise)
+        value = walk.factors.unsqueeze(-2)
+        self.drawn = self._origin.drawn = (value, walk, noise)
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """One term a month, of shape (*batch, n_times, 1)."""
+        if self.drawn is not None and self.drawn[0] is value:
+            return self.drawn[1].posterior.log_prob_of_noise(self.drawn[2]).unsqueeze(-1)
+        prior, level = self._unroll(self._path(value))
+        posterior = prior.update(at_level(self.potential, level))
+        return posterior.log_prob(self._path(value)).unsqueeze(-1)

@@ -1,0 +1,533 @@
+"""RVRAE: the parts, and the Pyro model and guide that share them."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.params.param_store import param_with_module_name
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from rvrae_pyro.data.batch import Batch, Carry, State
+from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.models import decoders, guides, likelihoods, priors
+from rvrae_pyro.models import loadings as _loadings
+from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.paths import PriorPath, scan
+from rvrae_pyro.models.weights import weight_matrices
+from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
+from rvrae_pyro.nn.gaussian import Gaussian, Potential
+
+__all__ = ["RVRAE", "CrossSection"]
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class CrossSection:
+    """All that model and guide both need to know of the months' cross-sections.
+
+    Attributes
+    ----------
+    beta : Tensor of shape (n_times, n_assets, n_factors)
+        Loadings, return per unit of factor.
+    alpha : Tensor of shape (n_times, n_assets) or None
+        Mispricing, in return units.
+    scale : Tensor of shape (n_times, n_assets)
+        Idiosyncratic scales at level 0, in return units.
+    potential : Potential
+        Quadratic log-likelihood of every month at level 0.
+    """
+
+    beta: Tensor
+    alpha: Tensor | None
+    scale: Tensor
+    potential: Potential
+
+    def location(self, factors: Tensor) -> Tensor:
+        """Expected returns (*particles, n_times, n_assets) given factors (*particles, n_times, K)."""
+        loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
+        return loc if self.alpha is None else loc + self.alpha
+
+    def scale_at(self, level: Tensor | None) -> Tensor:
+        """Idiosyncratic scales given log multipliers (*particles, n_times)."""
+        return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What one call of the guide hands to the next call of the model."""
+
+    cross: CrossSection
+    view: PriorView
+    walked: tuple[Tensor, Gaussian, Tensor | None] | None = None
+
+
+class Parts(nn.Module):
+    """The parts of a model, held once and shared by its model and guide.
+
+    A plain module under a name of its own in Pyro's parameter store: it trains under
+    ``SVI.step`` with ``module_local_params`` on and off, and no two models share anything.
+    """
+
+    def __init__(
+        self,
+        loadings: _loadings.Loadings,
+        factor_prior: priors.FactorPrior,
+        decoder: decoders.Decoder,
+        likelihood: likelihoods.Likelihood,
+        guide: guides.Guide,
+    ) -> None:
+        super().__init__()
+        self.loadings = loadings
+        self.factor_prior = factor_prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.guide = guide
+        self.register_buffer("return_scale", torch.tensor(0.1))
+        self._slot: tuple[Batch, tuple[Any, ...], _Shared] | None = None
+        self._enrol()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._slot = None
+        self._enrol()
+
+    def _enrol(self) -> None:
+        """Take a name that no other model in this process has had, and give it back at the end."""
+        self.serial = f"rvrae_{next(_serial)}"
+        weakref.finalize(self, _forget, self.serial).atexit = False
+
+    def declare(self) -> None:
+        """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
+        if not pyro.settings.get("module_local_params"):
+            pyro.module(self.serial, self)
+            return
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                value = weight.detach()
+                value.unconstrained = weakref.ref(weight)  # type: ignore[attr-defined]
+                full = param_with_module_name(self.serial, name)
+                _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
+
+    def cross_section(self, batch: Batch, beta: Tensor | None = None) -> CrossSection:
+        """Loadings, scales and potentials of every month of a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+        beta : Tensor, optional
+            Loadings per unit of ``return_scale`` if they are known already.
+        """
+        unit = self.return_scale
+        beta = self.loadings(batch) if beta is None else beta
+        log_scale = self.likelihood.scale(batch)
+        scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
+        alpha = None if self.likelihood.alpha is None else self.likelihood.alpha(batch)
+        returns = batch.returns / unit
+        with torch.no_grad():
+            prior = self.factor_prior
+            start = prior.transition(prior.initial(), prior.encode(batch.context))
+        potential = self.likelihood.potential(
+            returns if alpha is None else returns - alpha, beta, scale, batch.observed, start
+        )
+        return CrossSection(
+            unit * beta, None if alpha is None else unit * alpha, unit * scale, potential
+        )
+
+    def prepare(self, batch: Batch, cross: CrossSection | None = None) -> _Shared:
+        """Compute what model and guide share, from the batch alone."""
+        cross = self.cross_section(batch) if cross is None else cross
+        prior = self.factor_prior
+        context = prior.encode(batch.context)
+        state = batch.state("factor_prior") or prior.initial()
+        walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
+        return _Shared(cross, PriorView(prior, context, state, walk))
+
+    def hand_over(self, batch: Batch, shared: _Shared) -> None:
+        """Leave what the guide computed for the next call of the model."""
+        self._slot = (batch, self._token(), shared)
+
+    def take(self, batch: Batch) -> _Shared:
+        """Consume what the guide left if it is for this batch and these weights; else compute."""
+        slot, self._slot = self._slot, None
+        if slot is not None and slot[0] is batch and slot[1] == self._token():
+            return slot[2]
+        return self.prepare(batch)
+
+    def _token(self) -> tuple[Any, ...]:
+        return (torch.is_grad_enabled(), *(p._version for p in self.parameters()))
+
+    def log_weights(self) -> Tensor:
+        """Log prior density of all weights that have a prior, up to a constant; a scalar."""
+        total = self.return_scale.new_zeros(())
+        for part in self.modules():
+            prior = getattr(part, "weights", None)
+            if prior is not None and isinstance(part, Part):
+                total = total + prior.log_density(weight_matrices(part))
+        return total
+
+
+def _forget(serial: str) -> None:
+    """Drop a model's names from Pyro's parameter store once the model is gone."""
+    store = pyro.get_param_store()
+    for name in [n for n in store.keys() if n.startswith(f"{serial}$$$")]:  # noqa: SIM118
+        del store[name]
+
+
+@effectful(type="param")
+def _declare(value: Tensor, name: str, **_: Any) -> Tensor:
+    """State a parameter that lives outside Pyro's store."""
+    return value
+
+
+class _Half(PyroModule):
+    """Base of model and guide: holds the shared parts without Pyro renaming them."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self._modules["parts"] = parts
+
+    def _enter(self) -> Parts:
+        parts = self._modules["parts"]
+        assert isinstance(parts, Parts)
+        parts.declare()
+        return parts
+
+
+class _Model(_Half):
+    """p(factors, returns | characteristics), an ordinary Pyro model."""
+
+    def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """Sample the sites ``factors`` and ``returns``; return the returns."""
+        parts = self._enter()
+        shared = parts.take(batch)
+        path = _prior_distribution(shared, batch)
+        months = pyro.plate(TIME, batch.n_times, dim=-2)
+        with months, _weighted(kl_weight, batch):
+            drawn = pyro.sample(FACTORS, path)
+        if shared.view.walk is not None:
+            level = shared.view.walk.level
+        else:
+            assert isinstance(path, PriorPath)
+            level = path.along(drawn)[1]
+        code = drawn.squeeze(-2)
+        factors = parts.decoder(code, batch.state("decoder") or None)
+        if not isinstance(parts.decoder, decoders.Identity):
+            pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
+        likelihood = parts.likelihood.distribution(
+            shared.cross.location(factors), shared.cross.scale_at(level)
+        )
+        with (
+            months,
+            pyro.plate(ASSET, batch.n_assets, dim=-1),
+            poutine.mask(mask=batch.observed),
+        ):
+            returns: Tensor = pyro.sample(
+                RETURNS, likelihood, obs=None if batch.replicate else batch.returns
+            )
+        return returns
+
+
+class _Guide(_Half):
+    """q(factors | returns), the guide of the same batch."""
+
+    def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """Sample the site ``factors``; hand what was computed to the next call of the model."""
+        parts = self._enter()
+        shared = parts.prepare(batch)
+        proposal = parts.guide(
+            batch, shared.cross.potential, shared.view, _as_vector(kl_weight, batch)
+        )
+        with pyro.plate(TIME, batch.n_times, dim=-2), _weighted(kl_weight, batch):
+            code: Tensor = pyro.sample(FACTORS, proposal)
+        drawn = getattr(proposal, "drawn", None)
+        walked = None
+        if drawn is not None and drawn[0] is code:
+            walked = (code, drawn[1].prior, drawn[1].level)
+        parts.hand_over(batch, _Shared(shared.cross, shared.view, walked))
+        return code
+
+
+class RVRAE(nn.Module):
+    """Recurrent variational autoencoder of returns: ``r_t = B_t f_t + u_t``.
+
+    Parameters
+    ----------
+    n_characteristics, n_factors : int
+    loadings : Loadings, optional
+        B_t from characteristics; an LSTM with a feed-forward path unless told.
+    factor_prior : FactorPrior, optional
+        p(z_t | h_{t-1}); the VRNN prior unless told.
+    decoder : Decoder, optional
+        From code to factors; the identity unless told.
+    likelihood : Likelihood, optional
+        p(r_t | f_t); Student-t with scales from the characteristics unless told.
+    guide : Guide, optional
+        q(z | r); conjugate unless told.
+    n_context : int
+        Features of the panel's ``context`` that the default parts read.
+
+    Attributes
+    ----------
+    model, guide : PyroModule
+        An ordinary Pyro pair, called with ``(batch, kl_weight=1.0)``.
+
+    Raises
+    ------
+    ShapeError
+        If parts disagree on the number of characteristics or factors.
+    ConfigError
+        If a part needs what another does not give, such as an affine decoder.
+
+    Notes
+    -----
+    **Sites.** ``factors``: the latent code, plates ``time`` (dim -2), event n_factors, one site
+    for the whole path. ``returns``: plates ``time`` (-2), ``asset`` (-1). ``decoded_factors``:
+    deterministic, where the decoder is not the identity.
+
+    **Units.** Codes are of order one; ``return_scale`` (set by ``rv.fit`` to the typical size of
+    a training return) carries the unit, so a panel in other units trains alike.
+
+    References
+    ----------
+    Wang and Guo (2024), "RVRAE: A Dynamic Factor Model Based on Variational Recurrent
+    Autoencoder for Stock Returns Prediction", arXiv 2403.02500.
+    """
+
+    def __init__(
+        self,
+        n_characteristics: int,
+        n_factors: int,
+        *,
+        loadings: _loadings.Loadings | None = None,
+        factor_prior: priors.FactorPrior | None = None,
+        decoder: decoders.Decoder | None = None,
+        likelihood: likelihoods.Likelihood | None = None,
+        guide: guides.Guide | None = None,
+        n_context: int = 0,
+    ) -> None:
+        super().__init__()
+        _require_sizes(n_characteristics=n_characteristics, n_factors=n_factors)
+        self.n_characteristics, self.n_factors = n_characteristics, n_factors
+        self.n_context = n_context
+        if likelihood is None:
+            scale = likelihoods.CharacteristicScale(n_characteristics)
+            likelihood = likelihoods.StudentT(scale)
+        parts = Parts(
+            loadings or _loadings.LSTM(n_characteristics, n_factors),
+            factor_prior or priors.Recurrent(n_factors, n_context=n_context),
+            decoder or decoders.Identity(),
+            likelihood,
+            guide or guides.Conjugate(),
+        )
+        _check_fit(parts, n_characteristics, n_factors)
+        with _local_parameters():
+            self.parts = parts
+            self.model = _Model(parts)
+            self.guide = _Guide(parts)
+
+    @classmethod
+    def paper(cls, n_characteristics: int, n_factors: int = 5, *, hidden: int = 32) -> RVRAE:
+        """Build the literal reading of the paper.
+
+        Plain LSTM loadings (22)-(29), recurrent encoder (11)-(16) and decoder (18)-(21), VRNN
+        prior (4) and (6), Normal returns with one scale, no weight prior. Use it with
+        ``rv.FitConfig.paper()``, whose KL is averaged over timesteps: not a bound.
+
+        Parameters
+        ----------
+        n_characteristics : int
+        n_factors : int
+        hidden : int
+            Width of all networks; the paper does not state it.
+        """
+        return cls(
+            n_characteristics,
+            n_factors,
+            loadings=_loadings.LSTM(
+                n_characteristics, n_factors, hidden=hidden, weights=None, skip=False
+            ),
+            factor_prior=priors.Recurrent(n_factors, hidden, idio_level=False, weights=None),
+            decoder=decoders.Recurrent(n_factors, hidden),
+            likelihood=likelihoods.Normal(),
+            guide=guides.Recurrent(n_factors, hidden),
+        )
+
+    @property
+    def loadings(self) -> _loadings.Loadings:
+        """The loadings part."""
+        return self.parts.loadings
+
+    @property
+    def factor_prior(self) -> priors.FactorPrior:
+        """The factor prior part."""
+        return self.parts.factor_prior
+
+    @property
+    def decoder(self) -> decoders.Decoder:
+        """The decoder part."""
+        return self.parts.decoder
+
+    @property
+    def likelihood(self) -> likelihoods.Likelihood:
+        """The likelihood part."""
+        return self.parts.likelihood
+
+    @property
+    def guide_part(self) -> guides.Guide:
+        """The guide part; ``guide`` itself is the Pyro module made of it."""
+        return self.parts.guide
+
+    @property
+    def return_scale(self) -> Tensor:
+        """Typical size of a return, the unit of loadings and scales; a scalar."""
+        return self.parts.return_scale
+
+    def log_weights(self) -> Tensor:
+        """Log prior density of all weights that have a prior, up to a constant; a scalar."""
+        return self.parts.log_weights()
+
+    @torch.no_grad()
+    def set_return_scale(self, batch: Batch) -> None:
+        """Set the unit to 1.48 x the median absolute observed return of a training batch."""
+        seen = batch.returns[batch.observed]
+        if seen.numel() and bool((seen != 0).any()):
+            typical = seen.abs().median() / 0.6745
+            if float(typical) > 0:
+                self.parts.return_scale.copy_(typical)
+
+    @torch.no_grad()
+    def carries(
+        self, batch: Batch, starts: Sequence[int]
+    ) -> tuple[dict[int, Carry], Tensor]:
+        """States of all parts before some months, along one draw of the guide.
+
+        Parameters
+        ----------
+        batch : Batch
+            Months from the first on.
+        starts : sequence of int
+            Months whose incoming states are wanted; ``n_times`` stands for the end.
+
+        Returns
+        -------
+        carries : dict
+            States by start. Month t's depend on returns before t only.
+        codes : Tensor of shape (n_times, n_factors)
+            The draw. Uses torch's global random stream.
+        """
+        beta, loadings_states = self.loadings.online(batch, starts)
+        parts = self.parts
+        shared = parts.prepare(batch, parts.cross_section(batch, beta))
+        proposal = parts.guide(
+            batch, shared.cross.potential, shared.view, _as_vector(1.0, batch)
+        )
+        codes = proposal.rsample().squeeze(-2)
+        driver = shared.view.walk.factors if shared.view.walk is not None else codes
+        prior_states = parts.factor_prior.unroll(driver, shared.view.context, shared.view.state)
+        decoder_state = batch.state("decoder") or parts.decoder.initial()
+        decoder_states = parts.decoder.unroll(codes, decoder_state)
+        guide_states = parts.guide.carry(batch, shared.cross.potential, starts)
+
+        def before(states: State, t: int) -> State:
+            return tuple(s[..., t, :] for s in states)
+
+        return {
+            t: {
+                "loadings": loadings_states[t],
+                "factor_prior": before(prior_states, t),
+                "decoder": before(decoder_states, t),
+                "guide": guide_states[t],
+            }
+            for t in starts
+        }, codes
+
+
+def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution:
+    view = shared.view
+    if view.walk is not None:
+        gaussian = view.walk.prior
+        return dist.MultivariateNormal(
+            gaussian.loc.unsqueeze(-2),
+            scale_tril=torch.diag_embed(gaussian.scale).unsqueeze(-3),
+            validate_args=False,
+        )
+    path = PriorPath(view.prior, batch.n_times, view.context, view.state)
+    path.walked = shared.walked
+    return path
+
+
+def _as_vector(kl_weight: float | Tensor, batch: Batch) -> Tensor:
+    weight = torch.as_tensor(kl_weight, dtype=batch.returns.dtype, device=batch.returns.device)
+    return weight.expand(batch.n_times)
+
+
+@contextmanager
+def _weighted(kl_weight: float | Tensor, batch: Batch) -> Iterator[None]:
+    """Weight the KL of every month; 1 weights nothing."""
+    if isinstance(kl_weight, (int, float)) and kl_weight == 1:
+        yield
+        return
+    weight = torch.as_tensor(kl_weight, dtype=batch.returns.dtype, device=batch.returns.device)
+    if weight.ndim > 1 or (weight.ndim == 1 and weight.shape[0] != batch.n_times):
+        raise ShapeError(
+            f"`kl_weight` must be a number or of shape ({batch.n_times},); got "
+            f"{tuple(weight.shape)}."
+        )
+    if not bool((weight > 0).all()):
+        raise ConfigError(
+            "`kl_weight` must be above 0 in every month; start an annealing schedule at a small "
+            "positive weight instead of 0."
+        )
+    with poutine.scale(scale=weight.unsqueeze(-1) if weight.ndim else weight):
+        yield
+
+
+@contextmanager
+def _local_parameters() -> Iterator[None]:
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+def _require_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(f"`{name}` must be a whole number of at least 1; got {size!r}.")
+
+
+def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:
+    """Refuse parts that do not fit together, with the reason and the way out."""
+    for name, part in parts.named_children():
+        for size, expected in (("n_characteristics", n_characteristics), ("n_factors", n_factors)):
+            got = getattr(part, size, expected)
+            if got != expected:
+                raise ShapeError(
+                    f"`{name}` was built with {size}={got}, the model with {size}={expected}; "
+                    "build both with the same number."
+                )
+    affine = parts.decoder.affine
+    if parts.guide.needs_affine_decoder and not affine:
+        raise ConfigError(
+            f"`guide` {type(parts.guide).__name__} needs factors that are affine in the code, and "
+            f"decoder {type(parts.decoder).__name__} is not. Use guide=rv.guides.Recurrent"
+            f"({n_factors}) or decoder=rv.decoders.Identity()."
+        )
+    if parts.factor_prior.observed and not affine:
+        raise ConfigError(
+            "`factor_prior` with an observed recurrence is driven by the filtered mean of the "
+            f"factors, which decoder {type(parts.decoder).__name__} does not define. Use "
+            "recurrence='latent' or decoder=rv.decoders.Identity()."
+        )

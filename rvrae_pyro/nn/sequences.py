@@ -1,0 +1,127 @@
+"""Recurrent networks over an unbalanced panel: every asset starts at its own first month."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Bucket", "pack_buckets", "run_lstm_online"]
+
+
+class Bucket(NamedTuple):
+    """Assets of similar length, each left-aligned at its first listed month.
+
+    Attributes
+    ----------
+    assets : int64 Tensor of shape (n,)
+        Positions of the assets.
+    cells : int64 Tensor of shape (length, n)
+        Flat positions ``time * n_assets + asset`` of the listed cells, in time order; padded
+        with 0 after an asset's last listed month.
+    valid : bool Tensor of shape (length, n)
+        False on the padding.
+    """
+
+    assets: Tensor
+    cells: Tensor
+    valid: Tensor
+
+
+def pack_buckets(listed: Tensor, n_buckets: int = 8) -> list[Bucket]:
+    """Group assets by their number of listed months.
+
+    Months in which an asset is not listed are skipped: its state waits until it is back.
+
+    Parameters
+    ----------
+    listed : bool Tensor of shape (n_times, n_assets)
+    n_buckets : int
+        At most this many groups; fewer where lengths are few.
+
+    Returns
+    -------
+    list of Bucket
+        Each listed cell is in exactly one bucket. Costs O(n_times n_assets).
+    """
+    n_assets = listed.shape[1]
+    lengths = listed.sum(0)
+    alive = lengths.nonzero().squeeze(-1)
+    if alive.numel() == 0:
+        return []
+    order = alive[torch.argsort(lengths[alive], stable=True)]
+    position = listed.cumsum(0) - 1
+    buckets = []
+    for assets in _split(order, lengths[order], n_buckets):
+        longest = int(lengths[assets[-1]])
+        columns = torch.full((n_assets,), -1, device=listed.device)
+        columns[assets] = torch.arange(assets.numel(), device=listed.device)
+        time, asset = listed.index_select(1, assets).nonzero(as_tuple=True)
+        asset = assets[asset]
+        cells = torch.zeros((longest, assets.numel()), dtype=torch.long, device=listed.device)
+        valid = torch.zeros_like(cells, dtype=torch.bool)
+        row, column = position[time, asset], columns[asset]
+        cells[row, column] = time * n_assets + asset
+        valid[row, column] = True
+        buckets.append(Bucket(assets, cells, valid))
+    return buckets
+
+
+def _split(order: Tensor, lengths: Tensor, n_buckets: int) -> Sequence[Tensor]:
+    """Cut assets sorted by length where it jumps past equal steps of the range of lengths."""
+    shortest, longest = int(lengths[0]), int(lengths[-1])
+    if shortest == longest:
+        return [order]
+    edges = torch.linspace(shortest, longest, n_buckets + 1, device=lengths.device)[1:-1]
+    cuts = torch.searchsorted(lengths.to(edges.dtype), edges, right=True).unique().tolist()
+    bounds = [0, *[c for c in cuts if 0 < c < order.numel()], order.numel()]
+    return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def run_lstm_online(
+    lstm: nn.LSTM,
+    inputs: Tensor,
+    listed: Tensor,
+    state: tuple[Tensor, Tensor],
+    starts: Sequence[int] = (),
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """Run one LSTM layer month by month over the listed assets.
+
+    The arithmetic of a month involves that month's listed rows and nothing else, so output up
+    to a month is bit-equal whatever happens later; the bucketed run agrees to rounding.
+
+    Parameters
+    ----------
+    lstm : nn.LSTM
+        One layer, one direction.
+    inputs : Tensor of shape (n_times, n_assets, n_inputs)
+    listed : bool Tensor of shape (n_times, n_assets)
+    state : pair of Tensor of shape (n_assets, hidden)
+        Hidden and cell state before the first month.
+    starts : sequence of int
+        Months whose incoming state is wanted; ``n_times`` stands for the state at the end.
+
+    Returns
+    -------
+    output : Tensor of shape (n_times, n_assets, hidden)
+        0 where not listed.
+    states : dict
+        For each month of ``starts`` the state before it.
+    """
+    weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+    hidden, cell = state
+    outputs, states = [], {}
+    wanted = set(starts)
+    for t in range(inputs.shape[0]):
+        if t in wanted:
+            states[t] = (hidden, cell)
+        rows = listed[t].nonzero().squeeze(-1)
+        h, c = torch.lstm_cell(inputs[t, rows], (hidden[rows], cell[rows]), *weights)
+        hidden = hidden.index_copy(0, rows, h)
+        cell = cell.index_copy(0, rows, c)
+        outputs.append(torch.zeros_like(hidden).index_copy(0, rows, h))
+    if inputs.shape[0] in wanted:
+        states[inputs.shape[0]] = (hidden, cell)
+    return torch.stack(outputs), states
