@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rvrae_pyro.data.dates import periods_per_year
 from rvrae_pyro.data.embedded import load_french
+from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
+from rvrae_pyro.data.io import read_panel, write_panel
 from rvrae_pyro.data.panel import check_panel, listed
+from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.transforms import market_context, rank_characteristics
 
@@ -24,13 +28,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Split",
+    "characteristics_from_prices",
     "check_panel",
+    "fingerprint",
     "from_frame",
     "listed",
     "load_french",
+    "managed_portfolios",
     "market_context",
     "periods_per_year",
     "rank_characteristics",
+    "read_panel",
     "simulate_dynamic",
     "simulate_gkx",
     "simulate_linear_gaussian",
@@ -38,6 +46,7 @@ __all__ = [
     "to_batch",
     "to_frame",
     "walk_forward",
+    "write_panel",
 ]
 
 _LAZY: Final = {

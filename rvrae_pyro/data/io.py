@@ -1,0 +1,234 @@
+"""Panels in files: .parquet, .csv and .nc, exact in both directions."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import xarray as xr
+
+from rvrae_pyro.data.frame import from_frame
+from rvrae_pyro.data.panel import canonical, check_panel
+from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
+from rvrae_pyro.errors import PanelError
+from rvrae_pyro.names import ASSET, RISK_FREE, WEIGHT
+
+__all__ = ["read_panel", "write_panel"]
+
+_CSV_MARK: Final = f"# {FORMAT_KEY} "
+_JSON_MARK: Final = "json:"
+# what the readers and writers below raise for damaged files, full disks and bad values
+_FILE_ERRORS: Final = (OSError, RuntimeError, ValueError, EOFError)
+
+
+def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a panel from a file, its kind told by the suffix.
+
+    Parameters
+    ----------
+    path : str or path
+        ``.parquet``, ``.csv`` or ``.nc``. A file of ``write_panel`` gives back the same
+        panel. Any other table is read by ``from_frame`` with its defaults: columns
+        ``date``, ``asset`` and ``ret``, where a column ``weight`` is the weight.
+
+    Returns
+    -------
+    Dataset
+        In memory, checked by ``check_panel``.
+
+    Raises
+    ------
+    PanelError
+        If the file is missing, damaged, of an unknown suffix, or holds no valid panel.
+
+    Warns
+    -----
+    RvraeWarning
+        If a table does not say that its returns are excess returns.
+    """
+    path = Path(path)
+    read = _choose(path, {".parquet": _read_parquet, ".csv": _read_csv, ".nc": _read_netcdf})
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise PanelError(f"cannot read {path}: it {what}. Check the path.")
+    try:
+        panel: xr.Dataset = read(path)
+        check_panel(panel, returns_required=False)
+    except PanelError as error:
+        raise PanelError(f"{path}: {error}") from error
+    except _FILE_ERRORS as error:
+        raise PanelError(
+            f"cannot read {path}: it is damaged or no {path.suffix} file ({_short(error)}). "
+            "Write it again."
+        ) from error
+    return panel
+
+
+def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a panel to a file, its kind told by the suffix.
+
+    Values, dtypes, labels (also of rows and assets without a value), coordinates and
+    attributes come back from ``read_panel`` as they were. ``.parquet`` and ``.csv`` are
+    ordinary long tables for other programs, one row a cell with a value.
+
+    Parameters
+    ----------
+    panel : Dataset
+    path : str or path
+        ``.parquet``, ``.csv`` or ``.nc``. A file that exists is replaced, in one step at
+        the end: a failure leaves it as it was.
+
+    Raises
+    ------
+    PanelError
+        If the panel fails ``check_panel``, the suffix is unknown, or the file cannot be
+        written.
+    """
+    path = Path(path)
+    write = _choose(path, {".parquet": _write_parquet, ".csv": _write_csv, ".nc": _write_netcdf})
+    check_panel(panel, returns_required=False)
+    panel = canonical(panel)
+    try:
+        with _replacing(path) as temporary:
+            write(panel, temporary)
+    except PanelError:
+        raise
+    except _FILE_ERRORS as error:
+        raise PanelError(
+            f"cannot write {path}: {_short(error)}. Check the folder and its permissions."
+        ) from error
+
+
+def _choose(path: Path, table: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    try:
+        return table[path.suffix.lower()]
+    except KeyError:
+        raise PanelError(
+            f"{path}: unknown suffix {path.suffix!r}; use one of {', '.join(table)}."
+        ) from None
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` that takes its place on success."""
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_parquet(panel: xr.Dataset, path: Path) -> None:
+    table, header = to_table(panel)
+    table = table.replace_schema_metadata({FORMAT_KEY: header})
+    pq.write_table(table, path, compression="zstd")
+
+
+def _read_parquet(path: Path) -> xr.Dataset:
+    table = pq.read_table(path)
+    metadata = table.schema.metadata or {}
+    header = metadata.get(FORMAT_KEY.encode())
+    return _from_any(table.to_pandas()) if header is None else from_table(table, header.decode())
+
+
+def _write_csv(panel: xr.Dataset, path: Path) -> None:
+    table, header = to_table(panel)
+    index = table.column_names.index("date")
+    dates = pd.DatetimeIndex(table.column("date").to_pandas())
+    exact = bool((dates != dates.normalize()).any())
+    text = np.datetime_as_string(dates.to_numpy(), unit="ns" if exact else "D")
+    table = table.set_column(index, "date", pa.array(text.astype(object)))
+    with path.open("wb") as file:
+        file.write(f"{_CSV_MARK}{header}\n".encode())
+        pacsv.write_csv(table, file)
+
+
+def _read_csv(path: Path) -> xr.Dataset:
+    with path.open("rb") as file:
+        line = file.readline()
+        if not line.startswith(_CSV_MARK.encode()):
+            # ids keep their leading zeros
+            return _from_any(pd.read_csv(path, dtype={ASSET: "str"}, float_precision="round_trip"))
+        header = line.decode()[len(_CSV_MARK) :]
+        layout = json.loads(header).get("cells", {})
+        types = {
+            column: pa.from_numpy_dtype(np.dtype(entry["dtype"]))
+            for entry in layout.values()
+            for column in entry["columns"]
+        }
+        options = pacsv.ConvertOptions(
+            column_types=types | {"asset": pa.string(), "date": pa.string()},
+            null_values=[""],
+            strings_can_be_null=False,
+        )
+        table = pacsv.read_csv(file, convert_options=options)
+    dates = pd.to_datetime(table.column("date").to_pandas(), format="ISO8601")
+    table = table.set_column(table.column_names.index("date"), "date", pa.array(dates))
+    return from_table(table, header)
+
+
+def _from_any(frame: pd.DataFrame) -> xr.Dataset:
+    """Read a table that ``write_panel`` did not write."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    if RISK_FREE in frame.columns:
+        raise PanelError(
+            f"the table has a column {RISK_FREE!r} and does not say whether `ret` is in excess of "
+            "it. Read it with pandas and call from_frame(frame, risk_free='risk_free', "
+            "excess=...), or drop the column."
+        )
+    return from_frame(frame, weight=WEIGHT if WEIGHT in frame.columns else None)
+
+
+def _write_netcdf(panel: xr.Dataset, path: Path) -> None:
+    panel = panel.copy()
+    encoding: dict[str, dict[str, Any]] = {}
+    for name, variable in panel.variables.items():
+        variable.attrs = {k: _encode_attr(v) for k, v in variable.attrs.items()}
+        variable.encoding = {}
+        if variable.dtype.kind == "f" and variable.ndim > 1:
+            encoding[str(name)] = {"zlib": True, "complevel": 1}
+        if variable.dtype.kind == "M":
+            stamps = pd.DatetimeIndex(variable.values.ravel())
+            unit = "days" if (stamps == stamps.normalize()).all() else "nanoseconds"
+            encoding[str(name)] = {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
+    panel.attrs = {k: _encode_attr(v) for k, v in panel.attrs.items()}
+    panel.to_netcdf(path, engine="netcdf4", encoding=encoding)
+
+
+def _read_netcdf(path: Path) -> xr.Dataset:
+    panel = canonical(xr.load_dataset(path, engine="netcdf4"))
+    for variable in panel.variables.values():
+        variable.attrs = {k: _decode_attr(v) for k, v in variable.attrs.items()}
+        variable.encoding = {}
+    panel.attrs = {k: _decode_attr(v) for k, v in panel.attrs.items()}
+    panel.encoding = {}
+    return panel
+
+
+def _encode_attr(value: object) -> object:
+    """Write what netCDF has no type for as JSON text."""
+    plain = isinstance(value, str) and not value.startswith(_JSON_MARK)
+    if plain or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    return _JSON_MARK + json.dumps(value)
+
+
+def _decode_attr(value: Any) -> Any:
+    if isinstance(value, str):
+        return json.loads(value[len(_JSON_MARK) :]) if value.startswith(_JSON_MARK) else value
+    return value.item() if isinstance(value, np.generic) else value
