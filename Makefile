@@ -1,0 +1,73 @@
+# make demo      fit the embedded panel and write forecasts and risk to runs/demo/
+# make test      run the tests
+# make lint      ruff, mypy and the import layers
+# make bench     time and memory
+# make docs      build the site into docs/_build/html
+# make clean     remove .venv, caches and build output
+#
+# Each makes .venv with $(PYTHON) and installs what it needs, anew only when pyproject.toml,
+# constraints.txt or the package has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = . "$(VENV)/bin/activate" &&
+SOURCES := $(shell find rvrae_pyro -type f ! -name '*.pyc')
+INSTALLED_FROM = pyproject.toml constraints.txt $(SOURCES)
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint bench docs clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed
+	$(RUN) rvrae demo
+
+test: export OMP_NUM_THREADS = 1
+test: $(VENV)/.installed-test
+	$(RUN) pytest
+
+lint: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+bench: export OMP_NUM_THREADS = 1
+bench: $(VENV)/.installed-test
+	$(RUN) pytest -n 0 -m benchmark
+
+docs: $(VENV)/.installed-docs
+	$(RUN) sphinx-build -W -n --keep-going docs docs/_build/html
+
+clean:
+	rm -rf "$(VENV)" runs/demo build dist docs/_build docs/jupyter_execute
+	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find rvrae_pyro tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(VENV)/.created $(INSTALLED_FROM)
+	$(RUN) python -m pip install -c constraints.txt .
+	@touch "$@"
+
+$(VENV)/.installed-test: $(VENV)/.created $(INSTALLED_FROM)
+	$(RUN) python -m pip install -c constraints.txt ".[test]"
+	@touch "$@"
+
+$(VENV)/.installed-dev: $(VENV)/.created $(INSTALLED_FROM)
+	$(RUN) python -m pip install -c constraints.txt ".[dev]"
+	@touch "$@"
+
+$(VENV)/.installed-docs: $(VENV)/.created $(INSTALLED_FROM)
+	$(RUN) python -m pip install -c constraints.txt ".[docs]"
+	@touch "$@"
+
+# The checks run when the recipe is read, so that each failure is a single line.
+CHECK_PYTHON = import sys; print("ok" if sys.version_info >= (3, 11) else sys.version.split()[0])
+CHECK_VENV = import ensurepip, venv; print("ok")
+found = $(shell $(PYTHON) -c '$(1)' 2>/dev/null)
+
+$(VENV)/.created:
+	$(if $(call found,$(CHECK_PYTHON)),,$(error $(PYTHON) does not run; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
+	$(if $(filter ok,$(call found,$(CHECK_PYTHON))),,$(error Python 3.11 or newer is needed and $(PYTHON) is $(call found,$(CHECK_PYTHON)); name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
+	$(if $(call found,$(CHECK_VENV)),,$(error $(PYTHON) lacks the venv module (Debian and Ubuntu: apt install python3-venv) or name another Python: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
+	$(PYTHON) -m venv "$(VENV)"
+	@touch "$@"
