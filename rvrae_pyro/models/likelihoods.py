@@ -139,7 +139,14 @@ class Likelihood(Part):
         Idiosyncratic scale; :class:`GlobalScale` unless told.
     alpha : Alpha, optional
         Mispricing; None for none.
+
+    Attributes
+    ----------
+    exact_potential : bool
+        True where :meth:`potential` is the log-likelihood itself, up to a constant.
     """
+
+    exact_potential: bool = False
 
     def __init__(self, scale: Scale | None = None, alpha: Alpha | None = None) -> None:
         super().__init__()
@@ -189,6 +196,8 @@ class Normal(Likelihood):
     scale, alpha
         See :class:`Likelihood`.
     """
+
+    exact_potential = True
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """``Normal(loc, scale)``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Part", "describe"]
+__all__ = ["Part", "describe", "rebuild"]
 
 
 class Part(nn.Module):
@@ -43,3 +43,14 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(v) for v in value]
     return value
+
+
+def rebuild(part: nn.Module) -> nn.Module:
+    """Construct a part anew from its own arguments, with freshly drawn weights."""
+    if not isinstance(part, Part):
+        raise TypeError(f"{type(part).__name__} does not keep its arguments; derive it from Part.")
+    arguments = {
+        name: rebuild(value) if isinstance(value, nn.Module) else value
+        for name, value in part.arguments().items()
+    }
+    return type(part)(**arguments)

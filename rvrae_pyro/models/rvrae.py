@@ -19,18 +19,18 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from rvrae_pyro.data.batch import Batch, Carry, State
+from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.part import Part, rebuild
 from rvrae_pyro.models.paths import PriorPath, scan
 from rvrae_pyro.models.weights import weight_matrices
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 
-__all__ = ["RVRAE", "CrossSection"]
+__all__ = ["RVRAE", "CrossSection", "Walk"]
 
 _serial = itertools.count()
 
@@ -226,7 +226,8 @@ class _Model(_Half):
         code = drawn.squeeze(-2)
         factors = parts.decoder(code, batch.state("decoder") or None)
         if not isinstance(parts.decoder, decoders.Identity):
-            pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
+            with months:
+                pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
         likelihood = parts.likelihood.distribution(
             shared.cross.location(factors), shared.cross.scale_at(level)
         )
@@ -338,6 +339,7 @@ class RVRAE(nn.Module):
             self.parts = parts
             self.model = _Model(parts)
             self.guide = _Guide(parts)
+        self._pristine = _checksum(parts)
 
     @classmethod
     def paper(cls, n_characteristics: int, n_factors: int = 5, *, hidden: int = 32) -> RVRAE:
@@ -400,6 +402,28 @@ class RVRAE(nn.Module):
         """Log prior density of all weights that have a prior, up to a constant; a scalar."""
         return self.parts.log_weights()
 
+    def redraw(self, seed: int) -> bool:
+        """Draw the starting weights anew from a seed if nobody has touched them yet.
+
+        Returns
+        -------
+        bool
+            False, and nothing changed, where weights differ from those at construction, or a
+            part cannot be rebuilt from its own arguments.
+        """
+        if _checksum(self.parts) != self._pristine:
+            return False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                fresh = {name: rebuild(part) for name, part in self.parts.named_children()}
+            except TypeError:
+                return False
+        for name, part in self.parts.named_children():
+            part.load_state_dict(fresh[name].state_dict())
+        self._pristine = _checksum(self.parts)
+        return True
+
     @torch.no_grad()
     def set_return_scale(self, batch: Batch) -> None:
         """Set the unit to 1.48 x the median absolute observed return of a training batch."""
@@ -410,50 +434,81 @@ class RVRAE(nn.Module):
                 self.parts.return_scale.copy_(typical)
 
     @torch.no_grad()
-    def carries(
-        self, batch: Batch, starts: Sequence[int]
-    ) -> tuple[dict[int, Carry], Tensor]:
-        """States of all parts before some months, along one draw of the guide.
+    def walk(self, batch: Batch, starts: Sequence[int] = ()) -> Walk:
+        """Filter once through a batch: a draw of the guide, and the states on its way.
 
         Parameters
         ----------
         batch : Batch
-            Months from the first on.
         starts : sequence of int
             Months whose incoming states are wanted; ``n_times`` stands for the end.
 
         Returns
         -------
-        carries : dict
-            States by start. Month t's depend on returns before t only.
-        codes : Tensor of shape (n_times, n_factors)
-            The draw. Uses torch's global random stream.
+        Walk
+            Month t of it depends on returns up to t, its states on returns before t. Uses
+            torch's global random stream. Costs one pass without gradient.
         """
-        beta, loadings_states = self.loadings.online(batch, starts)
         parts = self.parts
+        beta, loadings_states = parts.loadings.online(batch, starts)
         shared = parts.prepare(batch, parts.cross_section(batch, beta))
-        proposal = parts.guide(
-            batch, shared.cross.potential, shared.view, _as_vector(1.0, batch)
-        )
+        proposal = parts.guide(batch, shared.cross.potential, shared.view, _as_vector(1.0, batch))
         codes = proposal.rsample().squeeze(-2)
-        driver = shared.view.walk.factors if shared.view.walk is not None else codes
-        prior_states = parts.factor_prior.unroll(driver, shared.view.context, shared.view.state)
-        decoder_state = batch.state("decoder") or parts.decoder.initial()
-        decoder_states = parts.decoder.unroll(codes, decoder_state)
+        view = shared.view
+        driver = codes if view.walk is None else view.walk.factors
+        prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
+        decoder_states = parts.decoder.unroll(
+            codes, batch.state("decoder") or parts.decoder.initial()
+        )
         guide_states = parts.guide.carry(batch, shared.cross.potential, starts)
-
-        def before(states: State, t: int) -> State:
-            return tuple(s[..., t, :] for s in states)
-
-        return {
+        carries = {
             t: {
                 "loadings": loadings_states[t],
-                "factor_prior": before(prior_states, t),
-                "decoder": before(decoder_states, t),
+                "factor_prior": tuple(s[..., t, :] for s in prior_states),
+                "decoder": tuple(s[..., t, :] for s in decoder_states),
                 "guide": guide_states[t],
             }
             for t in starts
-        }, codes
+        }
+        before = tuple(s[..., :-1, :] for s in prior_states)
+        level = parts.factor_prior.level(before, view.context)
+        factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
+        likelihood = parts.likelihood.distribution(
+            shared.cross.location(factors), shared.cross.scale_at(level)
+        )
+        log_likelihood = (likelihood.log_prob(batch.returns) * batch.observed).sum(-1)
+        prior = parts.factor_prior.transition(before, view.context)
+        return Walk(carries, codes, prior, level, proposal, shared.cross, log_likelihood)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One filtering pass through a batch; see :meth:`RVRAE.walk`.
+
+    Attributes
+    ----------
+    carries : dict
+        States of all parts before each month asked for.
+    codes : Tensor of shape (n_times, n_factors)
+        The guide's draw.
+    prior : Gaussian
+        p(z_t | h_{t-1}) along the draw.
+    level : Tensor of shape (n_times,) or None
+        Log multiplier of the idiosyncratic scales along the draw.
+    proposal : TorchDistribution
+        The guide's distribution of the path.
+    cross : CrossSection
+    log_likelihood : Tensor of shape (n_times,)
+        log p(r_t | f_t) of the observed returns at the draw, in nats.
+    """
+
+    carries: dict[int, Carry]
+    codes: Tensor
+    prior: Gaussian
+    level: Tensor | None
+    proposal: dist.TorchDistribution
+    cross: CrossSection
+    log_likelihood: Tensor
 
 
 def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution:
@@ -468,6 +523,13 @@ def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution
     path = PriorPath(view.prior, batch.n_times, view.context, view.state)
     path.walked = shared.walked
     return path
+
+
+def _checksum(parts: Parts) -> float:
+    """Fingerprint of all weights."""
+    with torch.no_grad():
+        sums = [(w.double() * (1 + i)).sum() for i, w in enumerate(parts.parameters())]
+    return float(sum(sums))
 
 
 def _as_vector(kl_weight: float | Tensor, batch: Batch) -> Tensor:

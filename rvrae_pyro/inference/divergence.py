@@ -1,0 +1,65 @@
+"""Kullback-Leibler divergence of the guide from the prior, month by month."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from rvrae_pyro.models.paths import FilteredPath
+from rvrae_pyro.models.rvrae import Walk
+
+__all__ = ["marginal_kl", "month_kl"]
+
+
+def month_kl(walk: Walk) -> Tensor:
+    """KL(q(z_t | past, r_t) || p(z_t | past)) in nats given the walk's past, of shape (n_times,).
+
+    Closed form where both are Gaussian, which is exact for an observed recurrence; for a latent
+    one the past is the walk's draw. Otherwise the log ratio at the draw.
+    """
+    proposal = walk.proposal
+    if isinstance(proposal, FilteredPath) and proposal.drawn is not None:
+        return proposal.drawn[1].posterior.kl_to(walk.prior)
+    moments = _gaussian_moments(proposal)
+    if moments is None:
+        ratio = proposal.log_prob(walk.codes.unsqueeze(-2)).squeeze(-1)
+        return ratio - walk.prior.log_prob(walk.codes)
+    mean, tril = moments
+    prior = dist.MultivariateNormal(walk.prior.loc, scale_tril=torch.diag_embed(walk.prior.scale))
+    guide = dist.MultivariateNormal(mean, scale_tril=tril)
+    kl: Tensor = torch.distributions.kl_divergence(guide, prior)
+    return kl
+
+
+def marginal_kl(walk: Walk) -> Tensor:
+    """KL of each factor's marginals given the walk's past, of shape (n_times, n_factors).
+
+    Marginals leave correlation out, so they do not add up to :func:`month_kl`.
+    """
+    proposal = walk.proposal
+    if isinstance(proposal, FilteredPath) and proposal.drawn is not None:
+        posterior = proposal.drawn[1].posterior
+        mean = posterior.mean
+        variance = posterior.covariance().diagonal(dim1=-2, dim2=-1)
+    else:
+        moments = _gaussian_moments(proposal)
+        if moments is None:
+            return month_kl(walk).unsqueeze(-1).expand_as(walk.codes) / walk.codes.shape[-1]
+        mean, tril = moments
+        variance = tril.square().sum(-1)
+    spread = variance / walk.prior.scale.square()
+    distance = ((mean - walk.prior.loc) / walk.prior.scale).square()
+    return 0.5 * (spread + distance - 1.0 - spread.log())
+
+
+def _gaussian_moments(proposal: dist.TorchDistribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and Cholesky factor of months that are independent Gaussians; None for others."""
+    if isinstance(proposal, torch.distributions.MultivariateNormal):
+        return proposal.mean.squeeze(-2), proposal.scale_tril.squeeze(-3)
+    if isinstance(proposal, torch.distributions.Independent) and isinstance(
+        proposal.base_dist, torch.distributions.Normal
+    ):
+        scale = proposal.base_dist.scale.squeeze(-2)
+        return proposal.mean.squeeze(-2), torch.diag_embed(scale)
+    return None

@@ -1,0 +1,80 @@
+"""Schedules of the KL weight over training steps and months. All end at 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rvrae_pyro.errors import ConfigError
+
+__all__ = ["Constant", "Linear", "Schedule"]
+
+
+class Schedule(Protocol):
+    """A KL weight for every step and month."""
+
+    def weight(self, step: int, n_times: int) -> float | Tensor:
+        """Weight at a step: a number, or one of shape (n_times,) for the training months."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The bound itself from the first step on: weight 1."""
+
+    def weight(self, step: int, n_times: int) -> float | Tensor:
+        """1, whatever the step."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Warm-up in a straight line to 1.
+
+    Parameters
+    ----------
+    start : float
+        Weight at the first step, in (0, 1].
+    steps : int
+        Steps until the weight is 1.
+    profile : sequence of float, optional
+        Factors on the starting weight from the first to the last training month, in (0, 1 /
+        start], interpolated in between: per-timestep annealing. All months end at 1.
+
+    References
+    ----------
+    Bowman et al. (2016), CoNLL; Krishnan et al. (2017), arXiv 1609.09869.
+    """
+
+    start: float = 0.1
+    steps: int = 200
+    profile: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1:
+            raise ConfigError(f"`start` must be in (0, 1]; got {self.start}.")
+        if self.steps < 1:
+            raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
+        if self.profile is not None:
+            values = np.asarray(self.profile, dtype=float)
+            if values.ndim != 1 or values.size == 0 or not (values > 0).all():
+                raise ConfigError("`profile` must be a non-empty list of numbers above 0.")
+            if (values * self.start > 1).any():
+                raise ConfigError("`profile` times `start` must not exceed 1.")
+            object.__setattr__(self, "profile", tuple(values.tolist()))
+
+    def weight(self, step: int, n_times: int) -> float | Tensor:
+        """Straight line from the start, month by month, to 1."""
+        progress = min(1.0, step / self.steps)
+        if progress >= 1.0:
+            return 1.0
+        if self.profile is None:
+            return self.start + (1.0 - self.start) * progress
+        grid = np.linspace(0.0, 1.0, len(self.profile))
+        first = self.start * np.interp(np.linspace(0.0, 1.0, n_times), grid, self.profile)
+        return torch.as_tensor(first + (1.0 - first) * progress)

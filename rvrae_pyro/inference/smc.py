@@ -1,0 +1,259 @@
+"""Particle filter: the factors of a month from returns up to it, or up to the month before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.paths import at_level
+from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+
+__all__ = ["Particles", "month_random", "smc_filter"]
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Equally weighted draws of every month, and an unbiased estimate of the evidence.
+
+    Attributes
+    ----------
+    predicted, predicted_codes : Tensor of shape (n_times, num_particles, n_factors)
+        Factors and their codes given returns up to the month before.
+    predicted_level : Tensor of shape (n_times, num_particles) or None
+        Log multiplier of the month's idiosyncratic scales, known by then.
+    filtered, filtered_codes : Tensor of shape (n_times, num_particles, n_factors)
+        Factors and codes given returns up to the month.
+    smoothed : Tensor of shape (n_times, num_particles, n_factors)
+        Factors given returns up to ``lag`` months after the month.
+    log_evidence : Tensor of shape (n_times,)
+        Estimate of log p(r_t | r_1..t-1); its exponential's product is unbiased.
+    ess : Tensor of shape (n_times,)
+        Effective number of particles before resampling.
+    """
+
+    predicted: Tensor
+    predicted_codes: Tensor
+    predicted_level: Tensor | None
+    filtered: Tensor
+    filtered_codes: Tensor
+    smoothed: Tensor
+    log_evidence: Tensor
+    ess: Tensor
+
+
+@contextmanager
+def month_random(seed: int, month: np.datetime64, purpose: str) -> Iterator[None]:
+    """Random stream of one month and purpose; the caller's stream is left as it was.
+
+    A month's draws depend on its date and the seed, not on how many months came before.
+    """
+    stamp = f"{seed}|{np.datetime64(month, 's')}|{purpose}".encode()
+    key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(key)
+        yield
+
+
+@torch.no_grad()
+def smc_filter(
+    model: RVRAE,
+    batch: Batch,
+    num_particles: int = 1000,
+    seed: int = 0,
+    lag: int = 6,
+    cross: CrossSection | None = None,
+) -> Particles:
+    """Filter the factors through a batch with particles.
+
+    Each particle proposes from its own prior times the month's quadratic log-likelihood and is
+    weighted by the exact density. For Normal returns that is the fully adapted filter: weights
+    depend on the past alone, and particles are resampled before they move.
+
+    Parameters
+    ----------
+    model : RVRAE
+    batch : Batch
+    num_particles : int
+    seed : int
+        Each month has a random stream of its own date.
+    lag : int
+        Months of later returns that ``smoothed`` may know.
+    cross : CrossSection, optional
+        Loadings and scales if they are known already.
+
+    Returns
+    -------
+    Particles
+        Month t's ``predicted`` depends on returns before t, ``filtered`` on those up to t.
+        Costs O(num_particles n_assets n_factors) a month.
+
+    References
+    ----------
+    Pitt and Shephard (1999), JASA 94; Kitagawa (1996), fixed-lag smoothing.
+    """
+    if num_particles < 1:
+        raise ConfigError(f"`num_particles` must be at least 1; got {num_particles}.")
+    cloud = _Cloud(model, batch, num_particles, seed, lag, cross)
+    for t in range(batch.n_times):
+        cloud.step(t)
+    return cloud.result()
+
+
+class _Cloud:
+    """The particles at the end of a month."""
+
+    def __init__(
+        self,
+        model: RVRAE,
+        batch: Batch,
+        num_particles: int,
+        seed: int,
+        lag: int,
+        cross: CrossSection | None,
+    ) -> None:
+        self.parts, self.batch, self.seed, self.lag = model.parts, batch, seed, lag
+        shared = model.parts.prepare(batch, cross)
+        self.cross, self.view = shared.cross, shared.view
+        self.exact = model.likelihood.exact_potential and model.decoder.affine
+        self.n = num_particles
+        self.state = self._spread(shared.view.state)
+        self.decoder_state = self._spread(batch.state("decoder") or model.decoder.initial())
+        self.proposals: dist.TorchDistribution | None = None
+        if not model.decoder.affine:
+            weight = batch.returns.new_ones(batch.n_times)
+            self.proposals = model.parts.guide(
+                batch, shared.cross.potential, shared.view, weight
+            )
+        self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
+        self.recent: list[Tensor] = []
+        self.smoothed: list[Tensor] = []
+        self.log_evidence: list[Tensor] = []
+        self.ess: list[Tensor] = []
+
+    def _spread(self, state: State) -> State:
+        return tuple(s.expand(self.n, s.shape[-1]) for s in state)
+
+    def step(self, t: int) -> None:
+        prior, decoder = self.parts.factor_prior, self.parts.decoder
+        moment = None if self.view.context is None else self.view.context[t]
+        ahead = prior.transition(self.state, moment)
+        ahead = Gaussian(*torch.broadcast_tensors(*ahead))
+        level = prior.level(self.state, moment)
+        with month_random(self.seed, self.batch.times[t], "filter"):
+            coming = ahead.sample(torch.randn_like(ahead.loc))
+            codes, log_weight, chosen = self._propose(t, ahead, level)
+            keep = self._resample(log_weight) if chosen is None else chosen
+        self._account(log_weight)
+        if chosen is None:
+            codes = codes[keep]
+        before = tuple(s[keep] for s in self.decoder_state)
+        predicted = decoder.read(decoder.advance(self.decoder_state, coming), coming)
+        after = decoder.advance(before, codes)
+        filtered = decoder.read(after, codes)
+        driver = codes
+        if self.view.walk is not None:
+            driver = self.view.walk.factors[t].expand_as(codes)
+        self.state = prior.advance(tuple(s[keep] for s in self.state), driver, moment)
+        self.decoder_state = after
+        self.months.append((predicted, coming, level, filtered, codes))
+        self._remember(filtered, keep)
+
+    def _propose(
+        self, t: int, ahead: Gaussian, level: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes, log weights, and the ancestors if they were chosen before the move."""
+        potential = at_level(
+            Potential(self.cross.potential.precision[t], self.cross.potential.shift[t]), level
+        )
+        if self.exact:
+            log_weight = ahead.evidence(potential) + self._constant(t, level)
+            keep = self._resample(log_weight)
+            posterior = ahead.update(potential)
+            chosen = Posterior(*(field[keep] for field in posterior))
+            codes = chosen.mean + chosen.deviate(torch.randn_like(chosen.mean))
+            return codes, log_weight, keep
+        codes, log_q = self._candidate(t, ahead, potential)
+        log_weight = ahead.log_prob(codes) + self._log_density(t, codes, level) - log_q
+        return codes, log_weight, None
+
+    def _candidate(self, t: int, ahead: Gaussian, potential: Potential) -> tuple[Tensor, Tensor]:
+        """Codes from the conjugate proposal, or from prior and guide in equal parts."""
+        noise = torch.randn_like(ahead.loc)
+        if self.proposals is None:
+            posterior = ahead.update(potential)
+            return posterior.mean + posterior.deviate(noise), posterior.log_prob_of_noise(noise)
+        guide = self.proposals.base_dist
+        loc, scale = guide.loc[t, 0], guide.scale[t, 0]
+        proposal = Gaussian(loc.expand_as(noise), scale.expand_as(noise))
+        from_prior = (torch.arange(self.n, device=noise.device) % 2 == 0).unsqueeze(-1)
+        codes = torch.where(from_prior, ahead.sample(noise), proposal.sample(noise))
+        # the mixture as a whole is the proposal, which bounds the weights
+        log_q = torch.logaddexp(ahead.log_prob(codes), proposal.log_prob(codes)) - np.log(2.0)
+        return codes, log_q
+
+    def _constant(self, t: int, level: Tensor | None) -> Tensor:
+        """log p(r_t | zero factors) for Normal returns, from sums over the cross-section."""
+        seen = self.batch.observed[t]
+        residual = self.batch.returns[t]
+        if self.cross.alpha is not None:
+            residual = residual - self.cross.alpha[t]
+        scale = self.cross.scale[t]
+        level = residual.new_zeros(()) if level is None else level
+        squares = ((residual / scale).square() * seen).sum()
+        logs = ((scale.log() + 0.5 * np.log(2.0 * np.pi)) * seen).sum()
+        return -0.5 * squares * torch.exp(-2.0 * level) - logs - seen.sum() * level
+
+    def _log_density(self, t: int, codes: Tensor, level: Tensor | None) -> Tensor:
+        """Exact log p(r_t | codes) of each particle."""
+        seen = self.batch.observed[t].nonzero().squeeze(-1)
+        decoder = self.parts.decoder
+        factors = decoder.read(decoder.advance(self.decoder_state, codes), codes)
+        loc = factors @ self.cross.beta[t, seen].mT
+        if self.cross.alpha is not None:
+            loc = loc + self.cross.alpha[t, seen]
+        scale = self.cross.scale[t, seen]
+        if level is not None:
+            scale = scale * level.exp().unsqueeze(-1)
+        likelihood = self.parts.likelihood.distribution(loc, scale.expand_as(loc))
+        log_density: Tensor = likelihood.log_prob(self.batch.returns[t, seen]).sum(-1)
+        return log_density
+
+    def _resample(self, log_weight: Tensor) -> Tensor:
+        """Systematic resampling, in random order."""
+        weight = torch.softmax(log_weight, 0)
+        u = (torch.arange(self.n, device=weight.device) + torch.rand((), device=weight.device)) / self.n
+        chosen = torch.searchsorted(weight.cumsum(0), u.to(weight.dtype)).clamp_max(self.n - 1)
+        return chosen[torch.randperm(self.n, device=weight.device)]
+
+    def _account(self, log_weight: Tensor) -> None:
+        self.log_evidence.append(torch.logsumexp(log_weight, 0) - np.log(self.n))
+        self.ess.append(1.0 / torch.softmax(log_weight, 0).square().sum())
+
+    def _remember(self, filtered: Tensor, keep: Tensor) -> None:
+        """Carry the last months' factors along the surviving paths."""
+        self.recent = [*(past[keep] for past in self.recent), filtered]
+        if len(self.recent) > self.lag:
+            self.smoothed.append(self.recent.pop(0))
+
+    def result(self) -> Particles:
+        predicted, coming, levels, filtered, codes = zip(*self.months, strict=True)
+        return Particles(
+            torch.stack(predicted),
+            torch.stack(coming),
+            None if levels[0] is None else torch.stack([x.expand(self.n) for x in levels]),
+            torch.stack(filtered),
+            torch.stack(codes),
+            torch.stack([*self.smoothed, *self.recent]),
+            torch.stack(self.log_evidence),
+            torch.stack(self.ess),
+        )
