@@ -69,6 +69,19 @@ def _from_integers(values: NDArray[np.integer]) -> pd.DatetimeIndex:
     raise ValueError("whole numbers are read as YYYYMM or YYYYMMDD only")
 
 
+def _from_text(values: pd.Index) -> pd.DatetimeIndex:
+    """Read ISO dates; 03/04/2010 is April to some and March to others, so it is refused."""
+    known = values[values.notna()]
+    if known.str.isdigit().all():
+        stamps = np.full(len(values), np.datetime64("NaT", "ns"))
+        stamps[values.notna()] = _from_integers(known.astype("int64").to_numpy())
+        return pd.DatetimeIndex(stamps)
+    try:
+        return pd.DatetimeIndex(pd.to_datetime(values, format="ISO8601"))
+    except ValueError as error:
+        raise ValueError(f"text is read as ISO dates such as 2004-12-31 only: {error}") from error
+
+
 def _timestamps(values: pd.Index) -> pd.DatetimeIndex:
     if isinstance(values, pd.PeriodIndex):
         # the last day of the period, whatever its length
@@ -79,7 +92,8 @@ def _timestamps(values: pd.Index) -> pd.DatetimeIndex:
         raise ValueError(f"dates of dtype {values.dtype} have no meaning")
     if values.dtype == object and any(isinstance(v, pd.Period) for v in values[:1]):
         return _timestamps(pd.PeriodIndex(values))
-    stamps = pd.DatetimeIndex(pd.to_datetime(values))
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    stamps = pd.DatetimeIndex(_from_text(values) if kind == "string" else pd.to_datetime(values))
     return stamps if stamps.tz is None else stamps.tz_localize(None)
 
 
@@ -115,7 +129,7 @@ def period_ends(values: pd.Index, frequency: Frequency) -> pd.DatetimeIndex:
     if frequency == "monthly":
         return month_end(stamps)
     if frequency == "weekly":
-        return stamps + pd.to_timedelta(6 - stamps.dayofweek, unit="D")
+        return stamps + pd.to_timedelta(6 - stamps.day_of_week, unit="D")
     return stamps
 
 

@@ -293,19 +293,19 @@ def _year_row(days: dict[str, Floats], market: Floats, last: Floats) -> dict[str
 
 
 def _enough(window: Floats, least: int) -> NDArray[np.bool_]:
-    return (~np.isnan(window)).sum(axis=0) >= least
+    return np.asarray((~np.isnan(window)).sum(axis=0) >= least)
 
 
 def _mean(window: Floats) -> Floats:
     """Mean of the days that exist; NaN where none does."""
     count = (~np.isnan(window)).sum(axis=0)
-    return np.nansum(window, axis=0) / np.where(count, count, np.nan)
+    return np.asarray(np.nansum(window, axis=0) / np.where(count, count, np.nan))
 
 
 def _variance(window: Floats, freedom: int = 0) -> Floats:
     count = (~np.isnan(window)).sum(axis=0) - freedom
     square = np.nansum((window - _mean(window)) ** 2, axis=0)
-    return square / np.where(count > 0, count, np.nan)
+    return np.asarray(square / np.where(count > 0, count, np.nan))
 
 
 def _regression(returns: Floats, market: Floats) -> tuple[Floats, Floats]:
