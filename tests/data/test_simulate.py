@@ -160,19 +160,20 @@ def test_dynamic_has_entry_exit_gaps_and_missing_returns():
 
 
 def test_dynamic_has_tails_clusters_and_persistent_factors():
-    # sample moments over 1500 months; bounds are 4 or more sampling sds from the expected value
+    # bounds leave 4 or more sampling sds, measured over 40 seeds (0.03 for the factors' and
+    # 0.015 for the log volatility's autocorrelation; the weaker feature correlates 0.58 +- 0.06)
     panel = simulate_dynamic(40, 1500, 4, 2, turnover=0.0, missing=0.0, seed=4)
     factors = panel.true_factors.values
     for column in factors.T:
         assert abs(np.corrcoef(column[1:], column[:-1])[0, 1] - 0.5) < 0.15
     log_volatility = np.log(panel.true_volatility.values)
-    assert abs(np.corrcoef(log_volatility[1:], log_volatility[:-1])[0, 1] - 0.9) < 0.06
+    assert abs(np.corrcoef(log_volatility[1:], log_volatility[:-1])[0, 1] - 0.9) < 0.065
     residual = panel.returns.values - np.einsum("tnk,tk->tn", panel.true_beta, factors)
     standardised = (residual / panel.true_idio_scale.values).ravel()
     standardised = standardised[panel.returns.values.ravel() > -0.99]
     assert stats.kstest(standardised, stats.t(5).cdf).pvalue > 1e-3
     for feature in panel.context.values.T:
-        assert np.corrcoef(feature, log_volatility)[0, 1] > 0.4
+        assert np.corrcoef(feature, log_volatility)[0, 1] > 0.34
 
 
 def test_dynamic_context_uses_earlier_returns_only():

@@ -1,0 +1,39 @@
+"""Scores of forecasts and fits: all take and return xarray and drop missing pairs.
+
+Functions take realised ``returns`` first, in the form (time, asset) or along ``obs``, and
+what is scored second. ``per`` chooses one number for the panel, a month or a cell;
+``standard_error=True`` returns a Dataset with ``estimate`` and ``standard_error``, from
+monthly contributions with Newey-West.
+"""
+
+from rvrae_pyro.evaluation._aggregate import hac_standard_error
+from rvrae_pyro.evaluation.density import (
+    coverage,
+    crps,
+    crps_normal,
+    crps_student_t,
+    log_score,
+    pit,
+)
+from rvrae_pyro.evaluation.point import (
+    predictive_r2,
+    prevailing_mean,
+    rank_ic,
+    rank_icir,
+    total_r2,
+)
+
+__all__ = [
+    "coverage",
+    "crps",
+    "crps_normal",
+    "crps_student_t",
+    "hac_standard_error",
+    "log_score",
+    "pit",
+    "predictive_r2",
+    "prevailing_mean",
+    "rank_ic",
+    "rank_icir",
+    "total_r2",
+]
