@@ -162,7 +162,9 @@ def _read_csv(path: Path) -> xr.Dataset:
         line = file.readline()
         if not line.startswith(_CSV_MARK.encode()):
             # ids keep their leading zeros
-            return _from_any(pd.read_csv(path, dtype={ASSET: "str"}, float_precision="round_trip"))
+            return _from_any(pd.read_csv(path, dtype={ASSET: "str"}))
+        if not path.read_bytes().endswith(b"\n"):
+            raise PanelError("it is damaged: the last line has no end. Write it again.")
         header = line.decode()[len(_CSV_MARK) :]
         layout = json.loads(header).get("cells", {})
         types = {

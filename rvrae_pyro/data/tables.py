@@ -73,6 +73,7 @@ def to_table(panel: xr.Dataset) -> tuple[pa.Table, str]:
         layout[str(name)] = {**_describe(panel[name]), "columns": names}
     header = {
         "version": _VERSION,
+        "rows": len(rows),
         "attrs": panel.attrs,
         "cells": layout,
         "arrays": {str(n): _encode(panel[n]) for n in panel.data_vars if n not in cells},
@@ -145,7 +146,7 @@ def from_table(table: pa.Table, header: str) -> xr.Dataset:
     Parameters
     ----------
     table : pyarrow.Table
-        Its rows may have been reordered or dropped.
+        Its rows may have been reordered.
     header : str
         As ``to_table`` wrote it.
 
@@ -165,6 +166,11 @@ def from_table(table: pa.Table, header: str) -> xr.Dataset:
             raise PanelError(
                 f"the header has version {content['version']}; this package reads {_VERSION}. "
                 "Write the file again with this version."
+            )
+        if content["rows"] != table.num_rows:
+            raise PanelError(
+                f"the header tells of {content['rows']} rows; there are {table.num_rows}. The file "
+                "is damaged or was edited: write it again, or delete the header."
             )
         coords = {name: _decode(entry) for name, entry in content["coords"].items()}
         variables = {name: _decode(entry) for name, entry in content["arrays"].items()}
