@@ -103,7 +103,7 @@ def make_panel(
             TIME: month_ends(n_times, start),
             ASSET: _labels("A", n_assets),
             CHARACTERISTIC: _labels("c", n_characteristics),
-            FACTOR: np.arange(next(v.shape[-1] for d, v in truth.values() if d[-1] == FACTOR)),
+            FACTOR: 1 + np.arange(next(v.shape[-1] for d, v in truth.values() if d[-1] == FACTOR)),
         },
         attrs={
             "frequency": "monthly",

@@ -99,7 +99,9 @@ class Batch:
         """Leave the ``returns`` site unobserved and keep what guide and recurrence know."""
         return dataclasses.replace(self, replicate=True)
 
-    def window(self, start: int, stop: int, carry: Carry | None = None) -> Batch:
+    def window(
+        self, start: int, stop: int, carry: Carry | None = None, *, every_asset: bool = False
+    ) -> Batch:
         """Months ``start`` to ``stop`` (exclusive), with the assets listed in one of them.
 
         Parameters
@@ -109,6 +111,8 @@ class Batch:
         carry : mapping, optional
             States at the end of month ``start - 1``, with loadings states for every asset of
             this batch; those of the assets kept are picked out.
+        every_asset : bool
+            True keeps assets that are not listed in the window too.
 
         Returns
         -------
@@ -133,7 +137,7 @@ class Batch:
             times=self.times[months],
             carry=carry,
         )
-        return window if bool(keep.all()) else window.select(keep)
+        return window if every_asset or bool(keep.all()) else window.select(keep)
 
     def select(self, keep: Tensor) -> Batch:
         """Keep some assets: a bool mask or positions along the asset axis."""

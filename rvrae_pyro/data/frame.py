@@ -417,9 +417,10 @@ def excess_returns(
             f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
             "Complete the series or cut the returns to its span."
         )
-    if not excess and float(np.nanmedian(np.abs(aligned))) > 0.05:
+    known = aligned[np.isfinite(aligned)]
+    if known.size and (median := float(np.median(np.abs(known)))) > 0.05:
         raise PanelError(
-            f"`risk_free` looks like percent: its median is {np.nanmedian(aligned):.3g} a period, "
+            f"`risk_free` looks like percent: its median is {median:.3g} a period, "
             "so decimals are expected (0.002 for 0.2 %). Divide by 100."
         )
     return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"

@@ -163,8 +163,11 @@ def _read_csv(path: Path) -> xr.Dataset:
         if not line.startswith(_CSV_MARK.encode()):
             # ids keep their leading zeros
             return _from_any(pd.read_csv(path, dtype={ASSET: "str"}))
-        if not path.read_bytes().endswith(b"\n"):
+        begin = file.tell()
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
             raise PanelError("it is damaged: the last line has no end. Write it again.")
+        file.seek(begin)
         header = line.decode()[len(_CSV_MARK) :]
         layout = json.loads(header).get("cells", {})
         types = {

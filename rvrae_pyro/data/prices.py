@@ -103,7 +103,8 @@ def characteristics_from_prices(
     if len(ends) < 2:
         raise PanelError("`close` must span at least two months; it has one.")
     _warn_partial(days[-1], pd.Timestamp(ends[-1]))
-    data = {name: frame.to_numpy() for name, frame in daily.items()}
+    # one memory layout, so that equal prices give bit-equal sums
+    data = {name: np.ascontiguousarray(frame.to_numpy()) for name, frame in daily.items()}
     # row s holds days stops[s-1] .. stops[s] - 1
     stops = np.flatnonzero(np.append(months[1:] != months[:-1], True)) + 1
     last = _month_close(data["close"], stops)

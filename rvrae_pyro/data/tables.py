@@ -74,6 +74,7 @@ def to_table(panel: xr.Dataset) -> tuple[pa.Table, str]:
     header = {
         "version": _VERSION,
         "rows": len(rows),
+        "order": [str(n) for n in panel.data_vars],
         "attrs": panel.attrs,
         "cells": layout,
         "arrays": {str(n): _encode(panel[n]) for n in panel.data_vars if n not in cells},
@@ -178,13 +179,12 @@ def from_table(table: pa.Table, header: str) -> xr.Dataset:
         cell = _cells(table, coords)
         for name, entry in layout.items():
             variables[name] = _spread(table, entry, cell, coords)
+        variables = {name: variables[name] for name in content["order"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, PanelError):
             raise
         raise PanelError(f"header and table do not belong together: {error!r}.") from error
-    order = [*layout, *content["arrays"]]
-    data = {name: variables[name] for name in order}
-    return canonical(xr.Dataset(data, coords=coords, attrs=content["attrs"]))
+    return canonical(xr.Dataset(variables, coords=coords, attrs=content["attrs"]))
 
 
 def _cells(

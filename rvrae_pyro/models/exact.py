@@ -83,7 +83,7 @@ def month_evidence(model: RVRAE, batch: Batch) -> Tensor:
     return filtered(model, batch).log_evidence
 
 
-def filtered(model: RVRAE, batch: Batch) -> Moments:
+def filtered(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> Moments:
     """Exact filter: what is known of month t's factors from returns up to t.
 
     Parameters and errors as :func:`evidence`; costs O(n_times n_factors^3) after the loadings.
@@ -96,18 +96,18 @@ def filtered(model: RVRAE, batch: Batch) -> Moments:
             f"{type(model.likelihood).__name__}, {type(model.factor_prior).__name__}. Use "
             "rv.inference.smc_filter for an estimate."
         )
-    shared = model.parts.prepare(batch)
+    shared = model.parts.prepare(batch, cross)
     if shared.view.walk is not None:
         return _observed(shared.cross, shared.view.walk, batch)
     return _kalman(model, shared.cross, batch)
 
 
-def smoother(model: RVRAE, batch: Batch) -> Moments:
+def smoother(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> Moments:
     """Exact smoother: what is known of each month's factors from the returns of all months.
 
     Parameters and errors as :func:`evidence`. ``mean`` and ``covariance`` are the smoothed ones.
     """
-    moments = filtered(model, batch)
+    moments = filtered(model, batch, cross)
     prior = model.factor_prior
     if prior.observed or isinstance(prior, StandardNormal):
         return moments

@@ -58,7 +58,21 @@ class Loadings(Part):
             )
 
 
-class Linear(Loadings):
+class _FeedForward(Loadings):
+    """Loadings of a month from that month's characteristics alone."""
+
+    def online(
+        self, batch: Batch, starts: Sequence[int] = ()
+    ) -> tuple[Tensor, dict[int, State]]:
+        """Month by month, so that the arithmetic of a month does not depend on the others."""
+        months = [
+            self(batch.window(t, t + 1, every_asset=True)).squeeze(-3)
+            for t in range(batch.n_times)
+        ]
+        return torch.stack(months, dim=-3), dict.fromkeys(starts, ())
+
+
+class Linear(_FeedForward):
     """Loadings linear in the characteristics, ``beta = W x + b``: IPCA's form.
 
     Parameters
@@ -90,7 +104,7 @@ class Linear(Loadings):
         return WeightMatrices([self.layer.weight], [])
 
 
-class MLP(Loadings):
+class MLP(_FeedForward):
     """Feed-forward loadings: the conditional autoencoder's beta network.
 
     Parameters

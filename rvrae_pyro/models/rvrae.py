@@ -147,6 +147,28 @@ class Parts(nn.Module):
             unit * beta, None if alpha is None else unit * alpha, unit * scale, potential
         )
 
+    @torch.no_grad()
+    def online_cross_section(self, batch: Batch) -> CrossSection:
+        """As :meth:`cross_section`, with every month's arithmetic on that month's rows alone.
+
+        Bit-equal up to any month whatever happens after it, also in a longer or shorter panel.
+        """
+        beta, _ = self.loadings.online(batch)
+        months = [
+            self.cross_section(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
+            for t in range(batch.n_times)
+        ]
+        alphas = [month.alpha for month in months if month.alpha is not None]
+        return CrossSection(
+            torch.cat([month.beta for month in months]),
+            torch.cat(alphas) if alphas else None,
+            torch.cat([month.scale for month in months]),
+            Potential(
+                torch.cat([month.potential.precision for month in months]),
+                torch.cat([month.potential.shift for month in months]),
+            ),
+        )
+
     def prepare(self, batch: Batch, cross: CrossSection | None = None) -> _Shared:
         """Compute what model and guide share, from the batch alone."""
         cross = self.cross_section(batch) if cross is None else cross

@@ -1,0 +1,96 @@
+"""Bayesian dynamic latent factor models of stock returns, as Pyro programs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rvrae_pyro import data, evaluation, risk
+from rvrae_pyro._version import __version__
+from rvrae_pyro.errors import (
+    CheckpointError,
+    ConfigError,
+    FitError,
+    PanelError,
+    RvraeError,
+    RvraeWarning,
+    ShapeError,
+)
+from rvrae_pyro.predictive.export import to_datatree
+
+if TYPE_CHECKING:
+    from rvrae_pyro import fitting, inference
+    from rvrae_pyro.fitting.fit import Fit, fit, load
+    from rvrae_pyro.inference import schedules
+    from rvrae_pyro.inference.config import FitConfig
+    from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
+    from rvrae_pyro.models.rvrae import RVRAE
+    from rvrae_pyro.predictive.prior import prior_predictive
+
+__all__ = [
+    "RVRAE",
+    "CheckpointError",
+    "ConfigError",
+    "Fit",
+    "FitConfig",
+    "FitError",
+    "PanelError",
+    "RvraeError",
+    "RvraeWarning",
+    "ShapeError",
+    "__version__",
+    "data",
+    "decoders",
+    "evaluation",
+    "exact",
+    "fit",
+    "fitting",
+    "guides",
+    "inference",
+    "likelihoods",
+    "load",
+    "loadings",
+    "prior_predictive",
+    "priors",
+    "risk",
+    "schedules",
+    "to_datatree",
+    "weights",
+]
+
+# Whatever needs torch loads on first use, so that panels, scores and risk work without it.
+_LAZY_MODULES = {
+    "decoders": "rvrae_pyro.models.decoders",
+    "exact": "rvrae_pyro.models.exact",
+    "fitting": "rvrae_pyro.fitting",
+    "guides": "rvrae_pyro.models.guides",
+    "inference": "rvrae_pyro.inference",
+    "likelihoods": "rvrae_pyro.models.likelihoods",
+    "loadings": "rvrae_pyro.models.loadings",
+    "priors": "rvrae_pyro.models.priors",
+    "schedules": "rvrae_pyro.inference.schedules",
+    "weights": "rvrae_pyro.models.weights",
+}
+_LAZY_NAMES = {
+    "RVRAE": "rvrae_pyro.models.rvrae",
+    "Fit": "rvrae_pyro.fitting.fit",
+    "FitConfig": "rvrae_pyro.inference.config",
+    "fit": "rvrae_pyro.fitting.fit",
+    "load": "rvrae_pyro.fitting.fit",
+    "prior_predictive": "rvrae_pyro.predictive.prior",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        value: Any = import_module(_LAZY_MODULES[name])
+    elif name in _LAZY_NAMES:
+        value = getattr(import_module(_LAZY_NAMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

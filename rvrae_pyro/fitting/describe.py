@@ -1,0 +1,79 @@
+"""A training configuration as JSON types, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.inference import schedules
+from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models.part import describe
+
+__all__ = ["build_config", "describe_config"]
+
+SCHEDULES = {"Constant": schedules.Constant, "Linear": schedules.Linear}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def describe_config(config: FitConfig) -> dict[str, Any]:
+    """Describe a configuration with JSON types; :func:`build_config` reads it back."""
+    described: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, torch.dtype):
+            value = str(value).removeprefix("torch.")
+        elif isinstance(value, type):
+            value = value.__name__
+        described[field.name] = describe(value)
+    return described
+
+
+def build_config(described: Mapping[str, Any]) -> FitConfig:
+    """Build a configuration from a description; settings left out take their defaults.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is unknown or outside its range.
+    """
+    known = {field.name for field in dataclasses.fields(FitConfig)}
+    settings = dict(described)
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"fit has no setting {name!r}; it has {', '.join(sorted(known))}.")
+    if "optimizer" in settings:
+        settings["optimizer"] = _optimizer(settings["optimizer"])
+    if "dtype" in settings:
+        if settings["dtype"] not in _DTYPES:
+            raise ConfigError(f"`dtype` must be float32 or float64; got {settings['dtype']!r}.")
+        settings["dtype"] = _DTYPES[settings["dtype"]]
+    if "kl_schedule" in settings:
+        settings["kl_schedule"] = _schedule(settings["kl_schedule"])
+    try:
+        return FitConfig(**settings)
+    except TypeError as error:
+        raise ConfigError(f"a setting of fit has the wrong type: {error}.") from error
+
+
+def _optimizer(name: object) -> type[torch.optim.Optimizer]:
+    found = getattr(torch.optim, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise ConfigError(f"`optimizer` must be the name of a torch optimizer; got {name!r}.")
+    return found
+
+
+def _schedule(described: object) -> schedules.Schedule:
+    settings = dict(described) if isinstance(described, Mapping) else {}
+    kind = settings.pop("kind", None)
+    if kind not in SCHEDULES:
+        raise ConfigError(
+            f"`kl_schedule` must have a `kind` among {', '.join(SCHEDULES)}; got {kind!r}."
+        )
+    try:
+        return SCHEDULES[kind](**settings)
+    except TypeError as error:
+        raise ConfigError(f"`kl_schedule` {kind} cannot be built: {error}.") from error

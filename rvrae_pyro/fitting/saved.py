@@ -1,0 +1,181 @@
+"""Fits on disk: weights as safetensors, everything else as JSON and netCDF; never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import torch
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+from rvrae_pyro.errors import CheckpointError, ConfigError
+from rvrae_pyro.fitting.describe import build_config, describe_config
+from rvrae_pyro.models.registry import build_model, describe_model, is_built_in
+from rvrae_pyro.models.rvrae import RVRAE
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["FORMAT", "load_parts", "save_parts"]
+
+FORMAT = 1
+"""Version of the folder's layout; an older layout stays readable, a newer one is refused."""
+
+_WEIGHTS, _META, _TRAINING = "model.safetensors", "fit.json", "training.nc"
+
+
+def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
+    """Write a fit to a folder, all or nothing.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder cannot be written; a fit that was there before is left as it was.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
+        save_file(state, temporary / _WEIGHTS)
+        (temporary / _META).write_text(json.dumps(_meta(fit), indent=2, default=str))
+        _training(fit).to_netcdf(temporary / _TRAINING)
+        _swap(temporary, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict[str, Any]:
+    """Read what :func:`save_parts` wrote: the arguments of a ``Fit``.
+
+    Parameters
+    ----------
+    path : path
+    model : RVRAE, optional
+        A model with the same parts; needed where a part is not one of ours.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing, damaged, foreign, of a newer layout, or holds parts that are
+        not built in and no ``model`` was given.
+    """
+    folder = Path(path)
+    meta = _read_meta(folder)
+    if model is None:
+        model = _rebuild(meta, folder)
+    try:
+        state = load_file(folder / _WEIGHTS)
+        with xr.open_dataset(folder / _TRAINING) as opened:
+            training = opened.load()
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
+        ) from error
+    dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
+    model.to(dtype=dtype)
+    try:
+        model.parts.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {str(folder)!r} do not fit the model: {error}. Pass `model=` built "
+            "with the parts and sizes it was saved with."
+        ) from error
+    columns = [str(name) for name in training.data_vars if training[name].dims == ("epoch",)]
+    return {
+        "model": model,
+        "config": build_config(meta["config"]),
+        "seed": int(meta["seed"]),
+        "history": training[columns].to_dataframe().reset_index(drop=True),
+        "kl_total": _by_step(training, "kl_total"),
+        "kl": _by_step(training, "kl"),
+        "stopped": str(meta["stopped"]),
+        "best_step": int(meta["best_step"]),
+        "attrs": meta["attrs"],
+    }
+
+
+def _by_step(training: xr.Dataset, name: str) -> xr.DataArray:
+    curve = training[name].rename(epoch="step").assign_coords(step=training["step"].to_numpy())
+    return curve.drop_vars("factor") if "factor" not in curve.dims and "factor" in curve.coords else curve
+
+
+def _meta(fit: Fit) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "package": "rvrae_pyro",
+        "model": describe_model(fit.model),
+        "built_in": is_built_in(fit.model),
+        "config": describe_config(fit.config),
+        "seed": fit.seed,
+        "stopped": fit.stopped,
+        "best_step": fit.best_step,
+        "attrs": fit.attrs,
+    }
+
+
+def _training(fit: Fit) -> xr.Dataset:
+    history = {name: ("epoch", np.asarray(fit.history[name])) for name in fit.history}
+    curves = {
+        "kl_total": fit.kl_total.rename(step="epoch").drop_vars("epoch", errors="ignore"),
+        "kl": fit.kl.rename(step="epoch").drop_vars("epoch", errors="ignore"),
+    }
+    return xr.Dataset({**history, **curves})
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    """Put a finished folder in place; the old one goes only once the new one is there."""
+    if not target.exists():
+        os.replace(temporary, target)
+        return
+    if not (target / _META).exists() and any(target.iterdir()):
+        raise CheckpointError(
+            f"`path` {str(target)!r} holds something that is not a fit; choose another folder."
+        )
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+    os.replace(target, old)
+    os.replace(temporary, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / _META).read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no fit in {str(folder)!r}: {_META} is missing. Pass the folder that fit.save wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(folder / _META)!r} is damaged: {error}.") from error
+    if not isinstance(meta, dict) or meta.get("package") != "rvrae_pyro":
+        raise CheckpointError(f"{str(folder)!r} was not written by this package.")
+    if meta.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{str(folder)!r} has layout {meta.get('format')}, this version reads up to {FORMAT}. "
+            "Install the version of rvrae_pyro that wrote it, or a newer one."
+        )
+    return meta
+
+
+def _rebuild(meta: dict[str, Any], folder: Path) -> RVRAE:
+    if not meta.get("built_in"):
+        raise CheckpointError(
+            f"{str(folder)!r} holds a model with parts of your own. Build that model and pass it "
+            "as `model=`; its weights are then filled in."
+        )
+    try:
+        return build_model(meta["model"])
+    except (ConfigError, KeyError) as error:
+        raise CheckpointError(f"the model in {str(folder)!r} cannot be rebuilt: {error}") from error

@@ -1,0 +1,140 @@
+"""Built-in parts by slot and name: what a saved model or a configuration file may ask for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models import decoders, guides, likelihoods, loadings, priors, weights
+from rvrae_pyro.models.part import describe
+from rvrae_pyro.models.rvrae import RVRAE
+
+__all__ = ["PARTS", "build_model", "build_part", "describe_model", "is_built_in"]
+
+PARTS: dict[str, dict[str, type]] = {
+    "loadings": {
+        "LSTM": loadings.LSTM,
+        "MLP": loadings.MLP,
+        "Linear": loadings.Linear,
+    },
+    "factor_prior": {
+        "AR1": priors.AR1,
+        "Recurrent": priors.Recurrent,
+        "StandardNormal": priors.StandardNormal,
+    },
+    "decoder": {
+        "Identity": decoders.Identity,
+        "Recurrent": decoders.Recurrent,
+    },
+    "likelihood": {
+        "Normal": likelihoods.Normal,
+        "StudentT": likelihoods.StudentT,
+    },
+    "guide": {
+        "Conjugate": guides.Conjugate,
+        "Recurrent": guides.Recurrent,
+    },
+    "scale": {
+        "CharacteristicScale": likelihoods.CharacteristicScale,
+        "GlobalScale": likelihoods.GlobalScale,
+    },
+    "alpha": {
+        "Alpha": likelihoods.Alpha,
+    },
+    "weights": {
+        "GroupLog": weights.GroupLog,
+        "Laplace": weights.Laplace,
+        "Normal": weights.Normal,
+    },
+}
+
+_SLOTS = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
+
+
+def is_built_in(model: RVRAE) -> bool:
+    """Whether every part of a model, nested ones included, is one of ours."""
+
+    def known(slot: str, spec: Any) -> bool:
+        if not isinstance(spec, Mapping):
+            return True
+        if spec.get("kind") not in PARTS.get(slot, {}):
+            return False
+        return all(known(name, value) for name, value in spec.items() if name != "kind")
+
+    return all(known(slot, describe(getattr(model.parts, slot))) for slot in _SLOTS)
+
+
+def describe_model(model: RVRAE) -> dict[str, Any]:
+    """Describe a model with JSON types; :func:`build_model` reads it back."""
+    parts = {slot: describe(getattr(model.parts, slot)) for slot in _SLOTS}
+    return {
+        "n_characteristics": model.n_characteristics,
+        "n_factors": model.n_factors,
+        "n_context": model.n_context,
+        **parts,
+    }
+
+
+def build_model(spec: Mapping[str, Any]) -> RVRAE:
+    """Build a model from a description.
+
+    Parameters
+    ----------
+    spec : mapping
+        ``n_characteristics``, ``n_factors``, ``n_context`` and, by slot, descriptions of parts
+        (``{"kind": name, ...}``); sizes that a part needs are filled in, slots left out take
+        their defaults.
+
+    Raises
+    ------
+    ConfigError
+        If a slot, a part or an argument is unknown; the message lists what exists.
+    """
+    sizes = {name: spec[name] for name in ("n_characteristics", "n_factors")}
+    sizes["n_context"] = spec.get("n_context", 0)
+    unknown = set(spec) - set(sizes) - set(_SLOTS)
+    if unknown:
+        raise ConfigError(
+            f"the model has no part {sorted(unknown)[0]!r}{_hint(sorted(unknown)[0], _SLOTS)}; "
+            f"there are {', '.join(_SLOTS)}."
+        )
+    parts = {slot: build_part(slot, spec[slot], sizes) for slot in _SLOTS if slot in spec}
+    return RVRAE(sizes["n_characteristics"], sizes["n_factors"], n_context=sizes["n_context"], **parts)
+
+
+def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
+    """Build one part from its description, filling in sizes it asks for and was not given."""
+    if not isinstance(spec, Mapping):
+        return spec
+    known = PARTS[slot]
+    arguments = dict(spec)
+    kind = arguments.pop("kind", None)
+    if kind not in known:
+        raise ConfigError(
+            f"`{slot}` must have a `kind` among {', '.join(known)}{_hint(str(kind), known)}; got {kind!r}."
+        )
+    accepted = list(inspect.signature(known[kind]).parameters)
+    for name in arguments:
+        if name not in accepted:
+            raise ConfigError(
+                f"`{slot}` {kind} has no setting {name!r}{_hint(name, accepted)}; it has "
+                f"{', '.join(accepted) or 'none'}."
+            )
+    for name, value in arguments.items():
+        if isinstance(value, Mapping) and name in PARTS:
+            arguments[name] = build_part(name, value, sizes)
+    for name, size in sizes.items():
+        if name in accepted:
+            arguments.setdefault(name, size)
+    try:
+        return known[kind](**arguments)
+    except TypeError as error:
+        raise ConfigError(f"`{slot}` {kind} cannot be built: {error}.") from error
+
+
+def _hint(name: str, known: Any) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

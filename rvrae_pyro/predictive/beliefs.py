@@ -1,0 +1,128 @@
+"""Draws of the factors given what is known at a date."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.inference.smc import month_random, smc_filter
+from rvrae_pyro.models import exact
+from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+
+__all__ = ["Beliefs", "Kind", "believe", "in_double"]
+
+Kind = Literal["filtered", "smoothed", "predicted"]
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """Equally weighted draws of every month's factors; draws are marginals of their month.
+
+    Attributes
+    ----------
+    predicted : Tensor of shape (n_times, num_samples, n_factors)
+        Given returns up to the month before.
+    filtered : Tensor of shape (n_times, num_samples, n_factors)
+        Given returns up to the month.
+    smoothed : Tensor of shape (n_times, num_samples, n_factors)
+        Given all months where the model is exact, else those up to six months later.
+    predicted_codes : Tensor of shape (n_times, num_samples, n_factors)
+        Latent codes of ``predicted``; the factors themselves unless a decoder stands between.
+    level : Tensor of shape (n_times, num_samples) or None
+        Log multiplier of the idiosyncratic scales, one for every ``predicted`` draw.
+    cross : CrossSection
+        Loadings and scales of every month.
+    log_evidence : Tensor of shape (n_times,)
+        log p(r_t | r_1..t-1) in nats, exact or estimated.
+    """
+
+    predicted: Tensor
+    filtered: Tensor
+    smoothed: Tensor
+    predicted_codes: Tensor
+    level: Tensor | None
+    cross: CrossSection
+    log_evidence: Tensor
+
+    def of(self, kind: Kind) -> Tensor:
+        """Draws by name."""
+        if kind not in ("filtered", "smoothed", "predicted"):
+            raise ConfigError(
+                f"`kind` must be 'filtered', 'smoothed' or 'predicted'; got {kind!r}."
+            )
+        draws: Tensor = getattr(self, kind)
+        return draws
+
+
+def in_double(model: RVRAE) -> RVRAE:
+    """Copy a model in double precision: prediction is cheap, and rounding must not steer it."""
+    return copy.deepcopy(model).double().eval()
+
+
+@torch.no_grad()
+def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
+    """Filter a batch: exactly where a closed form exists, else with particles.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    batch : Batch
+    num_samples : int
+        Draws a month; also the number of particles.
+    seed : int
+
+    Returns
+    -------
+    Beliefs
+        Month t's depend on returns up to t (``smoothed`` aside), bit-equal whatever comes later.
+    """
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise ConfigError(f"`num_samples` must be a whole number of at least 1; got {num_samples!r}.")
+    cross = model.parts.online_cross_section(batch)
+    if exact.is_exact(model):
+        return _exactly(model, batch, num_samples, seed, cross)
+    cloud = smc_filter(model, batch, num_samples, seed, cross=cross)
+    return Beliefs(
+        cloud.predicted,
+        cloud.filtered,
+        cloud.smoothed,
+        cloud.predicted_codes,
+        cloud.predicted_level,
+        cross,
+        cloud.log_evidence,
+    )
+
+
+def _exactly(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, cross: CrossSection
+) -> Beliefs:
+    moments = exact.filtered(model, batch, cross)
+    smoothed = exact.smoother(model, batch, cross)
+    walk = model.parts.prepare(batch, cross).view.walk
+    level = None if walk is None or walk.level is None else walk.level
+    predicted = _draw(moments.predicted_mean, moments.predicted_covariance, batch, num_samples, seed)
+    return Beliefs(
+        predicted,
+        _draw(moments.mean, moments.covariance, batch, num_samples, seed),
+        _draw(smoothed.mean, smoothed.covariance, batch, num_samples, seed),
+        predicted,
+        None if level is None else level.unsqueeze(-1).expand(-1, num_samples),
+        cross,
+        moments.log_evidence,
+    )
+
+
+def _draw(mean: Tensor, covariance: Tensor, batch: Batch, num_samples: int, seed: int) -> Tensor:
+    draws = []
+    for t in range(batch.n_times):
+        with month_random(seed, batch.times[t], "filter"):
+            noise = torch.randn(num_samples, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        draws.append(mean[t] + noise @ torch.linalg.cholesky(covariance[t]).mT)
+    return torch.stack(draws)

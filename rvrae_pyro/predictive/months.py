@@ -1,0 +1,72 @@
+"""What every kind of draw needs: months asked for, blocks of months, coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+from rvrae_pyro.data.batch import Batch, to_batch
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import CHAIN, DRAW, TIME
+
+__all__ = ["chunks", "factor_coord", "load", "pick_months", "sample_coords"]
+
+_CELLS_A_BLOCK = 20_000_000
+
+
+def pick_months(batch: Batch, times: object | None) -> list[int]:
+    """Positions of the months asked for, in time order.
+
+    Parameters
+    ----------
+    batch : Batch
+    times : slice, label or sequence of labels, or None
+        Anything that xarray's ``sel`` takes along ``time``; None for all.
+
+    Raises
+    ------
+    ConfigError
+        If a month is not in the panel.
+    """
+    if times is None:
+        return list(range(batch.n_times))
+    index = xr.DataArray(np.arange(batch.n_times), coords={TIME: batch.times}, dims=TIME)
+    try:
+        chosen = np.unique(np.atleast_1d(index.sel({TIME: times}).to_numpy()))
+    except (KeyError, TypeError, ValueError) as error:
+        first, last = (np.datetime_as_string(batch.times[i], "D") for i in (0, -1))
+        raise ConfigError(
+            f"`times` must name months of the panel, {first} to {last}; got {times!r}."
+        ) from error
+    if chosen.size == 0:
+        raise ConfigError(f"`times` must name at least one month of the panel; got {times!r}.")
+    return [int(t) for t in chosen]
+
+
+def factor_coord(n_factors: int) -> np.ndarray:
+    """Labels of the factors: 1 to n_factors."""
+    return np.arange(1, n_factors + 1)
+
+
+def load(model: RVRAE, panel: xr.Dataset) -> tuple[Batch, torch.device]:
+    """Panel in double precision on the model's device, and that device."""
+    device = model.return_scale.device
+    batch = to_batch(panel, device=device, dtype=torch.float64)
+    model.loadings.check(batch)
+    return batch, device
+
+
+def sample_coords(num_samples: int) -> dict[str, np.ndarray]:
+    """One chain of independent draws."""
+    return {CHAIN: np.arange(1), DRAW: np.arange(num_samples)}
+
+
+def chunks(months: Sequence[int], cells_a_month: int) -> Iterator[Sequence[int]]:
+    """Months in blocks of bounded size."""
+    size = max(1, _CELLS_A_BLOCK // max(1, cells_a_month))
+    for first in range(0, len(months), size):
+        yield months[first : first + size]
