@@ -12,8 +12,8 @@ import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import month_end, next_row
-from rvrae_pyro.data.panel import build_panel
 from rvrae_pyro.errors import PanelError
 
 __all__ = ["load_french"]

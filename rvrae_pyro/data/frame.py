@@ -1,9 +1,9 @@
 """Long tables to panels and back."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,14 +11,15 @@ import xarray as xr
 from numpy.typing import NDArray
 from pandas.api import types as pdt
 
+from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import Frequency, check_frequency, next_row, period_ends
 from rvrae_pyro.data.panel import (
-    build_panel,
     check_panel,
     first_three,
     listed,
     raise_problems,
 )
+from rvrae_pyro.data.rates import excess_returns
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
     ASSET,
@@ -30,9 +31,8 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["excess_returns", "from_frame", "to_frame"]
+__all__ = ["from_frame", "to_frame"]
 
-_UNSHOWN_KIND: Final = "simple, taken as excess"
 Floats = NDArray[np.floating[Any]]
 
 
@@ -183,42 +183,22 @@ def _find_columns(
     risk_free: str | None,
 ) -> _Columns:
     """Give every column its part, or list all that is wrong with them."""
-    if not isinstance(frame, pd.DataFrame):
-        raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
-    if isinstance(characteristics, str):
-        raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
-    problems = [] if len(frame) else ["it is empty: no rows."]
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        problems.append(f"repeated columns: {first_three(repeated)}. Rename or drop them.")
     roles = {"time": time, "asset": asset, "returns": returns}
     roles |= {} if weight is None else {"weight": weight}
     roles |= {} if risk_free is None else {"risk_free": risk_free}
-    have = first_three(frame.columns)
-    for role, name in roles.items():
-        if name not in frame.columns:
-            problems.append(f"no column {name!r} for `{role}`; columns: {have}. Pass {role}=...")
-    wanted = list(characteristics or [])
-    absent = [c for c in wanted if c not in frame.columns]
-    if absent:
-        problems.append(
-            f"no columns for `characteristics`: {first_three(absent)}; columns: {have}."
-        )
-    clash = [c for c in wanted if c in roles.values()]
-    if clash:
-        problems.append(f"columns asked for twice: {first_three(clash)} in `characteristics`.")
-    raise_problems("`frame`", problems)
+    _check_columns(frame, roles, characteristics)
     rest = [c for c in frame.columns if c not in roles.values()]
     numeric = [c for c in rest if _is_numeric(frame[c])]
-    chosen = numeric if characteristics is None else wanted
+    chosen = numeric if characteristics is None else list(characteristics)
     labels, left_out = _split_text(frame, asset, [c for c in rest if c not in {*numeric, *chosen}])
-    for name in [returns, *chosen, *(v for v in (weight, risk_free) if v is not None)]:
-        if not _is_numeric(frame[name]):
-            problems.append(_not_numeric(frame[name]))
+    numbers = [returns, *chosen, *(v for v in (weight, risk_free) if v is not None)]
+    problems = [_not_numeric(frame[c]) for c in numbers if not _is_numeric(frame[c])]
     if not chosen:
         problems.append(
             "no characteristics: no numeric column is left beside dates, assets and returns."
         )
+    if any(not isinstance(c, str) for c in chosen):
+        problems.append(f"column names must be strings; got {first_three(chosen)}.")
     raise_problems("`frame`", problems)
     if left_out:
         warnings.warn(
@@ -227,10 +207,37 @@ def _find_columns(
             RvraeWarning,
             stacklevel=3,
         )
-    text = [str(c) for c in chosen]
-    if text != chosen:
-        raise PanelError(f"`frame`: column names must be strings; got {first_three(chosen)}.")
-    return _Columns(time, asset, returns, text, labels, weight, risk_free)
+    return _Columns(time, asset, returns, chosen, labels, weight, risk_free)
+
+
+def _check_columns(
+    frame: pd.DataFrame, roles: Mapping[str, str], characteristics: Sequence[str] | None
+) -> None:
+    """Raise if the columns asked for are not there, once each."""
+    if not isinstance(frame, pd.DataFrame):
+        raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
+    if isinstance(characteristics, str):
+        raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
+    problems = [] if len(frame) else ["it is empty: no rows."]
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        problems.append(f"repeated columns: {first_three(repeated)}. Rename or drop them.")
+    have = first_three(frame.columns)
+    for role, name in roles.items():
+        if name in frame.index.names:
+            problems.append(f"{name!r} is in the index; use frame.reset_index().")
+        elif name not in frame.columns:
+            problems.append(f"no column {name!r} for `{role}`; columns: {have}. Pass {role}=...")
+    wanted = list(characteristics or [])
+    absent = [c for c in wanted if c not in frame.columns]
+    if absent:
+        problems.append(
+            f"no columns for `characteristics`: {first_three(absent)}; columns: {have}."
+        )
+    twice = [c for i, c in enumerate(wanted) if c in roles.values() or c in wanted[:i]]
+    if twice:
+        problems.append(f"columns asked for twice: {first_three(twice)} in `characteristics`.")
+    raise_problems("`frame`", problems)
 
 
 def _is_numeric(column: "pd.Series[Any]") -> bool:
@@ -361,97 +368,6 @@ def _stack(grid: _Grid, frame: pd.DataFrame, names: Sequence[str]) -> Floats:
 def _delay(values: Floats) -> Floats:
     """Move rows on by one, the last into a new row; nothing is known in the first."""
     return np.concatenate([np.full_like(values[:1], np.nan), values])
-
-
-def excess_returns(
-    raw: Floats,
-    rate: "Floats | pd.Series[Any] | None",
-    excess: bool,
-    *,
-    times: NDArray[np.datetime64],
-    frequency: Frequency,
-    stacklevel: int = 3,
-) -> tuple[Floats, Floats | None, str]:
-    """Subtract the risk-free rate where it is still in the returns.
-
-    Parameters
-    ----------
-    raw : array of shape (n_times, n_assets)
-        Returns over (t-1, t], decimal.
-    rate : array of shape (n_times,), Series by date, or None
-        Decimal a period.
-    excess : bool
-        Whether ``raw`` is in excess of the rate already.
-    times : datetime64 array of shape (n_times,)
-    frequency : {"monthly", "weekly", "daily"}
-    stacklevel : int
-        Whose line the warning shows.
-
-    Returns
-    -------
-    net : array of shape (n_times, n_assets)
-    rate : array of shape (n_times,) or None
-        Aligned with ``times``; NaN only in rows without a return.
-    kind : str
-        For the panel's attribute ``return_kind``.
-
-    Raises
-    ------
-    PanelError
-        If a row with a return lacks its rate, or dates of the rate repeat.
-    """
-    if rate is None:
-        if not excess:
-            warnings.warn(
-                "the returns are taken as excess returns: nothing was subtracted. Pass "
-                "risk_free=... to subtract a rate, or excess=True if they are excess already.",
-                RvraeWarning,
-                stacklevel=stacklevel,
-            )
-        return raw, None, "simple excess" if excess else _UNSHOWN_KIND
-    aligned = rate if isinstance(rate, np.ndarray) else _align_rate(rate, times, frequency)
-    bare = ~np.isfinite(aligned) & np.isfinite(raw).any(axis=1)
-    if bare.any():
-        days = times[bare].astype("datetime64[D]")
-        raise PanelError(
-            f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
-            "Complete the series or cut the returns to its span."
-        )
-    known = aligned[np.isfinite(aligned)]
-    if known.size and (median := float(np.median(np.abs(known)))) > 0.05:
-        raise PanelError(
-            f"`risk_free` looks like percent: its median is {median:.3g} a period, "
-            "so decimals are expected (0.002 for 0.2 %). Divide by 100."
-        )
-    return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"
-
-
-def _align_rate(
-    rate: "pd.Series[Any]", times: NDArray[np.datetime64], frequency: Frequency
-) -> Floats:
-    if not isinstance(rate, pd.Series):
-        raise PanelError(
-            f"`risk_free` must be a column name or a Series by date; got {type(rate).__name__}."
-        )
-    if not _is_numeric(rate):
-        raise PanelError(f"`risk_free` must be numeric; its dtype is {rate.dtype}.")
-    if isinstance(rate.index, pd.RangeIndex):
-        raise PanelError(
-            "`risk_free` must be indexed by date; its index only counts rows. "
-            "Use table.set_index('date')['rf']."
-        )
-    try:
-        ends = period_ends(rate.index, frequency)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise PanelError(f"`risk_free` must be indexed by date: {error}.") from error
-    series = pd.Series(rate.to_numpy(dtype=np.float64, na_value=np.nan), index=ends)
-    repeated = ends[ends.duplicated()]
-    if len(repeated):
-        raise PanelError(
-            f"`risk_free` has several rates for {first_three(repeated.strftime('%Y-%m-%d'))}. "
-            f"One a row of a {frequency} panel is expected."
-        )
-    return series.reindex(pd.DatetimeIndex(times)).to_numpy()
 
 
 def to_frame(panel: xr.Dataset) -> pd.DataFrame:

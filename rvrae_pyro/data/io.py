@@ -15,8 +15,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import xarray as xr
 
+from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.data.panel import canonical, check_panel
+from rvrae_pyro.data.panel import check_panel
 from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, RISK_FREE, WEIGHT

@@ -10,9 +10,10 @@ import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import month_end, next_row, period_ends
-from rvrae_pyro.data.frame import excess_returns
-from rvrae_pyro.data.panel import build_panel, check_panel, first_three, raise_problems
+from rvrae_pyro.data.panel import check_panel, first_three, raise_problems
+from rvrae_pyro.data.rates import excess_returns
 from rvrae_pyro.errors import PanelError, RvraeWarning
 
 __all__ = ["characteristics_from_prices"]

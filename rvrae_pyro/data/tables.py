@@ -15,7 +15,8 @@ import pyarrow as pa
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.panel import canonical, first_three
+from rvrae_pyro.data.build import canonical
+from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RETURNS, TIME
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import period_ends
-from rvrae_pyro.data.panel import build_panel
 
 
 def dates(n_times: int, frequency: str = "monthly") -> np.ndarray:

@@ -216,6 +216,7 @@ def test_text_that_is_constant_becomes_a_coordinate_and_the_rest_is_named():
         (lambda t: t.assign(date=12), "YYYYMM"),
         (lambda t: pd.concat([t, t["ret"]], axis=1), "repeated columns: ret"),
         (lambda t: t.rename(columns={"size": 7}), "column names must be strings; got 7"),
+        (lambda t: t.set_index("date"), r"'date' is in the index; use frame.reset_index"),
         (lambda t: t.to_dict(), r"pandas\.DataFrame; got dict"),
     ],
 )

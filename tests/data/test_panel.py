@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from rvrae_pyro.data import check_panel, listed, periods_per_year
-from rvrae_pyro.data.panel import build_panel, canonical
+from rvrae_pyro.data.build import build_panel, canonical
 from rvrae_pyro.errors import PanelError, RvraeWarning
 from tests.data.helpers import dates, small_panel
 
