@@ -1,0 +1,254 @@
+"""From arrays of draws to a DataTree in the ArviZ schema, with labels that survive."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, Final, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from rvrae_pyro._version import __version__
+from rvrae_pyro.data.panel import listed
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
+from rvrae_pyro.names import (
+    ASSET,
+    CHARACTERISTICS,
+    DECODED_FACTORS,
+    FACTORS,
+    RETURNS,
+    TIME,
+)
+from rvrae_pyro.predictive.tree import DIMS, LATENTS, PLATES, build_tree, to_numpy
+from rvrae_pyro.predictive.tree_files import read_tree, write_tree
+
+__all__ = ["build_tree", "provenance", "read_tree", "to_datatree", "write_tree"]
+
+Array = NDArray[Any]
+Kind = Literal["posterior", "prior", "predictions"]
+
+_LIBRARIES: Final = ("numpy", "xarray", "arviz-base", "torch", "pyro-ppl")
+
+
+def provenance(
+    seed: int, config: object = None, fingerprint: str | None = None
+) -> dict[str, str | int]:
+    """Say where draws come from, in attributes that any file format can hold.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the draws.
+    config : object, optional
+        Mapping, dataclass or text that configures them; written as JSON.
+    fingerprint : str, optional
+        Digest of the data.
+
+    Returns
+    -------
+    dict
+        ``seed``, ``versions`` and ``config`` (JSON, sorted), ``data_fingerprint``. No date:
+        the same run gives the same attributes.
+
+    Examples
+    --------
+    >>> provenance(1, {"b": 2, "a": None})["config"]
+    '{"a": null, "b": 2}'
+    """
+    versions = {"python": platform.python_version(), "rvrae-pyro": __version__}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue  # not installed, hence not used
+    attrs: dict[str, str | int] = {"seed": int(seed), "versions": _json(versions)}
+    if config is not None:
+        attrs["config"] = config if isinstance(config, str) else _json(config)
+    if fingerprint is not None:
+        attrs["data_fingerprint"] = fingerprint
+    return attrs
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(value: object) -> object:
+    """Turn what JSON does not know into what it does."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def to_datatree(
+    samples: Mapping[str, ArrayLike],
+    panel: xr.Dataset,
+    *,
+    kind: Kind = "posterior",
+    log_likelihood: Mapping[str, ArrayLike] | None = None,
+    sample_stats: Mapping[str, ArrayLike] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, ArrayLike] | None = None,
+    group_by_chain: bool = False,
+    attrs: Mapping[str, object] | None = None,
+) -> xr.DataTree:
+    """Turn the output of any Pyro ``Predictive`` (or ``MCMC``) into a DataTree for ArviZ.
+
+    Parameters
+    ----------
+    samples : mapping from site name to array or tensor
+        With one leading sample dim, as ``Predictive`` returns them. Singleton dims of the
+        plates ``time`` (-2) and ``asset`` (-1), counted from a site's event dims, are
+        dropped by their place; sizes of one elsewhere stay.
+    panel : Dataset
+        The panel the model was called with, for labels, observed and listed cells.
+    kind : {"posterior", "prior", "predictions"}
+        What the samples are. ``returns`` goes to the group's predictive, along ``obs``
+        (observed cells); with ``"predictions"`` all goes to one group and ``returns`` stays
+        (time, asset), NaN where not listed.
+    log_likelihood : mapping, optional
+        Log density of every return under every draw, (sample, n_times, n_assets), say from
+        a trace; unobserved cells are dropped.
+    sample_stats : mapping, optional
+        Such as ``lp`` and ``log_q``, (sample,) or (sample, n_times).
+    dims : mapping from site to dims, optional
+        Dims after the sample dim of sites that the package does not know, plates first:
+        ``{"log_variance": ("time",)}``. Without it they lose leading singletons, and the
+        dims left are numbered.
+    coords : mapping, optional
+        Labels of further dims.
+    group_by_chain : bool
+        The samples start with (chain, draw), as ``MCMC.get_samples(group_by_chain=True)``
+        gives them. Otherwise there is one chain.
+    attrs : mapping, optional
+        Attributes of the tree, say from :func:`provenance`.
+
+    Returns
+    -------
+    DataTree
+        ``posterior`` and ``posterior_predictive`` (or ``prior`` and ``prior_predictive``, or
+        ``predictions``), ``observed_data``, and ``log_likelihood``, ``sample_stats`` if given.
+        A deterministic ``decoded_factors`` becomes ``factors``, and the latent code
+        ``latents``.
+
+    Raises
+    ------
+    ShapeError
+        If a site does not have the panel's sizes, or sites differ in their number of samples.
+    PanelError
+        If ``panel`` is no panel.
+    ConfigError
+        For an unknown ``kind``.
+
+    Notes
+    -----
+    Information set: that of the samples. A smoothing guide's draws know later months, and
+    calling them predictions does not make them so. With one chain of independent draws
+    r-hat and effective sample sizes say nothing; ask ``summary`` for ``kind="stats"``.
+    """
+    if kind not in ("posterior", "prior", "predictions"):
+        raise ConfigError(f"`kind` must be posterior, prior or predictions; got {kind!r}.")
+    if not isinstance(panel, xr.Dataset) or not {RETURNS, CHARACTERISTICS} <= set(panel.data_vars):
+        raise PanelError(
+            "`panel` must be the Dataset that the model was called with, with 'returns' and "
+            f"'characteristics'; got {type(panel).__name__}."
+        )
+    is_listed = listed(panel)
+    observed = (panel[RETURNS].transpose(TIME, ASSET).notnull() & is_listed).values
+    labels = {TIME: panel[TIME].values, ASSET: panel[ASSET].values, **dict(coords or {})}
+    lead = 2 if group_by_chain else 1
+    arrays = {name: to_numpy(values) for name, values in samples.items()}
+    _check_samples(arrays, lead)
+    sizes = {dim: len(to_numpy(each)) for dim, each in labels.items()}
+
+    def prepared(given: Mapping[str, Any]) -> dict[str, Array]:
+        chosen = dims or {}
+        return {
+            name: _drop_plates(name, to_numpy(values), chosen.get(name), sizes, lead)
+            for name, values in given.items()
+        }
+
+    sites = prepared(arrays)
+    if DECODED_FACTORS in sites:
+        if FACTORS in sites:
+            sites[LATENTS] = sites.pop(FACTORS)
+        sites[FACTORS] = sites.pop(DECODED_FACTORS)
+    groups: dict[str, Mapping[str, ArrayLike]] = {}
+    if kind == "predictions":
+        if RETURNS in sites:
+            sites[RETURNS] = np.where(is_listed.values, sites[RETURNS], np.nan)
+        groups[kind] = sites
+    else:
+        returns = sites.pop(RETURNS, None)
+        groups[kind] = sites
+        if returns is not None:
+            groups[f"{kind}_predictive"] = {RETURNS: returns}
+        if observed.any():
+            groups["observed_data"] = {RETURNS: panel[RETURNS].transpose(TIME, ASSET).values}
+    if log_likelihood is not None:
+        groups["log_likelihood"] = prepared(log_likelihood)
+    if sample_stats is not None:
+        groups["sample_stats"] = prepared(sample_stats)
+    return build_tree(
+        {name: each for name, each in groups.items() if each},
+        coords=labels,
+        observed=observed if observed.any() else None,
+        dims=dims,
+        attrs=attrs,
+    )
+
+
+def _check_samples(arrays: Mapping[str, Array], lead: int) -> None:
+    counts = {name: values.shape[:lead] for name, values in arrays.items()}
+    short = [name for name, count in counts.items() if len(count) < lead]
+    if not counts or short or len(set(counts.values())) > 1:
+        expected = "(chain, draw)" if lead == 2 else "one sample dim"
+        raise ShapeError(
+            f"`samples` must hold sites that all start with the same {expected}; got {counts}."
+        )
+
+
+def _drop_plates(
+    name: str,
+    values: Array,
+    dims: Sequence[str] | None,
+    sizes: Mapping[str, int],
+    lead: int,
+) -> Array:
+    """Drop a site's singleton plate dims and give it dims (chain, draw, ...)."""
+    count, shape = values.shape[:lead], values.shape[lead:]
+    sample = count if lead == 2 else (1, *count)
+    choices = (tuple(dims),) if dims is not None else DIMS.get(name)
+    if choices is None:
+        while shape and shape[0] == 1:
+            shape = shape[1:]
+        return values.reshape(*sample, *shape)
+    for chosen in choices:
+        for places in _layouts(chosen, len(shape)):
+            kept = tuple(shape[place] for place in places)
+            others = [size for i, size in enumerate(shape) if i not in places]
+            fits = all(sizes.get(d, s) == s for d, s in zip(chosen, kept, strict=True))
+            if fits and all(size == 1 for size in others):
+                return values.reshape(*sample, *kept)
+    expected = " or ".join(str({dim: sizes.get(dim, "any") for dim in each}) for each in choices)
+    raise ShapeError(
+        f"Site `{name}` has shape {values.shape}, which after {lead} sample dim(s) does not hold "
+        f"{expected} with dims of size one between. Was it drawn for this panel?"
+    )
+
+
+def _layouts(dims: tuple[str, ...], n: int) -> list[tuple[int, ...]]:
+    """Places of ``dims`` among ``n``: with plates where Pyro puts them, or all at the end."""
+    events = [dim for dim in dims if dim not in PLATES]
+    first = n - len(events)
+    places = [first - len(PLATES) + PLATES.index(dim) for dim in dims if dim in PLATES]
+    at_plates = (*places, *range(first, n))
+    at_end = tuple(range(n - len(dims), n))
+    return [each for each in (at_plates, at_end) if all(place >= 0 for place in each)]
