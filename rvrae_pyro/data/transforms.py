@@ -20,6 +20,7 @@ Floats = NDArray[np.floating[Any]]
 _VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "spread", "baspread"}
 _RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
 _CLIP: Final = 4.0
+_BLOCK: Final = 1_000_000
 
 
 def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
@@ -67,13 +68,33 @@ def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
 
 def _rank_rows(values: Floats) -> Floats:
     out = np.full_like(values, np.nan)
-    for row, target in zip(values, out, strict=True):
-        present = ~np.isnan(row).all(axis=-1)
-        frame = pd.DataFrame(row[present])
-        count = frame.count().to_numpy()
-        ranks = frame.rank(method="average").to_numpy()
-        target[present] = np.nan_to_num(2.0 * ranks / (count + 1.0) - 1.0, nan=0.0)
+    # as many rows at once as keep the temporaries small
+    step = max(1, _BLOCK // max(1, values[0].size))
+    for start in range(0, len(values), step):
+        rows = values[start : start + step]
+        missing = np.isnan(rows)
+        count = (~missing).sum(axis=1, keepdims=True)
+        ranks = np.where(missing, 0.0, 2.0 * _mean_ranks(rows) / (count + 1.0) - 1.0)
+        listed_cells = ~missing.all(axis=2, keepdims=True)
+        out[start : start + step] = np.where(listed_cells, ranks, np.nan)
     return out
+
+
+def _mean_ranks(rows: Floats) -> NDArray[np.float64]:
+    """Rank along axis 1 from 1, equal values sharing their mean rank; NaN sorts last."""
+    order = np.argsort(rows, axis=1)
+    ordered = np.take_along_axis(rows, order, axis=1)
+    place = np.arange(rows.shape[1])[None, :, None]
+    starts = np.ones(rows.shape, bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = np.ones(rows.shape, bool)
+    ends[:, :-1] = starts[:, 1:]
+    first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    final = np.where(ends, place, rows.shape[1])
+    last = np.minimum.accumulate(final[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(rows.shape)
+    np.put_along_axis(ranks, order, 0.5 * (first + last) + 1.0, axis=1)
+    return ranks
 
 
 def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = None) -> xr.Dataset:

@@ -24,7 +24,7 @@ def test_values_land_in_their_cells():
     assert panel.attrs["return_kind"] == "simple excess"
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_row_order_is_free(random):
     table = long_table(4, 3).iloc[:-2]

@@ -55,7 +55,7 @@ def test_ranks_keep_the_float_width():
     assert rank_characteristics(panel)["characteristics"].dtype == np.float32
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 17))
 def test_ranks_use_one_month_only(seed, month):
     panel = small_panel(seed=seed)
@@ -67,7 +67,7 @@ def test_ranks_use_one_month_only(seed, month):
     np.testing.assert_array_equal(one[:month], two[:month])
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.permutations(range(7)))
 def test_ranks_do_not_depend_on_the_order_of_assets(order):
     panel = small_panel()
@@ -76,7 +76,7 @@ def test_ranks_do_not_depend_on_the_order_of_assets(order):
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.floats(0.01, 100.0), st.floats(-5.0, 5.0))
 def test_ranks_are_free_of_units(scale, shift):
     panel = small_panel(missing=0.1)
@@ -124,7 +124,7 @@ def test_context_of_chosen_characteristics_and_of_all_where_none_is_risky():
         market_context(panel, ["momentum"])
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(13, 39))
 def test_context_knows_nothing_of_later_rows(seed, month):
     panel, other = _named(seed=seed), _named(seed=seed + 1)
