@@ -1,5 +1,6 @@
 """The files that describe the package agree with each other and with what is installed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -154,6 +155,8 @@ def test_unfit_python_gets_one_clear_line(tmp_path: Path, python: str, message: 
     answer = subprocess.run(
         ["make", "demo", f"PYTHON={fake}", f"VENV={tmp_path / 'venv'}"],
         cwd=ROOT,
+        # the tests may themselves have been started by make
+        env={key: os.environ[key] for key in os.environ if not key.startswith(("MAKE", "MFLAGS"))},
         capture_output=True,
         text=True,
         check=False,
