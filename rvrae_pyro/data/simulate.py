@@ -16,7 +16,7 @@ from rvrae_pyro.data._synthetic import (
     cross_sectional_ranks,
     make_panel,
 )
-from rvrae_pyro.data.simulate_dynamic import simulate_dynamic
+from rvrae_pyro.data.simulate_market import simulate_dynamic
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 
