@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -70,6 +71,22 @@ class Batch:
     features: tuple[str, ...] = ()
     carry: Carry | None = None
     replicate: bool = False
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Flat positions ``time * n_assets + asset`` of the listed cells, in order."""
+        return self.listed.reshape(-1).nonzero().squeeze(-1)
+
+    @cached_property
+    def row_characteristics(self) -> Tensor:
+        """Characteristics of the listed cells, of shape (n_rows, n_characteristics)."""
+        flat = self.characteristics.reshape(-1, self.n_characteristics)
+        return flat if self.rows.numel() == flat.shape[0] else flat.index_select(0, self.rows)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Put values of the listed cells (n_rows, size) back to (n_times, n_assets, size); 0 elsewhere."""
+        cells = values.new_zeros(self.listed.numel(), values.shape[-1])
+        return cells.index_copy(0, self.rows, values).reshape(*self.listed.shape, -1)
 
     @property
     def n_times(self) -> int:
@@ -204,7 +221,7 @@ def to_batch(
     PanelError
         If the panel is not valid, or a listed cell still has NaN characteristics.
     """
-    check_panel(panel)
+    check_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
     is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
     values = panel[CHARACTERISTICS].to_numpy()

@@ -87,7 +87,7 @@ class CharacteristicScale(Scale):
                 f"`characteristics` must have {self.n_characteristics} columns, as the scale was "
                 f"built for; got {batch.n_characteristics}."
             )
-        log_scale: Tensor = self.network(batch.characteristics).squeeze(-1)
+        log_scale = batch.spread(self.network(batch.row_characteristics)).squeeze(-1)
         if self.context is None:
             return log_scale
         if batch.context is None or batch.context.shape[-1] != self.n_context:
@@ -122,8 +122,7 @@ class Alpha(Part):
 
     def forward(self, batch: Batch) -> Tensor:
         """Alphas, of shape (n_times, n_assets)."""
-        alpha: Tensor = self.layer(batch.characteristics).squeeze(-1)
-        return alpha
+        return batch.spread(self.layer(batch.row_characteristics)).squeeze(-1)
 
     def weight_matrices(self) -> WeightMatrices:
         """The coefficients."""
@@ -235,7 +234,7 @@ class StudentT(Likelihood):
         alpha: Alpha | None = None,
         df: float = 5.0,
         learn_df: bool = True,
-        sweeps: int = 3,
+        sweeps: int = 2,
     ) -> None:
         super().__init__(scale, alpha)
         if not df > 2:
@@ -264,12 +263,16 @@ class StudentT(Likelihood):
     ) -> Potential:
         """Score and Fisher information at the mode under the initial prior."""
         df = self.degrees_of_freedom
-        inverse = observed / scale.square()
+        weighted = beta * (observed / scale.square()).unsqueeze(-1)
+        precision = weighted.mT @ beta
+        information = (df + 1.0) / (df + 3.0) * precision
         with torch.no_grad():
-            plain = _weighted_potential(residual, beta, inverse)
-            mode = self._mode(residual, beta, scale, inverse, plain, start)
-        weighted = beta * inverse.unsqueeze(-1)
-        information = (df + 1.0) / (df + 3.0) * (weighted.mT @ beta)
+            shift = (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
+            mode = start.update(Potential(precision, shift)).mean
+            for _ in range(self.sweeps):
+                score = self._score(residual, beta, scale, weighted, mode)
+                shift = score + (information @ mode.unsqueeze(-1)).squeeze(-1)
+                mode = start.update(Potential(information, shift)).mean
         score = self._score(residual, beta, scale, weighted, mode)
         return Potential(information, score + (information @ mode.unsqueeze(-1)).squeeze(-1))
 
@@ -280,26 +283,6 @@ class StudentT(Likelihood):
         error = residual - (beta @ at.unsqueeze(-1)).squeeze(-1)
         robust = error * (df + 1.0) / (df + (error / scale).square())
         return (weighted.mT @ robust.unsqueeze(-1)).squeeze(-1)
-
-    def _mode(
-        self,
-        residual: Tensor,
-        beta: Tensor,
-        scale: Tensor,
-        inverse: Tensor,
-        plain: Potential,
-        start: Gaussian,
-    ) -> Tensor:
-        """Posterior mode of each month under the starting prior, by Fisher scoring."""
-        df = self.degrees_of_freedom
-        weighted = beta * inverse.unsqueeze(-1)
-        information = (df + 1.0) / (df + 3.0) * plain.precision
-        mode = start.update(plain).mean
-        for _ in range(self.sweeps):
-            score = self._score(residual, beta, scale, weighted, mode)
-            shift = score + (information @ mode.unsqueeze(-1)).squeeze(-1)
-            mode = start.update(Potential(information, shift)).mean
-        return mode
 
 
 class _StudentT(dist.StudentT):

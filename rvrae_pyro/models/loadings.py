@@ -96,8 +96,7 @@ class Linear(_FeedForward):
     def forward(self, batch: Batch) -> Tensor:
         """Loadings of shape (n_times, n_assets, n_factors)."""
         self.check(batch)
-        beta: Tensor = self.layer(batch.characteristics)
-        return beta
+        return batch.spread(self.layer(batch.row_characteristics))
 
     def weight_matrices(self) -> WeightMatrices:
         """The one matrix that sees the characteristics."""
@@ -136,8 +135,7 @@ class MLP(_FeedForward):
     def forward(self, batch: Batch) -> Tensor:
         """Loadings of shape (n_times, n_assets, n_factors)."""
         self.check(batch)
-        beta: Tensor = self.network(batch.characteristics)
-        return beta
+        return batch.spread(self.network(batch.row_characteristics))
 
     def weight_matrices(self) -> WeightMatrices:
         """First layer as inputs, the rest as others."""
@@ -194,18 +192,18 @@ class LSTM(Loadings):
         self.check(batch)
         flat = batch.characteristics.reshape(-1, self.n_characteristics)
         hidden, cell = self._initial(batch)
-        cells, betas = [], []
+        targets, betas = [], []
         for bucket in pack_buckets(batch.listed):
-            inputs = flat[bucket.cells]
+            inputs = flat.index_select(0, bucket.cells.reshape(-1)).reshape(*bucket.cells.shape, -1)
             state = (hidden[bucket.assets].unsqueeze(0), cell[bucket.assets].unsqueeze(0))
             output, _ = self.lstm(inputs, state)
-            cells.append(bucket.cells[bucket.valid])
-            betas.append(self._read_out(inputs, output)[bucket.valid])
-        shape = (batch.n_times, batch.n_assets, self.n_factors)
-        beta = flat.new_zeros(shape[0] * shape[1], self.n_factors)
-        if cells:
-            beta = beta.index_copy(0, torch.cat(cells), torch.cat(betas))
-        return beta.reshape(shape)
+            targets.append(bucket.targets)
+            betas.append(self._read_out(inputs, output).reshape(-1, self.n_factors))
+        # one row more than there are cells takes what the padding says
+        beta = flat.new_zeros(flat.shape[0] + 1, self.n_factors)
+        if targets:
+            beta = beta.index_copy(0, torch.cat(targets), torch.cat(betas))
+        return beta[:-1].reshape(batch.n_times, batch.n_assets, self.n_factors)
 
     def online(
         self, batch: Batch, starts: Sequence[int] = ()

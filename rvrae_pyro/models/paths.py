@@ -8,6 +8,7 @@ particles, and must not be subsampled.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,28 +71,125 @@ def scan(
     Scan
         Month t of it depends on returns up to t only. Costs O(n_times n_factors^3).
     """
-    months: list[tuple[Tensor, Gaussian, Tensor | None, Posterior]] = []
+    size = sum(s.shape[-1] for s in state)
+    if not torch.is_grad_enabled() or potential.shift.shape[-2] <= _LONG * size:
+        months, _ = _loop(prior, potential, context, state, noise)
+        return months
+    with torch.no_grad():
+        _, before = _loop(prior, potential, context, state, noise)
+    leaves = tuple(s.detach().requires_grad_() for s in before)
+    walk, after = _month(prior, potential, context, leaves, noise)
+    batch = walk.factors.shape[:-2]
+    first = tuple(s.expand(*batch, s.shape[-1]) for s in state)
+    flat = _flatten(walk)
+    linked = AdjointChain.apply(len(state), *leaves, *first, *after, *flat)
+    return _unflatten(linked, walk.level is not None)
+
+
+# An adjoint costs as much as one month's backward pass for every entry of the state, whatever
+# the number of months; below this many months an entry the plain loop is cheaper.
+_LONG = 4
+
+
+def _month(
+    prior: FactorPrior,
+    potential: Potential,
+    context: Tensor | None,
+    state: State,
+    noise: Tensor | None,
+) -> tuple[Scan, State]:
+    """One month, or many at once given the state before each."""
+    ahead = prior.transition(state, context)
+    level = prior.level(state, context)
+    posterior = ahead.update(at_level(potential, level))
+    factors = posterior.mean if noise is None else posterior.mean + posterior.deviate(noise)
+    return Scan(factors, ahead, level, posterior), prior.advance(state, factors, context)
+
+
+def _loop(
+    prior: FactorPrior,
+    potential: Potential,
+    context: Tensor | None,
+    state: State,
+    noise: Tensor | None,
+) -> tuple[Scan, State]:
+    """Month after month; also the states before each month."""
     precisions, shifts = potential.precision.unbind(-3), potential.shift.unbind(-2)
     noises = [None] * len(shifts) if noise is None else noise.unbind(-2)
     contexts = [None] * len(shifts) if context is None else context.unbind(-2)
+    months, states = [], []
     for precision, shift, eps, moment in zip(precisions, shifts, noises, contexts, strict=True):
-        ahead = prior.transition(state, moment)
-        level = prior.level(state, moment)
-        posterior = ahead.update(at_level(Potential(precision, shift), level))
-        factors = posterior.mean if eps is None else posterior.mean + posterior.deviate(eps)
-        state = prior.advance(state, factors, moment)
-        months.append((factors, ahead, level, posterior))
-    factors_, aheads, levels, posteriors = zip(*months, strict=True)
-    return Scan(
-        torch.stack(factors_, -2),
-        Gaussian(*(_stack(field, -2) for field in zip(*aheads, strict=True))),
-        None if levels[0] is None else _stack(levels, -1),
-        Posterior(
-            _stack([p.mean for p in posteriors], -2),
-            _stack([p.scale for p in posteriors], -2),
-            _stack([p.chol for p in posteriors], -3),
-        ),
+        states.append(state)
+        month, state = _month(prior, Potential(precision, shift), moment, state, eps)
+        months.append(_flatten(month))
+    leveled = len(months[0]) == 7
+    dims = (-2, -2, -2, -2, -2, -3, -1)
+    stacked = [_stack(f, dim) for f, dim in zip(zip(*months, strict=True), dims, strict=False)]
+    return _unflatten(stacked, leveled), tuple(
+        _stack(s, -2) for s in zip(*states, strict=True)
     )
+
+
+def _flatten(walk: Scan) -> tuple[Tensor, ...]:
+    level = () if walk.level is None else (walk.level,)
+    return (walk.factors, *walk.prior, *walk.posterior, *level)
+
+
+def _unflatten(fields: Sequence[Tensor], leveled: bool) -> Scan:
+    factors, loc, scale, mean, prior_scale, chol, *level = fields
+    posterior = Posterior(mean, prior_scale, chol)
+    return Scan(factors, Gaussian(loc, scale), level[0] if leveled else None, posterior)
+
+
+class AdjointChain(torch.autograd.Function):
+    """Gradient of a chain whose months were computed at once, given the states between them.
+
+    Forward, the fields of all months pass unchanged. Backward, the gradient with respect to the
+    state before month t is the direct one plus ``J_t' g_{t+1}``, with ``J_t`` the Jacobian of
+    the step, found for all months at once by one backward pass for every entry of the state; the
+    adjoints then enter the months' own graph as gradients of the states after them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, n_states: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Pass the fields through. ``tensors``: leaves, first states, states after, fields."""
+        ctx.n_states = n_states
+        ctx.leaves, ctx.after = tensors[:n_states], tensors[2 * n_states : 3 * n_states]
+        ctx.fields = tensors[3 * n_states :]
+        return tuple(field.view_as(field) for field in ctx.fields)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Walk the adjoints back in time."""
+        leaves, after, n = ctx.leaves, ctx.after, ctx.n_states
+
+        def pull(outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Tensor:
+            pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+            if not pairs:
+                return torch.cat([torch.zeros_like(leaf) for leaf in leaves], -1)
+            pulled = torch.autograd.grad(
+                [output for output, _ in pairs],
+                leaves,
+                [cotangent for _, cotangent in pairs],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return torch.cat(pulled, -1)
+
+        with torch.enable_grad():
+            direct = pull(ctx.fields, grads)
+            sizes = [s.shape[-1] for s in after]
+            jacobian = _jacobian(after, leaves)
+        adjoint = [direct[..., -1, :]]
+        for t in range(direct.shape[-2] - 2, -1, -1):
+            carried = (adjoint[-1].unsqueeze(-2) @ jacobian[..., t, :, :]).squeeze(-2)
+            adjoint.append(direct[..., t, :] + carried)
+        total = torch.stack(adjoint[::-1], -2)
+        end = torch.zeros_like(total[..., :1, :])
+        onward = torch.cat([total[..., 1:, :], end], -2).split(sizes, -1)
+        first = total[..., 0, :].split(sizes, -1)
+        return (None, *([None] * n), *first, *onward, *grads)
 
 
 def at_level(potential: Potential, level: Tensor | None) -> Potential:
@@ -104,6 +202,26 @@ def at_level(potential: Potential, level: Tensor | None) -> Potential:
 
 def _stack(tensors: Any, dim: int) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*tensors), dim)
+
+
+def _jacobian(after: State, before: State) -> Tensor:
+    """Derivatives (..., entry after, entry before) of every month's step, in one batched pass."""
+    flat = torch.cat([s for s in after], -1)
+    size = flat.shape[-1]
+    basis = torch.eye(size, dtype=flat.dtype, device=flat.device)
+    basis = basis.reshape(size, *[1] * (flat.ndim - 1), size).expand(size, *flat.shape)
+    if not flat.requires_grad:
+        return torch.zeros(*flat.shape, size, dtype=flat.dtype, device=flat.device)
+    rows = torch.autograd.grad(
+        flat,
+        before,
+        basis,
+        retain_graph=True,
+        is_grads_batched=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return torch.cat(rows, -1).movedim(0, -2)
 
 
 class PathDistribution(TorchDistribution):

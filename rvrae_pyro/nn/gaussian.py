@@ -8,6 +8,7 @@ cross-section enters only through its precision ``Lambda`` (n_factors x n_factor
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,12 @@ from torch import Tensor
 __all__ = ["Gaussian", "Posterior", "Potential"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
+
+
+@lru_cache(maxsize=16)
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Identity matrix, made once: a filter asks for it every month."""
+    return torch.eye(size, dtype=dtype, device=device)
 
 
 class Potential(NamedTuple):
@@ -115,7 +122,7 @@ class Gaussian(NamedTuple):
         """
         precision, shift = potential
         scaled = self.scale.unsqueeze(-1) * precision * self.scale.unsqueeze(-2)
-        scaled = scaled + torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        scaled = scaled + _identity(scaled.shape[-1], scaled.dtype, scaled.device)
         chol, _ = torch.linalg.cholesky_ex(scaled)
         residual = shift - (precision @ self.loc.unsqueeze(-1)).squeeze(-1)
         gain = torch.cholesky_solve((self.scale * residual).unsqueeze(-1), chol).squeeze(-1)

@@ -19,18 +19,19 @@ class Bucket(NamedTuple):
     assets : int64 Tensor of shape (n,)
         Positions of the assets.
     cells : int64 Tensor of shape (length, n)
-        Flat positions ``time * n_assets + asset`` of the listed cells, in time order; padded
-        with 0 after an asset's last listed month.
-    valid : bool Tensor of shape (length, n)
-        False on the padding.
+        Flat positions ``time * n_assets + asset`` of the listed cells, in time order; 0 after an
+        asset's last listed month.
+    targets : int64 Tensor of shape (length * n,)
+        Where the output of each of them belongs: the same flat positions, and the position
+        after the last cell for the padding.
     """
 
     assets: Tensor
     cells: Tensor
-    valid: Tensor
+    targets: Tensor
 
 
-def pack_buckets(listed: Tensor, n_buckets: int = 8) -> list[Bucket]:
+def pack_buckets(listed: Tensor, n_buckets: int = 16) -> list[Bucket]:
     """Group assets by their number of listed months.
 
     Months in which an asset is not listed are skipped: its state waits until it is back.
@@ -60,12 +61,11 @@ def pack_buckets(listed: Tensor, n_buckets: int = 8) -> list[Bucket]:
         columns[assets] = torch.arange(assets.numel(), device=listed.device)
         time, asset = listed.index_select(1, assets).nonzero(as_tuple=True)
         asset = assets[asset]
-        cells = torch.zeros((longest, assets.numel()), dtype=torch.long, device=listed.device)
-        valid = torch.zeros_like(cells, dtype=torch.bool)
-        row, column = position[time, asset], columns[asset]
-        cells[row, column] = time * n_assets + asset
-        valid[row, column] = True
-        buckets.append(Bucket(assets, cells, valid))
+        outside = listed.numel()
+        targets = torch.full((longest, assets.numel()), outside, device=listed.device)
+        targets[position[time, asset], columns[asset]] = time * n_assets + asset
+        cells = targets.masked_fill(targets == outside, 0)
+        buckets.append(Bucket(assets, cells, targets.reshape(-1)))
     return buckets
 
 

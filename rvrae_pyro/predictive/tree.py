@@ -176,7 +176,8 @@ def _dataset(
         check_conventions=False,
     )
     dataset: xr.Dataset = tree[group].to_dataset()
-    dataset.attrs.pop("created_at", None)
+    for name in ("created_at", "sample_dims"):  # not repeatable; a list, and inferred anyway
+        dataset.attrs.pop(name, None)
     if OBS in used and mask is not None:
         time, asset = np.nonzero(mask)
         cells = {TIME: (OBS, labels[TIME][time]), ASSET: (OBS, labels[ASSET][asset])}

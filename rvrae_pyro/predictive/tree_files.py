@@ -172,4 +172,7 @@ def _canonical(dataset: xr.Dataset) -> xr.Dataset:
             dataset = dataset.assign_coords({name: _as_text(coordinate, np.dtype(str))})
         elif coordinate.dtype.kind == "M" and coordinate.dtype != np.dtype("datetime64[ns]"):
             dataset = dataset.assign_coords({name: coordinate.astype("datetime64[ns]")})
+    dims = dataset.attrs.get("sample_dims")
+    if isinstance(dims, str):  # the one list that ArviZ itself reads back from attributes
+        dataset.attrs["sample_dims"] = json.loads(dims)
     return dataset
