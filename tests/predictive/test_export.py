@@ -227,6 +227,31 @@ def test_tensors_with_gradients_are_taken(panel):
     assert tree["posterior/factors"].dtype == np.float32
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_output_of_predictive_itself(panel, parallel, decoded):
+    pytest.importorskip("torch")
+    from pyro.infer import Predictive
+
+    import rvrae_pyro as rv
+    from rvrae_pyro.data.batch import to_batch
+
+    if decoded:
+        model = rv.RVRAE(4, K, decoder=rv.decoders.Recurrent(K), guide=rv.guides.Recurrent(K))
+    else:
+        model = rv.RVRAE(4, K)
+    batch = to_batch(panel).without_returns()
+    predictive = Predictive(model.model, guide=model.guide, num_samples=5, parallel=parallel)
+    samples = predictive(batch)
+    tree = to_datatree(samples, panel)
+    n = int(panel.returns.notnull().sum())
+    assert tree["posterior_predictive/returns"].shape == (1, 5, n)
+    assert set(tree["posterior"].data_vars) == ({"factors", "latents"} if decoded else {"factors"})
+    code = tree["posterior"]["latents" if decoded else "factors"]
+    expected = samples["factors"].detach().numpy().reshape(1, 5, T, K)
+    np.testing.assert_array_equal(code.values, expected)
+
+
 def test_export_risk_and_scores_import_without_torch():
     code = (
         "import sys\n"
