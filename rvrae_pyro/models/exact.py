@@ -155,7 +155,7 @@ def _kalman(model: RVRAE, cross: CrossSection, batch: Batch) -> Moments:
     ):
         updated, updated_covariance, gain = _condition(mean, covariance, precision, shift)
         months.append((mean, covariance, updated, updated_covariance, gain))
-        mean = prior.transition((updated,), None).loc
+        mean = prior.transition(prior.advance(state, updated, None), None).loc
         phi = prior.coefficient if isinstance(prior, AR1) else torch.zeros_like(mean)
         covariance = phi.unsqueeze(-1) * updated_covariance * phi + noise
     stacked = [torch.stack(field) for field in zip(*months, strict=True)]
