@@ -16,10 +16,13 @@ from pyro.infer import ELBO
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
 from rvrae_pyro.errors import PanelError, ShapeError
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.saved import load_parts, save_parts
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.svi import Epoch, Trained
 from rvrae_pyro.models.registry import describe_model
@@ -42,6 +45,13 @@ _HISTORY = (
     "log_weights",
     "valid_elbo",
     "seconds",
+)
+
+
+_LIMITS = (
+    "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)",
+    "factors one by one: they are identified up to rotation, sign and scale",
+    "survivorship and errors in your data; the model takes them as they are",
 )
 
 
@@ -240,6 +250,47 @@ class Fit:
             attrs=self._draw_attrs(panel, seed),
         )
 
+    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+        """Say in plain words, with figures, what this fit can be trusted with.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset, optional
+            Months on which the guide's bound is held against the particle filter's evidence;
+            without it, only the training run is judged.
+        num_particles : int
+
+        Returns
+        -------
+        Check
+            Prints as a page of text; ``trusted`` is False where something is bad.
+        """
+        findings = check_training(
+            self.history,
+            self.kl,
+            self.stopped,
+            self.best_step,
+            self.config.kl_reduction,
+            int(self.attrs["n_train_returns"]),
+            int(self.attrs["n_valid_returns"]),
+        )
+        if panel is not None:
+            findings.append(self._check_guide(panel, num_particles))
+        return Check(findings, _LIMITS)
+
+    def _check_guide(self, panel: xr.Dataset, num_particles: int) -> Finding:
+        batch = self._batch(panel)
+        model = in_double(self.model)
+        beliefs = believe(model, batch, num_particles, self.seed)
+        with month_random(self.seed, batch.times[0], "check"):
+            walks = [model.walk(batch) for _ in range(8)]
+        bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
+        coords = {TIME: batch.times}
+        return check_evidence(
+            xr.DataArray(bounds.cpu().numpy(), coords=coords, dims=TIME),
+            xr.DataArray(beliefs.log_evidence.cpu().numpy(), coords=coords, dims=TIME),
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fit to a folder: weights as safetensors, the rest as JSON and netCDF.
 
@@ -317,6 +368,8 @@ def fit(
     elif model.redraw(seed):
         model.set_return_scale(batch.window(0, n_train, every_asset=True))
     attrs = _attrs(model, config, seed, train)
+    attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
+    attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     keeper = _Keeper(model, config, seed, batch, n_train, attrs, checkpoint)
     with _progress_bar(config, progress) as advance:
 

@@ -160,6 +160,7 @@ def train(
     devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
     with (
         torch.random.fork_rng(devices=devices),
+        model.parts.silent(),
         pyro.settings.context(module_local_params=True),
         pyro.validation_enabled(False),
     ):
@@ -175,6 +176,14 @@ def train(
     return run.trained
 
 
+def _optimizer(config: FitConfig, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Optimizer over the weights; one fused kernel a step where the class has one."""
+    kind = config.optimizer
+    if issubclass(kind, (torch.optim.Adam, torch.optim.AdamW)):
+        return kind(weights, lr=config.learning_rate, fused=True)
+    return kind(weights, lr=config.learning_rate)  # type: ignore[call-arg]
+
+
 class _Run:
     """State of one training run."""
 
@@ -187,7 +196,7 @@ class _Run:
             num_particles=config.num_particles, vectorize_particles=many, max_plate_nesting=2
         )
         weights = [w for w in model.parts.parameters() if w.requires_grad]
-        self.optimizer = config.optimizer(weights, lr=config.learning_rate)  # type: ignore[call-arg]
+        self.optimizer = _optimizer(config, weights)
         self.weights = weights
         self.n_cells = int(batch.observed[:n_train].sum())
         self.has_valid = bool(batch.observed[n_train:].any())

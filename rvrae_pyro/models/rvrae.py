@@ -98,12 +98,22 @@ class Parts(nn.Module):
         self.guide = guide
         self.register_buffer("return_scale", torch.tensor(0.1))
         self._slot: tuple[Batch, tuple[Any, ...], _Shared] | None = None
+        self._silent = False
         self._enrol()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._slot = None
         self._enrol()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Spare a training loop that holds the weights itself from telling Pyro of them."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
 
     def _enrol(self) -> None:
         """Take a name that no other model in this process has had, and give it back at the end."""
@@ -112,6 +122,8 @@ class Parts(nn.Module):
 
     def declare(self) -> None:
         """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
+        if self._silent:
+            return
         if not pyro.settings.get("module_local_params"):
             pyro.module(self.serial, self)
             return
