@@ -250,12 +250,12 @@ class _Model(_Half):
         shared = parts.take(batch)
         path = _prior_distribution(shared, batch)
         months = pyro.plate(TIME, batch.n_times, dim=-2)
-        along = pyro.plate(TIME, batch.n_times, dim=-2)
         # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
         # a path: its months depend on each other, so its frame must not equal the returns'
-        along.counter = 0 if shared.view.walk is not None else 1
-        with along, _weighted(kl_weight, batch):
+        months.counter = 0 if shared.view.walk is not None else 1
+        with months, _weighted(kl_weight, batch):
             drawn = pyro.sample(FACTORS, path)
+        months.counter = 0
         if shared.view.walk is not None:
             level = shared.view.walk.level
         else:
