@@ -227,7 +227,7 @@ def test_pit_is_uniform_if_calibrated_and_not_if_too_narrow():
     assert stats.kstest(pit(r, 0.8 * d).values.ravel(), "uniform").pvalue < 1e-6
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(shift=st.floats(-5, 5), scale=st.floats(0.01, 100), seed=st.integers(0, 1000))
 def test_scores_follow_a_change_of_units(shift, scale, seed):
     rng = np.random.default_rng(seed)

@@ -191,7 +191,7 @@ def test_prevailing_mean_uses_strictly_earlier_months():
         np.testing.assert_allclose(result.values[t], np.nanmean(values[:t], axis=0), rtol=1e-12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(month=st.integers(0, 9), seed=st.integers(0, 100))
 def test_prevailing_mean_is_blind_to_its_own_month_and_later(month, seed):
     rng = np.random.default_rng(seed)
@@ -266,7 +266,7 @@ def test_icir_standard_error_matches_its_asymptotic_formula():
     assert float(result.standard_error) == pytest.approx(np.sqrt(variance / 3000), rel=0.12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000))
 def test_rank_ic_ignores_monotone_maps_and_asset_order(seed):
     rng = np.random.default_rng(seed)

@@ -307,7 +307,7 @@ def test_files_give_back_what_was_written(request, tmp_path, suffix, kind):
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     seed=st.integers(0, 1000),
     labels=st.lists(st.text("aé雪 0/.", min_size=1), unique=True, min_size=1, max_size=5),

@@ -75,7 +75,7 @@ def test_tails_on_a_known_list():
     assert result["prob_loss"].item() == 0.5
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     size=st.integers(20, 400),
