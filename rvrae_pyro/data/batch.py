@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.panel import check_panel, listed
+from rvrae_pyro.data.panel import listed, validate_panel
 from rvrae_pyro.errors import PanelError, ShapeError
 from rvrae_pyro.names import (
     ASSET,
@@ -84,7 +84,7 @@ class Batch:
         return flat if self.rows.numel() == flat.shape[0] else flat.index_select(0, self.rows)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Put values of the listed cells (n_rows, size) back to (n_times, n_assets, size); 0 elsewhere."""
+        """Put values of listed cells (n_rows, size) back to (n_times, n_assets, size), else 0."""
         cells = values.new_zeros(self.listed.numel(), values.shape[-1])
         return cells.index_copy(0, self.rows, values).reshape(*self.listed.shape, -1)
 
@@ -173,7 +173,9 @@ class Batch:
             carry=carry,
         )
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Batch:
         """Move the tensors to a device and floating type."""
 
         def move(value: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ def to_batch(
     PanelError
         If the panel is not valid, or a listed cell still has NaN characteristics.
     """
-    check_panel(panel, returns_required=False)
+    validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
     is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
     values = panel[CHARACTERISTICS].to_numpy()
@@ -229,7 +231,8 @@ def to_batch(
     _refuse_gaps(filled, panel)
     returns = panel[RETURNS].to_numpy()
     observed = is_listed & ~np.isnan(returns)
-    context, features = None, ()
+    context: Tensor | None = None
+    features: tuple[str, ...] = ()
     if CONTEXT in panel:
         context = torch.as_tensor(panel[CONTEXT].to_numpy(), dtype=dtype, device=device)
         features = tuple(str(name) for name in panel[FEATURE].to_numpy())

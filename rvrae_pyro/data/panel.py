@@ -23,7 +23,7 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["check_panel", "first_three", "listed", "raise_problems"]
+__all__ = ["check_panel", "first_three", "listed", "raise_problems", "validate_panel"]
 
 _DIMS: Final[dict[str, tuple[str, ...]]] = {
     RETURNS: (TIME, ASSET),
@@ -100,6 +100,12 @@ def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
     A skipped month is a problem, and so is a skipped week in a weekly panel; a daily
     panel has holidays and need only be sorted. Reads every value once: O(T N P).
     """
+    validate_panel(panel, returns_required=returns_required)
+    _warn_below_minus_one(panel)
+
+
+def validate_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
+    """Do as :func:`check_panel` and keep quiet about what is odd but usable."""
     if not isinstance(panel, xr.Dataset):
         raise PanelError(
             f"`panel` must be an xarray.Dataset; got {type(panel).__name__}. "
@@ -110,7 +116,6 @@ def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
         problems += _label_problems(panel)
         problems += _value_problems(panel, returns_required)
     raise_problems("`panel`", problems)
-    _warn_below_minus_one(panel)
 
 
 def _structure_problems(panel: xr.Dataset) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.data.panel import check_panel, first_three
+from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
 
@@ -55,7 +55,7 @@ def managed_portfolios(panel: xr.Dataset, ridge: float = 1.0) -> xr.DataArray:
     Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, Journal of Econometrics
     222, section 2.3: the input of the factor side of the conditional autoencoder.
     """
-    check_panel(panel, returns_required=False)
+    validate_panel(panel, returns_required=False)
     if not isinstance(ridge, numbers.Real) or not 0.0 <= ridge < np.inf:
         raise ConfigError(f"`ridge` must be a number of at least 0; got {ridge!r}.")
     names = [str(v) for v in panel[CHARACTERISTIC].values]

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
-from rvrae_pyro.data.panel import check_panel
+from rvrae_pyro.data.panel import validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS, TIME
 
@@ -61,7 +61,7 @@ def split(panel: xr.Dataset, train: Part, valid: Part, test: Part) -> Split:
     Row t holds what is known at the end of t-1 beside the return over t, so neighbouring
     parts need no gap.
     """
-    check_panel(panel)
+    validate_panel(panel)
     parts = {"train": train, "valid": valid, "test": test}
     kinds = {name: _kind(name, value) for name, value in parts.items()}
     if len(set(kinds.values())) > 1:
@@ -215,7 +215,7 @@ def walk_forward(
     ConfigError
         If a count is not a whole number of at least 1.
     """
-    check_panel(panel)
+    validate_panel(panel)
     counts = {"train": train, "valid": valid, "test": test, "step": test if step is None else step}
     for name, value in counts.items():
         if _kind(name, value) != "counts":

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.panel import check_panel, first_three
+from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
 
@@ -56,7 +56,7 @@ def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
     Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, Journal of Econometrics
     222, section 4.1: the scaling 2 rank / (N + 1) - 1.
     """
-    check_panel(panel, returns_required=False)
+    validate_panel(panel, returns_required=False)
     if panel.attrs.get("transform") == "rank":
         return panel
     raw = panel[CHARACTERISTICS]
@@ -132,7 +132,7 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     history are 0. Where no asset has a value the last known one holds. Add the context
     before cutting the panel in time: a cut restarts the standardisation.
     """
-    check_panel(panel, returns_required=False)
+    validate_panel(panel, returns_required=False)
     if panel.attrs.get("transform", "none") != "none":
         raise PanelError(
             f"`panel`: market_context needs raw characteristics; the attribute `transform` says "

@@ -134,7 +134,10 @@ def _converged(history: pd.DataFrame, stopped: str, best_step: int) -> Finding:
         return Finding(question, "good", answer)
     if stopped == "interrupted":
         return Finding(
-            question, "bad", f"No: interrupted at step {last}.", "run it again, or rv.fit(init=...)."
+            question,
+            "bad",
+            f"No: interrupted at step {last}.",
+            "run it again, or rv.fit(init=...).",
         )
     bound = history["valid_elbo"] if history["valid_elbo"].notna().any() else history["elbo"]
     tail = bound.iloc[-max(2, len(bound) // 10) :]
@@ -176,9 +179,7 @@ def _collapsed(kl: xr.DataArray, best_step: int) -> Finding:
     )
 
 
-def _generalises(
-    history: pd.DataFrame, best_step: int, n_train: int, n_valid: int
-) -> Finding:
+def _generalises(history: pd.DataFrame, best_step: int, n_train: int, n_valid: int) -> Finding:
     row = history[history["step"] == best_step].iloc[-1]
     seen, unseen = row["elbo"] / n_train, row["valid_elbo"] / n_valid
     answer = (

@@ -74,6 +74,7 @@ def _schedule(described: object) -> schedules.Schedule:
             f"`kl_schedule` must have a `kind` among {', '.join(SCHEDULES)}; got {kind!r}."
         )
     try:
-        return SCHEDULES[kind](**settings)
+        schedule: schedules.Schedule = SCHEDULES[kind](**settings)
+        return schedule
     except TypeError as error:
         raise ConfigError(f"`kl_schedule` {kind} cannot be built: {error}.") from error

@@ -20,10 +20,10 @@ from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_t
 from rvrae_pyro.errors import PanelError, ShapeError
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.saved import load_parts, save_parts
+from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.smc import month_random
-from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.svi import Epoch, Trained
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
@@ -130,7 +130,7 @@ class Fit:
         )
 
     def loadings(self, panel: xr.Dataset) -> xr.DataArray:
-        """Loadings B_t (time, asset, factor), known at the end of t-1; NaN where not listed."""
+        """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted."""
         batch = self._batch(panel)
         with torch.no_grad():
             beta, _ = in_double(self.model).loadings.online(batch)
@@ -149,7 +149,7 @@ class Fit:
         )
 
     def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
-        """Idiosyncratic standard deviation (time, asset) known at the end of t-1; NaN if unlisted."""
+        """Return idiosyncratic standard deviations (time, asset), known at the end of t-1."""
         batch, beliefs = self._believe(panel, num_samples, seed)
         with torch.no_grad():
             deviation = in_double(self.model).likelihood.deviation(beliefs.cross.scale)
@@ -158,7 +158,9 @@ class Fit:
                 deviation = deviation * spread
         return _cells(deviation, batch, "idio_scale", "idiosyncratic standard deviation")
 
-    def reconstruct(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
+    def reconstruct(
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+    ) -> xr.DataArray:
         """Fitted returns (time, asset): loadings times the filtered mean of the month's factors.
 
         Knows month t's own returns: a measure of fit (total R2), never a forecast.
@@ -478,7 +480,11 @@ def _join(train_panel: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
             "`valid` must have the characteristics of `train`, in the same order; got "
             f"{list(theirs)[:3]}... against {list(mine)[:3]}...."
         )
-    if n_train and valid.sizes[TIME] and not valid[TIME].to_numpy()[0] > train_panel[TIME].to_numpy()[-1]:
+    if (
+        n_train
+        and valid.sizes[TIME]
+        and not valid[TIME].to_numpy()[0] > train_panel[TIME].to_numpy()[-1]
+    ):
         raise PanelError(
             "`valid` must follow `train` in time; it starts at "
             f"{np.datetime_as_string(valid[TIME].to_numpy()[0], 'D')}, `train` ends at "
@@ -486,8 +492,13 @@ def _join(train_panel: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
         )
     names = [n for n in train_panel.data_vars if TIME in train_panel[n].dims and n in valid]
     joined = xr.concat(
-        [train_panel[names], valid[names]], TIME, join="outer", data_vars="minimal",
-        coords="minimal", compat="override", combine_attrs="override",
+        [train_panel[names], valid[names]],
+        TIME,
+        join="outer",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        combine_attrs="override",
     )
     return joined, n_train
 
@@ -503,9 +514,7 @@ def _warm_start(model: RVRAE, init: Fit) -> None:
     model.parts.load_state_dict(theirs)
 
 
-def _attrs(
-    model: RVRAE, config: FitConfig, seed: int, panel: xr.Dataset
-) -> dict[str, str | int]:
+def _attrs(model: RVRAE, config: FitConfig, seed: int, panel: xr.Dataset) -> dict[str, str | int]:
     described = {"config": describe_config(config), "model": describe_model(model)}
     return provenance(seed=seed, config=described, fingerprint=fingerprint(panel))
 
@@ -523,7 +532,7 @@ def _cells(values: torch.Tensor, batch: Batch, name: str, long_name: str) -> xr.
 
 @contextmanager
 def _progress_bar(config: FitConfig, wanted: bool) -> Iterator[Callable[[Epoch], None]]:
-    """A bar on a terminal or in a notebook; nothing in a pipe."""
+    """Show a bar on a terminal or in a notebook; nothing in a pipe."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -547,4 +556,3 @@ def _progress_bar(config: FitConfig, wanted: bool) -> Iterator[Callable[[Epoch],
             bar.update(task, completed=epoch.step, score=f"ELBO {score:,.0f}")
 
         yield advance
-

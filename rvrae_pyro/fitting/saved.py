@@ -109,7 +109,11 @@ def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict
 
 def _by_step(training: xr.Dataset, name: str) -> xr.DataArray:
     curve = training[name].rename(epoch="step").assign_coords(step=training["step"].to_numpy())
-    return curve.drop_vars("factor") if "factor" not in curve.dims and "factor" in curve.coords else curve
+    return (
+        curve.drop_vars("factor")
+        if "factor" not in curve.dims and "factor" in curve.coords
+        else curve
+    )
 
 
 def _meta(fit: Fit) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class FitConfig:
 
     @classmethod
     def paper(cls) -> FitConfig:
-        """The paper's objective: all months a step, KL averaged over timesteps (not a bound)."""
+        """Train as the paper does: all months a step, KL averaged over timesteps (not a bound)."""
         return cls(
             learning_rate=1e-3,
             max_steps=1000,

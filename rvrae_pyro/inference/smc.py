@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -52,7 +53,7 @@ class Particles:
 
 
 @contextmanager
-def month_random(seed: int, month: np.datetime64, purpose: str) -> Iterator[None]:
+def month_random(seed: int, month: Any, purpose: str) -> Iterator[None]:
     """Random stream of one month and purpose; the caller's stream is left as it was.
 
     A month's draws depend on its date and the seed, not on how many months came before.
@@ -131,9 +132,7 @@ class _Cloud:
         self.proposals: dist.TorchDistribution | None = None
         if not model.decoder.affine:
             weight = batch.returns.new_ones(batch.n_times)
-            self.proposals = model.parts.guide(
-                batch, shared.cross.potential, shared.view, weight
-            )
+            self.proposals = model.parts.guide(batch, shared.cross.potential, shared.view, weight)
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
         self.recent: list[Tensor] = []
         self.smoothed: list[Tensor] = []
@@ -202,7 +201,7 @@ class _Cloud:
         return codes, log_q
 
     def _constant(self, t: int, level: Tensor | None) -> Tensor:
-        """log p(r_t | zero factors) for Normal returns, from sums over the cross-section."""
+        """Log p(r_t | zero factors) for Normal returns, from sums over the cross-section."""
         seen = self.batch.observed[t]
         residual = self.batch.returns[t]
         if self.cross.alpha is not None:
@@ -211,7 +210,8 @@ class _Cloud:
         level = residual.new_zeros(()) if level is None else level
         squares = ((residual / scale).square() * seen).sum()
         logs = ((scale.log() + 0.5 * np.log(2.0 * np.pi)) * seen).sum()
-        return -0.5 * squares * torch.exp(-2.0 * level) - logs - seen.sum() * level
+        constant: Tensor = -0.5 * squares * torch.exp(-2.0 * level) - logs - seen.sum() * level
+        return constant
 
     def _log_density(self, t: int, codes: Tensor, level: Tensor | None) -> Tensor:
         """Exact log p(r_t | codes) of each particle."""
@@ -225,13 +225,15 @@ class _Cloud:
         if level is not None:
             scale = scale * level.exp().unsqueeze(-1)
         likelihood = self.parts.likelihood.distribution(loc, scale.expand_as(loc))
-        log_density: Tensor = likelihood.log_prob(self.batch.returns[t, seen]).sum(-1)
-        return log_density
+        log_density: Tensor = likelihood.log_prob(self.batch.returns[t, seen])
+        return log_density.sum(-1)
 
     def _resample(self, log_weight: Tensor) -> Tensor:
         """Systematic resampling, in random order."""
         weight = torch.softmax(log_weight, 0)
-        u = (torch.arange(self.n, device=weight.device) + torch.rand((), device=weight.device)) / self.n
+        u = (
+            torch.arange(self.n, device=weight.device) + torch.rand((), device=weight.device)
+        ) / self.n
         chosen = torch.searchsorted(weight.cumsum(0), u.to(weight.dtype)).clamp_max(self.n - 1)
         return chosen[torch.randperm(self.n, device=weight.device)]
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -26,16 +26,6 @@ from rvrae_pyro.models.rvrae import RVRAE, Walk
 __all__ = ["Epoch", "Trained", "train", "window_loss"]
 
 _logger = logging.getLogger(__name__)
-
-
-class Loss(Protocol):
-    """What a Pyro ELBO offers to a training loop."""
-
-    def differentiable_loss(
-        self, model: object, guide: object, batch: Batch, kl_weight: float | Tensor
-    ) -> Tensor:
-        """Negative bound with a gradient."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ class Trained:
 
 
 def window_loss(
-    model: RVRAE, batch: Batch, elbo: Loss, kl_weight: float | Tensor, share: float
+    model: RVRAE, batch: Batch, elbo: Any, kl_weight: float | Tensor, share: float
 ) -> Tensor:
     """Negative bound of a window less its share of the log weight prior, in nats.
 
@@ -106,7 +96,7 @@ def window_loss(
     share : float
         The window's months over all training months.
     """
-    loss = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
+    loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
     return loss - share * model.log_weights()
 
 
@@ -205,9 +195,7 @@ class _Run:
         self.best, self.stale = -math.inf, 0
         self.best_state = copy.deepcopy(model.parts.state_dict())
 
-    def loop(
-        self, generator: torch.Generator, on_epoch: Callable[[Epoch], None] | None
-    ) -> None:
+    def loop(self, generator: torch.Generator, on_epoch: Callable[[Epoch], None] | None) -> None:
         while True:
             windows = draw_windows(self.n_train, self.config.window, generator)
             starts = [start for start, _ in windows]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 __all__ = ["draw_windows"]
 
 
-def draw_windows(n_times: int, window: int | None, generator: torch.Generator) -> list[tuple[int, int]]:
+def draw_windows(
+    n_times: int, window: int | None, generator: torch.Generator
+) -> list[tuple[int, int]]:
     """Cut all months into consecutive windows at a random offset, in random order.
 
     Parameters
@@ -28,6 +32,6 @@ def draw_windows(n_times: int, window: int | None, generator: torch.Generator) -
         return [(0, n_times)]
     offset = int(torch.randint(window, (1,), generator=generator))
     cuts = [0, *range(offset or window, n_times, window), n_times]
-    pairs = [(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if b > a]
+    pairs = [(a, b) for a, b in itertools.pairwise(cuts) if b > a]
     order = torch.randperm(len(pairs), generator=generator).tolist()
     return [pairs[i] for i in order]

@@ -1,0 +1,1 @@
+"""Parts of the model, and the Pyro pair that they make."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
+from rvrae_pyro.nn.sequences import rnn_weights
 
 __all__ = ["Decoder", "Identity", "Recurrent"]
 
@@ -59,7 +60,7 @@ class Identity(Decoder):
     affine = True
 
     def read(self, state: State, code: Tensor) -> Tensor:
-        """The code."""
+        """Return the code."""
         return code
 
 
@@ -91,11 +92,9 @@ class Recurrent(Decoder):
 
     def advance(self, state: State, code: Tensor) -> State:
         """Eq. (20)."""
-        rnn = self.rnn
-        moved = torch.tanh(
-            nn.functional.linear(code, rnn.weight_ih_l0, rnn.bias_ih_l0)
-            + nn.functional.linear(state[0], rnn.weight_hh_l0, rnn.bias_hh_l0)
-        )
+        w_in, w_state, b_in, b_state = rnn_weights(self.rnn)
+        linear = nn.functional.linear
+        moved = torch.tanh(linear(code, w_in, b_in) + linear(state[0], w_state, b_state))
         return (moved,)
 
     def read(self, state: State, code: Tensor) -> Tensor:

@@ -115,9 +115,9 @@ def smoother(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> M
     phi = prior.coefficient
     means, covariances = [moments.mean[-1]], [moments.covariance[-1]]
     for t in range(batch.n_times - 2, -1, -1):
-        cross = moments.covariance[t] * phi
+        joint = moments.covariance[t] * phi
         ahead = moments.predicted_covariance[t + 1]
-        gain = torch.linalg.solve(ahead, cross.mT).mT
+        gain = torch.linalg.solve(ahead, joint.mT).mT
         means.append(moments.mean[t] + gain @ (means[-1] - moments.predicted_mean[t + 1]))
         covariances.append(moments.covariance[t] + gain @ (covariances[-1] - ahead) @ gain.mT)
     return moments._replace(

@@ -104,9 +104,7 @@ class Conjugate(Guide):
         tempered = potential.tempered(kl_weight)
         if view.walk is None:
             return FilteredPath(view.prior, tempered, view.context, view.state)
-        posterior = view.walk.prior.update(
-            at_level(tempered, view.walk.level)
-        )
+        posterior = view.walk.prior.update(at_level(tempered, view.walk.level))
         return independent(posterior)
 
 
@@ -142,7 +140,9 @@ class Recurrent(Guide):
         hidden = self._run(batch, potential)
         scale = self.log_scale(hidden).clamp(-8.0, 4.0).exp()
         loc = self.loc(hidden)
-        return dist.Normal(loc.unsqueeze(-2), scale.unsqueeze(-2), validate_args=False).to_event(1)
+        months = dist.Normal(loc.unsqueeze(-2), scale.unsqueeze(-2), validate_args=False)
+        path: dist.TorchDistribution = months.to_event(1)
+        return path
 
     def carry(self, batch: Batch, potential: Potential, starts: Sequence[int]) -> dict[int, State]:
         """Recurrent state before each of some months."""
@@ -175,4 +175,3 @@ def independent(posterior: Posterior) -> dist.MultivariateNormal:
     return dist.MultivariateNormal(
         posterior.mean.unsqueeze(-2), scale_tril=tril.unsqueeze(-3), validate_args=False
     )
-

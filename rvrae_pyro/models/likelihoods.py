@@ -74,6 +74,7 @@ class CharacteristicScale(Scale):
         self.hidden, self.weights = hidden, weights
         self.network = feed_forward([n_characteristics, hidden, 1])
         last = self.network[-1]
+        assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, -0.3)
         self.context = nn.Linear(n_context, 1, bias=False) if n_context else None
@@ -95,7 +96,8 @@ class CharacteristicScale(Scale):
                 f"`context` must have {self.n_context} features, as the scale was built for. Add "
                 "it with rv.data.market_context(panel) or build with n_context=0."
             )
-        return log_scale + self.context(batch.context)
+        shift: Tensor = self.context(batch.context)
+        return log_scale + shift
 
     def weight_matrices(self) -> WeightMatrices:
         """First layer as inputs, output and context weights as others."""
@@ -125,7 +127,7 @@ class Alpha(Part):
         return batch.spread(self.layer(batch.row_characteristics)).squeeze(-1)
 
     def weight_matrices(self) -> WeightMatrices:
-        """The coefficients."""
+        """Return the coefficients."""
         return WeightMatrices([self.layer.weight], [])
 
 
@@ -203,7 +205,7 @@ class Normal(Likelihood):
         return dist.Normal(loc, scale, validate_args=False)
 
     def deviation(self, scale: Tensor) -> Tensor:
-        """The scale itself."""
+        """Return the scale itself."""
         return scale
 
 
@@ -285,7 +287,7 @@ class StudentT(Likelihood):
         return (weighted.mT @ robust.unsqueeze(-1)).squeeze(-1)
 
 
-class _StudentT(dist.StudentT):
+class _StudentT(dist.StudentT):  # type: ignore[misc]
     """Student-t whose scalar degrees of freedom are not spread over every cell."""
 
     def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
@@ -304,10 +306,11 @@ class _StudentT(dist.StudentT):
             torch.lgamma(0.5 * (df + 1.0)) - torch.lgamma(0.5 * df) - 0.5 * (df * math.pi).log()
         )
         z = (value - self.loc) / self.scale
-        return constant - self.scale.log() - 0.5 * (df + 1.0) * torch.log1p(z.square() / df)
+        kernel: Tensor = torch.log1p(z.square() / df)
+        density: Tensor = constant - self.scale.log() - 0.5 * (df + 1.0) * kernel
+        return density
 
 
 def _weighted_potential(residual: Tensor, beta: Tensor, weight: Tensor) -> Potential:
     weighted = (beta * weight.unsqueeze(-1)).mT
     return Potential(weighted @ beta, (weighted @ residual.unsqueeze(-1)).squeeze(-1))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
-from rvrae_pyro.nn.sequences import pack_buckets, run_lstm_online
+from rvrae_pyro.nn.sequences import pack_buckets, rnn_weights, run_lstm_online
 
 __all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward"]
 
@@ -28,10 +29,8 @@ class Loadings(Part):
     n_factors: int
     weights: WeightPrior | None = None
 
-    def online(
-        self, batch: Batch, starts: Sequence[int] = ()
-    ) -> tuple[Tensor, dict[int, State]]:
-        """Loadings whose every month is computed from months up to it, and states on the way.
+    def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
+        """Compute loadings, each month from months up to it, and states on the way.
 
         Parameters
         ----------
@@ -61,13 +60,10 @@ class Loadings(Part):
 class _FeedForward(Loadings):
     """Loadings of a month from that month's characteristics alone."""
 
-    def online(
-        self, batch: Batch, starts: Sequence[int] = ()
-    ) -> tuple[Tensor, dict[int, State]]:
+    def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
         """Month by month, so that the arithmetic of a month does not depend on the others."""
         months = [
-            self(batch.window(t, t + 1, every_asset=True)).squeeze(-3)
-            for t in range(batch.n_times)
+            self(batch.window(t, t + 1, every_asset=True)).squeeze(-3) for t in range(batch.n_times)
         ]
         return torch.stack(months, dim=-3), dict.fromkeys(starts, ())
 
@@ -94,12 +90,12 @@ class Linear(_FeedForward):
         self.layer = nn.Linear(n_characteristics, n_factors)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loadings of shape (n_times, n_assets, n_factors)."""
+        """Compute loadings of shape (n_times, n_assets, n_factors)."""
         self.check(batch)
         return batch.spread(self.layer(batch.row_characteristics))
 
     def weight_matrices(self) -> WeightMatrices:
-        """The one matrix that sees the characteristics."""
+        """Return the one matrix that sees the characteristics."""
         return WeightMatrices([self.layer.weight], [])
 
 
@@ -133,7 +129,7 @@ class MLP(_FeedForward):
         self.network = feed_forward([n_characteristics, *self.hidden, n_factors])
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loadings of shape (n_times, n_assets, n_factors)."""
+        """Compute loadings of shape (n_times, n_assets, n_factors)."""
         self.check(batch)
         return batch.spread(self.network(batch.row_characteristics))
 
@@ -188,7 +184,7 @@ class LSTM(Loadings):
             nn.init.zeros_(self.head.weight)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loadings of shape (n_times, n_assets, n_factors), 0 where not listed."""
+        """Compute loadings of shape (n_times, n_assets, n_factors), 0 where not listed."""
         self.check(batch)
         flat = batch.characteristics.reshape(-1, self.n_characteristics)
         hidden, cell = self._initial(batch)
@@ -205,10 +201,8 @@ class LSTM(Loadings):
             beta = beta.index_copy(0, torch.cat(targets), torch.cat(betas))
         return beta[:-1].reshape(batch.n_times, batch.n_assets, self.n_factors)
 
-    def online(
-        self, batch: Batch, starts: Sequence[int] = ()
-    ) -> tuple[Tensor, dict[int, State]]:
-        """Loadings month by month over the listed rows; see :meth:`Loadings.online`."""
+    def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
+        """Compute loadings month by month over the listed rows; see :meth:`Loadings.online`."""
         self.check(batch)
         x = batch.characteristics
         output, states = run_lstm_online(self.lstm, x, batch.listed, self._initial(batch), starts)
@@ -220,7 +214,8 @@ class LSTM(Loadings):
 
     def weight_matrices(self) -> WeightMatrices:
         """Every matrix that sees the characteristics, and the output matrices."""
-        inputs, others = [self.lstm.weight_ih_l0], [self.head.weight, self.lstm.weight_hh_l0]
+        w_in, w_state, _, _ = rnn_weights(self.lstm)
+        inputs, others = [w_in], [self.head.weight, w_state]
         if self.path is not None:
             tables = [p for p in self.path.parameters() if p.ndim == 2]
             inputs.append(tables[0])
@@ -242,6 +237,6 @@ class LSTM(Loadings):
 def feed_forward(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them."""
     layers: list[nn.Module] = []
-    for wide, narrow in zip(widths[:-2], widths[1:-1], strict=True):
+    for wide, narrow in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

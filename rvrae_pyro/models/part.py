@@ -19,7 +19,7 @@ class Part(nn.Module):
     """
 
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments by name, read back from the attributes of the same name."""
+        """Return constructor arguments by name, read back from the attributes of the same name."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 

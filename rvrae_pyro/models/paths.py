@@ -20,6 +20,8 @@ from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 
+_Shape = torch.Size | list[int] | tuple[int, ...]
+
 __all__ = ["FilteredPath", "PathDistribution", "PriorPath", "Scan", "at_level", "scan"]
 
 
@@ -82,7 +84,9 @@ def scan(
     batch = walk.factors.shape[:-2]
     first = tuple(s.expand(*batch, s.shape[-1]) for s in state)
     flat = _flatten(walk)
-    linked = AdjointChain.apply(len(state), *leaves, *first, *after, *flat)
+    linked = AdjointChain.apply(  # type: ignore[no-untyped-call]
+        len(state), *leaves, *first, *after, *flat
+    )
     return _unflatten(linked, walk.level is not None)
 
 
@@ -125,9 +129,7 @@ def _loop(
     leveled = len(months[0]) == 7
     dims = (-2, -2, -2, -2, -2, -3, -1)
     stacked = [_stack(f, dim) for f, dim in zip(zip(*months, strict=True), dims, strict=False)]
-    return _unflatten(stacked, leveled), tuple(
-        _stack(s, -2) for s in zip(*states, strict=True)
-    )
+    return _unflatten(stacked, leveled), tuple(_stack(s, -2) for s in zip(*states, strict=True))
 
 
 def _flatten(walk: Scan) -> tuple[Tensor, ...]:
@@ -197,7 +199,9 @@ def at_level(potential: Potential, level: Tensor | None) -> Potential:
     if level is None:
         return potential
     shrink = torch.exp(-2.0 * level)
-    return Potential(potential.precision * shrink[..., None, None], potential.shift * shrink[..., None])
+    return Potential(
+        potential.precision * shrink[..., None, None], potential.shift * shrink[..., None]
+    )
 
 
 def _stack(tensors: Any, dim: int) -> Tensor:
@@ -205,8 +209,8 @@ def _stack(tensors: Any, dim: int) -> Tensor:
 
 
 def _jacobian(after: State, before: State) -> Tensor:
-    """Derivatives (..., entry after, entry before) of every month's step, in one batched pass."""
-    flat = torch.cat([s for s in after], -1)
+    """Return derivatives (..., entry after, entry before) of every month's step at once."""
+    flat = torch.cat(after, -1)
     size = flat.shape[-1]
     basis = torch.eye(size, dtype=flat.dtype, device=flat.device)
     basis = basis.reshape(size, *[1] * (flat.ndim - 1), size).expand(size, *flat.shape)
@@ -246,14 +250,14 @@ class PathDistribution(TorchDistribution):
     ) -> None:
         self.prior, self.n_times, self.context, self.state = prior, n_times, context, state
         like = state[0]
-        self._options = {"dtype": like.dtype, "device": like.device}
+        self._like = like
         # an expanded copy made by a plate shares what it computes with the original
         self._origin = self
         super().__init__(
             torch.Size((n_times, 1)), torch.Size((prior.n_factors,)), validate_args=False
         )
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PathDistribution:
+    def expand(self, batch_shape: _Shape, _instance: Any = None) -> PathDistribution:
         """Add particle dimensions on the left; the object itself for its own shape."""
         batch_shape = torch.Size(batch_shape)
         if batch_shape == self.batch_shape:
@@ -262,9 +266,13 @@ class PathDistribution(TorchDistribution):
         expanded._batch_shape = batch_shape
         return expanded
 
-    def _noise(self, sample_shape: torch.Size) -> Tensor:
+    def _noise(self, sample_shape: _Shape) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape[:-2]
-        return torch.randn(*shape, self.n_times, self.prior.n_factors, **self._options)
+        return torch.randn(
+            (*shape, self.n_times, self.prior.n_factors),
+            dtype=self._like.dtype,
+            device=self._like.device,
+        )
 
     def _path(self, value: Tensor) -> Tensor:
         """Drop the asset dimension, of size 1."""
@@ -290,7 +298,7 @@ class PriorPath(PathDistribution):
     walked: tuple[Tensor, Gaussian, Tensor | None] | None = None
     _origin: PriorPath
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draw paths by ancestral sampling."""
         noise = self._noise(sample_shape)
         state, months = self.state, []
@@ -337,7 +345,8 @@ class FilteredPath(PathDistribution):
         super().__init__(prior, potential.shift.shape[-2], context, state)
         self.potential = potential
         self.drawn: tuple[Tensor, Scan, Tensor] | None = None
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+
+    def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draw paths; remembers the walk for the density of the same draw."""
         noise = self._noise(sample_shape)
         walk = scan(self.prior, self.potential, self.context, self.state, noise)

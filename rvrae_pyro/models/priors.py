@@ -13,6 +13,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.sequences import rnn_weights
 
 __all__ = ["AR1", "FactorPrior", "Gaussian", "Recurrent", "StandardNormal"]
 
@@ -105,6 +106,7 @@ class StandardNormal(FactorPrior):
     def __init__(self, n_factors: int) -> None:
         super().__init__()
         self.n_factors = n_factors
+        self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(n_factors), persistent=False)
 
     def initial(self) -> State:
@@ -148,7 +150,7 @@ class AR1(FactorPrior):
         return torch.tanh(self.unbounded_coefficient)
 
     def initial(self) -> State:
-        """The long-run mean."""
+        """Return the long-run mean."""
         return (self.loc,)
 
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
@@ -214,7 +216,9 @@ class Recurrent(FactorPrior):
         self.head = nn.Linear(hidden, 2 * n_factors + 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.context_head = nn.Linear(n_context, 2 * n_factors + 1, bias=False) if n_context else None
+        self.context_head = (
+            nn.Linear(n_context, 2 * n_factors + 1, bias=False) if n_context else None
+        )
         if self.context_head is not None:
             nn.init.zeros_(self.context_head.weight)
 
@@ -252,10 +256,7 @@ class Recurrent(FactorPrior):
         batch = factors.shape[:-1]
         features = self._features(factors).reshape(-1, 2 * self.n_factors)
         hidden = state[0].expand(*batch, self.hidden).reshape(-1, self.hidden)
-        gru = self.gru
-        moved = torch.gru_cell(
-            features, hidden, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
-        )
+        moved = torch.gru_cell(features, hidden, *rnn_weights(self.gru))
         return (moved.reshape(*batch, self.hidden),)
 
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
@@ -270,7 +271,8 @@ class Recurrent(FactorPrior):
 
     def weight_matrices(self) -> WeightMatrices:
         """Read-out, context and recurrent weights; none sees the characteristics."""
-        others: Sequence[Tensor] = [self.head.weight, self.gru.weight_ih_l0, self.gru.weight_hh_l0]
+        w_in, w_state, _, _ = rnn_weights(self.gru)
+        others: Sequence[Tensor] = [self.head.weight, w_in, w_state]
         if self.context_head is not None:
             others = [*others, self.context_head.weight]
         return WeightMatrices([], others)

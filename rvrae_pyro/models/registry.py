@@ -102,7 +102,9 @@ def build_model(spec: Mapping[str, Any]) -> RVRAE:
             f"there are {', '.join(_SLOTS)}."
         )
     parts = {slot: build_part(slot, spec[slot], sizes) for slot in _SLOTS if slot in spec}
-    return RVRAE(sizes["n_characteristics"], sizes["n_factors"], n_context=sizes["n_context"], **parts)
+    return RVRAE(
+        sizes["n_characteristics"], sizes["n_factors"], n_context=sizes["n_context"], **parts
+    )
 
 
 def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
@@ -114,7 +116,8 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
     kind = arguments.pop("kind", None)
     if kind not in known:
         raise ConfigError(
-            f"`{slot}` must have a `kind` among {', '.join(known)}{_hint(str(kind), known)}; got {kind!r}."
+            f"`{slot}` must have a `kind` among {', '.join(known)}"
+            f"{_hint(str(kind), known)}; got {kind!r}."
         )
     accepted = list(inspect.signature(known[kind]).parameters)
     for name in arguments:

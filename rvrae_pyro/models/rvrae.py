@@ -57,7 +57,7 @@ class CrossSection:
     potential: Potential
 
     def location(self, factors: Tensor) -> Tensor:
-        """Expected returns (*particles, n_times, n_assets) given factors (*particles, n_times, K)."""
+        """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
         loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
         return loc if self.alpha is None else loc + self.alpha
 
@@ -96,13 +96,14 @@ class Parts(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.guide = guide
+        self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
         self._slot: tuple[Batch, tuple[Any, ...], _Shared] | None = None
         self._silent = False
         self._enrol()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._slot = None
         self._enrol()
 
@@ -135,7 +136,7 @@ class Parts(nn.Module):
                 _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
 
     def cross_section(self, batch: Batch, beta: Tensor | None = None) -> CrossSection:
-        """Loadings, scales and potentials of every month of a batch.
+        """Compute loadings, scales and potentials of every month of a batch.
 
         Parameters
         ----------
@@ -272,7 +273,7 @@ class _Model(_Half):
         with (
             months,
             pyro.plate(ASSET, batch.n_assets, dim=-1),
-            poutine.mask(mask=batch.observed),
+            poutine.mask(mask=batch.observed),  # type: ignore[call-overload]
         ):
             returns: Tensor = pyro.sample(
                 RETURNS, likelihood, obs=None if batch.replicate else batch.returns
@@ -499,7 +500,7 @@ class RVRAE(nn.Module):
             codes, batch.state("decoder") or parts.decoder.initial()
         )
         guide_states = parts.guide.carry(batch, shared.cross.potential, starts)
-        carries = {
+        carries: dict[int, Carry] = {
             t: {
                 "loadings": loadings_states[t],
                 "factor_prior": tuple(s[..., t, :] for s in prior_states),

@@ -63,7 +63,8 @@ class Posterior(NamedTuple):
 
     def deviate(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a deviation from the mean."""
-        solved = torch.linalg.solve_triangular(self.chol.mT, noise.unsqueeze(-1), upper=True)
+        column = noise.unsqueeze(-1)
+        solved: Tensor = torch.linalg.solve_triangular(self.chol.mT, column, upper=True)
         return self.scale * solved.squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bucket", "pack_buckets", "run_lstm_online"]
+__all__ = ["Bucket", "pack_buckets", "rnn_weights", "run_lstm_online"]
 
 
 class Bucket(NamedTuple):
@@ -77,7 +78,14 @@ def _split(order: Tensor, lengths: Tensor, n_buckets: int) -> Sequence[Tensor]:
     edges = torch.linspace(shortest, longest, n_buckets + 1, device=lengths.device)[1:-1]
     cuts = torch.searchsorted(lengths.to(edges.dtype), edges, right=True).unique().tolist()
     bounds = [0, *[c for c in cuts if 0 < c < order.numel()], order.numel()]
-    return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [order[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def rnn_weights(rnn: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights and biases of a one-layer recurrent network, as torch's cells take them."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    w_in, w_state, b_in, b_state = (rnn.get_parameter(name) for name in names)
+    return w_in, w_state, b_in, b_state
 
 
 def run_lstm_online(
@@ -110,7 +118,7 @@ def run_lstm_online(
     states : dict
         For each month of ``starts`` the state before it.
     """
-    weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+    weights = rnn_weights(lstm)
     hidden, cell = state
     outputs, states = [], {}
     wanted = set(starts)

@@ -1,0 +1,1 @@
+"""Draws of factors and returns, and the trees that hold them."""

@@ -84,7 +84,9 @@ def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
         Month t's depend on returns up to t (``smoothed`` aside), bit-equal whatever comes later.
     """
     if not isinstance(num_samples, int) or num_samples < 1:
-        raise ConfigError(f"`num_samples` must be a whole number of at least 1; got {num_samples!r}.")
+        raise ConfigError(
+            f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
+        )
     cross = model.parts.online_cross_section(batch)
     if exact.is_exact(model):
         return _exactly(model, batch, num_samples, seed, cross)
@@ -107,7 +109,9 @@ def _exactly(
     smoothed = exact.smoother(model, batch, cross)
     walk = model.parts.prepare(batch, cross).view.walk
     level = None if walk is None or walk.level is None else walk.level
-    predicted = _draw(moments.predicted_mean, moments.predicted_covariance, batch, num_samples, seed)
+    predicted = _draw(
+        moments.predicted_mean, moments.predicted_covariance, batch, num_samples, seed
+    )
     return Beliefs(
         predicted,
         _draw(moments.mean, moments.covariance, batch, num_samples, seed),

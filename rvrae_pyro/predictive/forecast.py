@@ -68,14 +68,14 @@ def _forecast_blocks(
             returns[0, :, row, columns] = drawn.T.cpu().numpy()
             deviation[row, columns] = sd.cpu().numpy()
         sample = sample_coords(num_samples)
-        factors = beliefs.predicted[chosen].transpose(0, 1).unsqueeze(0).cpu().numpy()
+        drawn_factors = beliefs.predicted[chosen].transpose(0, 1).unsqueeze(0).cpu().numpy()
         coords = {TIME: batch.times[list(chosen)], ASSET: batch.assets}
         factor = {FACTOR: factor_coord(n_factors)}
         yield {
             "predictions": xr.Dataset(
                 {
                     RETURNS: ((CHAIN, DRAW, TIME, ASSET), returns),
-                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), factors),
+                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), drawn_factors),
                 },
                 coords={**sample, **coords, **factor},
             ),
@@ -93,7 +93,7 @@ def _forecast_blocks(
 
 
 def _listed_in_order(batch: Batch, t: int) -> Tensor:
-    """Listed assets by label: draws then follow the asset, not its place in the panel."""
+    """Order listed assets by label: draws then follow the asset, not its place in the panel."""
     rows = batch.listed[t].nonzero().squeeze(-1)
     order = np.argsort(batch.assets[rows.cpu().numpy()], kind="stable")
     return rows[torch.as_tensor(order, device=rows.device)]

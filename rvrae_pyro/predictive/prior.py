@@ -74,8 +74,10 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Ten
     """Run the Pyro model itself, with particles on a plate of their own."""
     with pyro.plate("particles", num_samples, dim=-3), pyro.validation_enabled(False):
         trace = poutine.trace(model.model).get_trace(batch.without_returns())
-    codes = trace.nodes[FACTORS]["value"].squeeze(-2)
-    returns = trace.nodes[RETURNS]["value"]
+    codes, returns = trace.nodes[FACTORS]["value"], trace.nodes[RETURNS]["value"]
+    assert isinstance(codes, Tensor)
+    assert isinstance(returns, Tensor)
+    codes = codes.squeeze(-2)
     return codes, returns.expand(num_samples, *returns.shape[-2:])
 
 

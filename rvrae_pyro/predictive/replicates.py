@@ -80,7 +80,9 @@ def _replicate_blocks(
                 replicate = likelihood.sample()
             density = likelihood.log_prob(batch.returns[t, seen])
             rows.append((t, seen, replicate, density))
-        yield _replicate_block(batch, rows, num_samples, factors, codes, identity, log_prior, log_q, chosen)
+        yield _replicate_block(
+            batch, rows, num_samples, factors, codes, identity, log_prior, log_q, chosen
+        )
 
 
 def _replicate_block(
@@ -94,7 +96,7 @@ def _replicate_block(
     log_q: Tensor,
     chosen: Sequence[int],
 ) -> Block:
-    """Groups of a few replicated months, over observed cells only."""
+    """Make the groups of a few replicated months, over observed cells only."""
     when = np.concatenate([np.full(len(seen), t) for t, seen, _, _ in rows])
     who = np.concatenate([seen.cpu().numpy() for _, seen, _, _ in rows])
     cells = {
