@@ -571,17 +571,7 @@ def _checksum(parts: Parts) -> float:
     return float(sum(sums))
 
 
-def _as_vector(kl_weight: float | Tensor, batch: Batch) -> Tensor:
-    weight = torch.as_tensor(kl_weight, dtype=batch.returns.dtype, device=batch.returns.device)
-    return weight.expand(batch.n_times)
-
-
-@contextmanager
-def _weighted(kl_weight: float | Tensor, batch: Batch) -> Iterator[None]:
-    """Weight the KL of every month; 1 weights nothing."""
-    if isinstance(kl_weight, (int, float)) and kl_weight == 1:
-        yield
-        return
+def _checked(kl_weight: float | Tensor, batch: Batch) -> Tensor:
     weight = torch.as_tensor(kl_weight, dtype=batch.returns.dtype, device=batch.returns.device)
     if weight.ndim > 1 or (weight.ndim == 1 and weight.shape[0] != batch.n_times):
         raise ShapeError(
@@ -593,6 +583,20 @@ def _weighted(kl_weight: float | Tensor, batch: Batch) -> Iterator[None]:
             "`kl_weight` must be above 0 in every month; start an annealing schedule at a small "
             "positive weight instead of 0."
         )
+    return weight
+
+
+def _as_vector(kl_weight: float | Tensor, batch: Batch) -> Tensor:
+    return _checked(kl_weight, batch).expand(batch.n_times)
+
+
+@contextmanager
+def _weighted(kl_weight: float | Tensor, batch: Batch) -> Iterator[None]:
+    """Weight the KL of every month; 1 weights nothing."""
+    if isinstance(kl_weight, (int, float)) and kl_weight == 1:
+        yield
+        return
+    weight = _checked(kl_weight, batch)
     with poutine.scale(scale=weight.unsqueeze(-1) if weight.ndim else weight):
         yield
 
