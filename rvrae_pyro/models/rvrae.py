@@ -203,7 +203,8 @@ class Parts(nn.Module):
         return self.prepare(batch)
 
     def _token(self) -> tuple[Any, ...]:
-        return (torch.is_grad_enabled(), *(p._version for p in self.parameters()))
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return (torch.is_grad_enabled(), *((id(w), w._version) for w in tensors))
 
     def log_weights(self) -> Tensor:
         """Log prior density of all weights that have a prior, up to a constant; a scalar."""
