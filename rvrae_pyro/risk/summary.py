@@ -1,26 +1,27 @@
 """Mean, spread, tails and the sources of variance of every forecast."""
 
-import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
+from rvrae_pyro.risk._draws import (
+    MIXED,
+    Array,
+    Forecast,
+    check_tails,
+    read_forecast,
+    tail_losses,
+)
 
-__all__ = ["summarize"]
-
-Array = NDArray[np.float64]
+__all__ = ["DESCRIPTIONS", "summarize", "summarize_forecast"]
 
 _BLOCK = 2**22  # draws held at a time: 32 MiB in double precision
-_FEW = 10  # draws expected in a tail, below which its estimates are rough
 
-_DESCRIPTIONS: Final = {
+DESCRIPTIONS: Final = {
     "mean": ("predictive mean of the excess return", "1"),
     "sd": ("predictive standard deviation", "1"),
     "var": ("value at risk, a positive loss", "1"),
@@ -30,15 +31,6 @@ _DESCRIPTIONS: Final = {
     "idio_var": ("variance from idiosyncratic noise, as the remainder", "1 (return squared)"),
     "parameter_var": ("variance of the mean across members", "1 (return squared)"),
 }
-
-
-@dataclass(frozen=True)
-class _Forecast:
-    """Draws and, where the tree has them, what splits their variance."""
-
-    returns: xr.DataArray  # (chain, draw, time, asset)
-    factors: xr.DataArray | None  # (chain, draw, time, factor)
-    beta: xr.DataArray | None  # (chain, time, asset, factor), chain of length 1 if shared
 
 
 def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -> xr.Dataset:
@@ -102,98 +94,36 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     Acerbi and Tasche (2002), On the coherence of expected shortfall, Journal of Banking and
     Finance 26, eq. (11).
     """
-    forecast = _read(tree)
+    forecast = read_forecast(tree)
+    return summarize_forecast(forecast, check_tails(tail, forecast.n_draws), tree.attrs)
+
+
+def summarize_forecast(
+    forecast: Forecast, tails: tuple[float, ...], attrs: Mapping[Any, Any]
+) -> xr.Dataset:
+    """Summarise draws that were read and tails that were checked; see :func:`summarize`."""
     returns = forecast.returns
-    n_draws = returns.sizes[CHAIN] * returns.sizes[DRAW]
-    tails = _check_tails(tail, n_draws)
     n_times, n_assets = returns.sizes[TIME], returns.sizes[ASSET]
     shape = (n_times, n_assets)
-    results = {name: np.full(shape, np.nan) for name in _DESCRIPTIONS if name not in ("var", "es")}
+    results = {name: np.full(shape, np.nan) for name in DESCRIPTIONS if name not in ("var", "es")}
     results |= {name: np.full((len(tails), *shape), np.nan) for name in ("var", "es")}
-    step = max(1, _BLOCK // max(1, n_draws * n_assets))
+    step = max(1, _BLOCK // max(1, forecast.n_draws * n_assets))
     for start in range(0, n_times, step):
         months = slice(start, start + step)
         for name, values in _summarize_block(forecast, months, tails).items():
             results[name][..., months, :] = values
-    return _dataset(results, returns, tails, forecast, dict(tree.attrs))
-
-
-def _read(tree: xr.DataTree) -> _Forecast:
-    """Find the draws in the tree, and what splits their variance, in one order of dims."""
-    group = getattr(tree, "children", {}).get("predictions")
-    if group is None or RETURNS not in group.data_vars:
-        raise ShapeError(
-            "`tree` must be a DataTree whose group 'predictions' has a variable 'returns'; got "
-            f"{type(tree).__name__} with groups {list(getattr(tree, 'children', {}))}. "
-            "A forecast has one."
-        )
-    predictions = group.to_dataset()
-    returns = _ordered(predictions[RETURNS], (CHAIN, DRAW, TIME, ASSET), "predictions/returns")
-    if 0 in returns.shape:
-        raise ShapeError(f"`predictions/returns` must not be empty; got {dict(returns.sizes)}.")
-    constant = tree.children.get("predictions_constant_data")
-    if FACTORS not in predictions or constant is None or "beta" not in constant.data_vars:
-        return _Forecast(returns, None, None)
-    factors = _ordered(predictions[FACTORS], (CHAIN, DRAW, TIME, FACTOR), "predictions/factors")
-    beta = constant.to_dataset()["beta"]
-    if CHAIN not in beta.dims:
-        beta = beta.expand_dims(CHAIN)
-    beta = _ordered(beta, (CHAIN, TIME, ASSET, FACTOR), "predictions_constant_data/beta")
-    _fits(factors, returns, (CHAIN, DRAW, TIME), "predictions/factors")
-    dims = (TIME, ASSET) if beta.sizes[CHAIN] == 1 else (CHAIN, TIME, ASSET)
-    _fits(beta, returns, dims, "predictions_constant_data/beta")
-    _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
-    return _Forecast(returns, factors, beta)
-
-
-def _ordered(values: xr.DataArray, dims: tuple[str, ...], name: str) -> xr.DataArray:
-    if set(values.dims) != set(dims):
-        raise ShapeError(f"`{name}` must have dims {dims}; got {values.dims}.")
-    return values.transpose(*dims)
-
-
-def _fits(values: xr.DataArray, other: xr.DataArray, dims: tuple[str, ...], name: str) -> None:
-    """Raise unless sizes and labels agree with those of ``other`` along ``dims``."""
-    for dim in dims:
-        if not np.array_equal(values[dim].values, other[dim].values):
-            raise ShapeError(
-                f"`{name}` has other labels along {dim!r} than `{other.name}`: "
-                f"{values.sizes[dim]} and {other.sizes[dim]} of them. Select the same from both."
-            )
-
-
-def _check_tails(tail: float | Sequence[float], n_draws: int) -> tuple[float, ...]:
-    tails = tuple(np.atleast_1d(np.asarray(tail, dtype=float)).tolist())
-    if not tails or any(not 0 < each < 1 for each in tails) or len(set(tails)) < len(tails):
-        raise ConfigError(f"`tail` must hold different numbers in (0, 1); got {tail!r}.")
-    least = min(tails)
-    if least * n_draws < 1 - 1e-9:
-        raise ConfigError(
-            f"`tail` {least:g} holds none of {n_draws} draws; forecast with num_samples="
-            f"{math.ceil(_FEW / least)} or more, or ask for a larger tail."
-        )
-    if least * n_draws < _FEW - 1e-9:
-        warnings.warn(
-            f"only {least * n_draws:g} of {n_draws} draws are expected in the tail {least:g}, so "
-            f"its VaR and ES are rough; {math.ceil(_FEW / least)} draws give {_FEW}",
-            RvraeWarning,
-            stacklevel=3,
-        )
-    return tails
+    return _dataset(results, returns, tails, forecast, dict(attrs))
 
 
 def _summarize_block(
-    forecast: _Forecast, months: slice, tails: tuple[float, ...]
+    forecast: Forecast, months: slice, tails: tuple[float, ...]
 ) -> dict[str, Array]:
     """Summarise a few months; every result ends in (time, asset)."""
     draws = forecast.returns.isel({TIME: months}).values.astype(np.float64)
     unknown = np.isnan(draws)
     listed = ~unknown.any(axis=(0, 1))
     if (~listed & ~unknown.all(axis=(0, 1))).any():
-        raise ShapeError(
-            "`predictions/returns` must be NaN in all draws of a cell or in none; "
-            "some cells mix them."
-        )
+        raise ShapeError(MIXED)
     results = _moments(draws)
     within = results.pop("within")
     results["factor_var"] = _factor_variance(forecast, months, within)
@@ -201,7 +131,7 @@ def _summarize_block(
     pooled = np.moveaxis(draws, (0, 1), (-2, -1))
     flat = np.ascontiguousarray(pooled).reshape(*listed.shape, -1)
     results["prob_loss"] = np.where(listed, (flat < 0).mean(axis=-1), np.nan)
-    results["var"], results["es"] = _tail_losses(flat, tails)
+    results["var"], results["es"] = tail_losses(flat, tails)
     return results
 
 
@@ -218,7 +148,7 @@ def _moments(draws: Array) -> dict[str, Array]:
     }
 
 
-def _factor_variance(forecast: _Forecast, months: slice, like: Array) -> Array:
+def _factor_variance(forecast: Forecast, months: slice, like: Array) -> Array:
     """Mean over members of beta' Cov(f) beta; NaN where the tree does not say."""
     if forecast.factors is None or forecast.beta is None:
         return np.full_like(like, np.nan)
@@ -232,36 +162,17 @@ def _factor_variance(forecast: _Forecast, months: slice, like: Array) -> Array:
     return np.where(np.isnan(like), np.nan, explained.mean(axis=0))
 
 
-def _tail_losses(draws: Array, tails: tuple[float, ...]) -> tuple[Array, Array]:
-    """VaR and ES of draws (time, asset, sample), stacked along a leading tail axis."""
-    size = draws.shape[-1]
-    deepest = min(size, math.ceil(max(tails) * size))
-    lowest = np.partition(draws, deepest - 1, axis=-1)[..., :deepest]
-    lowest.sort(axis=-1)
-    at_risk, shortfall = [], []
-    for tail in tails:
-        count = tail * size
-        whole = math.floor(count + 1e-9)
-        last = max(0, math.ceil(count - 1e-9) - 1)  # 0.05 * 1000 is 50, give or take rounding
-        total = lowest[..., :whole].sum(axis=-1)
-        if count - whole > 1e-9:
-            total = total + (count - whole) * lowest[..., whole]
-        at_risk.append(-lowest[..., last])
-        shortfall.append(-total / count)
-    return np.stack(at_risk), np.stack(shortfall)
-
-
 def _dataset(
     results: dict[str, Array],
     returns: xr.DataArray,
     tails: tuple[float, ...],
-    forecast: _Forecast,
+    forecast: Forecast,
     attrs: dict[Any, Any],
 ) -> xr.Dataset:
     first = returns.isel({CHAIN: 0, DRAW: 0}, drop=True)
     coords = {"tail": list(tails), **first.coords}
     summary = xr.Dataset(coords=coords, attrs=attrs)
-    for name, (description, units) in _DESCRIPTIONS.items():
+    for name, (description, units) in DESCRIPTIONS.items():
         dims = ("tail", TIME, ASSET)[-results[name].ndim :]
         summary[name] = (dims, results[name], {"long_name": description, "units": units})
     if returns.sizes[CHAIN] == 1:

@@ -1,0 +1,151 @@
+"""Reading a forecast's draws, and the losses in their tails."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+
+__all__ = [
+    "MIXED",
+    "Array",
+    "Forecast",
+    "check_tails",
+    "read_forecast",
+    "tail_losses",
+    "tail_share",
+]
+
+Array = NDArray[np.float64]
+
+MIXED = "`predictions/returns` must be NaN in all draws of a cell or in none; some cells mix them."
+_FEW = 10  # draws expected in a tail, below which its estimates are rough
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Draws and, where the tree has them, what splits their variance."""
+
+    returns: xr.DataArray  # (chain, draw, time, asset)
+    factors: xr.DataArray | None  # (chain, draw, time, factor)
+    beta: xr.DataArray | None  # (chain, time, asset, factor), chain of length 1 if shared
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of all chains."""
+        return self.returns.sizes[CHAIN] * self.returns.sizes[DRAW]
+
+    @property
+    def listed(self) -> xr.DataArray:
+        """Cells with a forecast: bool (time, asset)."""
+        return self.returns.isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()
+
+    def month(self, t: int) -> Array:
+        """Draws of month number ``t``, chains pooled: (n_draws, n_assets), NaN if unlisted.
+
+        Raises
+        ------
+        ShapeError
+            If an asset is NaN in some draws only.
+        """
+        draws = self.returns.isel({TIME: t}).values.astype(np.float64)
+        draws = draws.reshape(-1, draws.shape[-1])
+        some = np.isnan(draws).any(axis=0)
+        if (some & ~np.isnan(draws).all(axis=0)).any():
+            raise ShapeError(MIXED)
+        return draws
+
+
+def read_forecast(tree: xr.DataTree) -> Forecast:
+    """Find the draws in the tree, and what splits their variance, in one order of dims."""
+    group = getattr(tree, "children", {}).get("predictions")
+    if group is None or RETURNS not in group.data_vars:
+        raise ShapeError(
+            "`tree` must be a DataTree whose group 'predictions' has a variable 'returns'; got "
+            f"{type(tree).__name__} with groups {list(getattr(tree, 'children', {}))}. "
+            "A forecast has one."
+        )
+    predictions = group.to_dataset()
+    returns = _ordered(predictions[RETURNS], (CHAIN, DRAW, TIME, ASSET), "predictions/returns")
+    if 0 in returns.shape:
+        raise ShapeError(f"`predictions/returns` must not be empty; got {dict(returns.sizes)}.")
+    constant = tree.children.get("predictions_constant_data")
+    if FACTORS not in predictions or constant is None or "beta" not in constant.data_vars:
+        return Forecast(returns, None, None)
+    factors = _ordered(predictions[FACTORS], (CHAIN, DRAW, TIME, FACTOR), "predictions/factors")
+    beta = constant.to_dataset()["beta"]
+    if CHAIN not in beta.dims:
+        beta = beta.expand_dims(CHAIN)
+    beta = _ordered(beta, (CHAIN, TIME, ASSET, FACTOR), "predictions_constant_data/beta")
+    _fits(factors, returns, (CHAIN, DRAW, TIME), "predictions/factors")
+    dims = (TIME, ASSET) if beta.sizes[CHAIN] == 1 else (CHAIN, TIME, ASSET)
+    _fits(beta, returns, dims, "predictions_constant_data/beta")
+    _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
+    return Forecast(returns, factors, beta)
+
+
+def _ordered(values: xr.DataArray, dims: tuple[str, ...], name: str) -> xr.DataArray:
+    if set(values.dims) != set(dims):
+        raise ShapeError(f"`{name}` must have dims {dims}; got {values.dims}.")
+    return values.transpose(*dims)
+
+
+def _fits(values: xr.DataArray, other: xr.DataArray, dims: tuple[str, ...], name: str) -> None:
+    """Raise unless sizes and labels agree with those of ``other`` along ``dims``."""
+    for dim in dims:
+        if not np.array_equal(values[dim].values, other[dim].values):
+            raise ShapeError(
+                f"`{name}` has other labels along {dim!r} than `{other.name}`: "
+                f"{values.sizes[dim]} and {other.sizes[dim]} of them. Select the same from both."
+            )
+
+
+def check_tails(tail: float | Sequence[float], n_draws: int) -> tuple[float, ...]:
+    """Return the tails as numbers; called directly by the public function that warns."""
+    tails = tuple(np.atleast_1d(np.asarray(tail, dtype=float)).tolist())
+    if not tails or any(not 0 < each < 1 for each in tails) or len(set(tails)) < len(tails):
+        raise ConfigError(f"`tail` must hold different numbers in (0, 1); got {tail!r}.")
+    least = min(tails)
+    if least * n_draws < 1 - 1e-9:
+        raise ConfigError(
+            f"`tail` {least:g} holds none of {n_draws} draws; forecast with num_samples="
+            f"{math.ceil(_FEW / least)} or more, or ask for a larger tail."
+        )
+    if least * n_draws < _FEW - 1e-9:
+        warnings.warn(
+            f"only {least * n_draws:g} of {n_draws} draws are expected in the tail {least:g}, so "
+            f"its VaR and ES are rough; {math.ceil(_FEW / least)} draws give {_FEW}",
+            RvraeWarning,
+            stacklevel=3,
+        )
+    return tails
+
+
+def tail_share(size: int, tail: float) -> Array:
+    """Weights of the lowest draws, in order, in the tail mean: equal, the last one in part."""
+    count = tail * size
+    whole = math.floor(count + 1e-9)  # 0.05 * 1000 is 50, give or take rounding
+    share = np.full(whole, 1.0 / count)
+    rest = count - whole
+    return np.append(share, rest / count) if rest > 1e-9 else share
+
+
+def tail_losses(draws: Array, tails: tuple[float, ...]) -> tuple[Array, Array]:
+    """VaR and ES of draws whose last axis is the sample, stacked along a leading tail axis.
+
+    VaR is minus the last draw that counts in the tail mean, ES is minus that mean.
+    """
+    size = draws.shape[-1]
+    shares = [tail_share(size, tail) for tail in tails]
+    deepest = max(len(share) for share in shares)
+    lowest = np.partition(draws, deepest - 1, axis=-1)[..., :deepest]
+    lowest.sort(axis=-1)
+    at_risk = [-lowest[..., len(share) - 1] for share in shares]
+    shortfall = [-(lowest[..., : len(share)] * share).sum(axis=-1) for share in shares]
+    return np.stack(at_risk), np.stack(shortfall)
