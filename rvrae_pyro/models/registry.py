@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models import decoders, guides, likelihoods, loadings, priors, weights
-from rvrae_pyro.models.part import describe
+from rvrae_pyro.models.part import Part, describe
 from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = ["PARTS", "build_model", "build_part", "describe_model", "is_built_in"]
@@ -55,16 +58,20 @@ _SLOTS = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
 
 
 def is_built_in(model: RVRAE) -> bool:
-    """Whether every part of a model, nested ones included, is one of ours."""
+    """Whether every part of a model, nested ones included, is one of ours, not just named so."""
 
-    def known(slot: str, spec: Any) -> bool:
-        if not isinstance(spec, Mapping):
-            return True
-        if spec.get("kind") not in PARTS.get(slot, {}):
+    def known(slot: str, value: Any) -> bool:
+        if isinstance(value, Part):
+            arguments = value.arguments()
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        else:
+            return not isinstance(value, nn.Module)
+        if PARTS.get(slot, {}).get(type(value).__name__) is not type(value):
             return False
-        return all(known(name, value) for name, value in spec.items() if name != "kind")
+        return all(known(name, argument) for name, argument in arguments.items())
 
-    return all(known(slot, describe(getattr(model.parts, slot))) for slot in _SLOTS)
+    return all(known(slot, getattr(model.parts, slot)) for slot in _SLOTS)
 
 
 def describe_model(model: RVRAE) -> dict[str, Any]:
