@@ -1,0 +1,327 @@
+"""Covariance of returns, kept as loadings, factor covariance and idiosyncratic variances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.risk._draws import Array, read_forecast
+from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
+
+__all__ = ["FactorCovariance", "FactorModel", "covariance"]
+
+OTHER_ASSET = "other_asset"
+OTHER_FACTOR = "other_factor"
+
+
+class FactorModel(Protocol):
+    """What :func:`covariance` asks of a fit."""
+
+    def loadings(self, panel: xr.Dataset) -> xr.DataArray:
+        """Return loadings (time, asset, factor), NaN if unlisted."""
+        ...
+
+    def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
+        """Return idiosyncratic standard deviations (time, asset)."""
+        ...
+
+    def factors(
+        self, panel: xr.Dataset, kind: str = "filtered", num_samples: int = 1000, seed: int = 0
+    ) -> xr.Dataset:
+        """Return draws ``factors`` (chain, draw, time, factor)."""
+        ...
+
+
+def covariance(
+    fit: FactorModel,
+    panel: xr.Dataset,
+    times: object | None = None,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> FactorCovariance:
+    r"""Predict the covariance of returns of every month, low-rank plus diagonal.
+
+    .. math:: \Sigma_t = B_t S_t B_t' + D_t
+
+    Parameters
+    ----------
+    fit : Fit
+        Anything with ``loadings``, ``idio_scale`` and ``factors`` as a fit has them.
+    panel : Dataset
+        May be longer than the training panel; its last month may be live.
+    times : label, slice or list, optional
+        Months of the result; all unless told. The panel is read up to the last of them.
+    num_samples, seed : int
+        Draws behind ``S_t``, whose entries then have a relative error near
+        ``sqrt(2 / num_samples)``.
+
+    Returns
+    -------
+    FactorCovariance
+
+    Raises
+    ------
+    PanelError
+        If ``panel`` has no ``time``.
+    ShapeError
+        If ``times`` are outside the panel.
+
+    Notes
+    -----
+    Information set: month t's covariance knows data up to t-1. ``S_t`` is the covariance of the
+    predicted factors, with what is unknown about their state; the weights of the model are
+    fixed. Cost: one filtering pass, then O(T N K^2).
+    """
+    if TIME not in getattr(panel, "coords", {}):
+        raise PanelError(f"`panel` must be a Dataset with coordinate 'time'; got {panel!r:.60}.")
+    rows = pick_times(panel.indexes[TIME], times)
+    panel = panel.isel({TIME: slice(0, int(rows[-1]) + 1)})
+    chosen = {TIME: rows}
+    factors = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)
+    deviation = fit.idio_scale(panel, num_samples=num_samples, seed=seed).isel(chosen)
+    return FactorCovariance(
+        fit.loadings(panel).isel(chosen),
+        _sample_covariance(factors[FACTORS].isel(chosen)),
+        deviation**2,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FactorCovariance:
+    r"""Covariances :math:`\Sigma_t = B_t S_t B_t' + D_t` of all months, never dense unless asked.
+
+    Parameters
+    ----------
+    beta : DataArray (time, asset, factor)
+        Loadings; NaN where an asset is not listed. It is then not part of that month's matrix.
+    factor_cov : DataArray (time, factor, other_factor)
+        Symmetric, positive semi-definite.
+    idio_var : DataArray (time, asset)
+        Positive where listed, in squared return units.
+
+    Raises
+    ------
+    ShapeError
+        If dims or labels do not fit together.
+    ConfigError
+        If a variance is not positive, or ``factor_cov`` no covariance.
+
+    Notes
+    -----
+    Vectors go in as a Series by asset, a DataFrame by month or a DataArray (then with one more
+    dim if wished), aligned by label, and come out as DataArrays, NaN where not listed; one number
+    stands for a vector that holds it at every listed asset. A product, solve or determinant costs
+    O(N K) a month once the first has prepared O(N K^2).
+    """
+
+    beta: xr.DataArray
+    factor_cov: xr.DataArray
+    idio_var: xr.DataArray
+
+    def __post_init__(self) -> None:
+        dims = {
+            "beta": (TIME, ASSET, FACTOR),
+            "factor_cov": (TIME, FACTOR, OTHER_FACTOR),
+            "idio_var": (TIME, ASSET),
+        }
+        for name, expected in dims.items():
+            values = getattr(self, name)
+            if not isinstance(values, xr.DataArray) or set(values.dims) != set(expected):
+                raise ShapeError(
+                    f"`{name}` must be a DataArray with dims {expected}; got "
+                    f"{getattr(values, 'dims', type(values).__name__)}."
+                )
+            object.__setattr__(self, name, values.transpose(*expected).astype(np.float64))
+        for name, other, dim in (
+            ("factor_cov", self.factor_cov, TIME),
+            ("factor_cov", self.factor_cov, FACTOR),
+            ("idio_var", self.idio_var, TIME),
+            ("idio_var", self.idio_var, ASSET),
+        ):
+            if not np.array_equal(other[dim].values, self.beta[dim].values):
+                raise ShapeError(f"`{name}` must have the labels of `beta` along {dim!r}.")
+        self._check_values()
+
+    @classmethod
+    def from_forecast(cls, tree: xr.DataTree) -> FactorCovariance:
+        """Take the covariance behind a forecast's draws, without a fit.
+
+        Raises
+        ------
+        ShapeError
+            If the tree lacks factors, loadings or idiosyncratic scales, or its members differ
+            in their loadings.
+        """
+        forecast = read_forecast(tree)
+        constant = tree.children.get("predictions_constant_data")
+        scale = None if constant is None else constant.to_dataset().get("idio_scale")
+        if forecast.factors is None or forecast.beta is None or scale is None:
+            raise ShapeError(
+                "`tree` must hold 'factors' beside its returns, and 'beta' and 'idio_scale' in "
+                "group 'predictions_constant_data'. `fit.forecast` writes them."
+            )
+        if forecast.beta.sizes[CHAIN] > 1 or CHAIN in scale.dims:
+            raise ShapeError(
+                "`tree` must have one set of loadings; its members have their own. Select one "
+                "chain."
+            )
+        beta = forecast.beta.isel({CHAIN: 0}, drop=True)
+        return cls(beta, _sample_covariance(forecast.factors), scale**2)
+
+    @property
+    def listed(self) -> xr.DataArray:
+        """Assets of each month's matrix: bool (time, asset)."""
+        return self.idio_var.notnull()
+
+    def sel(self, times: object) -> FactorCovariance:
+        """Pick months by label, slice or list."""
+        rows = {TIME: pick_times(self.beta.indexes[TIME], times)}
+        return FactorCovariance(
+            self.beta.isel(rows), self.factor_cov.isel(rows), self.idio_var.isel(rows)
+        )
+
+    def dot(self, x: Weights | float) -> xr.DataArray:
+        """Multiply: ``Sigma x`` of every month, with the dims of ``x`` and ``time``."""
+        vector = self._vector(x)
+        values = vector.transpose(TIME, ASSET, PORTFOLIO).values
+        product = self._diagonal(np.nan)[..., None] * values
+        product += self._root @ (self._root.mT @ values)
+        return self._like(product, vector, x)
+
+    def solve(self, x: Weights | float) -> xr.DataArray:
+        """Solve ``Sigma y = x`` of every month by Woodbury's identity."""
+        vector = self._vector(x)
+        scaled = vector.transpose(TIME, ASSET, PORTFOLIO).values / self._diagonal(1.0)[..., None]
+        inner = np.linalg.solve(self._capacitance, self._root.mT @ scaled)
+        weighted = self._root / self._diagonal(1.0)[..., None]
+        answer = np.where(self.listed.values[..., None], scaled - weighted @ inner, np.nan)
+        return self._like(answer, vector, x)
+
+    def logdet(self) -> xr.DataArray:
+        """Log determinant (time,), over the listed assets; 0 for a month without any."""
+        value = np.log(self._diagonal(1.0)).sum(axis=-1)
+        value = value + np.linalg.slogdet(self._capacitance)[1]
+        return xr.DataArray(value, {TIME: self.beta[TIME]}, TIME, name="logdet")
+
+    def sample(self, num_samples: int, seed: int = 0) -> xr.DataArray:
+        """Draw normal returns with mean zero and this covariance: (draw, time, asset)."""
+        if num_samples < 1:
+            raise ConfigError(f"`num_samples` must be at least 1; got {num_samples!r}.")
+        rng = np.random.default_rng(seed)
+        n_times, n_assets, rank = self._root.shape
+        common = rng.standard_normal((num_samples, n_times, rank, 1))
+        draws = np.matmul(self._root, common)[..., 0]
+        noise = rng.standard_normal((num_samples, n_times, n_assets))
+        draws += noise * np.sqrt(self._diagonal(np.nan))
+        coords = {DRAW: np.arange(num_samples), TIME: self.beta[TIME], ASSET: self.beta[ASSET]}
+        return xr.DataArray(draws, coords, (DRAW, TIME, ASSET), name="returns")
+
+    def variance(self) -> xr.DataArray:
+        """Variance of every asset (time, asset): the diagonal."""
+        values = self._diagonal(np.nan) + (self._root**2).sum(axis=-1)
+        return self.idio_var.copy(data=values).rename("variance")
+
+    def to_dense(self, assets: object | None = None) -> xr.DataArray:
+        """Write the matrix out: (time, asset, other_asset), NaN where not listed.
+
+        Parameters
+        ----------
+        assets : list of labels, optional
+            Rows and columns; all unless told. Memory is O(T n^2).
+
+        Raises
+        ------
+        ShapeError
+            If an asset is unknown or repeated.
+        """
+        labels = self.beta[ASSET].values if assets is None else np.atleast_1d(np.asarray(assets))
+        rows = self.beta.indexes[ASSET].get_indexer(labels)
+        if (rows < 0).any() or len(set(rows.tolist())) < len(rows):
+            wrong = labels[rows < 0]
+            raise ShapeError(
+                "`assets` must be different assets of the covariance; "
+                + (f"unknown: {first(wrong)}." if wrong.size else "some are repeated.")
+            )
+        root, diagonal = self._root[:, rows], self._diagonal(np.nan)[:, rows]
+        dense = root @ root.mT
+        dense[:, np.arange(len(rows)), np.arange(len(rows))] += diagonal
+        absent = np.isnan(diagonal)
+        dense[absent[:, :, None] | absent[:, None, :]] = np.nan
+        coords = {TIME: self.beta[TIME], ASSET: labels, OTHER_ASSET: labels}
+        return xr.DataArray(dense, coords, (TIME, ASSET, OTHER_ASSET), name="covariance")
+
+    def minimum_variance(self) -> xr.DataArray:
+        """Weights (time, asset) of the fully invested portfolio with the least variance."""
+        raw = self.solve(1.0)
+        return (raw / raw.sum(ASSET)).rename("weights")
+
+    @cached_property
+    def _root(self) -> Array:
+        """Loadings on uncorrelated unit factors, 0 where unlisted: B S^(1/2)."""
+        values, vectors = np.linalg.eigh(self.factor_cov.values)
+        half = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        root: Array = np.nan_to_num(self.beta.values) @ half
+        return root
+
+    @cached_property
+    def _capacitance(self) -> Array:
+        weighted = self._root / self._diagonal(1.0)[..., None]
+        inner: Array = np.eye(self._root.shape[-1]) + self._root.mT @ weighted
+        return inner
+
+    def _diagonal(self, fill: float) -> Array:
+        values: Array = self.idio_var.values
+        return np.where(np.isnan(values), fill, values)
+
+    def _vector(self, x: Weights | float) -> xr.DataArray:
+        if np.isscalar(x):
+            level = float(x)  # type: ignore[arg-type]
+            return self.idio_var.copy(data=self.listed.values * level).expand_dims(PORTFOLIO, -1)
+        vector = read_weights(x, self.listed, "x")  # type: ignore[arg-type]
+        if vector.sizes[TIME] < self.beta.sizes[TIME]:
+            raise ShapeError(
+                f"`x` must cover the months of the covariance: {vector.sizes[TIME]} of "
+                f"{self.beta.sizes[TIME]} given. Pick them with .sel(months) first."
+            )
+        return vector
+
+    def _like(self, values: Array, vector: xr.DataArray, x: Weights | float) -> xr.DataArray:
+        """Label a result (time, asset, portfolio) as its argument was."""
+        result = vector.transpose(TIME, ASSET, PORTFOLIO).copy(data=values)
+        extra = [d for d in x.dims if d not in (TIME, ASSET)] if isinstance(x, xr.DataArray) else []
+        if not extra:
+            return result.isel({PORTFOLIO: 0}, drop=True)
+        return result.rename({PORTFOLIO: extra[0]})
+
+    def _check_values(self) -> None:
+        listed = self.idio_var.notnull().values
+        if (np.isfinite(self.beta.values).all(axis=-1) != listed).any():
+            raise ShapeError("`beta` and `idio_var` must be missing for the same cells.")
+        if not (self.idio_var.values[listed] > 0).all():
+            raise ConfigError("`idio_var` must be positive where an asset is listed.")
+        matrix = self.factor_cov.values
+        size = np.abs(matrix).max(axis=(-2, -1), initial=0.0)
+        if (
+            not np.isfinite(matrix).all()
+            or (np.abs(matrix - matrix.mT).max(axis=(-2, -1), initial=0.0) > 1e-8 * size).any()
+        ):
+            raise ConfigError("`factor_cov` must be finite and symmetric.")
+        if (np.linalg.eigvalsh(matrix)[..., 0] < -1e-8 * size).any():
+            raise ConfigError("`factor_cov` must be positive semi-definite.")
+
+
+def _sample_covariance(factors: xr.DataArray) -> xr.DataArray:
+    """Covariance of draws (chain, draw, time, factor), all chains pooled, with ddof 0."""
+    draws = factors.transpose(CHAIN, DRAW, TIME, FACTOR).astype(np.float64)
+    values = draws.values.reshape(-1, *draws.shape[2:]).swapaxes(0, 1)
+    centred = values - values.mean(axis=1, keepdims=True)
+    cov = centred.mT @ centred / values.shape[1]
+    labels = draws[FACTOR].values
+    coords = {TIME: draws[TIME].values, FACTOR: labels, OTHER_FACTOR: labels}
+    return xr.DataArray(cov, coords, (TIME, FACTOR, OTHER_FACTOR), name="factor_cov")
