@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rvrae_pyro.models.paths import FilteredPath
 from rvrae_pyro.models.rvrae import Walk
+from rvrae_pyro.nn.gaussian import Gaussian, Posterior
 
 __all__ = ["marginal_kl", "month_kl"]
 
@@ -20,9 +21,11 @@ def month_kl(walk: Walk) -> Tensor:
     """
     proposal = walk.proposal
     if isinstance(proposal, FilteredPath) and proposal.drawn is not None:
-        return proposal.drawn[1].posterior.kl_to(walk.prior)
+        posterior = proposal.drawn[1].posterior
+        if isinstance(posterior, Posterior) and isinstance(walk.prior, Gaussian):
+            return posterior.kl_to(walk.prior)
     moments = _gaussian_moments(proposal)
-    if moments is None:
+    if moments is None or not isinstance(walk.prior, Gaussian):
         ratio = proposal.log_prob(walk.codes.unsqueeze(-2)).squeeze(-1)
         return ratio - walk.prior.log_prob(walk.codes)
     mean, tril = moments

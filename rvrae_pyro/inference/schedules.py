@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["Constant", "Linear", "Schedule"]
+__all__ = ["Constant", "Cyclical", "Linear", "Schedule"]
 
 
 class Schedule(Protocol):
@@ -78,3 +78,45 @@ class Linear:
         grid = np.linspace(0.0, 1.0, len(self.profile))
         first = self.start * np.interp(np.linspace(0.0, 1.0, n_times), grid, self.profile)
         return torch.as_tensor(first + (1.0 - first) * progress)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """Several warm-ups in a row, each to 1; after the last the weight stays 1.
+
+    Parameters
+    ----------
+    cycles : int
+    steps : int
+        Steps a cycle.
+    start : float
+        Weight at the start of each cycle, in (0, 1].
+    rising : float
+        Share of a cycle in which the weight rises; for the rest it is 1.
+
+    References
+    ----------
+    Fu et al. (2019), NAACL: cyclical annealing.
+    """
+
+    cycles: int = 4
+    steps: int = 100
+    start: float = 0.1
+    rising: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1 or not 0 < self.rising <= 1:
+            raise ConfigError(
+                f"`start` and `rising` must be in (0, 1]; got {self.start}, {self.rising}."
+            )
+        if self.cycles < 1 or self.steps < 1:
+            raise ConfigError(
+                f"`cycles` and `steps` must be at least 1; got {self.cycles}, {self.steps}."
+            )
+
+    def weight(self, step: int, n_times: int) -> float | Tensor:
+        """Straight line within each cycle; 1 after the last."""
+        if step >= self.cycles * self.steps:
+            return 1.0
+        progress = (step % self.steps) / (self.rising * self.steps)
+        return min(1.0, self.start + (1.0 - self.start) * progress)

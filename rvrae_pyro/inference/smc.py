@@ -16,6 +16,7 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.paths import at_level
+from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 
@@ -146,10 +147,10 @@ class _Cloud:
         prior, decoder = self.parts.factor_prior, self.parts.decoder
         moment = None if self.view.context is None else self.view.context[t]
         ahead = prior.transition(self.state, moment)
-        ahead = Gaussian(*torch.broadcast_tensors(*ahead))
+        ahead = _for_each(ahead, self.n)
         level = prior.level(self.state, moment)
         with month_random(self.seed, self.batch.times[t], "filter"):
-            coming = ahead.sample(torch.randn_like(ahead.loc))
+            coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
             codes, log_weight, chosen = self._propose(t, ahead, level)
             keep = self._resample(log_weight) if chosen is None else chosen
         self._account(log_weight)
@@ -168,13 +169,13 @@ class _Cloud:
         self._remember(filtered, keep)
 
     def _propose(
-        self, t: int, ahead: Gaussian, level: Tensor | None
+        self, t: int, ahead: Transition, level: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes, log weights, and the ancestors if they were chosen before the move."""
         potential = at_level(
             Potential(self.cross.potential.precision[t], self.cross.potential.shift[t]), level
         )
-        if self.exact:
+        if self.exact and isinstance(ahead, Gaussian):
             log_weight = ahead.evidence(potential) + self._constant(t, level)
             keep = self._resample(log_weight)
             posterior = ahead.update(potential)
@@ -185,17 +186,17 @@ class _Cloud:
         log_weight = ahead.log_prob(codes) + self._log_density(t, codes, level) - log_q
         return codes, log_weight, None
 
-    def _candidate(self, t: int, ahead: Gaussian, potential: Potential) -> tuple[Tensor, Tensor]:
+    def _candidate(self, t: int, ahead: Transition, potential: Potential) -> tuple[Tensor, Tensor]:
         """Codes from the conjugate proposal, or from prior and guide in equal parts."""
-        noise = torch.randn_like(ahead.loc)
+        noise = self.parts.factor_prior.noise(ahead.loc.shape, ahead.loc)
         if self.proposals is None:
-            posterior = ahead.update(potential)
-            return posterior.mean + posterior.deviate(noise), posterior.log_prob_of_noise(noise)
+            return ahead.propose(potential, noise)
         guide = self.proposals.base_dist
         loc, scale = guide.loc[t, 0], guide.scale[t, 0]
         proposal = Gaussian(loc.expand_as(noise), scale.expand_as(noise))
         from_prior = (torch.arange(self.n, device=noise.device) % 2 == 0).unsqueeze(-1)
-        codes = torch.where(from_prior, ahead.sample(noise), proposal.sample(noise))
+        guided = proposal.sample(torch.randn_like(noise))
+        codes = torch.where(from_prior, ahead.sample(noise), guided)
         # the mixture as a whole is the proposal, which bounds the weights
         log_q = torch.logaddexp(ahead.log_prob(codes), proposal.log_prob(codes)) - np.log(2.0)
         return codes, log_q
@@ -259,3 +260,12 @@ class _Cloud:
             torch.stack(self.log_evidence),
             torch.stack(self.ess),
         )
+
+
+def _for_each(ahead: Transition, n: int) -> Transition:
+    """Spread a transition whose parameters do not depend on the particle over all particles."""
+    fields = [
+        field.expand(n, *field.shape[field.ndim - dims :])
+        for field, dims in zip(ahead, ahead.event_dims, strict=True)
+    ]
+    return type(ahead)(*fields)

@@ -10,7 +10,7 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.sequences import rnn_weights
 
-__all__ = ["Decoder", "Identity", "Recurrent"]
+__all__ = ["MLP", "Decoder", "Identity", "Recurrent"]
 
 
 class Decoder(Part):
@@ -62,6 +62,29 @@ class Identity(Decoder):
     def read(self, state: State, code: Tensor) -> Tensor:
         """Return the code."""
         return code
+
+
+class MLP(Decoder):
+    """Factors as a smooth function of the month's code: the code plus a learned bend.
+
+    Parameters
+    ----------
+    n_factors : int
+    hidden : int
+        Width of the tanh layer.
+    """
+
+    def __init__(self, n_factors: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.n_factors, self.hidden = n_factors, hidden
+        self.bend = nn.Sequential(
+            nn.Linear(n_factors, hidden), nn.Tanh(), nn.Linear(hidden, n_factors)
+        )
+
+    def read(self, state: State, code: Tensor) -> Tensor:
+        """Bend the code."""
+        factors: Tensor = code + self.bend(code)
+        return factors
 
 
 class Recurrent(Decoder):

@@ -49,6 +49,7 @@ def is_exact(model: RVRAE) -> bool:
     return (
         model.decoder.affine
         and isinstance(model.likelihood, Normal)
+        and model.factor_prior.gaussian
         and (model.factor_prior.observed or isinstance(model.factor_prior, (AR1, StandardNormal)))
     )
 

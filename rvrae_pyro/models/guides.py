@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.paths import FilteredPath, Scan, at_level
+from rvrae_pyro.models.paths import FilteredPath, IndependentPath, Scan, at_level
 from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Conjugate", "Guide", "PriorView", "Recurrent"]
+__all__ = ["Conjugate", "Guide", "PriorView", "Recurrent", "Smoothing", "month_features"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Conjugate(Guide):
         if view.walk is None:
             return FilteredPath(view.prior, tempered, view.context, view.state)
         posterior = view.walk.prior.update(at_level(tempered, view.walk.level))
-        return independent(posterior)
+        return independent(posterior, view)
 
 
 class Recurrent(Guide):
@@ -151,7 +152,7 @@ class Recurrent(Guide):
         return {start: (path[start],) for start in starts}
 
     def _run(self, batch: Batch, potential: Potential) -> Tensor:
-        features = self._features(potential)
+        features = month_features(potential)
         output, _ = self.rnn(features, self._initial(batch, features))
         hidden: Tensor = output
         return hidden
@@ -160,17 +161,107 @@ class Recurrent(Guide):
         state = batch.state("guide")
         return state[0].unsqueeze(0) if state else like.new_zeros(1, self.hidden)
 
-    @staticmethod
-    def _features(potential: Potential) -> Tensor:
-        precision, shift = potential
-        eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-        chol = torch.linalg.cholesky_ex(precision + eye)[0]
-        estimate = torch.cholesky_solve(shift.unsqueeze(-1), chol).squeeze(-1)
-        return torch.cat([estimate, torch.log1p(precision.diagonal(dim1=-2, dim2=-1))], dim=-1)
+
+class Smoothing(Guide):
+    """Conjugate guide that also looks ahead: for in-sample analysis, never for forecasts.
+
+    A backward recursion carries what later months say of this one through a learned linear
+    transition ``z' = F z + a + Normal(0, diag q)``, so that the exact smoother of a linear
+    Gaussian model is among its members; a backward recurrent network corrects it. It starts as
+    the conjugate guide (``F = 0``). With an observed recurrence the months are independent given
+    the data, and it is the conjugate guide.
+
+    Parameters
+    ----------
+    n_factors : int
+    hidden : int
+        Width of the backward network.
+
+    References
+    ----------
+    Krishnan, Shalit and Sontag (2017), arXiv 1609.09869: structured guides; the recursion is
+    the information form of the Kalman smoother's backward messages.
+    """
+
+    needs_affine_decoder = True
+
+    def __init__(self, n_factors: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.n_factors, self.hidden = n_factors, hidden
+        self.transition = nn.Parameter(torch.zeros(n_factors, n_factors))
+        self.drift = nn.Parameter(torch.zeros(n_factors))
+        self.log_scale = nn.Parameter(torch.zeros(n_factors))
+        self.rnn = nn.GRU(2 * n_factors, hidden)
+        self.correction = nn.Linear(hidden, 2 * n_factors)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.constant_(self.correction.bias[:n_factors], 0.0)
+        nn.init.constant_(self.correction.bias[n_factors:], -6.0)
+
+    def forward(
+        self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> dist.TorchDistribution:
+        """Filtered path under potentials that include the months to come."""
+        tempered = potential.tempered(kl_weight)
+        if view.walk is not None:
+            return Conjugate()(batch, potential, view, kl_weight)
+        ahead = self._corrected(potential, self._messages(tempered))
+        total = Potential(tempered.precision + ahead.precision, tempered.shift + ahead.shift)
+        return FilteredPath(view.prior, total, view.context, view.state)
+
+    def _messages(self, potential: Potential) -> Potential:
+        """What later months say of each month's factors, by the backward recursion."""
+        scale, transition = self.log_scale.exp(), self.transition
+        eye = torch.eye(self.n_factors, dtype=scale.dtype, device=scale.device)
+        zero = torch.zeros_like(potential.precision[..., 0, :, :])
+        messages = [Potential(zero, torch.zeros_like(potential.shift[..., 0, :]))]
+        for t in range(potential.shift.shape[-2] - 1, 0, -1):
+            precision = potential.precision[..., t, :, :] + messages[-1].precision
+            shift = potential.shift[..., t, :] + messages[-1].shift
+            scaled = eye + scale.unsqueeze(-1) * precision * scale
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(scaled)[0])
+            # seen through the noise: (Q + J^-1)^-1, written so that J may be singular
+            seen = (eye - inverse) / (scale.unsqueeze(-1) * scale)
+            pulled = ((inverse * scale) @ shift.unsqueeze(-1)).squeeze(-1) / scale
+            pulled = pulled - (seen @ self.drift.unsqueeze(-1)).squeeze(-1)
+            messages.append(
+                Potential(
+                    transition.mT @ seen @ transition,
+                    (transition.mT @ pulled.unsqueeze(-1)).squeeze(-1),
+                )
+            )
+        precisions, shifts = zip(*messages[::-1], strict=True)
+        return Potential(torch.stack(precisions, -3), torch.stack(shifts, -2))
+
+    def _corrected(self, potential: Potential, messages: Potential) -> Potential:
+        features = month_features(potential)
+        later = torch.cat([features[1:], torch.zeros_like(features[:1])]).flip(0)
+        output, _ = self.rnn(later)
+        shift, log_precision = self.correction(output.flip(0)).chunk(2, dim=-1)
+        # nothing comes after the last month
+        known = torch.ones_like(shift[:, :1])
+        known[-1] = 0.0
+        extra = torch.diag_embed(known * log_precision.exp())
+        return Potential(messages.precision + extra, messages.shift + known * shift)
 
 
-def independent(posterior: Posterior) -> dist.MultivariateNormal:
+def month_features(potential: Potential) -> Tensor:
+    """Describe each month's cross-section, whatever its size: (n_times, 2 n_factors).
+
+    The least-squares factors under a unit prior, and the log of their precisions.
+    """
+    precision, shift = potential
+    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    chol = torch.linalg.cholesky_ex(precision + eye)[0]
+    estimate = torch.cholesky_solve(shift.unsqueeze(-1), chol).squeeze(-1)
+    return torch.cat([estimate, torch.log1p(precision.diagonal(dim1=-2, dim2=-1))], dim=-1)
+
+
+def independent(
+    posterior: Posterior | StudentTPosterior, view: PriorView
+) -> dist.TorchDistribution:
     """Months that are independent given the data, of batch shape (n_times, 1)."""
+    if isinstance(posterior, StudentTPosterior):
+        return IndependentPath(view.prior, posterior, view.state)
     tril = torch.linalg.cholesky_ex(posterior.covariance())[0]
     return dist.MultivariateNormal(
         posterior.mean.unsqueeze(-2), scale_tril=tril.unsqueeze(-3), validate_args=False

@@ -17,14 +17,18 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.loadings import feed_forward
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
-from rvrae_pyro.nn.gaussian import Gaussian, Potential
+from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = [
     "Alpha",
     "CharacteristicScale",
     "GlobalScale",
+    "Laplace",
     "Likelihood",
     "Normal",
+    "NormalMixture",
+    "RobustLikelihood",
     "Scale",
     "StudentT",
 ]
@@ -163,7 +167,7 @@ class Likelihood(Part):
         return self.distribution(torch.zeros_like(scale), scale).variance.sqrt()
 
     def potential(
-        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Gaussian
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition
     ) -> Potential:
         """Quadratic log-likelihood of each month's factors; exact for Normal returns.
 
@@ -177,7 +181,7 @@ class Likelihood(Part):
         beta : Tensor of shape (*batch, n_times, n_assets, n_factors)
         scale : Tensor of shape (*batch, n_times, n_assets)
         observed : bool Tensor of shape (n_times, n_assets)
-        start : Gaussian
+        start : Transition
             Factor prior at its initial state, where an iterative form starts from.
 
         Returns
@@ -209,25 +213,77 @@ class Normal(Likelihood):
         return scale
 
 
-class StudentT(Likelihood):
-    """Student-t returns with learned degrees of freedom: a few wild months steer nothing.
+class RobustLikelihood(Likelihood):
+    """Base of likelihoods that are not Normal: the guide's quadratic form from score and information.
+
+    A subclass gives ``distribution``, ``deviation``, and the two functions of its standard
+    density (scale 1) below.
 
     Parameters
     ----------
     scale, alpha
         See :class:`Likelihood`.
-    df : float
-        Degrees of freedom to start from, above 2.
-    learn_df : bool
-        False keeps them.
     sweeps : int
         Fisher-scoring sweeps, without gradient, that find the point at which the guide's
         quadratic form is taken.
 
     Notes
     -----
-    The quadratic form has the Fisher precision ``(df + 1) / (df + 3) B' Sigma^-1 B`` and the
-    exact score at the mode; the precision of the reweighted regression would be too high.
+    The quadratic form has the Fisher precision, ``information() B' Sigma^-1 B``, and the exact
+    score at the mode; the precision of a reweighted regression would be too high.
+    """
+
+    def __init__(
+        self, scale: Scale | None = None, alpha: Alpha | None = None, sweeps: int = 2
+    ) -> None:
+        super().__init__(scale, alpha)
+        if sweeps < 1:
+            raise ConfigError(f"`sweeps` must be at least 1; got {sweeps}.")
+        self.sweeps = sweeps
+
+    def score(self, error: Tensor) -> Tensor:
+        """Derivative of the standard log density with respect to its location."""
+        raise NotImplementedError
+
+    def information(self) -> Tensor:
+        """Fisher information of the standard density about its location; a scalar."""
+        raise NotImplementedError
+
+    def potential(
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition
+    ) -> Potential:
+        """Score and Fisher information at the mode under the initial prior."""
+        information = self.information()
+        weighted = beta * (observed / scale.square()).unsqueeze(-1)
+        precision = weighted.mT @ beta
+
+        def pull(at: Tensor) -> Tensor:
+            error = residual - (beta @ at.unsqueeze(-1)).squeeze(-1)
+            push = self.score(error / scale) * scale
+            return (weighted.mT @ push.unsqueeze(-1)).squeeze(-1)
+
+        def shift(at: Tensor) -> Tensor:
+            return pull(at) + information * (precision @ at.unsqueeze(-1)).squeeze(-1)
+
+        with torch.no_grad():
+            plain = (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
+            mode = start.update(Potential(precision, plain)).mean
+            for _ in range(self.sweeps):
+                mode = start.update(Potential(information * precision, shift(mode))).mean
+        return Potential(information * precision, shift(mode))
+
+
+class StudentT(RobustLikelihood):
+    """Student-t returns with learned degrees of freedom: a few wild months steer nothing.
+
+    Parameters
+    ----------
+    scale, alpha, sweeps
+        See :class:`RobustLikelihood`.
+    df : float
+        Degrees of freedom to start from, above 2.
+    learn_df : bool
+        False keeps them.
     """
 
     def __init__(
@@ -238,12 +294,10 @@ class StudentT(Likelihood):
         learn_df: bool = True,
         sweeps: int = 2,
     ) -> None:
-        super().__init__(scale, alpha)
+        super().__init__(scale, alpha, sweeps)
         if not df > 2:
             raise ConfigError(f"`df` must be above 2, so that returns have a variance; got {df}.")
-        if sweeps < 1:
-            raise ConfigError(f"`sweeps` must be at least 1; got {sweeps}.")
-        self.df, self.learn_df, self.sweeps = df, learn_df, sweeps
+        self.df, self.learn_df = df, learn_df
         self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)), learn_df)
 
     @property
@@ -260,31 +314,103 @@ class StudentT(Likelihood):
         df = self.degrees_of_freedom
         return scale * (df / (df - 2.0)).sqrt()
 
-    def potential(
-        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Gaussian
-    ) -> Potential:
-        """Score and Fisher information at the mode under the initial prior."""
+    def score(self, error: Tensor) -> Tensor:
+        """``(df + 1) e / (df + e^2)``."""
         df = self.degrees_of_freedom
-        weighted = beta * (observed / scale.square()).unsqueeze(-1)
-        precision = weighted.mT @ beta
-        information = (df + 1.0) / (df + 3.0) * precision
-        with torch.no_grad():
-            shift = (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
-            mode = start.update(Potential(precision, shift)).mean
-            for _ in range(self.sweeps):
-                score = self._score(residual, beta, scale, weighted, mode)
-                shift = score + (information @ mode.unsqueeze(-1)).squeeze(-1)
-                mode = start.update(Potential(information, shift)).mean
-        score = self._score(residual, beta, scale, weighted, mode)
-        return Potential(information, score + (information @ mode.unsqueeze(-1)).squeeze(-1))
+        return error * (df + 1.0) / (df + error.square())
 
-    def _score(
-        self, residual: Tensor, beta: Tensor, scale: Tensor, weighted: Tensor, at: Tensor
-    ) -> Tensor:
+    def information(self) -> Tensor:
+        """``(df + 1) / (df + 3)``."""
         df = self.degrees_of_freedom
-        error = residual - (beta @ at.unsqueeze(-1)).squeeze(-1)
-        robust = error * (df + 1.0) / (df + (error / scale).square())
-        return (weighted.mT @ robust.unsqueeze(-1)).squeeze(-1)
+        return (df + 1.0) / (df + 3.0)
+
+
+class Laplace(RobustLikelihood):
+    """Laplace returns: absolute errors, tails between Normal and Student-t.
+
+    Parameters
+    ----------
+    scale, alpha, sweeps
+        See :class:`RobustLikelihood`; the scale is the mean absolute deviation.
+    """
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        """``Laplace(loc, scale)``."""
+        return dist.Laplace(loc, scale, validate_args=False)
+
+    def deviation(self, scale: Tensor) -> Tensor:
+        """``scale * sqrt(2)``."""
+        return math.sqrt(2.0) * scale
+
+    def score(self, error: Tensor) -> Tensor:
+        """Sign of the error, smoothed at zero so that a mode can be found."""
+        return torch.tanh(error / 0.1)
+
+    def information(self) -> Tensor:
+        """1, the inverse squared scale."""
+        return self._like().new_ones(())
+
+    def _like(self) -> Tensor:
+        return next(self.parameters())
+
+
+class NormalMixture(RobustLikelihood):
+    """Mixture of two Normals with one centre: ordinary months and wild ones.
+
+    Parameters
+    ----------
+    scale, alpha, sweeps
+        See :class:`RobustLikelihood`; the scale is that of ordinary months.
+    """
+
+    def __init__(
+        self, scale: Scale | None = None, alpha: Alpha | None = None, sweeps: int = 2
+    ) -> None:
+        super().__init__(scale, alpha, sweeps)
+        self.logit = nn.Parameter(torch.tensor(-2.0))
+        self.log_excess = nn.Parameter(torch.tensor(0.5))
+
+    @property
+    def wild_probability(self) -> Tensor:
+        """Probability of a wild month; a scalar."""
+        return torch.sigmoid(self.logit)
+
+    @property
+    def wild_scale(self) -> Tensor:
+        """Scale of a wild month over that of an ordinary one, above 1; a scalar."""
+        return 1.0 + self.log_excess.exp()
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        """Mixture of ``Normal(loc, scale)`` and ``Normal(loc, wild_scale * scale)``."""
+        loc, scale = broadcast_all(loc, scale)
+        spread = torch.stack([torch.ones_like(self.wild_scale), self.wild_scale])
+        components = dist.Normal(
+            loc.unsqueeze(-1), scale.unsqueeze(-1) * spread, validate_args=False
+        )
+        weights = torch.stack([1.0 - self.wild_probability, self.wild_probability])
+        which = dist.Categorical(probs=weights.expand(*loc.shape, 2), validate_args=False)
+        return dist.MixtureSameFamily(which, components, validate_args=False)
+
+    def deviation(self, scale: Tensor) -> Tensor:
+        """``scale * sqrt(1 - p + p wild_scale^2)``."""
+        p = self.wild_probability
+        return scale * (1.0 - p + p * self.wild_scale.square()).sqrt()
+
+    def score(self, error: Tensor) -> Tensor:
+        """Error over the variance that it suggests: ordinary if small, wild if large."""
+        p, wild = self.wild_probability, self.wild_scale
+        ordinary = (1.0 - p).log() - 0.5 * error.square()
+        unusual = p.log() - wild.log() - 0.5 * (error / wild).square()
+        share = torch.sigmoid(unusual - ordinary)
+        return error * ((1.0 - share) + share / wild.square())
+
+    def information(self) -> Tensor:
+        """Mean squared score, by the trapezoidal rule."""
+        wild = self.wild_scale
+        grid = torch.linspace(-8.0, 8.0, 801, dtype=wild.dtype, device=wild.device) * wild.detach()
+        zero, one = torch.zeros_like(grid), torch.ones_like(grid)
+        density = self.distribution(zero, one).log_prob(grid).exp()
+        return torch.trapezoid(self.score(grid).square() * density, grid)
 
 
 class _StudentT(dist.StudentT):  # type: ignore[misc]

@@ -17,12 +17,21 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.models.priors import FactorPrior
-from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.models.priors import FactorPrior, Transition
+from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.transitions import StudentTPosterior
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
-__all__ = ["FilteredPath", "PathDistribution", "PriorPath", "Scan", "at_level", "scan"]
+__all__ = [
+    "FilteredPath",
+    "IndependentPath",
+    "PathDistribution",
+    "PriorPath",
+    "Scan",
+    "at_level",
+    "scan",
+]
 
 
 class Scan(NamedTuple):
@@ -32,7 +41,7 @@ class Scan(NamedTuple):
     ----------
     factors : Tensor of shape (*batch, n_times, n_factors)
         What drove the state: draws, or posterior means.
-    prior : Gaussian
+    prior : Transition
         p(z_t | h_{t-1}) along the walk, each (*batch, n_times, n_factors).
     level : Tensor of shape (*batch, n_times) or None
         Log multiplier of the idiosyncratic scales.
@@ -41,9 +50,9 @@ class Scan(NamedTuple):
     """
 
     factors: Tensor
-    prior: Gaussian
+    prior: Transition
     level: Tensor | None
-    posterior: Posterior
+    posterior: Posterior | StudentTPosterior
 
 
 def scan(
@@ -83,11 +92,10 @@ def scan(
     walk, after = _month(prior, potential, context, leaves, noise)
     batch = walk.factors.shape[:-2]
     first = tuple(s.expand(*batch, s.shape[-1]) for s in state)
-    flat = _flatten(walk)
     linked = AdjointChain.apply(  # type: ignore[no-untyped-call]
-        len(state), *leaves, *first, *after, *flat
+        len(state), *leaves, *first, *after, *_fields(walk)
     )
-    return _unflatten(linked, walk.level is not None)
+    return _like(walk, linked)
 
 
 # An adjoint costs as much as one month's backward pass for every entry of the state, whatever
@@ -125,22 +133,30 @@ def _loop(
     for precision, shift, eps, moment in zip(precisions, shifts, noises, contexts, strict=True):
         states.append(state)
         month, state = _month(prior, Potential(precision, shift), moment, state, eps)
-        months.append(_flatten(month))
-    leveled = len(months[0]) == 7
-    dims = (-2, -2, -2, -2, -2, -3, -1)
-    stacked = [_stack(f, dim) for f, dim in zip(zip(*months, strict=True), dims, strict=False)]
-    return _unflatten(stacked, leveled), tuple(_stack(s, -2) for s in zip(*states, strict=True))
+        months.append(month)
+    fields = zip(*(_fields(month) for month in months), strict=True)
+    stacked = [
+        _stack(field, -1 - dims) for field, dims in zip(fields, _event_dims(months[0]), strict=True)
+    ]
+    return _like(months[0], stacked), tuple(_stack(s, -2) for s in zip(*states, strict=True))
 
 
-def _flatten(walk: Scan) -> tuple[Tensor, ...]:
+def _fields(walk: Scan) -> tuple[Tensor, ...]:
     level = () if walk.level is None else (walk.level,)
     return (walk.factors, *walk.prior, *walk.posterior, *level)
 
 
-def _unflatten(fields: Sequence[Tensor], leveled: bool) -> Scan:
-    factors, loc, scale, mean, prior_scale, chol, *level = fields
-    posterior = Posterior(mean, prior_scale, chol)
-    return Scan(factors, Gaussian(loc, scale), level[0] if leveled else None, posterior)
+def _event_dims(walk: Scan) -> tuple[int, ...]:
+    level = () if walk.level is None else (0,)
+    return (1, *walk.prior.event_dims, *walk.posterior.event_dims, *level)
+
+
+def _like(walk: Scan, fields: Sequence[Tensor]) -> Scan:
+    """Put fields back into the shape of a walk."""
+    n_prior, n_posterior = len(walk.prior), len(walk.posterior)
+    prior = type(walk.prior)(*fields[1 : 1 + n_prior])
+    posterior = type(walk.posterior)(*fields[1 + n_prior : 1 + n_prior + n_posterior])
+    return Scan(fields[0], prior, None if walk.level is None else fields[-1], posterior)
 
 
 class AdjointChain(torch.autograd.Function):
@@ -268,17 +284,13 @@ class PathDistribution(TorchDistribution):
 
     def _noise(self, sample_shape: _Shape) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape[:-2]
-        return torch.randn(
-            (*shape, self.n_times, self.prior.n_factors),
-            dtype=self._like.dtype,
-            device=self._like.device,
-        )
+        return self.prior.noise((*shape, self.n_times, self.prior.n_factors), self._like)
 
     def _path(self, value: Tensor) -> Tensor:
         """Drop the asset dimension, of size 1."""
         return value.squeeze(-2)
 
-    def _unroll(self, path: Tensor) -> tuple[Gaussian, Tensor | None]:
+    def _unroll(self, path: Tensor) -> tuple[Transition, Tensor | None]:
         """Prior and level of every month, given the path."""
         states = self.prior.unroll(path, self.context, self.state)
         before = tuple(s[..., :-1, :] for s in states)
@@ -288,6 +300,35 @@ class PathDistribution(TorchDistribution):
         )
 
 
+class IndependentPath(PathDistribution):
+    """Months that are independent given the data, whatever the shape of their density.
+
+    Parameters
+    ----------
+    prior : FactorPrior
+        Source of the noise.
+    months : Transition or StudentTPosterior
+        Density of every month, batch shape (n_times,).
+    """
+
+    def __init__(
+        self, prior: FactorPrior, months: Transition | Posterior | StudentTPosterior, state: State
+    ) -> None:
+        super().__init__(prior, months.mean.shape[-2], None, state)
+        self.months = months
+
+    def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw every month."""
+        noise = self._noise(sample_shape)
+        if isinstance(self.months, (Posterior, StudentTPosterior)):
+            return (self.months.mean + self.months.deviate(noise)).unsqueeze(-2)
+        return self.months.sample(noise).unsqueeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """One term a month, of shape (*batch, n_times, 1)."""
+        return self.months.log_prob(self._path(value)).unsqueeze(-1)
+
+
 class PriorPath(PathDistribution):
     """p(z_1:T) = prod_t p(z_t | h_{t-1}), h driven by z (eqs. 4 and 6).
 
@@ -295,7 +336,7 @@ class PriorPath(PathDistribution):
     of that very path reuses it instead of walking again.
     """
 
-    walked: tuple[Tensor, Gaussian, Tensor | None] | None = None
+    walked: tuple[Tensor, Transition, Tensor | None] | None = None
     _origin: PriorPath
 
     def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
@@ -314,7 +355,7 @@ class PriorPath(PathDistribution):
         gaussian, _ = self.along(value)
         return gaussian.log_prob(self._path(value)).unsqueeze(-1)
 
-    def along(self, value: Tensor) -> tuple[Gaussian, Tensor | None]:
+    def along(self, value: Tensor) -> tuple[Transition, Tensor | None]:
         """Prior and idiosyncratic level of every month along a path."""
         if self.walked is not None and self.walked[0] is value:
             return self.walked[1], self.walked[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,9 +14,23 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.transitions import Mixture, StudentT
 from rvrae_pyro.nn.sequences import rnn_weights
 
-__all__ = ["AR1", "FactorPrior", "Gaussian", "Recurrent", "StandardNormal"]
+__all__ = [
+    "AR1",
+    "FactorPrior",
+    "Gaussian",
+    "Mixture",
+    "Recurrent",
+    "RegimeSwitching",
+    "StandardNormal",
+    "StudentT",
+    "Transition",
+]
+
+Transition = Gaussian | StudentT | Mixture
+"""Distribution of a month's factors given the state before it."""
 
 
 class FactorPrior(Part):
@@ -31,6 +46,8 @@ class FactorPrior(Part):
     n_factors : int
     n_context : int
         Features of the month's context that the prior reads; 0 for none.
+    gaussian : bool
+        True if every transition is Gaussian: closed forms may then exist.
     observed : bool
         True if the state is driven by the filtered mean of the factors instead of the factors
         themselves: then the evidence is exact, and the prior conditions on history.
@@ -38,6 +55,7 @@ class FactorPrior(Part):
 
     n_factors: int
     n_context: int = 0
+    gaussian: bool = True
     observed: bool = False
     weights: WeightPrior | None = None
 
@@ -45,7 +63,7 @@ class FactorPrior(Part):
         """State before the first month: a tuple of vectors."""
         raise NotImplementedError
 
-    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+    def transition(self, state: State, context: Tensor | None) -> Transition:
         """Distribution of the month's factors given the state at the end of the month before.
 
         Parameters
@@ -56,7 +74,7 @@ class FactorPrior(Part):
 
         Returns
         -------
-        Gaussian
+        Gaussian, StudentT or Mixture
             Location and scale of shape (*batch, n_factors).
         """
         raise NotImplementedError
@@ -68,6 +86,10 @@ class FactorPrior(Part):
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
         """Log of a factor on the month's idiosyncratic scales, of shape (*batch,); None for 0."""
         return None
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard noise of a path (*batch, n_factors) that the transition's ``sample`` maps."""
+        return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
         """Work on the whole path's context (n_times, n_features) once, before the loop."""
@@ -187,6 +209,9 @@ class Recurrent(FactorPrior):
         Features of the panel's context to read; 0 for none.
     idio_level : bool
         False keeps the idiosyncratic scales out of the state's reach.
+    innovation : {"normal", "student_t"}
+        Distribution of a month's factors around their mean; ``"student_t"`` gives all factors
+        of a month one common heavy-tailed shock.
     weights : WeightPrior, optional
         Prior over the read-out and context weights; a few hundred months teach little more than
         a shrunk answer.
@@ -204,14 +229,21 @@ class Recurrent(FactorPrior):
         recurrence: Literal["latent", "observed"] = "latent",
         n_context: int = 0,
         idio_level: bool = True,
-        weights: WeightPrior | None = Normal(0.1),
+        innovation: Literal["normal", "student_t"] = "normal",
+        weights: WeightPrior | None = Normal(0.03),
     ) -> None:
         super().__init__()
+        if innovation not in ("normal", "student_t"):
+            raise ConfigError(f"`innovation` must be 'normal' or 'student_t'; got {innovation!r}.")
         if recurrence not in ("latent", "observed"):
             raise ConfigError(f"`recurrence` must be 'latent' or 'observed'; got {recurrence!r}.")
         self.n_factors, self.hidden, self.recurrence = n_factors, hidden, recurrence
         self.n_context, self.idio_level, self.weights = n_context, idio_level, weights
         self.observed = recurrence == "observed"
+        self.innovation = innovation
+        heavy = innovation == "student_t"
+        self.gaussian = not heavy
+        self.log_excess_df = nn.Parameter(torch.tensor(math.log(6.0))) if heavy else None
         self.gru = nn.GRU(2 * n_factors, hidden)
         self.head = nn.Linear(hidden, 2 * n_factors + 1)
         nn.init.zeros_(self.head.weight)
@@ -239,11 +271,27 @@ class Recurrent(FactorPrior):
         """Zeros."""
         return (self.head.weight.new_zeros(self.hidden),)
 
-    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+    @property
+    def degrees_of_freedom(self) -> Tensor | None:
+        """Degrees of freedom of Student-t innovations, above 2; None for Normal ones."""
+        return None if self.log_excess_df is None else 2.0 + self.log_excess_df.exp()
+
+    def transition(self, state: State, context: Tensor | None) -> Transition:
         """Mean and scale read out of the state and the month's context."""
         out = self._read_out(state[0], context)
         loc, log_scale = out[..., : self.n_factors], out[..., self.n_factors : -1]
-        return Gaussian(loc, log_scale.clamp(-8.0, 4.0).exp())
+        scale, df = log_scale.clamp(-8.0, 4.0).exp(), self.degrees_of_freedom
+        return (
+            Gaussian(loc, scale) if df is None else StudentT(loc, scale, df.expand(loc.shape[:-1]))
+        )
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard Normal or Student-t noise; one shock a month for all factors."""
+        noise, df = super().noise(shape, like), self.degrees_of_freedom
+        if df is None:
+            return noise
+        chi_square = 2.0 * torch.distributions.Gamma(0.5 * df, df.new_ones(())).rsample(shape[:-1])
+        return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
         """Log multiplier of the month's idiosyncratic scales, within (-2, 2)."""
@@ -285,3 +333,68 @@ class Recurrent(FactorPrior):
     def _features(factors: Tensor) -> Tensor:
         """Factors and the log of their squares, so that volatility is within easy reach."""
         return torch.cat([factors, torch.log1p(factors.square())], dim=-1)
+
+
+class RegimeSwitching(FactorPrior):
+    """Markov-switching factors: calm and wild markets, each with a mean, scale and idio level.
+
+    The regime is integrated out exactly: the state is the filtered log probability of every
+    regime given past factors (Hamilton's filter), and a month's prior is the mixture over
+    regimes that it implies. The conjugate guide matches its posterior's moments by one
+    Gaussian; filters draw from the exact mixture.
+
+    Parameters
+    ----------
+    n_factors : int
+    n_regimes : int
+        2 to 4.
+
+    References
+    ----------
+    Hamilton (1989), Econometrica 57.
+    """
+
+    gaussian = False
+
+    def __init__(self, n_factors: int, n_regimes: int = 2) -> None:
+        super().__init__()
+        if not 2 <= n_regimes <= 4:
+            raise ConfigError(f"`n_regimes` must be 2 to 4; got {n_regimes}.")
+        self.n_factors, self.n_regimes = n_factors, n_regimes
+        stay = 2.0 * torch.eye(n_regimes)
+        self.switching = nn.Parameter(stay)
+        self.locs = nn.Parameter(torch.zeros(n_regimes, n_factors))
+        # regimes start apart in scale, from calm to wild, or none would ever differ
+        spread = torch.linspace(-0.5, 0.5, n_regimes)
+        self.log_scales = nn.Parameter(spread.unsqueeze(-1).repeat(1, n_factors))
+        self.levels = nn.Parameter(0.2 * spread)
+
+    @property
+    def transition_matrix(self) -> Tensor:
+        """Probability of moving from one regime (row) to another (column) within a month."""
+        return torch.softmax(self.switching, -1)
+
+    def initial(self) -> State:
+        """Equal probabilities."""
+        return (self.switching.new_full((self.n_regimes,), -math.log(self.n_regimes)),)
+
+    def transition(self, state: State, context: Tensor | None) -> Transition:
+        """Mixture over the regimes that the month may be in."""
+        batch = state[0].shape[:-1]
+        shape = (*batch, self.n_regimes, self.n_factors)
+        return Mixture(
+            self._predict(state[0]), self.locs.expand(shape), self.log_scales.exp().expand(shape)
+        )
+
+    def level(self, state: State, context: Tensor | None) -> Tensor | None:
+        """Expected log multiplier of the idiosyncratic scales."""
+        return (self._predict(state[0]).exp() * self.levels).sum(-1)
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """Hamilton's update of the regime probabilities by the month's factors."""
+        within = Gaussian(self.locs, self.log_scales.exp()).log_prob(factors.unsqueeze(-2))
+        return (torch.log_softmax(self._predict(state[0]) + within, -1),)
+
+    def _predict(self, log_filtered: Tensor) -> Tensor:
+        moved = log_filtered.unsqueeze(-1) + torch.log_softmax(self.switching, -1)
+        return torch.logsumexp(moved, -2)

@@ -26,19 +26,24 @@ PARTS: dict[str, dict[str, type]] = {
     "factor_prior": {
         "AR1": priors.AR1,
         "Recurrent": priors.Recurrent,
+        "RegimeSwitching": priors.RegimeSwitching,
         "StandardNormal": priors.StandardNormal,
     },
     "decoder": {
         "Identity": decoders.Identity,
+        "MLP": decoders.MLP,
         "Recurrent": decoders.Recurrent,
     },
     "likelihood": {
+        "Laplace": likelihoods.Laplace,
         "Normal": likelihoods.Normal,
+        "NormalMixture": likelihoods.NormalMixture,
         "StudentT": likelihoods.StudentT,
     },
     "guide": {
         "Conjugate": guides.Conjugate,
         "Recurrent": guides.Recurrent,
+        "Smoothing": guides.Smoothing,
     },
     "scale": {
         "CharacteristicScale": likelihoods.CharacteristicScale,

@@ -25,7 +25,7 @@ from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.part import Part, rebuild
-from rvrae_pyro.models.paths import PriorPath, scan
+from rvrae_pyro.models.paths import IndependentPath, PriorPath, scan
 from rvrae_pyro.models.weights import weight_matrices
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
@@ -72,7 +72,7 @@ class _Shared:
 
     cross: CrossSection
     view: PriorView
-    walked: tuple[Tensor, Gaussian, Tensor | None] | None = None
+    walked: tuple[Tensor, priors.Transition, Tensor | None] | None = None
 
 
 class Parts(nn.Module):
@@ -531,7 +531,7 @@ class Walk:
         States of all parts before each month asked for.
     codes : Tensor of shape (n_times, n_factors)
         The guide's draw.
-    prior : Gaussian
+    prior : Transition
         p(z_t | h_{t-1}) along the draw.
     level : Tensor of shape (n_times,) or None
         Log multiplier of the idiosyncratic scales along the draw.
@@ -544,7 +544,7 @@ class Walk:
 
     carries: dict[int, Carry]
     codes: Tensor
-    prior: Gaussian
+    prior: priors.Transition
     level: Tensor | None
     proposal: dist.TorchDistribution
     cross: CrossSection
@@ -555,6 +555,8 @@ def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution
     view = shared.view
     if view.walk is not None:
         gaussian = view.walk.prior
+        if not isinstance(gaussian, Gaussian):
+            return IndependentPath(view.prior, gaussian, view.state)
         return dist.MultivariateNormal(
             gaussian.loc.unsqueeze(-2),
             scale_tril=torch.diag_embed(gaussian.scale).unsqueeze(-3),

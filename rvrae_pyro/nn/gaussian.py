@@ -61,6 +61,8 @@ class Posterior(NamedTuple):
     scale: Tensor
     chol: Tensor
 
+    event_dims = (1, 1, 2)  # of each field, without batch
+
     def deviate(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a deviation from the mean."""
         column = noise.unsqueeze(-1)
@@ -106,6 +108,13 @@ class Gaussian(NamedTuple):
     loc: Tensor
     scale: Tensor
 
+    event_dims = (1, 1)  # of each field, without batch
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, of shape (*batch, n_factors)."""
+        return self.loc
+
     def sample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a draw."""
         return self.loc + self.scale * noise
@@ -128,6 +137,11 @@ class Gaussian(NamedTuple):
         residual = shift - (precision @ self.loc.unsqueeze(-1)).squeeze(-1)
         gain = torch.cholesky_solve((self.scale * residual).unsqueeze(-1), chol).squeeze(-1)
         return Posterior(self.loc + self.scale * gain, self.scale, chol)
+
+    def propose(self, potential: Potential, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw given a month's returns; also the log density of the draw."""
+        posterior = self.update(potential)
+        return posterior.mean + posterior.deviate(noise), posterior.log_prob_of_noise(noise)
 
     def evidence(self, potential: Potential) -> Tensor:
         """Log of the potential's integral under this prior, ``log E exp(eta'f - f'Lambda f/2)``.

@@ -92,7 +92,7 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Ten
         moment = None if context is None else context[t]
         ahead = prior.transition(state, moment)
         level = prior.level(state, moment)
-        drawn = ahead.sample(torch.randn_like(ahead.loc))
+        drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
         loc = drawn @ cross.beta[t].mT
         alpha = None if cross.alpha is None else cross.alpha[t]
         loc = loc if alpha is None else loc + alpha

@@ -1,0 +1,211 @@
+"""Factor priors of one month beyond the Gaussian: heavy tails and mixtures of regimes.
+
+Each offers what :class:`~rvrae_pyro.nn.gaussian.Gaussian` offers: ``mean``, ``sample``,
+``log_prob``, ``update`` (a Gaussian-like proposal given the month's returns) and ``propose`` (a
+draw given the month's returns with its log density, for filters).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+
+__all__ = ["Mixture", "StudentT", "StudentTPosterior"]
+
+_SWEEPS = 2
+
+
+class StudentTPosterior(NamedTuple):
+    """Multivariate Student-t with mean ``mean`` and scale matrix ``s (C C')^-1 s``.
+
+    Attributes
+    ----------
+    mean, scale : Tensor of shape (*batch, n_factors)
+    chol : Tensor of shape (*batch, n_factors, n_factors)
+    df : Tensor of shape (*batch,)
+    """
+
+    mean: Tensor
+    scale: Tensor
+    chol: Tensor
+    df: Tensor
+
+    event_dims = (1, 1, 2, 0)
+
+    def deviate(self, noise: Tensor) -> Tensor:
+        """Map standard Student-t noise to a deviation from the mean."""
+        return Posterior(self.mean, self.scale, self.chol).deviate(noise)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, of shape (*batch,)."""
+        z = (value - self.mean) / self.scale
+        return self.log_prob_of_noise((self.chol.mT @ z.unsqueeze(-1)).squeeze(-1))
+
+    def log_prob_of_noise(self, noise: Tensor) -> Tensor:
+        """Log density at ``mean + deviate(noise)``."""
+        log_det = self.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1) - self.scale.log().sum(-1)
+        return log_det + _standard_t(noise, self.df)
+
+    def covariance(self) -> Tensor:
+        """Dense covariance, for more than two degrees of freedom."""
+        spread = (self.df / (self.df - 2.0))[..., None, None]
+        return spread * Posterior(self.mean, self.scale, self.chol).covariance()
+
+
+class StudentT(NamedTuple):
+    """Multivariate Student-t with a diagonal scale: all factors share a month's shock.
+
+    Attributes
+    ----------
+    loc, scale : Tensor of shape (*batch, n_factors)
+    df : Tensor of shape (*batch,)
+        Degrees of freedom, above 2.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    df: Tensor
+
+    event_dims = (1, 1, 0)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, of shape (*batch, n_factors)."""
+        return self.loc
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Map standard Student-t noise to a draw."""
+        return self.loc + self.scale * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, of shape (*batch,)."""
+        noise = (value - self.loc) / self.scale
+        return _standard_t(noise, self.df) - self.scale.log().sum(-1)
+
+    def update(self, potential: Potential) -> StudentTPosterior:
+        """Condition on a month's returns at the mode of the shock, keeping the prior's tails.
+
+        The prior precision is weighted by ``df / (df + d^2)``, d the distance of the mode from
+        the prior's mean in its own scale; with no return the answer is this prior itself.
+        """
+        weight = torch.ones_like(self.loc[..., :1])
+        with torch.no_grad():
+            for _ in range(_SWEEPS):
+                mode = Gaussian(self.loc, self.scale / weight.sqrt()).update(potential).mean
+                distance = ((mode - self.loc) / self.scale).square().sum(-1, keepdim=True)
+                weight = self.df.unsqueeze(-1) / (self.df.unsqueeze(-1) + distance)
+        posterior = Gaussian(self.loc, self.scale / weight.sqrt()).update(potential)
+        return StudentTPosterior(*posterior, self.df.expand(posterior.mean.shape[:-1]))
+
+    def propose(self, potential: Potential, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw given a month's returns; also the log density of the draw."""
+        posterior = self.update(potential)
+        return posterior.mean + posterior.deviate(noise), posterior.log_prob_of_noise(noise)
+
+
+class Mixture(NamedTuple):
+    """Mixture of Gaussians with independent components: one for every regime.
+
+    Attributes
+    ----------
+    logits : Tensor of shape (*batch, n_regimes)
+        Log probabilities.
+    locs, scales : Tensor of shape (*batch, n_regimes, n_factors)
+    """
+
+    logits: Tensor
+    locs: Tensor
+    scales: Tensor
+
+    event_dims = (1, 2, 2)
+
+    @property
+    def loc(self) -> Tensor:
+        """Mean, of shape (*batch, n_factors)."""
+        return (self.logits.exp().unsqueeze(-1) * self.locs).sum(-2)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, of shape (*batch, n_factors)."""
+        return self.loc
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation, of shape (*batch, n_factors)."""
+        second = self.scales.square() + (self.locs - self.loc.unsqueeze(-2)).square()
+        return (self.logits.exp().unsqueeze(-1) * second).sum(-2).sqrt()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Draw a regime (from torch's stream), then map noise to a draw from it."""
+        logits = self.logits.expand(*noise.shape[:-1], self.logits.shape[-1])
+        regime = torch.distributions.Categorical(logits=logits).sample()
+        return _pick(self.locs, regime, noise) + _pick(self.scales, regime, noise) * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, of shape (*batch,)."""
+        return torch.logsumexp(self.logits + self.regime_log_prob(value), -1)
+
+    def regime_log_prob(self, value: Tensor) -> Tensor:
+        """Log density within each regime, of shape (*batch, n_regimes)."""
+        return Gaussian(self.locs, self.scales).log_prob(value.unsqueeze(-2))
+
+    def update(self, potential: Potential) -> Posterior:
+        """Match the moments of the posterior, itself a mixture, by one Gaussian."""
+        logits, posterior = self._regimes(potential)
+        weight = logits.exp()
+        mean = (weight.unsqueeze(-1) * posterior.mean).sum(-2)
+        offset = posterior.mean - mean.unsqueeze(-2)
+        within = posterior.covariance() + offset.unsqueeze(-1) * offset.unsqueeze(-2)
+        covariance = (weight[..., None, None] * within).sum(-3)
+        scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        correlation = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
+        root = torch.linalg.cholesky_ex(correlation)[0]
+        chol = torch.linalg.cholesky_ex(torch.cholesky_inverse(root))[0]
+        return Posterior(mean, scale, chol)
+
+    def propose(self, potential: Potential, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw from the exact mixture posterior of the potential; also its log density."""
+        logits, posterior = self._regimes(potential)
+        logits = logits.expand(*noise.shape[:-1], logits.shape[-1])
+        regime = torch.distributions.Categorical(logits=logits).sample()
+        deviation = posterior.deviate(noise.unsqueeze(-2).expand_as(posterior.mean))
+        draw = _pick(posterior.mean + deviation, regime, noise)
+        return draw, torch.logsumexp(logits + posterior.log_prob(draw.unsqueeze(-2)), -1)
+
+    def evidence(self, potential: Potential) -> Tensor:
+        """Log of the potential's integral under the mixture, of shape (*batch,)."""
+        return torch.logsumexp(self.logits + self._evidences(potential), -1)
+
+    def _evidences(self, potential: Potential) -> Tensor:
+        regimes = Gaussian(self.locs, self.scales)
+        return regimes.evidence(_for_regimes(potential))
+
+    def _regimes(self, potential: Potential) -> tuple[Tensor, Posterior]:
+        """Posterior log probabilities and conjugate posteriors of the regimes."""
+        logits = torch.log_softmax(self.logits + self._evidences(potential), -1)
+        return logits, Gaussian(self.locs, self.scales).update(_for_regimes(potential))
+
+
+def _for_regimes(potential: Potential) -> Potential:
+    return Potential(potential.precision.unsqueeze(-3), potential.shift.unsqueeze(-2))
+
+
+def _pick(values: Tensor, regime: Tensor, like: Tensor) -> Tensor:
+    """Entry of each regime, of the shape of ``like``."""
+    values = values.expand(*like.shape[:-1], *values.shape[-2:])
+    index = regime[..., None, None].expand(*regime.shape, 1, values.shape[-1])
+    return values.gather(-2, index).squeeze(-2)
+
+
+def _standard_t(noise: Tensor, df: Tensor) -> Tensor:
+    """Log density of the standard multivariate Student-t, of shape (*batch,)."""
+    size = noise.shape[-1]
+    constant = (
+        torch.lgamma(0.5 * (df + size)) - torch.lgamma(0.5 * df) - 0.5 * size * (df * math.pi).log()
+    )
+    return constant - 0.5 * (df + size) * torch.log1p(noise.square().sum(-1) / df)
