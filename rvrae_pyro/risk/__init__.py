@@ -1,6 +1,14 @@
 """Risk of a forecast, from its draws."""
 
 from rvrae_pyro.risk.covariance import FactorCovariance, covariance
+from rvrae_pyro.risk.portfolio import portfolio, portfolio_draws, to_scenarios
 from rvrae_pyro.risk.summary import summarize
 
-__all__ = ["FactorCovariance", "covariance", "summarize"]
+__all__ = [
+    "FactorCovariance",
+    "covariance",
+    "portfolio",
+    "portfolio_draws",
+    "summarize",
+    "to_scenarios",
+]
