@@ -47,7 +47,7 @@ class FitConfig:
     """
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     max_steps: int = 3000
     window: int | None = 3
     asset_batch: int | None = None

@@ -20,6 +20,7 @@ from rvrae_pyro.models.likelihoods import Normal
 from rvrae_pyro.models.paths import Scan, at_level
 from rvrae_pyro.models.priors import AR1, StandardNormal
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.nn.gaussian import Gaussian
 
 __all__ = ["Moments", "evidence", "filtered", "is_exact", "month_evidence", "smoother"]
 
@@ -136,6 +137,7 @@ def _constant(cross: CrossSection, batch: Batch, level: Tensor | None) -> Tensor
 
 def _observed(cross: CrossSection, walk: Scan, batch: Batch) -> Moments:
     potential = at_level(cross.potential, walk.level)
+    assert isinstance(walk.prior, Gaussian)  # is_exact has seen to it
     return Moments(
         walk.prior.loc,
         torch.diag_embed(walk.prior.scale.square()),

@@ -200,16 +200,16 @@ class Smoothing(Guide):
     def forward(
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
-        """Filtered path under potentials that include the months to come."""
+        """Propose a filtered path under potentials that include the months to come."""
         tempered = potential.tempered(kl_weight)
         if view.walk is not None:
-            return Conjugate()(batch, potential, view, kl_weight)
+            return Conjugate().forward(batch, potential, view, kl_weight)
         ahead = self._corrected(potential, self._messages(tempered))
         total = Potential(tempered.precision + ahead.precision, tempered.shift + ahead.shift)
         return FilteredPath(view.prior, total, view.context, view.state)
 
     def _messages(self, potential: Potential) -> Potential:
-        """What later months say of each month's factors, by the backward recursion."""
+        """Compute what later months say of each month's factors, by the backward recursion."""
         scale, transition = self.log_scale.exp(), self.transition
         eye = torch.eye(self.n_factors, dtype=scale.dtype, device=scale.device)
         zero = torch.zeros_like(potential.precision[..., 0, :, :])

@@ -16,8 +16,8 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.loadings import feed_forward
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = [
@@ -214,7 +214,7 @@ class Normal(Likelihood):
 
 
 class RobustLikelihood(Likelihood):
-    """Base of likelihoods that are not Normal: the guide's quadratic form from score and information.
+    """Base of likelihoods that are not Normal: a quadratic form from score and information.
 
     A subclass gives ``distribution``, ``deviation``, and the two functions of its standard
     density (scale 1) below.
@@ -242,7 +242,7 @@ class RobustLikelihood(Likelihood):
         self.sweeps = sweeps
 
     def score(self, error: Tensor) -> Tensor:
-        """Derivative of the standard log density with respect to its location."""
+        """Return the derivative of the standard log density with respect to its location."""
         raise NotImplementedError
 
     def information(self) -> Tensor:
@@ -336,7 +336,8 @@ class Laplace(RobustLikelihood):
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """``Laplace(loc, scale)``."""
-        return dist.Laplace(loc, scale, validate_args=False)
+        laplace: dist.TorchDistribution = dist.Laplace(loc, scale, validate_args=False)
+        return laplace
 
     def deviation(self, scale: Tensor) -> Tensor:
         """``scale * sqrt(2)``."""
@@ -389,7 +390,10 @@ class NormalMixture(RobustLikelihood):
         )
         weights = torch.stack([1.0 - self.wild_probability, self.wild_probability])
         which = dist.Categorical(probs=weights.expand(*loc.shape, 2), validate_args=False)
-        return dist.MixtureSameFamily(which, components, validate_args=False)
+        mixture: dist.TorchDistribution = dist.MixtureSameFamily(
+            which, components, validate_args=False
+        )
+        return mixture
 
     def deviation(self, scale: Tensor) -> Tensor:
         """``scale * sqrt(1 - p + p wild_scale^2)``."""

@@ -14,8 +14,8 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
-from rvrae_pyro.nn.transitions import Mixture, StudentT
 from rvrae_pyro.nn.sequences import rnn_weights
+from rvrae_pyro.nn.transitions import Mixture, StudentT
 
 __all__ = [
     "AR1",
@@ -88,7 +88,7 @@ class FactorPrior(Part):
         return None
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard noise of a path (*batch, n_factors) that the transition's ``sample`` maps."""
+        """Draw standard noise of a path (*batch, n_factors) that the transition's ``sample`` maps."""
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
@@ -286,11 +286,13 @@ class Recurrent(FactorPrior):
         )
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard Normal or Student-t noise; one shock a month for all factors."""
+        """Draw standard Normal or Student-t noise; one shock a month for all factors."""
         noise, df = super().noise(shape, like), self.degrees_of_freedom
         if df is None:
             return noise
-        chi_square = 2.0 * torch.distributions.Gamma(0.5 * df, df.new_ones(())).rsample(shape[:-1])
+        chi_square = 2.0 * torch.distributions.Gamma(0.5 * df, df.new_ones(())).rsample(
+            noise.shape[:-1]
+        )
         return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
@@ -387,7 +389,7 @@ class RegimeSwitching(FactorPrior):
         )
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
-        """Expected log multiplier of the idiosyncratic scales."""
+        """Return the expected log multiplier of the idiosyncratic scales."""
         return (self._predict(state[0]).exp() * self.levels).sum(-1)
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:

@@ -61,7 +61,10 @@ class Posterior(NamedTuple):
     scale: Tensor
     chol: Tensor
 
-    event_dims = (1, 1, 2)  # of each field, without batch
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        """Dimensions of each field that are not batch dimensions."""
+        return (1, 1, 2)
 
     def deviate(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a deviation from the mean."""
@@ -108,7 +111,10 @@ class Gaussian(NamedTuple):
     loc: Tensor
     scale: Tensor
 
-    event_dims = (1, 1)  # of each field, without batch
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        """Dimensions of each field that are not batch dimensions."""
+        return (1, 1)
 
     @property
     def mean(self) -> Tensor:

@@ -35,7 +35,10 @@ class StudentTPosterior(NamedTuple):
     chol: Tensor
     df: Tensor
 
-    event_dims = (1, 1, 2, 0)
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        """Dimensions of each field that are not batch dimensions."""
+        return (1, 1, 2, 0)
 
     def deviate(self, noise: Tensor) -> Tensor:
         """Map standard Student-t noise to a deviation from the mean."""
@@ -71,7 +74,10 @@ class StudentT(NamedTuple):
     scale: Tensor
     df: Tensor
 
-    event_dims = (1, 1, 0)
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        """Dimensions of each field that are not batch dimensions."""
+        return (1, 1, 0)
 
     @property
     def mean(self) -> Tensor:
@@ -122,7 +128,10 @@ class Mixture(NamedTuple):
     locs: Tensor
     scales: Tensor
 
-    event_dims = (1, 2, 2)
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        """Dimensions of each field that are not batch dimensions."""
+        return (1, 2, 2)
 
     @property
     def loc(self) -> Tensor:

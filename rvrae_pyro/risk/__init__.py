@@ -2,6 +2,7 @@
 
 from rvrae_pyro.risk.covariance import FactorCovariance, covariance
 from rvrae_pyro.risk.portfolio import portfolio, portfolio_draws, to_scenarios
+from rvrae_pyro.risk.scenario import scenario
 from rvrae_pyro.risk.summary import summarize
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "covariance",
     "portfolio",
     "portfolio_draws",
+    "scenario",
     "summarize",
     "to_scenarios",
 ]
