@@ -15,7 +15,11 @@ from rvrae_pyro.models.part import describe
 
 __all__ = ["build_config", "describe_config"]
 
-SCHEDULES = {"Constant": schedules.Constant, "Cyclical": schedules.Cyclical, "Linear": schedules.Linear}
+SCHEDULES = {
+    "Constant": schedules.Constant,
+    "Cyclical": schedules.Cyclical,
+    "Linear": schedules.Linear,
+}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

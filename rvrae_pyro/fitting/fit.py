@@ -169,6 +169,24 @@ class Fit:
         fitted = beliefs.cross.location(beliefs.filtered.mean(1))
         return _cells(fitted, batch, "fitted", "fitted return given the month's own returns")
 
+    def log_evidence(
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+    ) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before (time,), in nats.
+
+        The joint one-month-ahead log score: exact where a closed form exists, else the particle
+        filter's estimate with ``num_samples`` particles. Divide by the number of observed
+        returns for nats a cell; 0 in a month without a return.
+        """
+        batch, beliefs = self._believe(panel, num_samples, seed)
+        return xr.DataArray(
+            beliefs.log_evidence.cpu().numpy(),
+            coords={TIME: batch.times},
+            dims=TIME,
+            name="log_evidence",
+            attrs={"units": "nats"},
+        )
+
     def posterior_predictive(
         self,
         panel: xr.Dataset,

@@ -88,7 +88,7 @@ class FactorPrior(Part):
         return None
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Draw standard noise of a path (*batch, n_factors) that the transition's ``sample`` maps."""
+        """Draw standard noise (*batch, n_factors) that the transition's ``sample`` maps."""
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
@@ -290,9 +290,8 @@ class Recurrent(FactorPrior):
         noise, df = super().noise(shape, like), self.degrees_of_freedom
         if df is None:
             return noise
-        chi_square = 2.0 * torch.distributions.Gamma(0.5 * df, df.new_ones(())).rsample(
-            noise.shape[:-1]
-        )
+        gamma = torch.distributions.Gamma(0.5 * df, df.new_ones(()))
+        chi_square = 2.0 * gamma.rsample(noise.shape[:-1])
         return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
