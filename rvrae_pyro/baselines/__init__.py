@@ -1,0 +1,27 @@
+"""The competitors of the comparison, on the same panel with the same protocol.
+
+Each has ``fit(train, valid=None, seed=0)``, ``forecast(panel)``, ``save(path)`` and
+``load(path)``; those with factors also ``reconstruct``, ``factors``, ``loadings``, ``moments``
+and ``predictive``.
+"""
+
+from rvrae_pyro.baselines.alstm import ALSTM
+from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
+from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.factorvae import FactorVAE
+from rvrae_pyro.baselines.ipca import IPCA
+from rvrae_pyro.baselines.registry import KINDS, load
+from rvrae_pyro.baselines.training import TrainConfig
+from rvrae_pyro.baselines.transformer import Transformer
+
+__all__ = [
+    "ALSTM",
+    "IPCA",
+    "KINDS",
+    "Baseline",
+    "ConditionalAutoencoder",
+    "FactorVAE",
+    "TrainConfig",
+    "Transformer",
+    "load",
+]

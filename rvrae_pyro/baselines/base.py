@@ -1,0 +1,319 @@
+"""What all baselines share: fit, forecast, save and load."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.baselines.saved import read_folder, write_folder
+from rvrae_pyro.data.batch import Batch, to_batch
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, PanelError, ShapeError
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
+from rvrae_pyro.predictive.export import provenance
+
+__all__ = ["Baseline", "Fitting", "cells", "check_count"]
+
+
+class Fitting:
+    """What a baseline learns from: the panel, the same as tensors, and how to go about it.
+
+    Parameters
+    ----------
+    panel : Dataset
+        Training months followed by validation months.
+    batch : Batch
+        The panel as tensors.
+    n_train : int
+        Number of training months.
+    seed : int
+    progress : bool
+        Show a bar on a terminal.
+    """
+
+    def __init__(
+        self, panel: xr.Dataset, batch: Batch, n_train: int, seed: int, progress: bool
+    ) -> None:
+        self.panel, self.batch, self.n_train = panel, batch, n_train
+        self.seed, self.progress = seed, progress
+
+
+class Baseline(ABC):
+    """A competitor with the protocol of the comparison: fit, forecast, save, load.
+
+    A subclass keeps every argument of its constructor under the argument's own name and gives
+    ``_learn``, ``_predict``, ``_state`` and ``_restore``.
+
+    Attributes
+    ----------
+    history : DataFrame
+        How fitting went, one row an epoch or iteration.
+    """
+
+    _settings: ClassVar[tuple[str, ...]] = ()
+    """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
+
+    def __init__(self) -> None:
+        self.history = pd.DataFrame()
+        self._names: tuple[str, ...] = ()
+        self._seed = 0
+        self._attrs: dict[str, str | int] = {}
+        self._fitted_on: xr.Dataset | None = None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is something to forecast with."""
+        return bool(self._names)
+
+    @property
+    def attrs(self) -> dict[str, str | int]:
+        """Seed, settings, library versions and fingerprint of the training panel."""
+        if self._fitted_on is not None:
+            # hashing a panel takes longer than the fastest fit, so it waits until asked for
+            config = {"kind": type(self).__name__, **self.settings()}
+            self._attrs = provenance(self._seed, config, fingerprint(self._fitted_on))
+            self._fitted_on = None
+        return dict(self._attrs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the training panel behind when a copy goes to another process."""
+        self._attrs = self.attrs
+        return self.__dict__
+
+    def fit(
+        self,
+        train: xr.Dataset,
+        valid: xr.Dataset | None = None,
+        seed: int = 0,
+        *,
+        device: str = "cpu",
+        progress: bool = False,
+    ) -> Self:
+        """Fit to a panel, anew each time.
+
+        Parameters
+        ----------
+        train : Dataset
+            Training months. Characteristics are taken as they are: rank them before.
+        valid : Dataset, optional
+            The months that follow; training stops early on them and keeps the best state.
+        seed : int
+            Same seed, same numbers (on one thread count). The caller's random stream is left
+            as it was.
+        device : str
+            Where to fit; what was learnt then moves to the CPU, where forecasts are made.
+        progress : bool
+            Show a progress bar on a terminal.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        PanelError
+            If a panel is not valid, has NaN characteristics in listed cells, or validation
+            does not follow training.
+        FitError
+            If there is no return to learn from, or the loss is not finite.
+        """
+        panel, n_train = _join(train, valid)
+        double = panel[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
+        batch = to_batch(panel, device, torch.float64 if double else torch.float32)
+        if not bool(batch.observed[:n_train].any()):
+            raise FitError(
+                "`train` must hold at least one observed return of a listed asset; got none. "
+                "Check the training span and the panel's returns."
+            )
+        devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            self._learn(Fitting(panel, batch, n_train, seed, progress))
+        self._names = tuple(str(name) for name in batch.names)
+        self._seed, self._fitted_on = seed, train
+        return self
+
+    def forecast(self, panel: xr.Dataset) -> xr.DataArray:
+        """Forecast the return of month t from data to t-1 only.
+
+        Parameters
+        ----------
+        panel : Dataset
+            Any months and assets; earlier months that it holds serve as history. Its last row
+            may be the live month: characteristics known, no return yet.
+
+        Returns
+        -------
+        DataArray of dims (time, asset)
+            Excess return, decimal; NaN where not listed.
+
+        Raises
+        ------
+        FitError
+            Before ``fit``.
+        ShapeError
+            If the characteristics are not those of training.
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            return cells(self._predict(panel, batch), batch, "forecast", "expected return")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments, in JSON types."""
+        described = {}
+        for name in self._settings:
+            value = getattr(self, name)
+            described[name] = value.describe() if hasattr(value, "describe") else value
+        return described
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to a folder, all or nothing: numbers as safetensors, the rest as JSON.
+
+        Raises
+        ------
+        FitError
+            Before ``fit``.
+        CheckpointError
+            If the folder cannot be written.
+        """
+        self._require_fit()
+        meta = {
+            "kind": type(self).__name__,
+            "settings": self.settings(),
+            "characteristics": list(self._names),
+            "attrs": self.attrs,
+            "history": self.history.to_dict(orient="list"),
+        }
+        return write_folder(path, meta, self._state())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is missing, damaged, of a newer layout, or holds another kind.
+        """
+        meta, state = read_folder(path)
+        if meta["kind"] != cls.__name__:
+            raise CheckpointError(
+                f"{str(path)!r} holds a {meta['kind']}, not a {cls.__name__}. Use "
+                "rvrae_pyro.baselines.load, which finds the kind."
+            )
+        return cls._from_saved(meta, state, path)
+
+    @classmethod
+    def _from_saved(
+        cls, meta: dict[str, Any], state: dict[str, Tensor], path: str | os.PathLike[str]
+    ) -> Self:
+        try:
+            model = cls(**cls._read_settings(meta["settings"]))
+            model._names = tuple(meta["characteristics"])
+            model._attrs = dict(meta["attrs"])
+            model.history = pd.DataFrame(meta["history"])
+            model._restore(state)
+        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+            raise CheckpointError(
+                f"{str(path)!r} is damaged: {error}. Restore it from a copy or fit again."
+            ) from error
+        return model
+
+    @classmethod
+    def _read_settings(cls, described: dict[str, Any]) -> dict[str, Any]:
+        """Turn saved settings back into constructor arguments."""
+        return described
+
+    def _wants_double(self) -> bool:
+        """Whether fitting runs in double precision where the panel has it."""
+        return False
+
+    def _require_fit(self) -> None:
+        if not self.is_fitted:
+            raise FitError(
+                f"This {type(self).__name__} has not been fitted; call .fit(train, valid) first."
+            )
+
+    def _batch(self, panel: xr.Dataset) -> Batch:
+        """Panel in double precision, checked against what was fitted."""
+        self._require_fit()
+        batch = to_batch(panel, dtype=torch.float64)
+        got = tuple(str(name) for name in batch.names)
+        if got != self._names:
+            raise ShapeError(
+                "`panel` must have the characteristics of training, in the same order: "
+                f"{len(self._names)} starting {self._names[:3]}; got {len(got)} starting "
+                f"{got[:3]}. Select them with panel.sel(characteristic=[...])."
+            )
+        return batch
+
+    @abstractmethod
+    def _learn(self, fitting: Fitting) -> None:
+        """Learn; set what ``_state`` returns, and ``history``."""
+
+    @abstractmethod
+    def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
+        """Forecasts (n_times, n_assets), the arithmetic of a month free of later months."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Return all that was learnt."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``_state`` returned."""
+
+
+def cells(values: Tensor, batch: Batch, name: str, long_name: str) -> xr.DataArray:
+    """Label (n_times, n_assets) numbers; NaN where not listed."""
+    values = values.masked_fill(~batch.listed, torch.nan)
+    return xr.DataArray(
+        values.detach().cpu().numpy(),
+        coords={TIME: batch.times, ASSET: batch.assets},
+        dims=(TIME, ASSET),
+        name=name,
+        attrs={"long_name": long_name, "units": "1"},
+    )
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number of at least ``least``, or say what is wrong with it."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
+    return value
+
+
+def _join(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:
+    """Training months followed by validation months, over the assets of both."""
+    for name, panel in (("train", train), ("valid", valid)):
+        if panel is not None and not isinstance(panel, xr.Dataset):
+            raise PanelError(
+                f"`{name}` must be a panel, an xarray.Dataset; got {type(panel).__name__}."
+            )
+    n_train = train.sizes.get(TIME, 0)
+    if valid is None:
+        return train, n_train
+    mine, theirs = (list(panel[CHARACTERISTIC].to_numpy()) for panel in (train, valid))
+    if mine != theirs:
+        raise ShapeError(
+            "`valid` must have the characteristics of `train`, in the same order; got "
+            f"{theirs[:3]}... against {mine[:3]}...."
+        )
+    last, first = train[TIME].to_numpy()[-1], valid[TIME].to_numpy()[0]
+    if not first > last:
+        raise PanelError(
+            "`valid` must follow `train` in time; it starts at "
+            f"{np.datetime_as_string(first, 'D')}, `train` ends at "
+            f"{np.datetime_as_string(last, 'D')}."
+        )
+    names = [RETURNS, CHARACTERISTICS]
+    parts = [train[names], valid[names]]
+    return xr.concat(parts, TIME, join="outer", combine_attrs="override"), n_train

@@ -1,0 +1,180 @@
+"""Baselines with factors: what they fit, forecast and how uncertain they say they are."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.baselines.base import Baseline, cells, check_count
+from rvrae_pyro.baselines.views import FactorView, draw_blocks, moments, refit_factors
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.names import ASSET, FACTOR, TIME
+from rvrae_pyro.predictive.months import factor_coord, pick_months
+from rvrae_pyro.predictive.storage import assemble
+
+__all__ = ["FactorBaseline", "Refit"]
+
+Refit = Literal["model", "ols"]
+"""Whose factors: the model's own estimate, or the month's cross-sectional least squares."""
+
+
+class FactorBaseline(Baseline):
+    """A baseline whose returns are alpha + B f + noise. A subclass gives ``_views``."""
+
+    n_factors: int
+
+    @abstractmethod
+    def _views(self, panel: xr.Dataset, batch: Batch) -> Iterator[FactorView]:
+        """Yield each member's account of a panel; a month's arithmetic knows no later month."""
+
+    def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
+        total, count = batch.returns.new_zeros(batch.returns.shape), 0
+        for view in self._views(panel, batch):
+            total, count = total + view.fitted(view.loc), count + 1
+        return total / count
+
+    def reconstruct(self, panel: xr.Dataset, kind: Refit = "model") -> xr.DataArray:
+        """Fitted returns (time, asset): loadings times the month's own factors.
+
+        Parameters
+        ----------
+        panel : Dataset
+        kind : {"model", "ols"}
+            Whose factors; see :meth:`factors`. Members are averaged.
+
+        Notes
+        -----
+        Knows month t's own returns: a measure of fit (total R2), never a forecast. NaN where
+        not listed and in months without returns.
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            fits = [v.fitted(_month_factors(v, batch, kind)) for v in self._views(panel, batch)]
+        fitted = torch.stack(fits).mean(0)
+        return cells(fitted, batch, "fitted", "fitted return given the month's own returns")
+
+    def factors(self, panel: xr.Dataset, kind: Refit = "model") -> xr.DataArray:
+        """Factors of every month, given that month's returns.
+
+        Parameters
+        ----------
+        panel : Dataset
+        kind : {"model", "ols"}
+            The model's own estimate, or least squares across assets on its loadings.
+
+        Returns
+        -------
+        DataArray of dims (time, factor), or (member, time, factor) for an ensemble
+            In return units; NaN in months without returns. Identified up to rotation.
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            each = [_month_factors(view, batch, kind) for view in self._views(panel, batch)]
+        return self._label("factors", torch.stack(each), batch, (TIME, FACTOR))
+
+    def loadings(self, panel: xr.Dataset) -> xr.DataArray:
+        """Return loadings, known at t-1; NaN where not listed.
+
+        Returns
+        -------
+        DataArray of dims (time, asset, factor), or (member, time, asset, factor)
+            Return per unit of factor.
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            beta = torch.stack([view.beta for view in self._views(panel, batch)])
+        beta = beta.masked_fill(~batch.listed.unsqueeze(-1), torch.nan)
+        return self._label("beta", beta, batch, (TIME, ASSET, FACTOR))
+
+    def moments(self, panel: xr.Dataset) -> xr.Dataset:
+        """Mean and standard deviation of every forecast, from data to t-1 only.
+
+        Returns
+        -------
+        Dataset
+            ``mean`` (the forecast) and ``sd`` of dims (time, asset).
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            mean, sd = moments(list(self._views(panel, batch)))
+        return xr.Dataset(
+            {
+                "mean": cells(mean, batch, "mean", "expected return"),
+                "sd": cells(sd, batch, "sd", "predictive standard deviation"),
+            },
+            attrs=self.attrs,
+        )
+
+    def predictive(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Predictive draws of every listed asset's return in month t, from data to t-1 only.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples : int
+            Draws in all; members share them evenly, rounded up.
+        seed : int
+        times : label, slice or list, optional
+            Months to draw; all unless told.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then read lazily.
+
+        Returns
+        -------
+        DataTree
+            As :meth:`rvrae_pyro.fitting.fit.Fit.forecast` gives it: ``predictions`` with
+            ``returns`` (chain, draw, time, asset) and ``factors``;
+            ``predictions_constant_data`` with ``alpha``, ``beta``, ``idio_scale``. Members are
+            chains.
+
+        Notes
+        -----
+        What is unknown about the parameters is left out, save what members disagree on.
+        """
+        check_count("num_samples", num_samples)
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        with torch.no_grad():
+            views = list(self._views(panel, batch))
+            draws = -(-num_samples // len(views))
+            attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+            return assemble(draw_blocks(views, batch, months, draws, seed), attrs, out)
+
+    def _label(
+        self, name: str, values: Tensor, batch: Batch, dims: tuple[str, ...]
+    ) -> xr.DataArray:
+        coords = {
+            TIME: batch.times,
+            ASSET: batch.assets,
+            FACTOR: factor_coord(self.n_factors),
+        }
+        labelled = xr.DataArray(
+            values.cpu().numpy(),
+            coords={dim: coords[dim] for dim in dims},
+            dims=("member", *dims),
+            name=name,
+        )
+        return labelled.isel(member=0) if values.shape[0] == 1 else labelled
+
+
+def _month_factors(view: FactorView, batch: Batch, kind: Refit) -> Tensor:
+    if kind == "model":
+        return view.factors
+    if kind != "ols":
+        raise ConfigError(f"`kind` must be 'model' or 'ols'; got {kind!r}.")
+    return refit_factors(view.beta, batch.returns - view.alpha, batch.observed)

@@ -1,0 +1,102 @@
+"""Baselines on disk: numbers as safetensors, everything else as JSON; never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rvrae_pyro.errors import CheckpointError
+
+__all__ = ["FORMAT", "read_folder", "write_folder"]
+
+FORMAT = 1
+"""Version of the folder's layout; an older layout stays readable, a newer one is refused."""
+
+_NUMBERS, _META = "baseline.safetensors", "baseline.json"
+
+
+def write_folder(
+    path: str | os.PathLike[str], meta: dict[str, Any], state: dict[str, Tensor]
+) -> Path:
+    """Write a baseline to a folder, all or nothing.
+
+    Parameters
+    ----------
+    path : path
+        A new folder, an empty one, or one that holds a baseline, which is then replaced.
+    meta : dict
+        JSON types.
+    state : dict of Tensor
+
+    Raises
+    ------
+    CheckpointError
+        If the folder cannot be written; what was there before is left as it was.
+    """
+    target = Path(path)
+    if target.exists() and not (target / _META).exists() and not _is_empty(target):
+        raise CheckpointError(
+            f"`path` {str(target)!r} holds something that is not a baseline; choose another."
+        )
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        save_file(tensors, temporary / _NUMBERS)
+        whole = {"format": FORMAT, "package": "rvrae_pyro", **meta}
+        (temporary / _META).write_text(json.dumps(whole, indent=2))
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what :func:`write_folder` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing, damaged, foreign or of a newer layout.
+    """
+    folder = Path(path)
+    try:
+        meta = json.loads((folder / _META).read_text())
+        state = load_file(folder / _NUMBERS)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no baseline in {str(folder)!r}: {Path(error.filename or _NUMBERS).name} is missing. "
+            "Pass the folder that save wrote."
+        ) from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
+        ) from error
+    if not isinstance(meta, dict) or meta.get("package") != "rvrae_pyro":
+        raise CheckpointError(f"{str(folder)!r} was not written by this package.")
+    if meta.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{str(folder)!r} has layout {meta.get('format')}, this version reads up to {FORMAT}. "
+            "Install the version of rvrae_pyro that wrote it, or a newer one."
+        )
+    return meta, state

@@ -1,0 +1,161 @@
+"""Forecasters that read an asset's recent months: windows are cut when they are needed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from rvrae_pyro.baselines.base import Baseline, Fitting, check_count
+from rvrae_pyro.baselines.training import (
+    TrainConfig,
+    progress_bar,
+    return_scale,
+    train_network,
+)
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.nn.sequences import pack_buckets
+
+__all__ = ["Reader", "SequenceForecaster", "last_months", "over_buckets", "target_months"]
+
+_BUCKETS = 4
+
+
+class Reader(Protocol):
+    """Reads packed sequences."""
+
+    def __call__(self, inputs: Tensor, months: Tensor) -> Tensor:
+        """Return (length, n, n_outputs) for inputs (length, n, P) of months (length, n)."""
+        ...
+
+
+def over_buckets(batch: Batch, read: Reader, n_outputs: int) -> Tensor:
+    """Apply ``read`` to the listed months of every asset, those of similar length together.
+
+    Parameters
+    ----------
+    batch : Batch
+    read : callable
+        Gets sequences that start at each asset's first listed month, with padding after the
+        last, and the months' positions. It must not look ahead in the sequence.
+    n_outputs : int
+
+    Returns
+    -------
+    Tensor of shape (n_times, n_assets, n_outputs)
+        0 where not listed.
+    """
+    flat = batch.characteristics.reshape(-1, batch.n_characteristics)
+    # one row more than there are cells takes what the padding says
+    result = flat.new_zeros(flat.shape[0] + 1, n_outputs)
+    for bucket in pack_buckets(batch.listed, _BUCKETS):
+        shape = bucket.cells.shape
+        inputs = flat.index_select(0, bucket.cells.reshape(-1)).reshape(*shape, -1)
+        read_out = read(inputs, bucket.cells // batch.n_assets)
+        result = result.index_copy(0, bucket.targets, read_out.reshape(-1, n_outputs))
+    return result[:-1].reshape(batch.n_times, batch.n_assets, n_outputs)
+
+
+def target_months(batch: Batch, start: int, stop: int, window: int) -> tuple[Batch, int]:
+    """Months ``start`` to ``stop`` with the ``window - 1`` before them, and where they begin.
+
+    Holds the assets listed in one of the target months; a view of the months otherwise.
+    """
+    first = max(0, start - window + 1)
+    block = batch.window(first, stop, every_asset=True)
+    keep = block.listed[start - first :].any(0)
+    return (block if bool(keep.all()) else block.select(keep)), start - first
+
+
+def last_months(batch: Batch, t: int, window: int) -> tuple[Batch, Tensor]:
+    """Cut the last ``window`` months to ``t`` of the assets listed then, and say where they are."""
+    assets = batch.listed[t].nonzero().squeeze(-1)
+    block = batch.window(max(0, t - window + 1), t + 1, every_asset=True)
+    return block.select(assets), assets
+
+
+class SequenceForecaster(Baseline):
+    """A forecaster of returns from the last months' characteristics. It has no factors.
+
+    A subclass gives ``_build`` and keeps ``window`` and ``config``. Training takes a few
+    target months a step together with the ``window - 1`` months before them, so that
+    neighbouring windows share their computation: a target month then knows at least
+    ``window`` months of history, if the panel has them, and a forecast knows exactly that many.
+    """
+
+    window: int
+    config: TrainConfig
+
+    def __init__(self, window: int, config: TrainConfig) -> None:
+        super().__init__()
+        self.window = check_count("window", window)
+        self.config = config
+        self._network: nn.Module | None = None
+        self._scale = torch.ones((), dtype=torch.float64)
+
+    @classmethod
+    def _read_settings(cls, described: dict[str, Any]) -> dict[str, Any]:
+        return {**described, "config": TrainConfig(**described["config"])}
+
+    @abstractmethod
+    def _build(self, n_characteristics: int) -> nn.Module:
+        """Return a network from a batch to forecasts (n_times, n_assets) per unit of scale."""
+
+    def _penalty(self, network: nn.Module) -> Tensor | None:
+        """Return what is added to the mean loss a cell."""
+        return None
+
+    def _learn(self, fitting: Fitting) -> None:
+        batch, n_train = fitting.batch, fitting.n_train
+        scale = return_scale(batch.returns[:n_train], batch.observed[:n_train])
+        network = self._build(batch.n_characteristics).to(batch.returns)
+
+        def objective(start: int, stop: int) -> tuple[Tensor, int]:
+            count = int(batch.observed[start:stop].sum())
+            if count == 0:
+                return batch.returns.new_zeros(()), 0
+            block, first = target_months(batch, start, stop, self.window)
+            seen = block.observed[first:]
+            error = network(block)[first:][seen] - block.returns[first:][seen] / scale
+            return error.square().sum(), count
+
+        name = type(self).__name__
+        penalised = self._penalty(network) is not None
+        with progress_bar(name, self.config.max_epochs, fitting.progress) as advance:
+            self.history = train_network(
+                network,
+                objective,
+                n_train,
+                batch.n_times,
+                self.config,
+                seed=fitting.seed,
+                penalty=(lambda: self._penalty(network)) if penalised else None,  # type: ignore[arg-type, return-value]
+                advance=advance,
+            )
+        self._network = network.cpu().double().eval()
+        self._scale = torch.tensor(scale, dtype=torch.float64)
+
+    def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
+        assert self._network is not None
+        forecast = torch.zeros_like(batch.returns)
+        for t in range(batch.n_times):
+            block, assets = last_months(batch, t, self.window)
+            if assets.numel():
+                forecast[t, assets] = self._network(block)[-1] * self._scale
+        return forecast
+
+    def _state(self) -> dict[str, Tensor]:
+        assert self._network is not None
+        weights = {f"network.{k}": v for k, v in self._network.state_dict().items()}
+        return {"scale": self._scale, **weights}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._scale = state["scale"]
+        network = self._build(len(self._names)).double().eval()
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        network.load_state_dict(weights)
+        self._network = network

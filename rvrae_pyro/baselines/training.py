@@ -1,0 +1,198 @@
+"""The one training loop of the neural baselines: minibatches of months, early stopping."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.inference.windows import draw_windows
+
+__all__ = ["Objective", "TrainConfig", "progress_bar", "return_scale", "train_network"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a neural baseline is trained.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of Adam, constant.
+    max_epochs : int
+        Passes over the training months at the most.
+    patience : int
+        Epochs without a better validation loss before training stops. Without validation
+        months every epoch is run.
+    months : int
+        Consecutive months a gradient step.
+    weight_decay : float
+        Decoupled from the gradient.
+    clip_norm : float
+        Largest norm of the gradient of the mean loss a cell.
+    """
+
+    learning_rate: float = 1e-3
+    max_epochs: int = 100
+    patience: int = 10
+    months: int = 6
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be above 0; got {getattr(self, name)!r}.")
+        for name in ("max_epochs", "patience", "months"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"`weight_decay` must be at least 0; got {self.weight_decay!r}.")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings in JSON types."""
+        return dataclasses.asdict(self)
+
+
+class Objective(Protocol):
+    """Loss of a network over months ``start`` to ``stop``: the sum, and how many cells it has."""
+
+    def __call__(self, start: int, stop: int) -> tuple[Tensor, int]: ...  # noqa: D102
+
+
+def train_network(
+    network: nn.Module,
+    objective: Objective,
+    n_train: int,
+    n_times: int,
+    config: TrainConfig,
+    *,
+    seed: int,
+    penalty: Callable[[], Tensor] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Train a network in place and leave it at its best state, set to evaluate.
+
+    Parameters
+    ----------
+    network : nn.Module
+    objective : Objective
+        Called in training mode for months before ``n_train``, else in evaluation mode.
+    n_train, n_times : int
+        Training months, and training and validation months together.
+    config : TrainConfig
+    seed : int
+        Orders the windows of months.
+    penalty : callable, optional
+        Added to the mean loss a cell at each step.
+    advance : callable, optional
+        Told every epoch's number.
+
+    Returns
+    -------
+    DataFrame
+        One row an epoch: epoch, train_loss, valid_loss (means a cell), seconds.
+
+    Raises
+    ------
+    FitError
+        If the loss is not finite; the network is left at its best state so far.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    best, stale, started = math.inf, 0, time.perf_counter()
+    best_state = copy.deepcopy(network.state_dict())
+    history: list[tuple[int, float, float, float]] = []
+    try:
+        for epoch in range(1, config.max_epochs + 1):
+            fitted = _run_epoch(network, objective, n_train, config, optimizer, generator, penalty)
+            score = _validate(network, objective, n_train, n_times, config.months)
+            history.append((epoch, fitted, score, time.perf_counter() - started))
+            if advance is not None:
+                advance(epoch)
+            if score < best or math.isnan(score):  # NaN: nothing to validate on
+                best, stale = score, 0
+                best_state = copy.deepcopy(network.state_dict())
+            else:
+                stale += 1
+                if stale >= config.patience:
+                    break
+    finally:
+        network.load_state_dict(best_state)
+        network.eval()
+    return pd.DataFrame(history, columns=["epoch", "train_loss", "valid_loss", "seconds"])
+
+
+def _run_epoch(
+    network: nn.Module,
+    objective: Objective,
+    n_train: int,
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    penalty: Callable[[], Tensor] | None,
+) -> float:
+    """One pass over the training months; the mean loss a cell on the way."""
+    network.train()
+    total, cells = 0.0, 0
+    for start, stop in draw_windows(n_train, config.months, generator):
+        loss, count = objective(start, stop)
+        if count == 0:
+            continue
+        mean = loss / count
+        if not bool(torch.isfinite(mean)):
+            raise FitError(
+                f"The loss is not finite in months {start} to {stop - 1} of training. Lower "
+                "`learning_rate`, and look for extreme returns in those months."
+            )
+        optimizer.zero_grad()
+        (mean if penalty is None else mean + penalty()).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+        optimizer.step()
+        total, cells = total + float(loss.detach()), cells + count
+    return total / max(1, cells)
+
+
+@torch.no_grad()
+def _validate(
+    network: nn.Module, objective: Objective, n_train: int, n_times: int, months: int
+) -> float:
+    """Mean loss a cell over the validation months; NaN without any return there."""
+    network.eval()
+    total, cells = 0.0, 0
+    for start in range(n_train, n_times, months):
+        loss, count = objective(start, min(start + months, n_times))
+        total, cells = total + float(loss), cells + count
+    return total / cells if cells else math.nan
+
+
+def return_scale(returns: Tensor, observed: Tensor) -> float:
+    """Root mean square of the observed returns: networks see returns of order one."""
+    scale = float(returns[observed].double().square().mean().sqrt())
+    return scale if scale > 0 else 1.0
+
+
+@contextmanager
+def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar over epochs on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    shown = wanted and (console.is_terminal or console.is_jupyter)
+    with Progress(console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done: bar.update(task, completed=done)
