@@ -1,0 +1,344 @@
+"""What a forecast says once a factor or a portfolio is given."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.risk._conditioning import Gains, Shocks, factor_rows, one_portfolio
+from rvrae_pyro.risk._draws import Array, Forecast, read_forecast
+from rvrae_pyro.risk._weights import Weights, first
+from rvrae_pyro.risk.covariance import FactorCovariance
+
+__all__ = ["scenario"]
+
+Method: TypeAlias = Literal["gaussian", "kernel"]
+
+_FEW = 50  # effective draws below which kernel weights leave little to average
+
+
+@overload
+def scenario(
+    source: xr.DataTree,
+    *,
+    factors: Shocks | None = None,
+    weights: Weights | None = None,
+    value: float | None = None,
+    method: Method = "gaussian",
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> xr.DataTree: ...
+
+
+@overload
+def scenario(
+    source: FactorCovariance,
+    *,
+    factors: Shocks | None = None,
+    weights: Weights | None = None,
+    value: float | None = None,
+    method: Method = "gaussian",
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> xr.Dataset: ...
+
+
+def scenario(
+    source: xr.DataTree | FactorCovariance,
+    *,
+    factors: Shocks | None = None,
+    weights: Weights | None = None,
+    value: float | None = None,
+    method: Method = "gaussian",
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> xr.DataTree | xr.Dataset:
+    r"""Condition a forecast on a factor, on a portfolio's return, or on several at once.
+
+    "Factor 1 falls by 2 sd" is ``factors={1: -2.0}``; "the market falls 10 %" is
+    ``weights=market, value=-0.10``. With returns and factors :math:`x`, what is given
+    :math:`y` and its value :math:`c`:
+
+    .. math::
+        \mathrm E[x \mid y = c] = \mathrm E[x] + C V^{-1} (c - \mathrm E[y]), \quad
+        \mathrm{Var}(x \mid y) = \mathrm{Var}(x) - C V^{-1} C', \quad
+        C = \mathrm{Cov}(x, y), \; V = \mathrm{Var}(y) .
+
+    Parameters
+    ----------
+    source : DataTree or FactorCovariance
+        A forecast with ``factors``, ``beta`` and ``idio_scale``, or a covariance.
+    factors : mapping from factor label to float, optional
+        Shocks in predictive standard deviations from the factor's predictive mean.
+    weights : Series, DataFrame or DataArray, optional
+        One portfolio; see :func:`portfolio`. Months are those of the weights, if they have any.
+    value : float, optional
+        The portfolio's return, decimal; for a covariance, its difference from the mean.
+    method : {"gaussian", "kernel"}
+        For a forecast: "gaussian" moves every draw by the formula, which is exact where
+        factors and returns are normal, and meets the condition in every draw. "kernel" weights
+        draws by how near they come to the condition and draws from them anew; it assumes no
+        distribution, yet needs draws near the condition.
+    bandwidth : float, optional
+        Of the normal kernel, in predictive standard deviations of what is given;
+        ``n ** (-1 / (4 + m))`` unless told, for n draws and m conditions.
+    seed : int
+        For drawing anew.
+
+    Returns
+    -------
+    DataTree
+        For a forecast: a forecast like it, given the scenario, for :func:`summarize` and
+        :func:`portfolio`. Group ``scenario`` holds ``distance`` (time), how many standard
+        deviations the condition is from what is expected (Mahalanobis), and
+        ``effective_draws`` (time).
+    Dataset
+        For a covariance: ``mean_shift`` and ``sd`` (time, asset), ``factor_shift`` and
+        ``factor_sd`` (time, factor), ``distance`` (time).
+
+    Raises
+    ------
+    ConfigError
+        If nothing or half a condition is given, a factor is unknown, a portfolio has no risk, or
+        no draw comes near the condition ("kernel").
+    ShapeError
+        If the tree lacks what the method needs, or weights do not fit it.
+
+    Warns
+    -----
+    RvraeWarning
+        If fewer than 50 effective draws carry a scenario ("kernel").
+
+    Notes
+    -----
+    Information set: that of the source; a scenario is no forecast. It says what else is likely
+    to happen in the same month, under the model's dependence, not what causes what. Factors are
+    identified up to rotation: name one only after looking at what it is. Several members with
+    loadings of their own need "kernel", whose result then has no factors. Cost O(T S N).
+
+    References
+    ----------
+    Meucci (2008), Fully flexible views, Risk 21(10) (kernel weights as views on scenarios).
+    Hoffman and Ribak (1991), Astrophysical Journal 380, L5, eq. (5) (moving draws).
+    """
+    _check_condition(factors, weights, value, method, bandwidth)
+    if isinstance(source, FactorCovariance):
+        if method != "gaussian":
+            raise ConfigError(f"`method` must be 'gaussian' for a covariance; got {method!r}.")
+        return _condition_covariance(source, factors or {}, weights, value)
+    if method == "gaussian":
+        return _move_draws(source, factors or {}, weights, value)
+    return _weigh_draws(source, factors or {}, weights, value, bandwidth, seed)
+
+
+def _check_condition(
+    factors: Shocks | None,
+    weights: Weights | None,
+    value: float | None,
+    method: str,
+    bandwidth: float | None,
+) -> None:
+    if not factors and weights is None:
+        raise ConfigError("Give `factors`, or `weights` with `value`; got no condition.")
+    if (weights is None) != (value is None):
+        raise ConfigError("`weights` and `value` belong together; got only one of them.")
+    numbers = [*(factors or {}).values(), *([] if value is None else [value])]
+    if not np.isfinite(np.asarray(numbers, dtype=float)).all():
+        raise ConfigError(f"A condition must be finite; got {numbers}.")
+    if method not in ("gaussian", "kernel"):
+        raise ConfigError(f"`method` must be 'gaussian' or 'kernel'; got {method!r}.")
+    if bandwidth is not None and not bandwidth > 0:
+        raise ConfigError(f"`bandwidth` must be positive; got {bandwidth!r}.")
+
+
+def _condition_covariance(
+    cov: FactorCovariance, factors: Shocks, weights: Weights | None, value: float | None
+) -> xr.Dataset:
+    held = None if weights is None else one_portfolio(weights, cov.listed)
+    if held is not None and held.sizes[TIME] < cov.beta.sizes[TIME]:
+        cov = cov.sel(held[TIME].values)
+    gains = Gains(cov, factors, held)
+    surprise = gains.sd * 1.0
+    surprise[:, : len(factors)] *= np.asarray(list(factors.values()))
+    if value is not None:
+        surprise[:, -1] = value
+    explained = (gains.returns * gains.with_returns).sum(axis=-1)
+    of_factors = (gains.factors * gains.with_factors).sum(axis=-1)
+    before = np.diagonal(cov.factor_cov.values, axis1=-2, axis2=-1)
+    shift = (gains.returns @ surprise[..., None])[..., 0]
+    listed = cov.listed.values
+    cells, paths = (TIME, ASSET), (TIME, FACTOR)
+    left = np.maximum(cov.variance().values - explained, 0.0)
+    return xr.Dataset(
+        {
+            "mean_shift": (cells, np.where(listed, shift, np.nan)),
+            "sd": (cells, np.sqrt(left)),
+            "factor_shift": (paths, (gains.factors @ surprise[..., None])[..., 0]),
+            "factor_sd": (paths, np.sqrt(np.maximum(before - of_factors, 0.0))),
+            "distance": (TIME, gains.distance(surprise)),
+        },
+        {name: cov.beta[name] for name in (TIME, ASSET, FACTOR)},
+    )
+
+
+def _months(tree: xr.DataTree, held: xr.DataArray | None) -> xr.DataTree:
+    """Keep the months of the weights."""
+    if held is None:
+        return tree
+    times = held[TIME].values
+    chosen: xr.DataTree = tree.map_over_datasets(
+        lambda data: data.sel({TIME: times}) if TIME in data.indexes else data
+    )
+    return chosen
+
+
+def _given(
+    forecast: Forecast, factors: Shocks, held: xr.DataArray | None, value: float | None
+) -> tuple[Array, Array]:
+    """Draws of what is given (draw, time, condition), and the values asked for."""
+    parts, targets = [], []
+    if factors:
+        if forecast.factors is None:
+            raise ShapeError("`source` must hold 'factors' and 'beta' to condition on a factor.")
+        rows = factor_rows(forecast.factors[FACTOR], factors)
+        draws = forecast.factors.values.astype(np.float64)
+        picked = draws.reshape(-1, *draws.shape[2:]) @ rows.T
+        parts.append(picked)
+        shocks = np.asarray(list(factors.values()))
+        targets.append(picked.mean(axis=0) + shocks * picked.std(axis=0))
+    if held is not None and value is not None:
+        listed, weights = forecast.listed.values, held.values
+        columns = [
+            forecast.month(t)[:, listed[t]] @ weights[t, listed[t]] for t in range(len(weights))
+        ]
+        parts.append(np.stack(columns, axis=1)[..., None])
+        targets.append(np.full((len(weights), 1), value))
+    return np.concatenate(parts, axis=-1), np.concatenate(targets, axis=-1)
+
+
+def _move_draws(
+    tree: xr.DataTree, factors: Shocks, weights: Weights | None, value: float | None
+) -> xr.DataTree:
+    """Shift every draw by what its own surprise implies."""
+    forecast = read_forecast(tree)
+    held = None if weights is None else one_portfolio(weights, forecast.listed)
+    tree = _months(tree, held)
+    forecast = read_forecast(tree)
+    gains = Gains(FactorCovariance.from_forecast(tree), factors, held)
+    assert forecast.factors is not None  # from_forecast has seen them
+    given, target = _given(forecast, factors, held, value)
+    surprise = (target - given).reshape(*forecast.returns.shape[:3], -1)
+    moved = np.einsum("cdtm,tnm->cdtn", surprise, gains.returns)
+    moved_factors = np.einsum("cdtm,tkm->cdtk", surprise, gains.factors)
+    distance = gains.distance(target - given.mean(axis=0))
+    return _conditioned(
+        tree,
+        forecast.returns + forecast.returns.copy(data=moved),
+        forecast.factors + forecast.factors.copy(data=moved_factors),
+        distance,
+        np.full(len(distance), float(forecast.n_draws)),
+    )
+
+
+def _weigh_draws(
+    tree: xr.DataTree,
+    factors: Shocks,
+    weights: Weights | None,
+    value: float | None,
+    bandwidth: float | None,
+    seed: int,
+) -> xr.DataTree:
+    """Draw anew from the draws that come near the condition."""
+    forecast = read_forecast(tree)
+    held = None if weights is None else one_portfolio(weights, forecast.listed)
+    tree = _months(tree, held)
+    forecast = read_forecast(tree)
+    given, target = _given(forecast, factors, held, value)
+    size, _, count = given.shape
+    sd = given.std(axis=0)
+    if not (sd > 0).all():
+        raise ConfigError("What is given must have risk in every month; some has none.")
+    width = size ** (-1.0 / (4 + count)) if bandwidth is None else bandwidth
+    logs = -0.5 * (((given - target) / (width * sd)) ** 2).sum(axis=-1)
+    kernel = np.exp(logs - logs.max(axis=0))
+    kernel /= kernel.sum(axis=0)
+    effective = 1.0 / (kernel**2).sum(axis=0)
+    times = forecast.returns[TIME].values
+    _check_effective(effective, logs.max(axis=0), times)
+    order = _resample(kernel, seed)
+    shape = forecast.returns.shape[:2]
+    returns = _take(forecast.returns, order, shape)
+    shared = forecast.beta is not None and forecast.beta.sizes[CHAIN] == 1
+    chosen = (
+        _take(forecast.factors, order, shape) if shared and forecast.factors is not None else None
+    )
+    centred = given - given.mean(axis=0)
+    between = np.einsum("stm,stl->tml", centred, centred) / size
+    surprise = target - given.mean(axis=0)
+    solved = np.einsum("tml,tl->tm", np.linalg.pinv(between, hermitian=True), surprise)
+    distance = np.sqrt((surprise * solved).sum(axis=-1))
+    return _conditioned(tree, returns, chosen, distance, effective)
+
+
+def _check_effective(effective: Array, nearest: Array, times: np.ndarray) -> None:
+    remedy = "Use method='gaussian', more draws, a larger `bandwidth` or a milder condition."
+    far = nearest < -8.0  # four bandwidths from the nearest draw
+    if far.any():
+        raise ConfigError(f"No draw comes near the condition in {first(times[far])}. {remedy}")
+    few = effective < _FEW
+    if few.any():
+        warnings.warn(
+            f"fewer than {_FEW} effective draws carry the scenario in {first(times[few])}, least "
+            f"{effective.min():.0f}. {remedy}",
+            RvraeWarning,
+            stacklevel=4,
+        )
+
+
+def _resample(kernel: Array, seed: int) -> np.ndarray:
+    """Systematic resampling of each column: indices (draw, time), in a random order."""
+    size, n_times = kernel.shape
+    rng = np.random.default_rng(seed)
+    order = np.empty((size, n_times), dtype=np.intp)
+    for t in range(n_times):
+        points = (np.arange(size) + rng.uniform()) / size
+        picked = np.searchsorted(np.cumsum(kernel[:, t]), points)
+        order[:, t] = rng.permutation(np.minimum(picked, size - 1))
+    return order
+
+
+def _take(values: xr.DataArray, order: np.ndarray, shape: tuple[int, ...]) -> xr.DataArray:
+    flat = values.values.reshape(-1, *values.shape[2:])
+    taken = np.take_along_axis(flat, order[..., None], axis=0)
+    return values.copy(data=taken.reshape(*shape, *taken.shape[1:]))
+
+
+def _conditioned(
+    tree: xr.DataTree,
+    returns: xr.DataArray,
+    factors: xr.DataArray | None,
+    distance: Array,
+    effective: Array,
+) -> xr.DataTree:
+    """Build a forecast of the draws given the scenario; loadings as they were."""
+    draws = {RETURNS: returns.transpose(CHAIN, DRAW, TIME, ASSET)}
+    if factors is not None:
+        draws[FACTORS] = factors.transpose(CHAIN, DRAW, TIME, FACTOR)
+    groups = {
+        "predictions": xr.Dataset(draws, attrs=tree["predictions"].attrs),
+        "scenario": xr.Dataset(
+            {"distance": (TIME, distance), "effective_draws": (TIME, effective)},
+            {TIME: returns[TIME]},
+        ),
+    }
+    if factors is not None and "predictions_constant_data" in tree.children:
+        constant = tree["predictions_constant_data"].to_dataset()
+        groups["predictions_constant_data"] = constant.drop_vars("idio_scale", errors="ignore")
+    result = xr.DataTree.from_dict(groups)
+    result.attrs.update(tree.attrs)
+    return result
