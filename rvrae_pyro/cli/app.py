@@ -1,0 +1,78 @@
+"""The command ``rvrae``: its sub-commands, and what becomes of errors."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from rvrae_pyro._version import __version__
+from rvrae_pyro.cli.check import check
+from rvrae_pyro.cli.console import tell, warnings_told
+from rvrae_pyro.cli.demo import demo
+from rvrae_pyro.cli.fit import fit
+from rvrae_pyro.cli.forecast import forecast
+from rvrae_pyro.cli.simulate import simulate
+from rvrae_pyro.errors import FitError, RvraeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rvrae",
+    help="Bayesian dynamic latent factor models of stock returns: fit, forecast, measure risk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(check)
+app.command()(simulate)
+app.command()(fit)
+app.command()(forecast)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows ``rvrae``; ``sys.argv`` unless told.
+
+    Returns
+    -------
+    int
+        0: done. 1: failed on the way, such as training that diverged or was interrupted.
+        2: bad input, told in one message on standard error; nothing was written.
+        An unforeseen error is raised.
+    """
+    # typer's own call would replace sys.excepthook
+    command = typer.main.get_command(app)
+    with warnings_told():
+        try:
+            command(args=None if arguments is None else list(arguments), prog_name="rvrae")
+        except SystemExit as done:
+            return done.code if isinstance(done.code, int) else int(done.code is not None)
+        except RvraeError as error:
+            tell(f"rvrae: {error}")
+            return 1 if isinstance(error, FitError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What commands say: results on standard output, all else on standard error."""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rvrae_pyro.errors import RvraeWarning
+
+__all__ = [
+    "progress",
+    "say",
+    "say_json",
+    "say_pairs",
+    "say_table",
+    "strict",
+    "tell",
+    "warnings_told",
+]
+
+
+def say(text: str) -> None:
+    """Write a result for people to standard output."""
+    typer.echo(text)
+
+
+def say_json(result: Mapping[str, Any]) -> None:
+    """Write a result for programs to standard output, as one JSON object; NaN becomes null."""
+    typer.echo(json.dumps(strict(result), indent=2, allow_nan=False))
+
+
+def strict(value: Any) -> Any:
+    """Turn numbers that JSON does not know (NaN, infinite) into null, however deep."""
+    if isinstance(value, Mapping):
+        return {str(name): strict(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Write a table to standard output: the first column to the left, the others to the right."""
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for position, name in enumerate(columns):
+        table.add_column(name, justify="right" if position else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def say_pairs(pairs: Mapping[str, str]) -> None:
+    """Write names and values to standard output, one pair a line."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+def tell(text: str) -> None:
+    """Write a message to standard error."""
+    typer.echo(text, err=True)
+
+
+def progress(text: str) -> None:
+    """Tell what is being done now, on a terminal only."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    if console.is_terminal:
+        console.print(text, style="dim")
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Show this package's warnings as one line each, without file and code."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RvraeWarning):
+                tell(f"warning: {message}")
+            else:
+                plain(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,130 @@
+"""Where commands write: refused before the work begins, put in place at its end."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rvrae_pyro.errors import ConfigError
+
+__all__ = ["MODEL", "assembled", "check_file", "check_folder", "replaced", "write_text"]
+
+MODEL = "model"
+"""Sub-folder of a run that ``Fit.save`` writes."""
+
+_MARK = "fit.json"
+
+
+def check_folder(path: Path) -> Path:
+    """Refuse a folder for a run that cannot be written, or that holds something else.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a file, lies under one or in a folder without permission, or is a folder
+        with content that is not a run.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"`--out` {path} is a file; name a folder.")
+    if path.is_dir() and any(path.iterdir()) and not (path / MODEL / _MARK).is_file():
+        raise ConfigError(
+            f"`--out` {path} holds something that is not a run; choose another folder."
+        )
+    _check_permission(path)
+    return path
+
+
+def check_file(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """Refuse a file that cannot be written, or of an unknown kind.
+
+    Raises
+    ------
+    ConfigError
+        If the suffix is none of ``suffixes``, the folder does not exist or has no permission.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"`--out` {path}: unknown suffix {path.suffix!r}; use one of {', '.join(suffixes)}."
+        )
+    if path.is_dir():
+        raise ConfigError(f"`--out` {path} is a folder; name a file.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"`--out` {path}: the folder {path.parent} does not exist; make it.")
+    _check_permission(path)
+    return path
+
+
+def _check_permission(path: Path) -> None:
+    above = path.absolute() if path.is_dir() else path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise ConfigError(f"`--out` {path} cannot be written: {above} is a file.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file that takes its place on success.
+
+    Raises
+    ------
+    ConfigError
+        If the disk refuses.
+    """
+    temporary = _beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def assembled(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target`` whose content moves there on success.
+
+    Entries of an earlier run are replaced one by one; whatever else the folder holds stays.
+
+    Raises
+    ------
+    ConfigError
+        If the disk refuses.
+    """
+    temporary = _beside(target.absolute())
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        target.mkdir(parents=True, exist_ok=True)
+        for entry in sorted(temporary.iterdir()):
+            _move(entry, target / entry.name)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(entry: Path, target: Path) -> None:
+    """Put a file or folder in place of an earlier one, which goes only when this one is there."""
+    if not target.is_dir():
+        os.replace(entry, target)
+        return
+    old = _beside(target)
+    os.replace(target, old)
+    os.replace(entry, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""``rvrae fit``: train a model on a panel and keep it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.console import say, say_json, say_pairs, tell
+from rvrae_pyro.cli.files import assembled, check_folder, write_text
+from rvrae_pyro.cli.panels import (
+    AssetOption,
+    ExcessOption,
+    FrequencyOption,
+    LagOption,
+    Layout,
+    PanelPath,
+    ReturnsOption,
+    RiskFreeOption,
+    TimeOption,
+    WeightOption,
+    prepare,
+    read_panel,
+)
+from rvrae_pyro.cli.runs import Run, save_run
+from rvrae_pyro.cli.settings import cut, read_settings, to_toml
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["fit"]
+
+
+def fit(
+    panel: PanelPath,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; an earlier run in it is replaced.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings (.toml): [data], [model], [fit], [split].")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings in force and stop.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    time: TimeOption = None,
+    asset: AssetOption = None,
+    returns: ReturnsOption = None,
+    lag: LagOption = None,
+    risk_free: RiskFreeOption = None,
+    excess: ExcessOption = False,
+    weight: WeightOption = None,
+    frequency: FrequencyOption = None,
+) -> None:
+    """Fit RVRAE to a panel.
+
+    Characteristics are ranked unless the panel says they are, and a market context is made from
+    raw ones; `rvrae forecast` repeats both. Without [split] the last 15 % of the months tell when
+    to stop, and those before them train.
+    """
+    if out is None and not print_config:
+        raise ConfigError("`--out` is missing: name the folder to write the run to.")
+    settings = read_settings(config)
+    if out is not None:
+        check_folder(out)
+    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
+    raw = read_panel(panel, layout)
+    rv.data.check_panel(raw)
+    ready, preparation = prepare(
+        raw, rank=settings.data.get("rank", True), context=settings.data.get("context", True)
+    )
+    model, training = settings.build_model(ready), settings.build_config()
+    written = to_toml(settings, model, training)
+    if print_config or out is None:
+        say(written.rstrip("\n"))
+        return
+    train, valid = cut(ready, settings.split)
+    result = rv.fit(model, train, valid, config=training, seed=seed)
+    with assembled(out) as folder:
+        save_run(Run(result, preparation), folder)
+        write_text(folder / "config.toml", written)
+    _report(out, panel, result, train, valid, as_json)
+    if result.stopped == "interrupted":
+        tell(f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}.")
+        raise typer.Exit(1)
+
+
+def _report(
+    out: Path,
+    panel: Path,
+    result: "Fit",
+    train: xr.Dataset,
+    valid: xr.Dataset | None,
+    as_json: bool,
+) -> None:
+    summary = _summary(result, train, valid)
+    if as_json:
+        say_json({"run": str(out), **summary})
+        return
+    say(f"Wrote {out}:")
+    say_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
+    say(f"Next: rvrae forecast {out} {panel} --out forecast.csv")
+
+
+def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:
+    """Say what came of the fit, in JSON types; bounds are those of the step that was kept."""
+    history = result.history
+    kept = history[history["step"] == result.best_step].iloc[-1]
+    return {
+        "factors": result.model.n_factors,
+        "assets": int(train.sizes[ASSET]),
+        "characteristics": int(train.sizes[CHARACTERISTIC]),
+        "train": _span(train),
+        "valid": _span(valid),
+        "steps": int(history["step"].iloc[-1]),
+        "stopped": result.stopped,
+        "best_step": result.best_step,
+        "train_elbo_a_return": float(kept["elbo"]) / _n_observed(train),
+        "valid_elbo_a_return": (
+            None if valid is None else float(kept["valid_elbo"]) / max(1, _n_observed(valid))
+        ),
+        "kl_a_month": float(kept["kl"]) / train.sizes[TIME],
+        "seed": result.seed,
+        "seconds": round(float(history["seconds"].iloc[-1]), 1),
+    }
+
+
+def _span(panel: xr.Dataset | None) -> list[str] | None:
+    if panel is None:
+        return None
+    return [str(panel[TIME].values[k])[:10] for k in (0, -1)]
+
+
+def _n_observed(panel: xr.Dataset) -> int:
+    seen = ~np.isnan(panel[RETURNS].values) & rv.data.listed(panel).values
+    return int(seen.sum())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " to ".join(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

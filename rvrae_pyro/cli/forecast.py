@@ -1,0 +1,136 @@
+"""``rvrae forecast``: the distribution of next month's returns, as draws or as a table."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import pandas as pd
+import typer
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.console import say, say_json, say_table
+from rvrae_pyro.cli.files import check_file
+from rvrae_pyro.cli.panels import (
+    AssetOption,
+    ExcessOption,
+    FrequencyOption,
+    LagOption,
+    Layout,
+    PanelPath,
+    ReturnsOption,
+    RiskFreeOption,
+    TimeOption,
+    WeightOption,
+    read_panel,
+)
+from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
+from rvrae_pyro.errors import PanelError
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.predictive.export import write_tree
+
+__all__ = ["forecast", "last_listed"]
+
+_TREE: Final = ".nc"
+_SHOWN: Final = 5
+
+
+def forecast(
+    run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
+    panel: PanelPath,
+    out: Annotated[
+        Path, typer.Option(help="Table (.csv, .parquet), or all draws as a DataTree (.nc).")
+    ],
+    times: Annotated[
+        str,
+        typer.Option(help="last, all, a month such as 2017-04, or 2016-01:2016-12."),
+    ] = "last",
+    num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    time: TimeOption = None,
+    asset: AssetOption = None,
+    returns: ReturnsOption = None,
+    lag: LagOption = None,
+    risk_free: RiskFreeOption = None,
+    excess: ExcessOption = False,
+    weight: WeightOption = None,
+    frequency: FrequencyOption = None,
+) -> None:
+    """Forecast every listed asset one month ahead, each month from the months before it.
+
+    The panel may be longer than that of the fit and hold other assets; its last row may be live,
+    with characteristics and no returns yet.
+    """
+    check_file(out, (_TREE, *TABLE_SUFFIXES))
+    loaded = load_run(run)
+    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
+    raw = read_panel(panel, layout)
+    ready = loaded.preparation.repeat(raw)
+    tree = loaded.fit.forecast(
+        ready, num_samples=num_samples, seed=seed, times=_months(times, ready)
+    )
+    drawn = tree["predictions"].to_dataset()[RETURNS]
+    table = None
+    if out.suffix.lower() == _TREE:
+        write_tree(tree, out)
+    else:
+        table = forecast_table(tree, raw)
+        write_table(table, out)
+    days = [str(day)[:10] for day in drawn[TIME].values]
+    listed = drawn.isel(chain=0, draw=0, drop=True).notnull()
+    if as_json:
+        say_json(
+            {
+                "out": str(out),
+                "run": str(run),
+                "first": days[0],
+                "last": days[-1],
+                "months": len(days),
+                "forecasts": int(listed.sum()),
+                "num_samples": num_samples,
+                "seed": seed,
+            }
+        )
+        return
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    say(f"Wrote {out}: {int(listed.sum())} forecasts for {span}, {num_samples} draws each.")
+    if table is not None:
+        _show(table)
+
+
+def _months(times: str, panel: xr.Dataset) -> object | None:
+    """Turn the option into what ``Fit.forecast`` takes."""
+    if times == "all":
+        return None
+    if times == "last":
+        return [last_listed(panel)]
+    first, colon, last = times.partition(":")
+    return slice(first or None, last or None) if colon else times
+
+
+def last_listed(panel: xr.Dataset) -> np.datetime64:
+    """Date of the last row with a listed asset: the live month where there is one."""
+    rows = np.flatnonzero(rv.data.listed(panel).values.any(axis=1))
+    if not rows.size:
+        raise PanelError("no asset is listed in any row: there is nothing to forecast.")
+    date: np.datetime64 = panel[TIME].values[rows[-1]]
+    return date
+
+
+def _show(table: pd.DataFrame) -> None:
+    """Show both ends of the last month's ranking."""
+    month = table[table["date"] == table["date"].iloc[-1]]
+    ends = month if len(month) <= 2 * _SHOWN else pd.concat([month[:_SHOWN], month[-_SHOWN:]])
+    rows = [
+        [
+            f"{row['rank']:>4}  {row[ASSET]}",
+            *(f"{100 * row[name]:.2f}" for name in ("mean", "sd", "q05", "q95", "es_05")),
+            f"{row['prob_loss']:.2f}",
+        ]
+        for _, row in ends.iterrows()
+    ]
+    title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
+    head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
+    say_table(head, rows, title)

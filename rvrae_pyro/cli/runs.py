@@ -1,0 +1,52 @@
+"""A run on disk: the fit, and how its panel was prepared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.files import MODEL
+from rvrae_pyro.cli.panels import Preparation
+from rvrae_pyro.errors import CheckpointError, RvraeError
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["Run", "load_run", "save_run"]
+
+_PREPARATION: Final = "preparation.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fit and what was done to its panel."""
+
+    fit: "Fit"
+    preparation: Preparation
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write the sub-folder ``model`` of a run."""
+    target = run.fit.save(folder / MODEL)
+    (target / _PREPARATION).write_text(run.preparation.to_json(), encoding="utf-8")
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run, from its folder or from the sub-folder ``model``.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged or foreign.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"RUN {folder} {what}; name the folder that `rvrae fit` wrote.")
+    model = folder / MODEL if (folder / MODEL).is_dir() else folder
+    try:
+        fit = rv.load(model)
+    except RvraeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{model} is damaged: {error!r}. Fit again.") from error
+    return Run(fit, Preparation.from_json(model / _PREPARATION))

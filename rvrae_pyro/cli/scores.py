@@ -1,0 +1,197 @@
+"""How good the demo's forecasts were, beside a naive rival."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from scipy.stats import multivariate_normal
+
+import rvrae_pyro as rv
+from rvrae_pyro.evaluation import (
+    coverage,
+    crps,
+    hac_standard_error,
+    predictive_r2,
+    prevailing_mean,
+    rank_ic,
+    total_r2,
+)
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["Score", "joint_log_score", "score_forecasts"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure over the test months.
+
+    Attributes
+    ----------
+    name : str
+        Key of the measure.
+    label : str
+        The measure in words.
+    estimate, standard_error : float
+        Newey-West over months.
+    naive : float
+        The same measure for a Normal with mean and covariance of the months before the test;
+        NaN where it has none.
+    scale : float
+        Multiplies the numbers for display.
+    """
+
+    name: str
+    label: str
+    estimate: float
+    standard_error: float
+    naive: float
+    scale: float = 1.0
+
+
+def score_forecasts(
+    fit: "Fit",
+    panel: xr.Dataset,
+    tree: xr.DataTree,
+    factors: xr.DataArray,
+    test: xr.Dataset,
+    seed: int,
+) -> list[Score]:
+    """Score one-month-ahead forecasts of the test months.
+
+    Parameters
+    ----------
+    fit : Fit
+    panel : Dataset
+        Training, validation and test months, prepared; every return observed.
+    tree : DataTree
+        ``fit.forecast(panel)``, test months included.
+    factors : DataArray (time, factor)
+        Means of ``fit.factors(panel, "filtered")``.
+    test : Dataset
+        The test months.
+    seed : int
+
+    Returns
+    -------
+    list of Score
+        All but total R2 use what was known before each month.
+    """
+    months = test[TIME].values
+    returns = test[RETURNS]
+    draws = tree["predictions"].to_dataset()[RETURNS].sel({TIME: months})
+    count = draws.sizes[DRAW]
+    running = xr.dot(fit.loadings(panel), prevailing_mean(factors), dim=FACTOR)
+    fitted = fit.reconstruct(panel, num_samples=count, seed=seed)
+    past, naive = _naive(panel[RETURNS].sel({TIME: panel[TIME] < months[0]}), test, count, seed)
+    joint = joint_log_score(fit, panel, months, count, seed)
+
+    def both(score: Any) -> tuple[float, float]:
+        return float(score["estimate"]), float(score["standard_error"])
+
+    return [
+        Score(
+            "total_r2",
+            "Total R2, %",
+            *both(total_r2(returns, fitted.sel({TIME: months}), standard_error=True)),
+            np.nan,
+            100,
+        ),
+        Score(
+            "predictive_r2_running_mean",
+            "Predictive R2, running factor mean, %",
+            *both(predictive_r2(returns, running.sel({TIME: months}), standard_error=True)),
+            float(predictive_r2(returns, past)),
+            100,
+        ),
+        Score(
+            "predictive_r2",
+            "Predictive R2, model, %",
+            *both(predictive_r2(returns, draws, standard_error=True)),
+            float(predictive_r2(returns, past)),
+            100,
+        ),
+        Score(
+            "rank_ic",
+            "Rank IC",
+            *both(rank_ic(returns, draws, standard_error=True)),
+            float(rank_ic(returns, past).mean()),
+        ),
+        Score(
+            "crps",
+            "CRPS, % (less is better)",
+            *both(crps(returns, draws, standard_error=True)),
+            float(crps(returns, naive)),
+            100,
+        ),
+        Score(
+            "log_score",
+            "Log score, nats a return, joint",
+            float(joint["score"].mean()),
+            float(hac_standard_error(joint["score"])),
+            float(_naive_log_score(panel, months).mean()),
+        ),
+        Score(
+            "coverage_90",
+            "Coverage of 90 % intervals, %",
+            *both(coverage(returns, draws, 0.9, standard_error=True)),
+            float(coverage(returns, naive, 0.9)),
+            100,
+        ),
+    ]
+
+
+def joint_log_score(
+    fit: "Fit", panel: xr.Dataset, months: np.ndarray[Any, Any], count: int, seed: int
+) -> xr.Dataset:
+    """Log predictive density of each month's whole cross-section, a return.
+
+    Parameters
+    ----------
+    fit : Fit
+    panel : Dataset
+    months : datetime64 array
+    count : int
+        Particles of the filter that estimates it where no closed form exists.
+    seed : int
+
+    Returns
+    -------
+    Dataset
+        ``score`` (time,): nats divided by the number of returns of the month.
+    """
+    import torch
+
+    from rvrae_pyro.predictive.beliefs import believe, in_double
+
+    batch = rv.data.to_batch(panel, dtype=torch.float64)
+    evidence = believe(in_double(fit.model), batch, count, seed).log_evidence
+    score = evidence.numpy() / batch.observed.sum(1).numpy().clip(1)
+    return xr.Dataset({"score": (TIME, score)}, coords={TIME: batch.times}).sel({TIME: months})
+
+
+def _naive(
+    past: xr.DataArray, test: xr.Dataset, count: int, seed: int
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean and draws, for every test month, of a Normal with the moments of the past."""
+    values = past.transpose(TIME, ASSET).values
+    mean, n_times = values.mean(axis=0), test.sizes[TIME]
+    rng = np.random.default_rng(seed)
+    drawn = rng.multivariate_normal(mean, np.cov(values.T), (1, count, n_times), method="cholesky")
+    coords = {TIME: test[TIME].values, ASSET: test[ASSET].values}
+    flat = np.broadcast_to(mean, (n_times, len(mean)))
+    return (
+        xr.DataArray(flat, coords=coords, dims=(TIME, ASSET)),
+        xr.DataArray(drawn, coords=coords, dims=(CHAIN, DRAW, TIME, ASSET)),
+    )
+
+
+def _naive_log_score(panel: xr.Dataset, months: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    returns = panel[RETURNS].transpose(TIME, ASSET)
+    past = returns.sel({TIME: panel[TIME] < months[0]}).values
+    density = multivariate_normal(past.mean(axis=0), np.cov(past.T))
+    scores: np.ndarray[Any, Any] = density.logpdf(returns.sel({TIME: months}).values)
+    return scores / returns.sizes[ASSET]

@@ -1,0 +1,262 @@
+"""Settings of a fit: from TOML to a model, a configuration and a split, and back to TOML."""
+
+import dataclasses
+import datetime
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.data.panel import listed
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeError
+from rvrae_pyro.names import CHARACTERISTIC, FEATURE, RETURNS, TIME
+
+if TYPE_CHECKING:
+    from rvrae_pyro.inference.config import FitConfig
+    from rvrae_pyro.models.rvrae import RVRAE
+
+__all__ = ["Settings", "cut", "read_settings", "to_toml"]
+
+_SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
+_SIZES: Final = ("n_characteristics", "n_factors", "n_context")
+_NONE: Final = "none"  # TOML has no null
+_VALID_SHARE: Final = 0.15
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sections of a settings file; whatever is left out takes its default.
+
+    Attributes
+    ----------
+    data : mapping
+        ``rank`` and ``context``: whether to rank characteristics and to add the market context.
+    model : mapping
+        ``n_factors`` and parts by slot, ``{"kind": name, ...}``.
+    fit : mapping
+        Fields of ``rv.FitConfig``.
+    split : mapping
+        ``train``, ``valid`` and ``test`` of ``rv.data.split``; empty for the default.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    split: Mapping[str, Any] = field(default_factory=dict)
+
+    def build_model(self, panel: xr.Dataset) -> "RVRAE":
+        """Build the model for a prepared panel.
+
+        Raises
+        ------
+        ConfigError
+            If a part or one of its settings is unknown or cannot be.
+        """
+        from rvrae_pyro.models.registry import build_model  # torch takes seconds
+
+        spec = {
+            "n_factors": 5,
+            **self.model,
+            "n_characteristics": panel.sizes[CHARACTERISTIC],
+            "n_context": panel.sizes.get(FEATURE, 0),
+        }
+        try:
+            return build_model(spec)
+        except RvraeError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise ConfigError(f"[model] cannot be built: {error}. Check its values.") from error
+
+    def build_config(self) -> "FitConfig":
+        """Build the training configuration.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown or outside its range.
+        """
+        import torch
+
+        from rvrae_pyro.fitting.describe import build_config
+
+        _refuse_unknown("[fit]", self.fit, [f.name for f in dataclasses.fields(rv.FitConfig)])
+        config = build_config(self.fit)
+        try:
+            torch.empty(0, device=config.device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ConfigError(f"[fit] device {config.device!r} is not there: {error}.") from error
+        return config
+
+
+def read_settings(path: Path | None) -> Settings:
+    """Read a settings file; None gives the defaults.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or no TOML, or names a section or setting that does not exist.
+    """
+    if path is None:
+        return Settings()
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"`--config` {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"`--config` {path} is not valid TOML: {error}.") from error
+    try:
+        return _check(_plain(content))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _check(content: Mapping[str, Any]) -> Settings:
+    sections = [f.name for f in dataclasses.fields(Settings)]
+    _refuse_unknown("the file", content, sections, what="section")
+    for name, section in content.items():
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{name!r} must be a section [{name}]; got {section!r}.")
+    settings = Settings(**content)
+    _refuse_unknown("[data]", settings.data, ["rank", "context"])
+    _refuse_unknown("[model]", settings.model, ["n_factors", *_SLOTS])
+    _refuse_unknown("[split]", settings.split, ["train", "valid", "test"])
+    for name, value in settings.data.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"[data] `{name}` must be true or false; got {value!r}.")
+    for name in set(settings.model) & set(_SLOTS):
+        if not isinstance(settings.model[name], Mapping):
+            raise ConfigError(
+                f"[model] `{name}` must be a section [model.{name}] with a `kind`; got "
+                f"{settings.model[name]!r}."
+            )
+    if settings.split and len(settings.split) < 3:
+        raise ConfigError(
+            "[split] needs `train`, `valid` and `test`: counts of rows, fractions, or last dates. "
+            f"It has {', '.join(settings.split)}."
+        )
+    return settings
+
+
+def _refuse_unknown(
+    where: str, given: Iterable[str], known: Iterable[str], what: str = "setting"
+) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(f"{where} has no {what} {name!r}{hint}; it has {', '.join(known)}.")
+
+
+def _plain(value: Any) -> Any:
+    """Turn "none" into None and dates into text."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
+    return None if value == _NONE else value
+
+
+def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Cut the months to train on and those that tell when to stop.
+
+    Parameters
+    ----------
+    panel : Dataset
+    wanted : mapping
+        ``train``, ``valid``, ``test`` as ``rv.data.split`` takes them. Empty: the last 15 % of
+        the months with returns validate, those before train, nothing is held out.
+
+    Returns
+    -------
+    train : Dataset
+    valid : Dataset or None
+        None where one month is all there is.
+
+    Raises
+    ------
+    PanelError
+        If the training months hold no return of a listed asset, or the split does not fit.
+    """
+    if wanted:
+        parts = rv.data.split(panel, wanted["train"], wanted["valid"], wanted["test"])
+        train: xr.Dataset = parts.train
+        valid: xr.Dataset | None = parts.valid
+    else:
+        train, valid = _keep_last(panel)
+    usable = listed(train).values & ~np.isnan(train[RETURNS].values)
+    if not usable.any():
+        begin, end = (str(train[TIME].values[k])[:10] for k in (0, -1))
+        raise PanelError(
+            f"no asset has both characteristics and a return between {begin} and {end}, the months "
+            "to train on. Change [split], or look where the returns were lost."
+        )
+    return train, valid
+
+
+def _keep_last(panel: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset | None]:
+    seen = np.flatnonzero((~np.isnan(panel[RETURNS].values)).any(axis=1))
+    last = int(seen[-1]) + 1
+    first = last - min(max(1, round(_VALID_SHARE * last)), last - 1)
+    valid = panel.isel({TIME: slice(first, last)}) if first < last else None
+    return panel.isel({TIME: slice(first)}), valid
+
+
+def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
+    """Write every setting in force, defaults included, as a file for ``--config``.
+
+    Sizes that follow from the panel are left out, so that the file serves other panels.
+    """
+    from rvrae_pyro.fitting.describe import describe_config
+    from rvrae_pyro.models.registry import describe_model
+
+    described = describe_model(model)
+    sizes = {name: described[name] for name in _SIZES}
+    parts = {slot: _without_sizes(described[slot], sizes) for slot in _SLOTS}
+    content: dict[str, Any] = {
+        "data": {"rank": True, "context": True, **settings.data},
+        "model": {"n_factors": model.n_factors, **parts},
+        "fit": describe_config(config),
+    }
+    if settings.split:
+        content["split"] = dict(settings.split)
+    lines = [line for name, section in content.items() for line in _section(name, section)]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _without_sizes(spec: Any, sizes: Mapping[str, int]) -> Any:
+    if not isinstance(spec, Mapping):
+        return spec
+    kept = {n: value for n, value in spec.items() if n not in sizes or value != sizes[n]}
+    return {name: _without_sizes(value, sizes) for name, value in kept.items()}
+
+
+def _section(name: str, content: Mapping[str, Any]) -> list[str]:
+    """Lines of a section: its own values first, then its sub-sections."""
+    lines = ["", f"[{name}]"]
+    tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    lines += [f"{key} = {_value(value)}" for key, value in content.items() if key not in tables]
+    for key, value in tables.items():
+        lines += _section(f"{name}.{key}", value)
+    return lines
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return json.dumps(_NONE)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(str(value))
