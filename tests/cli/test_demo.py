@@ -1,0 +1,198 @@
+"""The demo at its smallest: files, numbers and pictures."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli import drawing
+from rvrae_pyro.cli.app import main
+from rvrae_pyro.cli.demo import FULL, QUICK
+from rvrae_pyro.predictive.export import read_tree
+from tests.cli.conftest import Command
+
+PICTURES = (
+    "annealing",
+    "calibration",
+    "factors",
+    "forecast",
+    "simulation",
+    "training",
+    "volatility",
+)
+FILES = {
+    "forecast.csv",
+    "forecast.nc",
+    "metrics.json",
+    "model",
+    "risk.csv",
+    *(f"{name}.png" for name in PICTURES),
+}
+
+
+@contextmanager
+def kept_figures() -> Iterator[dict[str, Figure]]:
+    """Keep the figures that are written, by name."""
+    figures: dict[str, Figure] = {}
+    plain = drawing.save_figure
+
+    def keep(figure: Figure, path: Path) -> None:
+        figures[path.stem] = figure
+        plain(figure, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "save_figure", keep)
+        yield figures
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Figure]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, figures: dict[str, Figure]) -> Path:
+    """A quick demo."""
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    threads = torch.get_num_threads()
+    with kept_figures() as kept:
+        assert main(["demo", "--quick", "--out", str(out)]) == 0
+    figures.update(kept)
+    assert torch.get_num_threads() == threads
+    return out
+
+
+@pytest.fixture(scope="module")
+def french() -> xr.Dataset:
+    return rv.data.rank_characteristics(rv.data.market_context(rv.data.load_french()))
+
+
+def test_every_file_is_there_and_nothing_else(folder: Path) -> None:
+    assert {entry.name for entry in folder.iterdir()} == FILES
+    assert [entry.name for entry in folder.parent.iterdir()] == ["demo"]
+
+
+def test_the_full_demo_splits_fifteen_three_and_three_years() -> None:
+    assert (FULL.train, FULL.valid, FULL.test) == (15 * 12, 3 * 12, 3 * 12)
+    assert FULL.market_assets == 300
+
+
+def test_the_split_ends_with_the_last_month(folder: Path) -> None:
+    periods = json.loads((folder / "metrics.json").read_text())["periods"]
+    assert periods["test"] == ["2016-04-30", "2017-03-31"]
+    assert periods["valid"] == ["2015-04-30", "2016-03-31"]
+    assert periods["train"][1] == "2015-03-31"
+
+
+def test_draws_cover_the_test_and_the_live_month(folder: Path, french: xr.Dataset) -> None:
+    tree = read_tree(folder / "forecast.nc")
+    returns = tree["predictions"]["returns"]
+    np.testing.assert_array_equal(returns["time"], french["time"][-13:])
+    assert dict(returns.sizes) == {"chain": 1, "draw": 1000, "time": 13, "asset": 30}
+    assert bool(returns.notnull().all())
+    fit = rv.load(folder / "model")
+    first = french["time"].size - 1 - QUICK.train - QUICK.valid - QUICK.test
+    again = fit.forecast(french.isel(time=slice(first, None)), times="2017-04")
+    np.testing.assert_array_equal(
+        returns.isel(time=[-1]), again["predictions"]["returns"], strict=False
+    )
+
+
+def test_forecast_and_risk_tables_say_what_the_draws_say(folder: Path) -> None:
+    returns = read_tree(folder / "forecast.nc")["predictions"]["returns"]
+    table = pd.read_csv(folder / "forecast.csv")
+    assert set(table["date"]) == {"2017-04-30"}
+    assert sorted(table["rank"]) == list(range(1, 31))
+    live = returns.isel(chain=0, time=-1).to_pandas()[table["asset"]]
+    np.testing.assert_allclose(table["mean"], live.mean(), rtol=1e-4)
+    np.testing.assert_allclose(table["q95"], live.quantile(0.95), rtol=1e-4)
+    assert (
+        table.loc[0, "name"]
+        == {str(a): str(n) for a, n in zip(*names(), strict=True)}[table.loc[0, "asset"]]
+    )
+    risk = pd.read_csv(folder / "risk.csv")
+    assert len(risk) == 13 * 30
+    one = risk[(risk["date"] == "2016-07-31") & (risk["asset"] == "Money")].iloc[0]
+    mine = returns.sel(time="2016-07-31", asset="Money").values.ravel().astype(float)
+    assert one["sd"] == pytest.approx(mine.std(), rel=1e-4)
+    assert one["es_05"] == pytest.approx(-np.sort(mine)[:50].mean(), rel=1e-4)
+    assert one["factor_var"] + one["idio_var"] == pytest.approx(one["sd"] ** 2)
+
+
+def names() -> tuple[np.ndarray, np.ndarray]:
+    raw = rv.data.load_french()
+    return raw["asset"].values, raw["name"].values
+
+
+def test_scores_against_plain_numpy(folder: Path) -> None:
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    returns = rv.data.load_french()["returns"]
+    test = returns.values[-13:-1]
+    past = returns.values[-13 - QUICK.train - QUICK.valid : -13]
+    draws = read_tree(folder / "forecast.nc")["predictions"]["returns"].values[0, :, :-1]
+    draws = draws.astype(float)
+
+    def r2(forecast: np.ndarray) -> float:
+        return 1 - ((test - forecast) ** 2).sum() / (test**2).sum()
+
+    assert scores["predictive_r2"]["estimate"] == pytest.approx(r2(draws.mean(0)), abs=1e-6)
+    assert scores["predictive_r2"]["naive"] == pytest.approx(r2(past.mean(0)))
+    low, high = np.quantile(draws, (0.05, 0.95), axis=0)
+    inside = ((low <= test) & (test <= high)).mean()
+    assert scores["coverage_90"]["estimate"] == pytest.approx(inside, abs=0.01)
+    z = (test - past.mean(0)) / past.std(0, ddof=1)
+    near = scores["coverage_90"]["naive"]
+    assert near == pytest.approx((np.abs(z) < norm.ppf(0.95)).mean(), abs=0.03)
+    covariance = np.cov(past.T)
+    centred = test - past.mean(0)
+    density = -0.5 * (
+        30 * np.log(2 * np.pi)
+        + np.linalg.slogdet(covariance)[1]
+        + np.einsum("ti,ij,tj->t", centred, np.linalg.inv(covariance), centred)
+    )
+    assert scores["log_score"]["naive"] == pytest.approx(density.mean() / 30)
+    assert 1.0 < scores["log_score"]["estimate"] < 3.5
+    assert scores["total_r2"]["naive"] is None
+    assert all(each["standard_error"] > 0 for each in scores.values())
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_titled_labelled_and_not_blank(
+    folder: Path, figures: dict[str, Figure], name: str
+) -> None:
+    from matplotlib.image import imread
+
+    figure = figures[name]
+    assert figure.get_suptitle()
+    shared = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    for axes in set(figure.axes) - set(shared):
+        assert axes.get_ylabel()
+    assert any(axes.get_xlabel() for axes in figure.axes)
+    pixels = imread(folder / f"{name}.png")
+    assert pixels.shape[1] >= 1000
+    assert 0.02 < (pixels[..., :3] < 0.9).any(-1).mean() < 0.9
+
+
+def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rvrae_pyro.cli import demo, scores
+
+    score = scores.Score("total_r2", "Total R2, %", 0.8, 0.02, float("nan"), 100)
+    metrics = {"periods": {"test": ["2016-04-30", "2017-03-31"]}}
+    monkeypatch.setattr(demo, "_run", lambda *_: (metrics, [score]))
+    said = rvrae("demo", "--quick", "--out", folder)
+    assert said.code == 0
+    assert "Total R2, %" in said.out
+    assert "80.00" in said.out
+    assert "What this does not show: 12 test months" in said.out
+    assert "nan" not in said.out
+    said = rvrae("demo", "--quick", "--out", folder, "--json")
+    assert json.loads(said.out)["periods"]["test"][1] == "2017-03-31"

@@ -1,0 +1,111 @@
+"""Settings: what is printed can be read, and gives the same model."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.settings import Settings, cut, read_settings, to_toml
+from rvrae_pyro.fitting.describe import describe_config
+from rvrae_pyro.models.registry import describe_model
+from tests.cli.conftest import Command
+from tests.cli.helpers import SMALL, write_settings
+
+RICH = """
+[model]
+n_factors = 3
+[model.loadings]
+kind = "MLP"
+hidden = [8, 4]
+weights = "none"
+[model.factor_prior]
+kind = "Recurrent"
+recurrence = "observed"
+[model.likelihood]
+kind = "Normal"
+[model.likelihood.scale]
+kind = "CharacteristicScale"
+[fit]
+learning_rate = 1e-5
+window = "none"
+dtype = "float64"
+[fit.kl_schedule]
+kind = "Linear"
+start = 0.5
+profile = [0.5, 1.5]
+[split]
+train = 2001-03-31
+valid = "2001-08"
+test = "2001-11"
+"""
+
+
+@pytest.mark.parametrize("text", ["", SMALL, RICH], ids=["defaults", "small", "rich"])
+def test_printed_settings_give_the_same_model_and_configuration(
+    panel: xr.Dataset, tmp_path: Path, text: str
+) -> None:
+    first = read_settings(write_settings(tmp_path / "a.toml", text))
+    model, config = first.build_model(panel), first.build_config()
+    printed = to_toml(first, model, config)
+    second = read_settings(write_settings(tmp_path / "b.toml", printed))
+    assert describe_model(second.build_model(panel)) == describe_model(model)
+    assert describe_config(second.build_config()) == describe_config(config)
+    assert to_toml(second, second.build_model(panel), second.build_config()) == printed
+    assert "n_characteristics" not in printed
+
+
+def test_settings_choose_the_parts(panel: xr.Dataset, tmp_path: Path) -> None:
+    settings = read_settings(write_settings(tmp_path / "a.toml", RICH))
+    model, config = settings.build_model(panel), settings.build_config()
+    assert isinstance(model.loadings, rv.loadings.MLP)
+    assert model.loadings.weights is None
+    assert list(model.loadings.hidden) == [8, 4]
+    assert model.factor_prior.observed
+    assert model.factor_prior.n_context == 2
+    assert isinstance(model.likelihood, rv.likelihoods.Normal)
+    assert config.window is None
+    assert config.dtype is torch.float64
+    assert (config.learning_rate, config.kl_schedule.profile) == (1e-5, (0.5, 1.5))
+
+
+def test_defaults_are_those_of_the_library(panel: xr.Dataset) -> None:
+    built = describe_model(Settings().build_model(panel))
+    assert built == describe_model(rv.RVRAE(4, 5, n_context=2))
+    assert Settings().build_config() == rv.FitConfig()
+
+
+def test_print_config_writes_nothing_but_settings(
+    rvrae: Command, panel_file: Path, tmp_path: Path
+) -> None:
+    settings = write_settings(tmp_path / "a.toml", SMALL)
+    run = ("--config", settings, "--out", tmp_path / "run", "--print-config")
+    outcome = rvrae("fit", panel_file, *run)
+    assert outcome.code == 0
+    assert not (tmp_path / "run").exists()
+    content = tomllib.loads(outcome.out)
+    assert content["model"]["factor_prior"] == {"kind": "AR1"}
+    assert content["fit"]["max_steps"] == 6
+    assert rvrae("fit", panel_file, "--print-config").code == 0
+
+
+def test_cut_keeps_the_last_months_with_returns_for_validation(panel: xr.Dataset) -> None:
+    train, valid = cut(panel, {})
+    # 23 months with returns, one live; 15 % of 23 is 3.45
+    assert valid is not None
+    assert (train.sizes["time"], valid.sizes["time"]) == (20, 3)
+    assert str(valid["time"].values[-1])[:10] == "2001-11-30"
+    alone, none = cut(panel.isel(time=slice(1)), {})
+    assert (alone.sizes["time"], none) == (1, None)
+
+
+def test_cut_follows_the_split_that_is_asked_for(panel: xr.Dataset) -> None:
+    wanted = {"train": 10, "valid": 4, "test": 6}
+    train, valid = cut(panel, wanted)
+    expected = rv.data.split(panel, 10, 4, 6)
+    assert valid is not None
+    np.testing.assert_array_equal(train["time"], expected.train["time"])
+    np.testing.assert_array_equal(valid["time"], expected.valid["time"])
