@@ -126,7 +126,11 @@ class Parts(nn.Module):
         if self._silent:
             return
         if not pyro.settings.get("module_local_params"):
+            # Pyro warns of every frozen weight of a module in training mode; this one only
+            # holds the parts, whose own modes stay as they are
+            training, self.training = self.training, False
             pyro.module(self.serial, self)
+            self.training = training
             return
         for name, weight in self.named_parameters():
             if weight.requires_grad:
