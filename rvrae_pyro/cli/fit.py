@@ -1,5 +1,6 @@
 """``rvrae fit``: train a model on a panel and keep it."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,12 +100,15 @@ def _report(
     as_json: bool,
 ) -> None:
     summary = _summary(result, train, valid)
+    judged = result.check()
     if as_json:
-        say_json({"run": str(out), **summary})
+        found = [dataclasses.asdict(finding) for finding in judged.findings]
+        say_json({"run": str(out), **summary, "trusted": judged.trusted, "findings": found})
         return
     say(f"Wrote {out}:")
     say_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
-    say(f"Next: rvrae forecast {out} {panel} --out forecast.csv")
+    say(f"\n{judged}")
+    say(f"\nNext: rvrae forecast {out} {panel} --out forecast.csv")
 
 
 def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:

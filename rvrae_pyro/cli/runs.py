@@ -12,7 +12,7 @@ from rvrae_pyro.errors import CheckpointError, RvraeError
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["Run", "load_run", "save_run"]
+__all__ = ["Run", "load_run", "save_run", "uninterrupted"]
 
 _PREPARATION: Final = "preparation.json"
 
@@ -50,3 +50,10 @@ def load_run(folder: Path) -> Run:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{model} is damaged: {error!r}. Fit again.") from error
     return Run(fit, Preparation.from_json(model / _PREPARATION))
+
+
+def uninterrupted(fit: "Fit") -> "Fit":
+    """Return the fit; raise KeyboardInterrupt where training caught one and kept its state."""
+    if fit.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return fit

@@ -118,6 +118,7 @@ def test_fit_prepares_raw_tables_and_forecast_repeats_it(rvrae: Command, tmp_pat
     said = json.loads(outcome.out)
     assert said["train"] == ["2010-01-31", "2011-08-31"]
     assert said["valid"] == ["2011-09-30", "2011-11-30"]
+    assert said["findings"][0]["question"] == "Did training converge?"
     prepared = json.loads((run / "model" / "preparation.json").read_text())
     assert (prepared["ranked"], prepared["context"]) == (True, "market")
     assert prepared["features"] == ["vol_12m_median", "vol_12m_iqr"]
@@ -228,6 +229,7 @@ def test_an_interrupted_fit_is_kept_and_is_a_failure(
     outcome = rvrae("fit", panel_file, "--config", settings_file, "--out", tmp_path / "run")
     assert outcome.code == 1
     assert "holds the best state so far" in outcome.err
+    assert "[BAD ] Did training converge?" in outcome.out
     assert rv.load(tmp_path / "run" / "model").stopped == "interrupted"
 
 

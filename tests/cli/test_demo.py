@@ -182,6 +182,17 @@ def test_pictures_are_titled_labelled_and_not_blank(
     assert 0.02 < (pixels[..., :3] < 0.9).any(-1).mean() < 0.9
 
 
+def test_an_interrupted_demo_writes_nothing(
+    rvrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupt)
+    assert rvrae("demo", "--quick", "--out", tmp_path / "demo").code not in (0, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rvrae_pyro.cli import demo, scores
 
