@@ -19,8 +19,12 @@ from rvrae_pyro.models.paths import at_level
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.transitions import StudentTPosterior
 
 __all__ = ["Particles", "month_random", "smc_filter"]
+
+_TAIL_DF = 8.0
+"""Degrees of freedom of proposals where the conjugate posterior is not exact."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,16 @@ class _Cloud:
         return codes, log_weight, None
 
     def _candidate(self, t: int, ahead: Transition, potential: Potential) -> tuple[Tensor, Tensor]:
-        """Codes from the conjugate proposal, or from prior and guide in equal parts."""
+        """Codes from a heavy conjugate proposal, or from prior and guide in equal parts."""
         noise = self.parts.factor_prior.noise(ahead.loc.shape, ahead.loc)
+        seen = bool(self.batch.observed[t].any())
+        if self.proposals is None and isinstance(ahead, Gaussian) and seen:
+            # the posterior of a robust likelihood has tails like the prior's: a Student-t
+            # covers them and bounds the weights, which the conjugate Gaussian does not
+            shock = dist.Chi2(noise.new_full((self.n,), _TAIL_DF)).sample() / _TAIL_DF
+            heavy = StudentTPosterior(*ahead.update(potential), torch.full_like(shock, _TAIL_DF))
+            noise = noise / shock.sqrt().unsqueeze(-1)
+            return heavy.mean + heavy.deviate(noise), heavy.log_prob_of_noise(noise)
         if self.proposals is None:
             return ahead.propose(potential, noise)
         guide = self.proposals.base_dist
