@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +91,7 @@ class Fit:
     stopped: str
     best_step: int
     attrs: dict[str, str | int]
+    _memory: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def factors(
         self,
@@ -260,10 +263,11 @@ class Fit:
         draws leave out what is unknown about them. Draws follow assets by label: their order in
         the panel does not matter.
         """
+        batch, beliefs = self._believe(panel, num_samples, seed)
         return _forecast.forecast(
             self.model,
-            panel,
-            num_samples=num_samples,
+            batch,
+            beliefs,
             seed=seed,
             times=times,
             out=out,
@@ -324,8 +328,16 @@ class Fit:
         return batch
 
     def _believe(self, panel: xr.Dataset, num_samples: int, seed: int) -> tuple[Batch, Beliefs]:
-        batch = self._batch(panel)
-        return batch, believe(in_double(self.model), batch, num_samples, seed)
+        """Filter a panel, once for all that is asked of the same panel, draws and weights."""
+        key = (fingerprint(panel), num_samples, seed, self.model.parts.version())
+        if self._memory.get("key") != key:
+            batch = self._batch(panel)
+            beliefs = believe(in_double(self.model), batch, num_samples, seed)
+            # the filter has read the characteristics; what follows needs only their labels
+            light = dataclasses.replace(batch, characteristics=batch.characteristics[..., :0])
+            self._memory.update(key=key, value=(light, beliefs))
+        batch, beliefs = self._memory["value"]
+        return batch, beliefs
 
     def _draw_attrs(self, panel: xr.Dataset, seed: int) -> dict[str, str | int]:
         return {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}

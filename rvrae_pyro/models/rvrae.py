@@ -206,9 +206,13 @@ class Parts(nn.Module):
             return slot[2]
         return self.prepare(batch)
 
-    def _token(self) -> tuple[Any, ...]:
+    def version(self) -> tuple[Any, ...]:
+        """Tell whether any weight or buffer was replaced or changed in place since."""
         tensors = itertools.chain(self.parameters(), self.buffers())
-        return (torch.is_grad_enabled(), *((id(w), w._version) for w in tensors))
+        return tuple((id(w), w._version) for w in tensors)
+
+    def _token(self) -> tuple[Any, ...]:
+        return (torch.is_grad_enabled(), *self.version())
 
     def log_weights(self) -> Tensor:
         """Log prior density of all weights that have a prior, up to a constant; a scalar."""

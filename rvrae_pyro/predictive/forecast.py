@@ -14,8 +14,8 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
-from rvrae_pyro.predictive.beliefs import Beliefs, believe, in_double
-from rvrae_pyro.predictive.months import chunks, factor_coord, load, pick_months, sample_coords
+from rvrae_pyro.predictive.beliefs import Beliefs, in_double
+from rvrae_pyro.predictive.months import chunks, factor_coord, pick_months, sample_coords
 from rvrae_pyro.predictive.storage import Block, assemble
 
 __all__ = ["forecast"]
@@ -23,9 +23,9 @@ __all__ = ["forecast"]
 
 def forecast(
     model: RVRAE,
-    panel: xr.Dataset,
+    batch: Batch,
+    beliefs: Beliefs,
     *,
-    num_samples: int,
     seed: int,
     times: object | None,
     out: str | os.PathLike[str] | None,
@@ -35,20 +35,16 @@ def forecast(
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
     """
-    batch, device = load(model, panel)
     months = pick_months(batch, times)
-    batch = batch.window(0, months[-1] + 1, every_asset=True)
-    precise = in_double(model).to(device)
-    beliefs = believe(precise, batch, num_samples, seed)
-    blocks = _forecast_blocks(precise, batch, beliefs, months, num_samples, seed)
+    blocks = _forecast_blocks(in_double(model), batch, beliefs, months, seed)
     return assemble(blocks, attrs, out)
 
 
 def _forecast_blocks(
-    model: RVRAE, batch: Batch, beliefs: Beliefs, months: Sequence[int], num_samples: int, seed: int
+    model: RVRAE, batch: Batch, beliefs: Beliefs, months: Sequence[int], seed: int
 ) -> Iterator[Block]:
     likelihood, cross = model.likelihood, beliefs.cross
-    n_factors = model.n_factors
+    n_factors, num_samples = model.n_factors, beliefs.predicted.shape[1]
     for chosen in chunks(months, num_samples * batch.n_assets):
         returns = np.full((1, num_samples, len(chosen), batch.n_assets), np.nan, np.float32)
         deviation = np.full((len(chosen), batch.n_assets), np.nan)
