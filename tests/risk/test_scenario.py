@@ -42,7 +42,7 @@ def test_conditions_a_covariance_exactly(seed, size, value):
         assert np.isnan(here["mean_shift"].values[~listed]).all()
         assert (weights * result["mean_shift"]).sum("asset").values[t] == pytest.approx(value)
     alone = scenario(cov, factors={2: size})
-    np.testing.assert_allclose(alone["distance"], abs(size), rtol=1e-9)
+    np.testing.assert_allclose(alone["distance"], abs(size), rtol=1e-9, atol=1e-12)
 
 
 def test_moved_draws_meet_the_condition_and_have_the_conditional_moments():

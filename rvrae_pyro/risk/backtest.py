@@ -1,0 +1,397 @@
+"""Holding risk forecasts against what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+
+from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.risk._cells import Scores, Walk
+from rvrae_pyro.risk._clusters import BINS, bootstrap_counts, clustered, pit_band, pit_test
+from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast
+from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, read_weights
+from rvrae_pyro.risk.coverage_tests import (
+    christoffersen,
+    holm,
+    kupiec,
+    kupiec_power,
+    months_needed,
+)
+
+__all__ = ["backtest"]
+
+_LEVEL: Final = 0.05
+_HOLM: Final = {"kupiec_p_exact": "kupiec", "conditional_p": "christoffersen", "z2_p": "z2"}
+
+
+def backtest(
+    tree: xr.DataTree,
+    returns: xr.DataArray | xr.Dataset,
+    portfolios: Mapping[str, Weights] | None = None,
+    tail: float | tuple[float, ...] = (0.05, 0.01),
+    *,
+    num_simulations: int = 1000,
+    block: float | None = None,
+    max_missing: float = 0.1,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Test forecast VaR, ES and distributions by asset, by portfolio and pooled.
+
+    Parameters
+    ----------
+    tree : DataTree
+        A forecast; see :func:`summarize`.
+    returns : DataArray (time, asset), or a panel
+        Realised excess returns of the forecast's months and assets, NaN where not observed.
+    portfolios : mapping from name to weights, optional
+        Each as :func:`portfolio` takes it, for all months or some. Unless told, one with equal
+        weights on all assets that have a forecast.
+    tail : float or sequence of float
+        Tail probabilities, each in (0, 1).
+    num_simulations : int
+        Simulated histories behind each null, and bootstrap samples behind each band.
+    block : float, optional
+        Mean block of the stationary bootstrap in months; the cube root of their number unless
+        told.
+    max_missing : float
+        A portfolio's month does not count if more than this share of its gross weight has no
+        return. Below it, the portfolio is tested on what was observed: weights without a return
+        are set to 0 in forecast and outcome alike.
+    seed : int
+
+    Returns
+    -------
+    DataTree
+        Groups ``asset`` and ``portfolio``, by tail and asset or portfolio:
+        ``n_months``, ``exceptions``, ``rate``; ``kupiec``, ``kupiec_p``, ``kupiec_p_exact``;
+        ``independence``, ``independence_p``, ``conditional``, ``conditional_p``
+        (Christoffersen); ``z2``, ``z2_p`` (Acerbi and Szekely, one-sided: risk understated);
+        ``kupiec_p_exact_holm``, ``conditional_p_holm``, ``z2_p_holm``, each adjusted over the
+        group; ``quantile_score``, ``fz0`` (means, lower is better); ``power`` to notice that
+        exceptions come twice as often; ``verdict``. By asset or portfolio alone: ``pit_distance``
+        from uniform, ``pit_p``. By month too: ``var``, ``es``, ``hit``, ``pit``, ``realised``.
+
+        Group ``pooled``, by tail, all assets together: ``n_cells``, ``n_months``, ``rate``,
+        ``rate_se``, ``rate_p`` (clustered by month), ``rate_p_simulated``, ``z2``, ``z2_p``,
+        ``quantile_score``, ``fz0`` and their ``_se``, ``verdict``; ``pit_share``, ``pit_lower``,
+        ``pit_upper`` (bin), a 95 % band, ``pit_distance``, ``pit_p``. ``portfolio`` has these
+        histograms too. Attribute ``conclusion`` says it in words.
+
+    Raises
+    ------
+    ShapeError
+        If the tree is no forecast, returns or weights lack its months or assets, or nothing was
+        observed.
+    ConfigError
+        If a setting is out of range, a weight is NaN, or a tail holds no draw.
+
+    Warns
+    -----
+    RvraeWarning
+        If fewer than 10 draws are expected in a tail.
+
+    Notes
+    -----
+    Information set: forecasts know months to t-1, returns are month t's; weights must be known at
+    t-1, which this cannot check.
+
+    A verdict is "rejected" if one of the three adjusted tests is below 5 %, naming it; "too few
+    months to tell" if none is and exceptions that come twice as often would more likely than
+    not go unnoticed; else "not rejected". At 5 % that takes 87 months, at 1 % 483. Each test is
+    held to 5 % by itself, so a right forecast is rejected by one of them more often than that.
+
+    The null of ``z2``, and of the pooled rate, draws one forecast draw a month as if it were
+    the truth, the same for all assets: it keeps the dependence between assets that the forecast
+    claims, so it tests that too. ``rate_p`` and the PIT bands take dependence between assets
+    from the data: months are the clusters, and the bootstrap resamples blocks of months. With
+    fewer than 20 months bands are too narrow; PIT tests are NaN below 10. Cost O(T S N) and
+    ``num_simulations * T * N``.
+
+    References
+    ----------
+    Kupiec (1995); Christoffersen (1998); Acerbi and Szekely (2014); Patton, Ziegel and Chen
+    (2019); Politis and Romano (1994); see :mod:`rvrae_pyro.risk.coverage_tests`.
+    """
+    forecast = read_forecast(tree)
+    tails = check_tails(tail, forecast.n_draws)
+    _check_settings(num_simulations, block, max_missing)
+    realised = _align(returns, forecast)
+    books = _stack(portfolios, forecast)
+    rng = np.random.default_rng(seed)
+    n_times = forecast.returns.sizes[TIME]
+    picks = rng.integers(forecast.n_draws, size=(n_times, num_simulations))
+    assets = Walk(realised.shape, tails, picks)
+    held = Walk((n_times, books.sizes[PORTFOLIO]), tails, picks)
+    outcomes = np.full((n_times, books.sizes[PORTFOLIO]), np.nan)
+    for t in range(n_times):
+        draws = forecast.month(t)
+        assets.visit(t, draws, realised[t])
+        own, outcomes[t] = _hold(draws, realised[t], books.values[t], max_missing)
+        held.visit(t, own, outcomes[t])
+    counts = bootstrap_counts(realised, block, num_simulations, rng)
+    names = {ASSET: forecast.returns[ASSET].values, PORTFOLIO: books[PORTFOLIO].values}
+    times = forecast.returns[TIME].values
+    groups = {
+        ASSET: _group(assets.scores(), realised, tails, times, (ASSET, names[ASSET]), counts),
+        PORTFOLIO: _group(
+            held.scores(), outcomes, tails, times, (PORTFOLIO, names[PORTFOLIO]), counts
+        ),
+        "pooled": _pooled(assets.scores(), tails, counts),
+    }
+    groups[PORTFOLIO] = groups[PORTFOLIO].merge(
+        _histograms(held.scores().pit, counts, names[PORTFOLIO])
+    )
+    result = xr.DataTree.from_dict(groups)
+    result.attrs.update(tree.attrs)
+    result.attrs["conclusion"] = _conclude(groups, tails)
+    return result
+
+
+def _check_settings(num_simulations: int, block: float | None, max_missing: float) -> None:
+    if num_simulations < 100:
+        raise ConfigError(f"`num_simulations` must be at least 100; got {num_simulations!r}.")
+    if block is not None and not block >= 1:
+        raise ConfigError(f"`block` must be at least 1 month; got {block!r}.")
+    if not 0 <= max_missing < 1:
+        raise ConfigError(f"`max_missing` must be in [0, 1); got {max_missing!r}.")
+
+
+def _align(returns: xr.DataArray | xr.Dataset, forecast: Forecast) -> Array:
+    """Give realised returns of the forecast's months and assets, in its order."""
+    if isinstance(returns, xr.Dataset):
+        if RETURNS not in returns:
+            raise ShapeError("`returns` as a panel must have a variable 'returns'.")
+        returns = returns[RETURNS]
+    if not isinstance(returns, xr.DataArray) or set(returns.dims) != {TIME, ASSET}:
+        raise ShapeError(
+            "`returns` must be a DataArray with dims ('time', 'asset'), or a panel; got "
+            f"{getattr(returns, 'dims', type(returns).__name__)}."
+        )
+    for dim in (TIME, ASSET):
+        lacking = forecast.returns.indexes[dim].difference(returns.indexes[dim])
+        if lacking.size:
+            raise ShapeError(
+                f"`returns` must have every {dim} of the forecast; it lacks "
+                f"{first(lacking.to_numpy())}. Select what both have, or pass NaN."
+            )
+    like = {dim: forecast.returns[dim].values for dim in (TIME, ASSET)}
+    values: Array = returns.sel(like).transpose(TIME, ASSET).values.astype(np.float64)
+    if not (np.isfinite(values) & forecast.listed.values).any():
+        raise ShapeError("`returns` must hold a return of an asset with a forecast; it has none.")
+    return values
+
+
+def _stack(portfolios: Mapping[str, Weights] | None, forecast: Forecast) -> xr.DataArray:
+    """Stack weights (time, asset, portfolio); NaN in months that a portfolio does not have."""
+    listed = forecast.listed
+    if portfolios is None:
+        total = listed.sum(ASSET)
+        portfolios = {"equal weight": (listed / total.where(total > 0)).fillna(0.0)}
+    if not portfolios:
+        raise ConfigError("`portfolios` must name at least one; got an empty mapping.")
+    books = []
+    for name, weights in portfolios.items():
+        book = read_weights(weights, listed, f"portfolios[{name!r}]")
+        if book.sizes[PORTFOLIO] > 1:
+            raise ShapeError(f"`portfolios[{name!r}]` must be one portfolio; select one.")
+        books.append(book.isel({PORTFOLIO: 0}, drop=True).reindex({TIME: listed[TIME].values}))
+    values = np.stack([book.values for book in books], axis=-1)
+    coords = {TIME: listed[TIME].values, ASSET: listed[ASSET].values, PORTFOLIO: list(portfolios)}
+    return xr.DataArray(values, coords, (TIME, ASSET, PORTFOLIO))
+
+
+def _hold(draws: Array, realised: Array, weights: Array, most: float) -> tuple[Array, Array]:
+    """Return draws and outcome of every portfolio on its observed assets; NaN if too few."""
+    seen = ~(np.isnan(realised) | np.isnan(draws[0]))
+    gross = np.abs(weights).sum(axis=0)
+    lost = np.abs(weights[~seen]).sum(axis=0)
+    outcome = realised[seen] @ weights[seen]
+    outcome[~((gross > 0) & (lost <= most * gross))] = np.nan
+    return draws[:, seen] @ weights[seen], outcome
+
+
+def _group(
+    scores: Scores,
+    realised: Array,
+    tails: tuple[float, ...],
+    times: NDArray[np.datetime64],
+    columns: tuple[str, Array],
+    counts: Array,
+) -> xr.Dataset:
+    """Test every column by tail and its PIT; keep its cells."""
+    dim, labels = columns
+    over, cells = ("tail", dim), ("tail", TIME, dim)
+    n_months = (~np.isnan(scores.hit[0])).sum(axis=0)
+    table: dict[str, Array] = {}
+    for k, tail in enumerate(tails):
+        for i in range(len(labels)):
+            for name, value in _column_tests(scores, k, i, tail).items():
+                table.setdefault(name, np.full((len(tails), len(labels)), np.nan))[k, i] = value
+    for name in _HOLM:
+        table[f"{name}_holm"] = np.stack([holm(row) for row in table[name]])
+    pits = [pit_test(scores.pit[:, [i]], counts) for i in range(len(labels))]
+    verdicts = [
+        [
+            _verdict({n: table[f"{n}_holm"][k, i] for n in _HOLM}, table["power"][k, i])
+            for i in range(len(labels))
+        ]
+        for k in range(len(tails))
+    ]
+    group = xr.Dataset(
+        {
+            "n_months": (dim, n_months),
+            **{name: (over, values) for name, values in table.items()},
+            "verdict": (over, np.array(verdicts)),
+            "pit_distance": (dim, [each[0] for each in pits]),
+            "pit_p": (dim, [each[1] for each in pits]),
+            **{name: (cells, getattr(scores, name)) for name in ("var", "es", "hit")},
+            "pit": ((TIME, dim), scores.pit),
+            "realised": ((TIME, dim), realised),
+        },
+        {"tail": list(tails), TIME: times, dim: labels},
+    )
+    group["power"].attrs["long_name"] = "probability of noticing twice as many exceptions"
+    group.attrs["adjustment"] = f"Holm over {len(labels)} of {dim}, each test and tail by itself"
+    return group
+
+
+def _column_tests(scores: Scores, k: int, i: int, tail: float) -> dict[str, float]:
+    """All tests of one column at one tail."""
+    hits = scores.hit[k, :, i]
+    known = ~np.isnan(hits)
+    size, exceptions = int(known.sum()), int(np.nansum(hits))
+    if not size:
+        return {"exceptions": 0.0, "power": 0.0, "kupiec_p_exact": np.nan,
+                "conditional_p": np.nan, "z2_p": np.nan}  # fmt: skip
+    coverage, alone = kupiec(exceptions, size, tail), christoffersen(hits, tail)
+    z2, z2_p = _z2(float(np.nansum(scores.shortfall[k, :, i])), scores.null_shortfall[k, :, i],
+                   size, tail)  # fmt: skip
+    return {
+        "exceptions": exceptions,
+        "rate": exceptions / size,
+        "kupiec": coverage.statistic,
+        "kupiec_p": coverage.p_value,
+        "kupiec_p_exact": coverage.p_exact,
+        "independence": alone.independence.statistic,
+        "independence_p": alone.independence.p_value,
+        "conditional": alone.conditional.statistic,
+        "conditional_p": alone.conditional.p_value,
+        "z2": z2,
+        "z2_p": z2_p,
+        "quantile_score": float(scores.quantile_score[k, known, i].mean()),
+        "fz0": _mean(scores.fz0[k, known, i]),
+        "power": kupiec_power(size, tail, min(1.0, 2 * tail), _LEVEL),
+    }
+
+
+def _mean(values: Array) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _z2(total: float, null: Array, size: int, tail: float) -> tuple[float, float]:
+    """Acerbi and Szekely's statistic, and the share of simulated histories as bad."""
+    share = (1 + (null <= total + 1e-12).sum()) / (1 + len(null))
+    return total / (size * tail) + 1.0, float(share)
+
+
+def _histograms(pit: Array, counts: Array, labels: Array) -> xr.Dataset:
+    bands = np.stack([pit_band(pit[:, [i]], counts) for i in range(len(labels))], axis=-1)
+    names = ("pit_share", "pit_lower", "pit_upper")
+    return xr.Dataset(
+        {name: (("bin", PORTFOLIO), bands[row]) for row, name in enumerate(names)},
+        {"bin": (np.arange(BINS) + 0.5) / BINS, PORTFOLIO: labels},
+    )
+
+
+def _pooled(scores: Scores, tails: tuple[float, ...], counts: Array) -> xr.Dataset:
+    """All cells together, months as clusters."""
+    rows = []
+    for k, tail in enumerate(tails):
+        hits = scores.hit[k]
+        n_cells, n_months = int((~np.isnan(hits)).sum()), int((~np.isnan(hits)).any(axis=1).sum())
+        rate, error = clustered(hits)
+        total = float(np.nansum(hits))
+        null = scores.pooled_null_hits[k]
+        more = (1 + (null >= total).sum()) / (1 + len(null))
+        fewer = (1 + (null <= total).sum()) / (1 + len(null))
+        shortfall = float(np.nansum(scores.shortfall[k]))
+        z2, z2_p = _z2(shortfall, scores.pooled_null_shortfall[k], n_cells, tail)
+        quantile, quantile_error = clustered(scores.quantile_score[k])
+        fz0, fz0_error = clustered(scores.fz0[k])
+        simulated = min(1.0, 2 * min(more, fewer))
+        surprise = abs(rate - tail) / error if error > 0 else np.nan
+        power = (
+            float(stats.norm.cdf(tail / error - stats.norm.isf(_LEVEL / 2))) if error > 0 else 0.0
+        )
+        row = {
+            "n_cells": n_cells,
+            "n_months": n_months,
+            "rate": rate,
+            "rate_se": error,
+            "rate_p": float(2 * stats.t.sf(surprise, n_months - 1)) if n_months > 1 else np.nan,
+            "rate_p_simulated": simulated,
+            "z2": z2,
+            "z2_p": z2_p,
+            "quantile_score": quantile,
+            "quantile_score_se": quantile_error,
+            "fz0": fz0,
+            "fz0_se": fz0_error,
+            "power": power,
+            "verdict": _verdict({"rate_p_simulated": simulated, "z2_p": z2_p}, power),
+        }
+        rows.append(row)
+    pooled = xr.Dataset(
+        {name: ("tail", np.array([row[name] for row in rows])) for name in rows[0]},
+        {"tail": list(tails), "bin": (np.arange(BINS) + 0.5) / BINS},
+    )
+    band = pit_band(scores.pit, counts)
+    for name, values in zip(("pit_share", "pit_lower", "pit_upper"), band, strict=True):
+        pooled[name] = ("bin", values)
+    pooled["pit_distance"], pooled["pit_p"] = pit_test(scores.pit, counts)
+    pooled.attrs["standard_error"] = "clustered by month"
+    return pooled
+
+
+def _pooled_power(tail: float, error: float) -> float:
+    """Probability that a rate twice as high is noticed, by its standard error."""
+    return float(stats.norm.cdf(tail / error - stats.norm.isf(_LEVEL / 2))) if error > 0 else 0.0
+
+
+def _verdict(p_values: Mapping[str, float], power: float) -> str:
+    names = {**_HOLM, "rate_p_simulated": "rate"}
+    failed = [names[name] for name, p in p_values.items() if p < _LEVEL]
+    if failed:
+        return f"rejected ({', '.join(failed)})"
+    return "not rejected" if power >= 0.5 else "too few months to tell"
+
+
+def _conclude(groups: Mapping[str, xr.Dataset], tails: tuple[float, ...]) -> str:
+    """Say in a few sentences what was found."""
+    sentences = []
+    for tail in tails:
+        pooled = groups["pooled"].sel(tail=tail)
+        found = groups[PORTFOLIO].sel(tail=tail)
+        sentences.append(
+            f"VaR at {tail:.3g}: losses exceeded it in {float(pooled['rate']):.2%} of "
+            f"{int(pooled['n_cells'])} cells (s.e. {float(pooled['rate_se']):.2%}, "
+            f"{int(pooled['n_months'])} months); pooled: {pooled['verdict'].item()}."
+        )
+        for book in found[PORTFOLIO].values:
+            here = found.sel({PORTFOLIO: book})
+            verdict = here["verdict"].item()
+            months = int(here["n_months"])
+            text = f"Portfolio {book}: {int(here['exceptions'])} in {months} months, {verdict}"
+            if verdict.startswith("too few"):
+                text += (
+                    f" (twice as many would be noticed with probability "
+                    f"{float(here['power']):.2f}; {months_needed(tail)} months make that one half)"
+                )
+            sentences.append(text + ".")
+    return " ".join(sentences)
