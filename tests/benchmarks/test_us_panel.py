@@ -52,7 +52,8 @@ def score(fit: rv.Fit, panel: xr.Dataset, span: slice) -> dict[str, object]:
     by_mean = by_mean.where(returns.notnull())
     evidence = fit.log_evidence(panel, num_samples=500).sel(time=span)
     cells = returns.notnull().sum("asset")
-    quantiles = draws.quantile([0.05, 0.95, 0.01], ("chain", "draw")).where(returns.notnull())
+    levels = draws.fillna(0.0).quantile([0.05, 0.95, 0.01], ("chain", "draw"), skipna=False)
+    quantiles = levels.where(returns.notnull())
     inside = (returns >= quantiles[0]) & (returns <= quantiles[1])
     years = returns["time"].dt.year
     seen = returns.notnull()
