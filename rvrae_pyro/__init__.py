@@ -19,7 +19,7 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
-    from rvrae_pyro import fitting, inference
+    from rvrae_pyro import baselines, fitting, inference
     from rvrae_pyro.fitting.fit import Fit, fit, load
     from rvrae_pyro.inference import schedules
     from rvrae_pyro.inference.config import FitConfig
@@ -39,6 +39,7 @@ __all__ = [
     "RvraeWarning",
     "ShapeError",
     "__version__",
+    "baselines",
     "data",
     "decoders",
     "evaluation",
@@ -60,6 +61,7 @@ __all__ = [
 
 # Whatever needs torch loads on first use, so that panels, scores and risk work without it.
 _LAZY_MODULES = {
+    "baselines": "rvrae_pyro.baselines",
     "decoders": "rvrae_pyro.models.decoders",
     "exact": "rvrae_pyro.models.exact",
     "fitting": "rvrae_pyro.fitting",

@@ -15,6 +15,12 @@ from rvrae_pyro.evaluation.density import (
     log_score,
     pit,
 )
+from rvrae_pyro.evaluation.inference import (
+    diebold_mariano,
+    fama_macbeth,
+    grs,
+    model_confidence_set,
+)
 from rvrae_pyro.evaluation.point import (
     predictive_r2,
     prevailing_mean,
@@ -22,18 +28,25 @@ from rvrae_pyro.evaluation.point import (
     rank_icir,
     total_r2,
 )
+from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
 
 __all__ = [
     "coverage",
     "crps",
     "crps_normal",
     "crps_student_t",
+    "diebold_mariano",
+    "fama_macbeth",
+    "grs",
     "hac_standard_error",
     "log_score",
+    "long_short",
+    "model_confidence_set",
     "pit",
     "predictive_r2",
     "prevailing_mean",
     "rank_ic",
     "rank_icir",
+    "sharpe_ratio",
     "total_r2",
 ]
