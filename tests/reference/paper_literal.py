@@ -81,25 +81,26 @@ def model(w, batch, kl_weight, path, paper):
 
 
 def quadratic(w, r, b, s, start, paper):
-    """Score and information of a month's factors: exact for Normal, at the mode for Student-t."""
-    information, score = b.T @ (b / s[:, None] ** 2), b.T @ (r / s**2)
+    """Score and curvature of a month's factors: exact for Normal, averages for Student-t."""
+    at = b.T @ (b / s[:, None] ** 2), b.T @ (r / s**2)
     if paper:
-        return score, information
-    df, at, mode = 2 + w["likelihood.log_excess_df"].exp(), (information, score), None
-    fisher = (df + 1) / (df + 3) * information
-    for sweep in range(5):  # the Gaussian answer, three sweeps, and the score at the mode
-        if sweep:
-            error = r - b @ mode
-            at = fisher, b.T @ (error * (df + 1) / (df * s**2 + error**2)) + fisher @ mode
-        loc, precision = start[0].detach(), (start[1].detach() ** -2).diag()
-        mode = torch.linalg.solve(precision + at[0], precision @ loc + at[1]).detach()
-    return at[1], fisher
+        return at
+    df, loc, precision = 2 + w["likelihood.log_excess_df"].exp(), start[0], (start[1] ** -2).diag()
+    fisher = (df + 1) / (df + 3) * at[0]
+    for _ in range(4):  # the Gaussian answer, then Fisher scoring
+        covariance = torch.linalg.inv(precision + at[0]).detach()
+        mode = (covariance @ (precision @ loc + at[1])).detach()
+        e, reach = (r - b @ mode) / s, ((3 * (b @ covariance) * b).sum(1).sqrt() / s).detach()
+        low, middle, high = ((df + 1) * x / (df + x**2) for x in (e - reach, e, e + reach))
+        at = fisher, b.T @ (middle / s) + fisher @ mode
+    lam = b.T @ (b * (((high - low) / (2 * reach)).clamp(min=0) / s**2)[:, None])
+    return lam, b.T @ ((low + 4 * middle + high) / 6 / s) + lam @ mode
 
 
 def guide(w, batch, kl_weight, path, paper):
     k, h = path.shape[1], path.new_zeros(w["factor_prior.head.weight"].shape[1])
     for t, (r, b, s, x) in pyro.markov(enumerate(months(w, batch, k, paper))):
-        eta, lam = quadratic(w, r, b, s, prior(w, h * 0, x, k) if not paper else None, paper)
+        lam, eta = quadratic(w, r, b, s, None if paper else prior(w, h * 0, x, k), paper)
         if paper:  # eqs. (12)-(14)
             estimate = torch.linalg.solve(lam + torch.eye(k).to(path), eta)
             features = torch.cat([estimate, (1 + lam.diagonal()).log()])
