@@ -35,7 +35,7 @@ def dense_of(cov, t):
     return beta @ cov.factor_cov.values[t] @ beta.T + noise, listed
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 10_000),
     n_assets=st.integers(1, 9),

@@ -52,7 +52,7 @@ def test_components_sum_to_every_risk(seed, draws, chains, tail, df):
 
 
 @quiet
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     seed=st.integers(0, 10_000),
     tail=st.floats(0.05, 0.5),
