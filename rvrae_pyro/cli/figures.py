@@ -35,6 +35,7 @@ __all__ = [
 
 _BLUE, _ORANGE, _GREEN = COLOURS[0], COLOURS[1], COLOURS[2]
 _BAND: Final = 0.25
+_BAND_NAME: Final = "95 % band, pointwise, if right"
 
 
 def draw_training(fit: "Fit", n_train: int, n_valid: int) -> Figure:
@@ -170,7 +171,7 @@ def draw_calibration(result: Calibration) -> Figure:
         fill=True,
         color=GREY,
         alpha=_BAND,
-        label="95 % band if the forecasts are right",
+        label=_BAND_NAME,
     )
     left.stairs(result.heights, edges, color=_BLUE, linewidth=2, label="returns")
     left.axhline(1.0, color=GREY, linewidth=1)
@@ -195,7 +196,7 @@ def draw_coverage(
             color=GREY,
             alpha=_BAND,
             linewidth=0,
-            label="95 % band if the forecasts are right",
+            label=_BAND_NAME,
         )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     axes.plot(result.levels, result.covered, color=colour, linewidth=2, label=name)
@@ -231,13 +232,13 @@ def draw_volatility(
         color=_BLUE,
         alpha=_BAND,
         linewidth=0,
-        label="predicted, 5 % to 95 %",
+        label="predicted 5 % to 95 %",
     )
-    top.plot(times, 100 * size["median"].values, color=_BLUE, label="predicted, median")
+    top.plot(times, 100 * size["median"].values, color=_BLUE, label="median")
     realised = 100 * size["realised"].values
     top.plot(times, realised, ".", color=_ORANGE, markersize=4.5, label="realised")
     outside = float(((size["realised"] < size["low"]) | (size["realised"] > size["high"])).mean())
-    title = f"Size of a month's returns ({100 * (1 - outside):.0f} % of months inside the band)"
+    title = f"Size of a month's returns, {100 * (1 - outside):.0f} % in the band"
     label(top, title, "", "root mean square\nover the assets, %")
     bottom.plot(times, 100 * portfolio["predicted"].values, color=_BLUE, label="predicted")
     name = f"realised, {window} months around"

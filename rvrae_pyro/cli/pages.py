@@ -122,7 +122,7 @@ def draw_simulation(result: Simulation) -> Figure:
         axes.plot(times, 100 * truth[:, k], ".", color=_ORANGE, ms=5, label="true")
         text = (
             f"Factor {k + 1}: {100 * aligned.r2[k]:.0f} % explained, "
-            f"{100 * aligned.inside[k]:.0f} % of months inside the band"
+            f"{100 * aligned.inside[k]:.0f} % in the band"
         )
         label(axes, text, "month" if k == truth.shape[1] - 1 else "", "% a month")
         months_axis(axes, times)
