@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +151,7 @@ def train(
     devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
     with (
         torch.random.fork_rng(devices=devices),
-        model.parts.silent(),
+        model.parts.silent() if _is_differentiable(run.elbo) else nullcontext(),
         pyro.settings.context(module_local_params=True),
         pyro.validation_enabled(False),
     ):
@@ -172,6 +173,11 @@ def _optimizer(config: FitConfig, weights: list[torch.nn.Parameter]) -> torch.op
     if issubclass(kind, (torch.optim.Adam, torch.optim.AdamW)):
         return kind(weights, lr=config.learning_rate, fused=True)
     return kind(weights, lr=config.learning_rate)  # type: ignore[call-arg]
+
+
+def _is_differentiable(elbo: ELBO) -> bool:
+    """Whether an ELBO offers its loss with a gradient, as a tensor."""
+    return hasattr(elbo, "differentiable_loss")
 
 
 class _Run:
@@ -221,13 +227,32 @@ class _Run:
         share = (stop - start) / self.n_train
         kl_weight = self._kl_weight(start, stop)
         self.optimizer.zero_grad()
-        loss = window_loss(self.model, window, self.elbo, kl_weight, share)
-        if not bool(torch.isfinite(loss)):
-            raise self._failure(window, kl_weight)
-        (loss * (n_windows / self.n_cells)).backward()
+        self._backward(window, kl_weight, share, n_windows / self.n_cells)
         torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
         self.optimizer.step()
         self.step += 1
+
+    def _backward(
+        self, window: Batch, kl_weight: float | Tensor, share: float, factor: float
+    ) -> None:
+        """Leave the gradient of ``factor`` times the window's loss on the weights."""
+        if _is_differentiable(self.elbo):
+            loss = window_loss(self.model, window, self.elbo, kl_weight, share)
+            if not bool(torch.isfinite(loss)):
+                raise self._failure(window, kl_weight)
+            (loss * factor).backward()
+            return
+        # RenyiELBO and TraceGraph_ELBO only offer a gradient that they take themselves
+        step = self.elbo.loss_and_grads  # type: ignore[attr-defined]
+        value = step(self.model.model, self.model.guide, window, kl_weight)
+        penalty = -share * self.model.log_weights()
+        if not math.isfinite(value) or not bool(torch.isfinite(penalty)):
+            raise self._failure(window, kl_weight)
+        if penalty.requires_grad:
+            penalty.backward()
+        for weight in self.weights:
+            if weight.grad is not None:
+                weight.grad.mul_(factor)
 
     def _thin(self, window: Batch) -> Batch:
         """Draw a random sub-cross-section, a smaller panel of its own, if so configured."""
