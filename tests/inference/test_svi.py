@@ -1,0 +1,398 @@
+"""The training loop: windows that add up, gradients that are the ELBO's, guards that hold."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+import rvrae_pyro as rv
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference.divergence import marginal_kl, month_kl
+from rvrae_pyro.inference.svi import train, window_loss
+from tests.helpers import CHARACTERISTICS as P
+from tests.helpers import FACTORS as K
+from tests.helpers import double, random_panel, stir
+
+MODELS = {
+    "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "observed": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="observed", n_context=2),
+        likelihood=rv.likelihoods.Normal(rv.likelihoods.CharacteristicScale(P)),
+    ),
+    "paper": lambda: rv.RVRAE.paper(P, K, hidden=4),
+    "ar1": lambda: rv.RVRAE(P, K, factor_prior=rv.priors.AR1(K)),
+}
+EXACT = rv.schedules.Constant()
+
+
+def build(kind: str) -> rv.RVRAE:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return stir(MODELS[kind]().double(), size=0.2)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return double(random_panel(12, 14, seed=4, empty_months=[5]))
+
+
+def densities(model: rv.RVRAE, batch: Batch, path: Tensor) -> dict[str, Tensor]:
+    """Log densities of every month at a fixed path."""
+    fixed = {"factors": path.unsqueeze(-2)}
+    guide = poutine.trace(poutine.condition(model.guide, fixed)).get_trace(batch)
+    trace = poutine.trace(poutine.condition(model.model, fixed)).get_trace(batch)
+    guide.compute_log_prob()
+    trace.compute_log_prob()
+    return {
+        "guide": guide.nodes["factors"]["log_prob"].squeeze(-1),
+        "prior": trace.nodes["factors"]["log_prob"].squeeze(-1),
+        "returns": trace.nodes["returns"]["log_prob"].sum(-1),
+    }
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("cuts", [[0, 12], [0, 1, 5, 9, 12], list(range(13))])
+def test_windows_with_carried_state_add_up_to_the_full_pass(
+    kind: str, cuts: list[int], batch: Batch
+) -> None:
+    """Month by month, given the same draw of the path, in double precision."""
+    model = build(kind)
+    walk = model.walk(batch, cuts[:-1])
+    whole = densities(model, batch, walk.codes)
+    for start, stop in itertools.pairwise(cuts):
+        window = batch.window(start, stop, walk.carries[start])
+        part = densities(model, window, walk.codes[start:stop])
+        for site, terms in part.items():
+            torch.testing.assert_close(
+                terms, whole[site][start:stop], rtol=1e-9, atol=1e-9, msg=f"{site} {start}"
+            )
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_walk_is_a_draw_of_the_pair(kind: str, batch: Batch) -> None:
+    """Its likelihood, prior and proposal are those of the pair at its codes."""
+    model = build(kind)
+    walk = model.walk(batch)
+    whole = densities(model, batch, walk.codes)
+    torch.testing.assert_close(walk.log_likelihood, whole["returns"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(walk.prior.log_prob(walk.codes), whole["prior"])
+    ratio = walk.proposal.log_prob(walk.codes.unsqueeze(-2)).flatten()
+    torch.testing.assert_close(ratio, whole["guide"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_divergence_is_the_mean_log_ratio(kind: str, batch: Batch) -> None:
+    """In closed form for each month given the walk's past: against draws of that month alone."""
+    model = build(kind)
+    walk = model.walk(batch)
+    closed = month_kl(walk)
+    assert closed.shape == (batch.n_times,)
+    assert bool((closed >= -1e-12).all())
+    t, n = 3, 20_000
+    # given the path before t and its prior, the month's own posterior is one Gaussian
+    prior = torch.distributions.Normal(walk.prior.loc[t], walk.prior.scale[t])
+    if kind == "paper":
+        law = torch.distributions.Independent(
+            torch.distributions.Normal(walk.proposal.mean[t, 0], walk.proposal.stddev[t, 0]), 1
+        )
+    else:
+        potential = walk.cross.potential
+        shrink = torch.tensor(1.0) if walk.level is None else (-2 * walk.level[t]).exp()
+        precision = torch.diag(walk.prior.scale[t] ** -2) + shrink * potential.precision[t]
+        shift = walk.prior.loc[t] / walk.prior.scale[t] ** 2 + shrink * potential.shift[t]
+        mean = torch.linalg.solve(precision, shift)
+        law = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
+    with torch.no_grad():
+        draws = law.sample((n,))
+        ratio = law.log_prob(draws) - prior.log_prob(draws).sum(-1)
+    error = ratio.std().item() / math.sqrt(n)
+    assert closed[t].item() == pytest.approx(ratio.mean().item(), abs=4.5 * error + 1e-9)
+    each = marginal_kl(walk)
+    assert each.shape == (batch.n_times, K)
+    assert bool((each >= -1e-12).all())
+    # marginals leave out correlation, so they cannot exceed the whole
+    assert bool((each.sum(-1) <= closed + 1e-9).all()) or kind == "paper"
+    if kind == "paper":
+        torch.testing.assert_close(each.sum(-1), closed)
+
+
+def full_config(**settings: object) -> rv.FitConfig:
+    given = {
+        "optimizer": torch.optim.SGD,
+        "learning_rate": 1e-3,
+        "max_steps": 1,
+        "window": None,
+        "kl_schedule": EXACT,
+        "clip_norm": 1e9,
+        "dtype": torch.float64,
+    }
+    return rv.FitConfig(**{**given, **settings})
+
+
+def test_one_full_step_follows_the_gradient_of_evidence_and_weight_prior(batch: Batch) -> None:
+    """With an observed recurrence the bound has no noise: the step is known to rounding."""
+    model = build("observed")
+    reference = copy.deepcopy(model)
+    objective = -rv.exact.evidence(reference, batch) - reference.log_weights()
+    weights = list(reference.parts.parameters())
+    gradient = torch.autograd.grad(objective, weights, materialize_grads=True)
+    n_cells = int(batch.observed.sum())
+    trained = train(model, batch, batch.n_times, full_config())
+    assert trained.epochs[-1].step == 1
+    # without validation the last state is kept, after the step
+    for new, old, slope in zip(model.parts.parameters(), weights, gradient, strict=True):
+        torch.testing.assert_close(new, old - 1e-3 * slope / n_cells, rtol=1e-9, atol=1e-12)
+
+
+def test_clipping_bounds_the_step(batch: Batch) -> None:
+    model = build("observed")
+    before = torch.cat([p.detach().flatten().clone() for p in model.parts.parameters()])
+    train(model, batch, batch.n_times, full_config(clip_norm=1e-3, learning_rate=1.0))
+    after = torch.cat([p.detach().flatten() for p in model.parts.parameters()])
+    assert (after - before).norm().item() == pytest.approx(1e-3, rel=1e-4)
+
+
+class Recorder(Trace_ELBO):
+    """Notes what a step was given, and what the plain ELBO says of it at the same draw."""
+
+    def __init__(self, model: rv.RVRAE) -> None:
+        super().__init__()
+        self.rv, self.seen = model, []
+
+    def differentiable_loss(
+        self, model: object, guide: object, batch: Batch, kl_weight: float | Tensor
+    ) -> Tensor:
+        state = torch.get_rng_state()
+        loss = super().differentiable_loss(model, guide, batch, kl_weight)
+        torch.set_rng_state(state)
+        with pyro.poutine.block():
+            again = Trace_ELBO().differentiable_loss(self.rv.model, self.rv.guide, batch, kl_weight)
+        weights = [w for w in self.rv.parts.parameters() if w.requires_grad]
+        slopes = [
+            torch.autograd.grad(x, weights, retain_graph=True, materialize_grads=True)
+            for x in (loss, again)
+        ]
+        for a, b in zip(*slopes, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(loss, again, rtol=1e-12, atol=1e-12)
+        self.seen.append((batch, kl_weight))
+        return loss
+
+
+@pytest.mark.parametrize("window", [None, 1, 5])
+@pytest.mark.parametrize("kind", ["default", "paper"])
+def test_every_step_is_the_elbo_of_the_pair_on_its_window(
+    window: int | None, kind: str, batch: Batch
+) -> None:
+    model = build(kind)
+    recorder = Recorder(model)
+    config = full_config(window=window, max_steps=6, kl_schedule=rv.schedules.Linear(0.1, 4))
+    train(model, batch, 10, config, elbo=recorder)
+    assert len(recorder.seen) == 6
+    for seen, _ in recorder.seen:
+        assert seen.n_times <= (window or 10)
+        assert seen.times[-1] <= batch.times[9]
+        assert (seen.carry is None) == (seen.times[0] == batch.times[0])
+    weights = [float(torch.as_tensor(w).mean()) for _, w in recorder.seen]
+    assert weights == pytest.approx([min(1.0, 0.1 + 0.9 * s / 4) for s in range(6)])
+
+
+def test_profile_reaches_the_window_it_belongs_to(batch: Batch) -> None:
+    model = build("default")
+    recorder = Recorder(model)
+    schedule = rv.schedules.Linear(0.1, 1000, profile=[1.0, 5.0])
+    train(model, batch, 10, full_config(window=4, max_steps=3, kl_schedule=schedule), elbo=recorder)
+    grid = np.linspace(0.1, 0.5, 10)
+    for step, (seen, weight) in enumerate(recorder.seen):
+        where = np.searchsorted(batch.times, seen.times)
+        expected = grid[where] + (1 - grid[where]) * step / 1000
+        np.testing.assert_allclose(weight, expected)
+
+
+def test_mean_reduction_divides_by_the_months_of_the_window(batch: Batch) -> None:
+    model = build("default")
+    recorder = Recorder(model)
+    train(model, batch, 12, full_config(window=4, max_steps=4, kl_reduction="mean"), elbo=recorder)
+    assert [w for _, w in recorder.seen] == [1.0 / seen.n_times for seen, _ in recorder.seen]
+
+
+def test_window_loss_takes_its_share_of_the_weight_prior(batch: Batch) -> None:
+    model = build("observed")
+    loss = window_loss(model, batch, Trace_ELBO(), 1.0, 0.25)
+    expected = -rv.exact.evidence(model, batch) - 0.25 * model.log_weights()
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_windows_without_a_return_are_skipped() -> None:
+    batch = double(random_panel(8, 9, empty_months=[2, 3, 4]))
+    model = build("default")
+    recorder = Recorder(model)
+    train(model, batch, 8, full_config(window=1, max_steps=5), elbo=recorder)
+    assert all(bool(seen.observed.any()) for seen, _ in recorder.seen)
+    assert len(recorder.seen) == 5
+
+
+def test_random_assets_of_a_step(batch: Batch) -> None:
+    model = build("default")
+    recorder = Recorder(model)
+    train(model, batch, 12, full_config(window=4, max_steps=6, asset_batch=5), elbo=recorder)
+    assert all(seen.n_assets <= 5 for seen, _ in recorder.seen)
+    assert len({tuple(sorted(seen.assets)) for seen, _ in recorder.seen}) > 1
+
+
+@pytest.mark.parametrize(
+    "elbo",
+    [
+        TraceMeanField_ELBO,
+        TraceGraph_ELBO,
+        lambda: RenyiELBO(alpha=0, num_particles=2),
+        lambda: Trace_ELBO(num_particles=2),
+    ],
+    ids=["meanfield", "graph", "renyi", "two"],
+)
+def test_any_elbo_of_pyro_trains(elbo: object, batch: Batch) -> None:
+    model = build("default")
+    before = {k: v.clone() for k, v in model.parts.state_dict().items()}
+    trained = train(model, batch, 12, full_config(window=6, max_steps=4), elbo=elbo())
+    assert trained.epochs[-1].step == 4
+    after = model.parts.state_dict()
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {name for name, _ in model.parts.named_parameters()}
+
+
+def test_estimators_with_a_gradient_of_their_own_take_the_same_step(batch: Batch) -> None:
+    """TraceGraph, whose gradient is its own affair, and Trace agree where there is no noise."""
+    steps = []
+    for elbo in (Trace_ELBO(), TraceGraph_ELBO()):
+        model = build("observed")
+        train(model, batch, 12, full_config(), elbo=elbo)
+        steps.append(list(model.parts.parameters()))
+    for a, b in zip(*steps, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_randomness_and_settings_of_the_caller_stay(particles: int, batch: Batch) -> None:
+    model = build("default")
+    state = torch.get_rng_state()
+    settings = dict(pyro.settings.get())
+    train(model, batch, 10, full_config(window=5, max_steps=2, num_particles=particles))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert dict(pyro.settings.get()) == settings
+
+
+without_pyros_own_warning = pytest.mark.filterwarnings("ignore:Encountered NaN")
+
+
+class Spoiler(Trace_ELBO):
+    """Breaks a weight of the model, or interrupts, at a step."""
+
+    def __init__(self, at: int, act: object) -> None:
+        super().__init__()
+        self.at, self.act, self.count = at, act, 0
+
+    def differentiable_loss(self, model: object, guide: object, *args: object) -> Tensor:
+        if self.count == self.at:
+            self.act()
+        self.count += 1
+        return super().differentiable_loss(model, guide, *args)
+
+
+@without_pyros_own_warning
+@pytest.mark.parametrize(
+    ("name", "site"),
+    [
+        ("factor_prior.head.bias", r"factors \(guide\)"),
+        ("likelihood.log_excess_df", r"returns \(model\)"),
+    ],
+)
+def test_failure_names_step_and_site_and_leaves_the_model_finite(
+    name: str, site: str, batch: Batch
+) -> None:
+    model = build("default")
+
+    def spoil() -> None:
+        with torch.no_grad():
+            model.parts.get_parameter(name).fill_(math.nan)
+
+    with pytest.raises(rv.FitError, match=rf"not finite at step 5: .*{site}.*back at its state"):
+        train(model, batch, 10, full_config(window=4, max_steps=20), elbo=Spoiler(5, spoil))
+    assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
+    assert math.isfinite(Trace_ELBO().loss(model.model, model.guide, batch))
+
+
+@without_pyros_own_warning
+def test_failure_restores_the_last_good_epoch(batch: Batch) -> None:
+    model = build("default")
+    states = []
+
+    def spoil() -> None:
+        with torch.no_grad():
+            model.parts.get_parameter("factor_prior.head.bias").fill_(math.nan)
+
+    with pytest.raises(rv.FitError, match="state of step 6"):
+        train(
+            model,
+            batch,
+            12,
+            full_config(window=4, max_steps=40),
+            elbo=Spoiler(8, spoil),
+            on_epoch=lambda epoch: states.append(
+                (epoch.step, copy.deepcopy(model.parts.state_dict()))
+            ),
+        )
+    kept = dict(states)[6]
+    for key, value in model.parts.state_dict().items():
+        torch.testing.assert_close(value, kept[key], rtol=0, atol=0)
+
+
+def test_interrupt_keeps_the_last_good_state(batch: Batch) -> None:
+    model = build("default")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    states = {}
+    trained = train(
+        model,
+        batch,
+        12,
+        full_config(window=4, max_steps=40),
+        elbo=Spoiler(11, interrupt),
+        on_epoch=lambda epoch: states.update({epoch.step: copy.deepcopy(model.parts.state_dict())}),
+    )
+    assert trained.stopped == "interrupted"
+    assert trained.best_step == max(states)
+    for key, value in model.parts.state_dict().items():
+        torch.testing.assert_close(value, states[trained.best_step][key], rtol=0, atol=0)
+
+
+@without_pyros_own_warning
+def test_a_bad_gradient_is_caught_by_the_next_step(batch: Batch) -> None:
+    """A finite bound with an infinite slope must not leave broken weights behind."""
+    model = build("default")
+
+    class Cliff(Trace_ELBO):
+        def differentiable_loss(self, model_: object, guide: object, *args: object) -> Tensor:
+            loss = super().differentiable_loss(model_, guide, *args)
+            bias = model.parts.get_parameter("factor_prior.head.bias")
+            return loss + 0.0 * (bias - bias.detach()).abs().sum().sqrt()
+
+    with pytest.raises(rv.FitError, match="not finite"):
+        train(model, batch, 12, full_config(window=4, max_steps=10), elbo=Cliff())
+    assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
+
+
+def test_training_needs_a_return(batch: Batch) -> None:
+    empty = double(random_panel(12, 14, empty_months=range(10)))
+    with pytest.raises(rv.FitError, match="at least one observed return"):
+        train(build("default"), empty, 10, full_config())
