@@ -145,7 +145,7 @@ def test_grs_is_the_textbook_statistic():
 
 @pytest.mark.statistical
 def test_grs_finds_alphas_and_holds_its_size():
-    # exact F: 50 tests at 10 %, 5 expected with s.d. 2.1; failure rate about 1e-3
+    # exact F: 50 tests at 10 %, 5 expected with s.d. 2.1; failure rate 0.006
     count = sum(float(grs(*priced_portfolios(seed=s)).p_value) < 0.1 for s in range(50))
     assert 0 < count < 13
     assert float(grs(*priced_portfolios(0.02)).p_value) < 1e-6

@@ -53,7 +53,7 @@ def plain(forecast, returns, quantile, cost, weight=None):
         if np.isnan(gross):  # a leg without a return: positions wait
             rows.append([np.nan] * 5)
             continue
-        target = {a: w for a, w in legs["long"][1].items()}
+        target = dict(legs["long"][1])
         target |= {a: -w for a, w in legs["short"][1].items()}
         names = set(target) | set(held)
         turnover = sum(abs(target.get(a, 0.0) - held.get(a, 0.0)) for a in names)

@@ -1,0 +1,151 @@
+"""Baselines with factors: expected factors, refits, moments, draws."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from rvrae_pyro import risk
+from rvrae_pyro.data import split
+from rvrae_pyro.data.simulate import simulate_gkx
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.evaluation import prevailing_mean, total_r2
+from tests.baselines.helpers import MAKE, WITH_FACTORS, market, parts
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return market()
+
+
+@pytest.fixture(scope="module")
+def fitted(panel):
+    train, valid, _ = parts(panel)
+    return {name: MAKE[name]().fit(train, valid) for name in WITH_FACTORS}
+
+
+@pytest.mark.parametrize("name", ["IPCA", "ConditionalAutoencoder"])
+def test_forecasts_are_loadings_times_the_mean_of_all_earlier_factors(name, panel, fitted):
+    model = fitted[name]
+    premia = prevailing_mean(model.factors(panel))
+    expected = xr.dot(model.loadings(panel), premia, dim="factor", optimize=True)
+    if "member" in expected.dims:
+        expected = expected.mean("member")
+    forecast = model.forecast(panel)
+    np.testing.assert_allclose(
+        forecast.transpose("time", "asset"), expected.transpose("time", "asset"), atol=1e-6
+    )
+    assert np.isnan(forecast[0]).all()  # nothing to average
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_test_months_alone_forecast_like_the_whole_panel(name, panel, fitted):
+    """The months fitted are remembered (a recurrent network knows the panel's months only)."""
+    test = parts(panel).test
+    if name == "FactorVAE":
+        test = panel.isel(time=slice(-6, None))
+    whole, alone = fitted[name].forecast(panel), fitted[name].forecast(test)
+    np.testing.assert_array_equal(whole[-4:], alone[-4:])
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_least_squares_factors_fit_best(name, panel, fitted):
+    model = fitted[name]
+    if name == "ConditionalAutoencoder":  # one member: an average of refits is no refit
+        model = MAKE[name]()
+        model.n_members = 1
+        train, valid, _ = parts(panel)
+        model.fit(train, valid)
+    own, refit = (
+        float(total_r2(panel.returns, model.reconstruct(panel, kind))) for kind in ("model", "ols")
+    )
+    assert refit >= own - 1e-12
+    assert (name == "IPCA") == (abs(refit - own) < 1e-9)
+    with pytest.raises(ConfigError, match="`kind` must be 'model' or 'ols'"):
+        model.factors(panel, "gls")
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_month_without_returns_has_a_forecast_and_no_factors(name, panel, fitted):
+    month = panel.sizes["time"] // 2
+    model = fitted[name]
+    assert np.isnan(model.factors(panel)[..., month, :]).all()
+    assert np.isnan(model.reconstruct(panel)[month]).all()
+    assert model.forecast(panel)[month].notnull().any()
+    assert not np.isnan(model.factors(panel)[..., month + 1, :]).any()
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_draws_have_the_moments_that_the_model_states(name, panel, fitted):
+    # 4000 draws a cell: means within 5 s.e., sd within 8 %; about 100 cells, failure below 1e-4
+    model, test = fitted[name], parts(panel).test
+    tree = model.predictive(test, num_samples=4000, seed=1)
+    returns, stated = tree["predictions"]["returns"].astype(float), model.moments(test)
+    pooled = returns.stack(sample=("chain", "draw"))
+    error = (pooled.mean("sample") - stated["mean"]) / (stated["sd"] / 4000**0.5)
+    assert float(abs(error).max()) < 5
+    assert float(abs(pooled.std("sample") / stated["sd"] - 1).max()) < 0.08
+    xr.testing.assert_equal(returns.notnull().any(("chain", "draw")), stated["sd"].notnull())
+    np.testing.assert_array_equal(stated["mean"], model.forecast(test))
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_draws_share_factors_and_feed_risk(name, panel, fitted):
+    model, test = fitted[name], parts(panel).test
+    tree = model.predictive(test, num_samples=600, seed=1)
+    groups = tree["predictions"], tree["predictions_constant_data"]
+    fit = groups[1].alpha + (groups[1].beta * groups[0].factors).sum("factor", skipna=False)
+    residual = (groups[0].returns - fit) / groups[1].idio_scale
+    assert float(residual.std()) == pytest.approx(1.0, abs=0.05)
+    summary = risk.summarize(tree, tail=0.05)
+    explained = summary.factor_var.where(summary.sd.notnull()).dropna("asset", how="all")
+    assert float(explained.mean()) > 0
+    members = 2 if name == "ConditionalAutoencoder" else 1
+    assert tree["predictions"].sizes["chain"] == members
+    assert tree["predictions"].sizes["draw"] == 600 // members
+    assert {"seed", "config", "data_fingerprint", "draw_seed"} <= set(tree.attrs)
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_draws_are_keyed_by_date_and_label(name, panel, fitted):
+    model, test = fitted[name], parts(panel).test
+
+    def draws(p, **options):
+        return model.predictive(p, num_samples=4, **options)["predictions"]["returns"]
+
+    first = draws(panel)
+    last = draws(panel, times=test.time.values[-1])
+    np.testing.assert_array_equal(first[..., [-1], :], last)
+    order = np.random.default_rng(0).permutation(panel.sizes["asset"])
+    mixed = draws(panel.isel(asset=order)).reindex(asset=panel.asset)
+    np.testing.assert_allclose(mixed, first, atol=1e-6)
+    assert not np.array_equal(first, draws(panel, seed=1), equal_nan=True)
+
+
+def test_draws_stream_to_disk(panel, fitted, tmp_path):
+    test = parts(panel).test
+    tree = fitted["IPCA"].predictive(test, num_samples=5, out=tmp_path / "draws.zarr")
+    here = fitted["IPCA"].predictive(test, num_samples=5)
+    np.testing.assert_array_equal(tree["predictions"]["returns"], here["predictions"]["returns"])
+    with pytest.raises(ConfigError, match="`num_samples` must be"):
+        fitted["IPCA"].predictive(test, num_samples=0)
+
+
+def test_members_disagree_and_their_mean_is_the_forecast(panel, fitted):
+    model = fitted["ConditionalAutoencoder"]
+    assert model.loadings(panel).dims == ("member", "time", "asset", "factor")
+    fits = xr.dot(model.loadings(panel), model.factors(panel), dim="factor")
+    assert float(fits.std("member").max()) > 1e-4
+    expected = fits.mean("member", skipna=False).transpose("time", "asset")
+    np.testing.assert_allclose(model.reconstruct(panel), expected, atol=1e-12)
+
+
+@pytest.mark.statistical
+def test_intervals_of_ipca_cover_on_its_own_kind_of_data():
+    # 12,000 cells of 60 months with common factors; the oracle covers 0.908 (s.e. 0.001)
+    train, valid, test = split(simulate_gkx("linear", seed=1), 60, 60, 60)
+    from rvrae_pyro.baselines import IPCA
+
+    stated = IPCA(3).fit(train, valid).moments(test)
+    inside = abs(test.returns - stated["mean"]) < 1.6449 * stated["sd"]
+    assert float(inside.mean()) == pytest.approx(0.905, abs=0.02)
