@@ -397,7 +397,8 @@ def fit(
     model.loadings.check(batch)
     if init is not None:
         _warm_start(model, init)
-    elif model.redraw(seed):
+    elif model.untouched:
+        model.redraw(seed)
         model.set_return_scale(batch.window(0, n_train, every_asset=True))
     attrs = _attrs(model, config, seed, train)
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())

@@ -450,6 +450,11 @@ class RVRAE(nn.Module):
         """Log prior density of all weights that have a prior, up to a constant; a scalar."""
         return self.parts.log_weights()
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the weights are still those of construction."""
+        return _checksum(self.parts) == self._pristine
+
     def redraw(self, seed: int) -> bool:
         """Draw the starting weights anew from a seed if nobody has touched them yet.
 
@@ -459,7 +464,7 @@ class RVRAE(nn.Module):
             False, and nothing changed, where weights differ from those at construction, or a
             part cannot be rebuilt from its own arguments.
         """
-        if _checksum(self.parts) != self._pristine:
+        if not self.untouched:
             return False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
