@@ -89,7 +89,7 @@ class ALSTM(SequenceForecaster):
         *,
         config: TrainConfig | None = None,
     ) -> None:
-        super().__init__(window, TrainConfig(months=12) if config is None else config)
+        super().__init__(window, TrainConfig(months=24) if config is None else config)
         self.hidden = check_count("hidden", hidden)
         self.n_layers = check_count("n_layers", n_layers)
 

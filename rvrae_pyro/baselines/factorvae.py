@@ -255,7 +255,7 @@ class FactorVAE(FactorBaseline):
         if not kl_weight > 0:
             raise ConfigError(f"`kl_weight` must be above 0; got {kl_weight!r}.")
         self.kl_weight = float(kl_weight)
-        self.config = TrainConfig(months=12) if config is None else config
+        self.config = TrainConfig(months=24) if config is None else config
         self._network: Network | None = None
         self._scale = torch.ones((), dtype=torch.float64)
 
