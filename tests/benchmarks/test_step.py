@@ -10,10 +10,10 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
-from tests.benchmarks.reference_sizes import cpu_median, dense_reference, make_batch
 from pyro.infer import Trace_ELBO
 
 import rvrae_pyro as rv
+from tests.benchmarks.reference_sizes import cpu_median, dense_reference, make_batch
 
 pytestmark = pytest.mark.benchmark
 
