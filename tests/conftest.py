@@ -73,16 +73,18 @@ def _restore(state: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Two workers on two cores: more threads would only fight."""
+def _torch_settings() -> None:
+    """Two workers on two cores: more threads would only fight. A warning comes every time."""
     if HAS_TORCH:
         import torch
 
         torch.set_num_threads(1)
+        # by default once a process, so that the order of tests would choose the one that fails
+        torch.set_warn_always(True)
 
 
 @pytest.fixture(autouse=True)
-def _clean_slate(_one_thread: None) -> Iterator[None]:
+def _clean_slate(_torch_settings: None) -> Iterator[None]:
     """Seed the generators, turn Pyro's checks on, and fail a test that leaves state behind."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002 - third parties draw from it

@@ -1,5 +1,6 @@
 """The files that describe the package agree with each other and with what is installed."""
 
+import ast
 import os
 import re
 import shutil
@@ -103,6 +104,28 @@ def test_what_is_installed_needs_nothing_that_is_not_pinned(python: str) -> None
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         } - seen
     assert sorted(seen - set(pins)) == []
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    owners = metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in requirements_of("3.11")}
+    undeclared = {}
+    for path in (ROOT / "rvrae_pyro").rglob("*.py"):
+        for name in imported_by(path) - sys.stdlib_module_names - {"rvrae_pyro"}:
+            if not declared & {canonicalize_name(owner) for owner in owners.get(name, [name])}:
+                undeclared[name] = str(path.relative_to(ROOT))
+    assert undeclared == {}
+
+
+def imported_by(path: Path) -> set[str]:
+    """Return the top-level packages that a module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def test_extra_all_names_every_other_extra() -> None:
