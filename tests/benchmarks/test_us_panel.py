@@ -26,7 +26,7 @@ SPANS = {
     "choose": ("2010-12", "2012-12", "2015-12"),
     "final": ("2012-12", "2015-12", "2018-12"),
 }
-N_FACTORS = int(os.environ.get("RVRAE_US_FACTORS", "8"))
+N_FACTORS = int(os.environ.get("RVRAE_US_FACTORS", "15"))
 
 
 def load() -> xr.Dataset:
