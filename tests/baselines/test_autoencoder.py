@@ -46,7 +46,7 @@ def test_ca0_loadings_are_linear_in_characteristics():
 
 
 def test_penalty_counts_weights_and_no_biases():
-    network = Network(3, 1, (2,))
+    network = Network(3, 1, (2,)).requires_grad_(False)
     with torch.no_grad():
         for weight in network.parameters():
             weight.fill_(-1.0)
@@ -60,7 +60,7 @@ def test_absolute_weights_shrink_with_their_price():
         config = TrainConfig(max_epochs=40, learning_rate=0.01, months=4)
         model = ConditionalAutoencoder(2, (4,), n_members=1, l1=l1, config=config)
         model.fit(parts(panel).train)
-        totals.append(float(model._members[0].absolute_weights()))
+        totals.append(float(model._members[0].absolute_weights().detach()))
     assert totals[1] < 0.5 * totals[0]
 
 
