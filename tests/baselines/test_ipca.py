@@ -158,8 +158,8 @@ def check_published(case, counts, seeds):
 @pytest.mark.statistical
 @pytest.mark.parametrize("case", ["linear", "nonlinear"])
 def test_published_simulation_at_three_factors(case):
-    # two figures within 3 s.e. (Student-t, 7 degrees of freedom): failure rate about 0.04
-    check_published(case, [3], range(100, 108))
+    # two figures within 3 s.e. (Student-t, 4 degrees of freedom): failure rate about 0.08
+    check_published(case, [3], range(100, 105))
 
 
 @pytest.mark.slow
