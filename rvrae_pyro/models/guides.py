@@ -19,6 +19,7 @@ from rvrae_pyro.models.paths import FilteredPath, IndependentPath, Scan, at_leve
 from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.sequences import by_month, rnn_weights
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
 __all__ = ["Conjugate", "Guide", "PriorView", "Recurrent", "Smoothing", "month_features"]
@@ -139,8 +140,8 @@ class Recurrent(Guide):
     ) -> dist.TorchDistribution:
         """Diagonal Gaussians from the recurrent state at each month."""
         hidden = self._run(batch, potential)
-        scale = self.log_scale(hidden).clamp(-8.0, 4.0).exp()
-        loc = self.loc(hidden)
+        scale = by_month(self.log_scale, hidden).clamp(-8.0, 4.0).exp()
+        loc = by_month(self.loc, hidden)
         months = dist.Normal(loc.unsqueeze(-2), scale.unsqueeze(-2), validate_args=False)
         path: dist.TorchDistribution = months.to_event(1)
         return path
@@ -153,9 +154,16 @@ class Recurrent(Guide):
 
     def _run(self, batch: Batch, potential: Potential) -> Tensor:
         features = month_features(potential)
-        output, _ = self.rnn(features, self._initial(batch, features))
-        hidden: Tensor = output
-        return hidden
+        state = self._initial(batch, features)
+        if torch.is_grad_enabled():
+            hidden: Tensor = self.rnn(features, state)[0]
+            return hidden
+        # month by month, as in by_month
+        months = []
+        for month in features.unbind(0):
+            state = torch.rnn_tanh_cell(month.unsqueeze(0), state, *rnn_weights(self.rnn))
+            months.append(state)
+        return torch.cat(months)
 
     def _initial(self, batch: Batch, like: Tensor) -> Tensor:
         state = batch.state("guide")

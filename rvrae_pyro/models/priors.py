@@ -14,7 +14,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
-from rvrae_pyro.nn.sequences import rnn_weights
+from rvrae_pyro.nn.sequences import by_month, rnn_weights
 from rvrae_pyro.nn.transitions import Mixture, StudentT
 
 __all__ = [
@@ -264,8 +264,7 @@ class Recurrent(FactorPrior):
                 f"`context` must have {self.n_context} features, as the prior was built for; got "
                 f"{got}. Add it with rv.data.market_context(panel) or build with n_context=0."
             )
-        shift: Tensor = self.context_head(context)
-        return shift
+        return by_month(self.context_head, context)
 
     def initial(self) -> State:
         """Zeros."""

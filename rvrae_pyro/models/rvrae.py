@@ -187,10 +187,20 @@ class Parts(nn.Module):
         )
 
     def prepare(self, batch: Batch, cross: CrossSection | None = None) -> _Shared:
-        """Compute what model and guide share, from the batch alone."""
-        cross = self.cross_section(batch) if cross is None else cross
+        """Compute what model and guide share, from the batch alone.
+
+        Given a cross-section that was computed month by month, so is all the rest: no month's
+        rounding then depends on how many follow.
+        """
         prior = self.factor_prior
-        context = prior.encode(batch.context)
+        if cross is None:
+            cross, context = self.cross_section(batch), prior.encode(batch.context)
+        elif batch.context is None:
+            context = prior.encode(None)
+        else:
+            encoded = [prior.encode(month) for month in batch.context.split(1)]
+            months = [month for month in encoded if month is not None]
+            context = torch.cat(months) if months else None
         state = batch.state("factor_prior") or prior.initial()
         walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
         return _Shared(cross, PriorView(prior, context, state, walk))
