@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bucket", "pack_buckets", "rnn_weights", "run_lstm_online"]
+__all__ = ["Bucket", "by_month", "pack_buckets", "rnn_weights", "run_lstm_online"]
 
 
 class Bucket(NamedTuple):
@@ -86,6 +86,18 @@ def rnn_weights(rnn: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     w_in, w_state, b_in, b_state = (rnn.get_parameter(name) for name in names)
     return w_in, w_state, b_in, b_state
+
+
+def by_month(layer: nn.Module, months: Tensor) -> Tensor:
+    """Apply a layer to every month (n_times, size), without gradient to each month alone.
+
+    A matrix product of many months rounds otherwise than one of few, so filters, which take no
+    gradient, work month by month: no bit of a month then depends on how many follow it.
+    """
+    if torch.is_grad_enabled():
+        together: Tensor = layer(months)
+        return together
+    return torch.stack([layer(month) for month in months.unbind(0)])
 
 
 def run_lstm_online(
