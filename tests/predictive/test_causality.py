@@ -124,7 +124,7 @@ CHANGES = ["returns", "no returns", "characteristics", "context", "listing", "en
     panel_seed=st.integers(0, 3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_later_months_change_no_bit(
     kind: str, since: int, what: str, panel_seed: int, seed: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_earlier_returns_do_change_the_forecast(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(MODELS))
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_permuting_assets_permutes_the_answer(kind: str, seed: int) -> None:
     panel = random_panel(N_TIMES, 10, seed=seed % 3, empty_months=[5])
     order = np.random.default_rng(seed).permutation(10)
