@@ -39,7 +39,7 @@ def posterior_predictive(
     """
     batch, device = load(model, panel)
     months = pick_months(batch, times)
-    batch = batch.window(0, months[-1] + 1, every_asset=True)
+    # the whole path is drawn whatever months are asked for: they are then those of a full run
     if not bool(batch.observed[months].any()):
         raise ConfigError(
             "`times` must hold at least one observed return to replicate; got none. Use "
