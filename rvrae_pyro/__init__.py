@@ -20,7 +20,8 @@ from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
     from rvrae_pyro import baselines, fitting, inference
-    from rvrae_pyro.fitting.fit import Fit, fit, load
+    from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.fitting.training import fit, load
     from rvrae_pyro.inference import schedules
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
@@ -77,8 +78,8 @@ _LAZY_NAMES = {
     "RVRAE": "rvrae_pyro.models.rvrae",
     "Fit": "rvrae_pyro.fitting.fit",
     "FitConfig": "rvrae_pyro.inference.config",
-    "fit": "rvrae_pyro.fitting.fit",
-    "load": "rvrae_pyro.fitting.fit",
+    "fit": "rvrae_pyro.fitting.training",
+    "load": "rvrae_pyro.fitting.training",
     "prior_predictive": "rvrae_pyro.predictive.prior",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -37,7 +38,7 @@ def pick_months(batch: Batch, times: object | None) -> list[int]:
     index = xr.DataArray(np.arange(batch.n_times), coords={TIME: batch.times}, dims=TIME)
     try:
         chosen = np.unique(np.atleast_1d(index.sel({TIME: times}).to_numpy()))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, pd.errors.InvalidIndexError) as error:
         first, last = (np.datetime_as_string(batch.times[i], "D") for i in (0, -1))
         raise ConfigError(
             f"`times` must name months of the panel, {first} to {last}; got {times!r}."

@@ -1,0 +1,367 @@
+"""The Pyro model and guide, and the parts that they share."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.params.param_store import param_with_module_name
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.models import decoders, guides, likelihoods, priors
+from rvrae_pyro.models import loadings as _loadings
+from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.paths import IndependentPath, PriorPath, scan
+from rvrae_pyro.models.weights import weight_matrices
+from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
+from rvrae_pyro.nn.gaussian import Gaussian, Potential
+
+__all__ = ["CrossSection", "Guide", "Model", "Parts", "month_weights"]
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class CrossSection:
+    """All that model and guide both need to know of the months' cross-sections.
+
+    Attributes
+    ----------
+    beta : Tensor of shape (n_times, n_assets, n_factors)
+        Loadings, return per unit of factor.
+    alpha : Tensor of shape (n_times, n_assets) or None
+        Mispricing, in return units.
+    scale : Tensor of shape (n_times, n_assets)
+        Idiosyncratic scales at level 0, in return units.
+    potential : Potential
+        Quadratic log-likelihood of every month at level 0.
+    """
+
+    beta: Tensor
+    alpha: Tensor | None
+    scale: Tensor
+    potential: Potential
+
+    def location(self, factors: Tensor) -> Tensor:
+        """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
+        loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
+        return loc if self.alpha is None else loc + self.alpha
+
+    def scale_at(self, level: Tensor | None) -> Tensor:
+        """Idiosyncratic scales given log multipliers (*particles, n_times)."""
+        return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What one call of the guide hands to the next call of the model."""
+
+    cross: CrossSection
+    view: PriorView
+    walked: tuple[Tensor, priors.Transition, Tensor | None] | None = None
+
+
+class Parts(nn.Module):
+    """The parts of a model, held once and shared by its model and guide.
+
+    A plain module under a name of its own in Pyro's parameter store: it trains under
+    ``SVI.step`` with ``module_local_params`` on and off, and no two models share anything.
+    """
+
+    def __init__(
+        self,
+        loadings: _loadings.Loadings,
+        factor_prior: priors.FactorPrior,
+        decoder: decoders.Decoder,
+        likelihood: likelihoods.Likelihood,
+        guide: guides.Guide,
+    ) -> None:
+        super().__init__()
+        self.loadings = loadings
+        self.factor_prior = factor_prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.guide = guide
+        self.return_scale: Tensor
+        self.register_buffer("return_scale", torch.tensor(0.1))
+        self._slot: tuple[Batch, tuple[Any, ...], _Shared] | None = None
+        self._silent = False
+        self._enrol()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._slot = None
+        self._enrol()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Spare a training loop that holds the weights itself from telling Pyro of them."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
+    def _enrol(self) -> None:
+        """Take a name that no other model in this process has had, and give it back at the end."""
+        self.serial = f"rvrae_{next(_serial)}"
+        weakref.finalize(self, _forget, self.serial).atexit = False
+
+    def declare(self) -> None:
+        """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
+        if self._silent:
+            return
+        if not pyro.settings.get("module_local_params"):
+            # Pyro warns of every frozen weight of a module in training mode; this one only
+            # holds the parts, whose own modes stay as they are
+            training, self.training = self.training, False
+            pyro.module(self.serial, self)
+            self.training = training
+            return
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                value = weight.detach()
+                value.unconstrained = weakref.ref(weight)  # type: ignore[attr-defined]
+                full = param_with_module_name(self.serial, name)
+                _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
+
+    def cross_section(self, batch: Batch, beta: Tensor | None = None) -> CrossSection:
+        """Compute loadings, scales and potentials of every month of a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+        beta : Tensor, optional
+            Loadings per unit of ``return_scale`` if they are known already.
+        """
+        unit = self.return_scale
+        beta = self.loadings(batch) if beta is None else beta
+        log_scale = self.likelihood.scale(batch)
+        scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
+        alpha = None if self.likelihood.alpha is None else self.likelihood.alpha(batch)
+        returns = batch.returns / unit
+        with torch.no_grad():
+            prior = self.factor_prior
+            start = prior.transition(prior.initial(), prior.encode(batch.context))
+        potential = self.likelihood.potential(
+            returns if alpha is None else returns - alpha, beta, scale, batch.observed, start
+        )
+        return CrossSection(
+            unit * beta, None if alpha is None else unit * alpha, unit * scale, potential
+        )
+
+    @torch.no_grad()
+    def online_cross_section(self, batch: Batch) -> CrossSection:
+        """As :meth:`cross_section`, with every month's arithmetic on that month's rows alone.
+
+        Bit-equal up to any month whatever happens after it, also in a longer or shorter panel.
+        """
+        beta, _ = self.loadings.online(batch)
+        months = [
+            self.cross_section(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
+            for t in range(batch.n_times)
+        ]
+        alphas = [month.alpha for month in months if month.alpha is not None]
+        return CrossSection(
+            torch.cat([month.beta for month in months]),
+            torch.cat(alphas) if alphas else None,
+            torch.cat([month.scale for month in months]),
+            Potential(
+                torch.cat([month.potential.precision for month in months]),
+                torch.cat([month.potential.shift for month in months]),
+            ),
+        )
+
+    def prepare(self, batch: Batch, cross: CrossSection | None = None) -> _Shared:
+        """Compute what model and guide share, from the batch alone.
+
+        Given a cross-section that was computed month by month, so is all the rest: no month's
+        rounding then depends on how many follow.
+        """
+        prior = self.factor_prior
+        if cross is None:
+            cross, context = self.cross_section(batch), prior.encode(batch.context)
+        elif batch.context is None:
+            context = prior.encode(None)
+        else:
+            encoded = [prior.encode(month) for month in batch.context.split(1)]
+            months = [month for month in encoded if month is not None]
+            context = torch.cat(months) if months else None
+        state = batch.state("factor_prior") or prior.initial()
+        walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
+        return _Shared(cross, PriorView(prior, context, state, walk))
+
+    def hand_over(self, batch: Batch, shared: _Shared) -> None:
+        """Leave what the guide computed for the next call of the model."""
+        self._slot = (batch, self._token(), shared)
+
+    def take(self, batch: Batch) -> _Shared:
+        """Consume what the guide left if it is for this batch and these weights; else compute."""
+        slot, self._slot = self._slot, None
+        if slot is not None and slot[0] is batch and slot[1] == self._token():
+            return slot[2]
+        return self.prepare(batch)
+
+    def version(self) -> tuple[Any, ...]:
+        """Tell whether any weight or buffer was replaced or changed in place since."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return tuple((id(w), w._version) for w in tensors)
+
+    def _token(self) -> tuple[Any, ...]:
+        return (torch.is_grad_enabled(), *self.version())
+
+    def log_weights(self) -> Tensor:
+        """Log prior density of all weights that have a prior, up to a constant; a scalar."""
+        total = self.return_scale.new_zeros(())
+        for part in self.modules():
+            prior = getattr(part, "weights", None)
+            if prior is not None and isinstance(part, Part):
+                total = total + prior.log_density(weight_matrices(part))
+        return total
+
+
+def _forget(serial: str) -> None:
+    """Drop a model's names from Pyro's parameter store once the model is gone."""
+    store = pyro.get_param_store()
+    for name in [n for n in store.keys() if n.startswith(f"{serial}$$$")]:  # noqa: SIM118
+        del store[name]
+
+
+@effectful(type="param")
+def _declare(value: Tensor, name: str, **_: Any) -> Tensor:
+    """State a parameter that lives outside Pyro's store."""
+    return value
+
+
+class _Half(PyroModule):
+    """Base of model and guide: holds the shared parts without Pyro renaming them."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self._modules["parts"] = parts
+
+    def _enter(self) -> Parts:
+        parts = self._modules["parts"]
+        assert isinstance(parts, Parts)
+        parts.declare()
+        return parts
+
+
+class Model(_Half):
+    """p(factors, returns | characteristics), an ordinary Pyro model."""
+
+    def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """Sample the sites ``factors`` and ``returns``; return the returns."""
+        parts = self._enter()
+        shared = parts.take(batch)
+        path = _prior_distribution(shared, batch)
+        months = pyro.plate(TIME, batch.n_times, dim=-2)
+        # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
+        # a path: its months depend on each other, so its frame must not equal the returns'
+        months.counter = 0 if shared.view.walk is not None else 1
+        with months, _weighted(kl_weight, batch):
+            drawn = pyro.sample(FACTORS, path)
+        months.counter = 0
+        if shared.view.walk is not None:
+            level = shared.view.walk.level
+        else:
+            assert isinstance(path, PriorPath)
+            level = path.along(drawn)[1]
+        code = drawn.squeeze(-2)
+        factors = parts.decoder(code, batch.state("decoder") or None)
+        if not isinstance(parts.decoder, decoders.Identity):
+            with months:
+                pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
+        likelihood = parts.likelihood.distribution(
+            shared.cross.location(factors), shared.cross.scale_at(level)
+        )
+        with (
+            months,
+            pyro.plate(ASSET, batch.n_assets, dim=-1),
+            poutine.mask(mask=batch.observed),  # type: ignore[call-overload]
+        ):
+            returns: Tensor = pyro.sample(
+                RETURNS, likelihood, obs=None if batch.replicate else batch.returns
+            )
+        return returns
+
+
+class Guide(_Half):
+    """q(factors | returns), the guide of the same batch."""
+
+    def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """Sample the site ``factors``; hand what was computed to the next call of the model."""
+        parts = self._enter()
+        shared = parts.prepare(batch)
+        proposal = parts.guide(
+            batch, shared.cross.potential, shared.view, month_weights(kl_weight, batch)
+        )
+        with pyro.plate(TIME, batch.n_times, dim=-2), _weighted(kl_weight, batch):
+            code: Tensor = pyro.sample(FACTORS, proposal)
+        drawn = getattr(proposal, "drawn", None)
+        walked = None
+        if drawn is not None and drawn[0] is code:
+            walked = (code, drawn[1].prior, drawn[1].level)
+        parts.hand_over(batch, _Shared(shared.cross, shared.view, walked))
+        return code
+
+
+def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution:
+    view = shared.view
+    if view.walk is not None:
+        gaussian = view.walk.prior
+        if not isinstance(gaussian, Gaussian):
+            return IndependentPath(view.prior, gaussian, view.state)
+        return dist.MultivariateNormal(
+            gaussian.loc.unsqueeze(-2),
+            scale_tril=torch.diag_embed(gaussian.scale).unsqueeze(-3),
+            validate_args=False,
+        )
+    path = PriorPath(view.prior, batch.n_times, view.context, view.state)
+    path.walked = shared.walked
+    return path
+
+
+def _checked(kl_weight: float | Tensor, batch: Batch) -> Tensor:
+    weight = torch.as_tensor(kl_weight, dtype=batch.returns.dtype, device=batch.returns.device)
+    if weight.ndim > 1 or (weight.ndim == 1 and weight.shape[0] != batch.n_times):
+        raise ShapeError(
+            f"`kl_weight` must be a number or of shape ({batch.n_times},); got "
+            f"{tuple(weight.shape)}."
+        )
+    if not bool((weight > 0).all()):
+        raise ConfigError(
+            "`kl_weight` must be above 0 in every month; start an annealing schedule at a small "
+            "positive weight instead of 0."
+        )
+    return weight
+
+
+def month_weights(kl_weight: float | Tensor, batch: Batch) -> Tensor:
+    """Spread a KL weight over the months, of shape (n_times,)."""
+    return _checked(kl_weight, batch).expand(batch.n_times)
+
+
+@contextmanager
+def _weighted(kl_weight: float | Tensor, batch: Batch) -> Iterator[None]:
+    """Weight the KL of every month; 1 weights nothing."""
+    if isinstance(kl_weight, (int, float)) and kl_weight == 1:
+        yield
+        return
+    weight = _checked(kl_weight, batch)
+    with poutine.scale(scale=weight.unsqueeze(-1) if weight.ndim else weight):
+        yield
