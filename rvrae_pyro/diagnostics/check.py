@@ -139,7 +139,11 @@ def _converged(history: pd.DataFrame, stopped: str, best_step: int) -> Finding:
             f"No: interrupted at step {last}.",
             "run it again, or rv.fit(init=...).",
         )
-    bound = history["valid_elbo"] if history["valid_elbo"].notna().any() else history["elbo"]
+    judged = history["valid_elbo"].notna().any()
+    if judged and best_step <= 0.75 * last:
+        answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."
+        return Finding(question, "good", answer)
+    bound = history["valid_elbo"] if judged else history["elbo"]
     tail = bound.iloc[-max(2, len(bound) // 10) :]
     gain = float(tail.iloc[-1] - tail.iloc[0]) / max(1.0, abs(float(tail.iloc[-1])))
     answer = (

@@ -1,0 +1,113 @@
+"""What ``fit.check`` says of training runs with a known fault, and of one without."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.diagnostics import Check, active_units, check_training
+from rvrae_pyro.diagnostics.check import check_evidence
+
+
+def run(bounds, *, weight=1.0, kl=1.0, valid=True):
+    """Records of a run whose bound took the given values, 10 steps an epoch."""
+    steps = np.arange(len(bounds)) * 10
+    history = pd.DataFrame(
+        {
+            "step": steps,
+            "elbo": np.asarray(bounds, float),
+            "valid_elbo": np.asarray(bounds, float) if valid else np.nan,
+            "kl_weight": weight,
+        }
+    )
+    shape = (len(bounds), 4, 2)
+    curve = xr.DataArray(
+        np.broadcast_to(kl, shape), coords={"step": steps}, dims=("step", "time", "factor")
+    )
+    return history, curve
+
+
+def judge(history, kl, stopped="max_steps", best_step=None, reduction="sum", n_valid=100):
+    best = int(history["step"].iloc[-1]) if best_step is None else best_step
+    found = check_training(history, kl, stopped, best, reduction, 100, n_valid)
+    return {finding.question: finding for finding in found}
+
+
+RISING = list(range(100, 200, 5))
+SETTLED = [100, 150, 190, *[200] * 17]
+
+
+def test_a_finished_run_is_trusted():
+    found = judge(*run(SETTLED), stopped="converged", best_step=30)
+    assert all(finding.verdict == "good" for finding in found.values())
+    assert Check(list(found.values()), ()).trusted
+
+
+def test_too_few_steps_are_named():
+    finding = judge(*run(RISING))["Did training converge?"]
+    assert finding.verdict == "bad"
+    assert "max_steps" in finding.remedy
+
+
+def test_a_best_state_long_ago_is_no_reason_to_go_on():
+    finding = judge(*run(SETTLED), best_step=30)["Did training converge?"]
+    assert (finding.verdict, finding.remedy) == ("good", "")
+    assert "step 30 of 190" in finding.answer
+
+
+def test_an_interrupted_run_is_named():
+    assert judge(*run(SETTLED), stopped="interrupted")["Did training converge?"].verdict == "bad"
+
+
+@pytest.mark.parametrize(("reduction", "weight"), [("mean", 1 / 36), ("sum", 0.25)])
+def test_an_objective_that_is_no_bound_is_named(reduction, weight):
+    found = judge(*run(SETTLED, weight=weight), stopped="converged", reduction=reduction)
+    finding = found["Was the objective a bound on the evidence?"]
+    assert finding.verdict == "bad"
+    assert f"{1 / np.sqrt(weight):.0f} times too narrow" in finding.answer
+
+
+@pytest.mark.parametrize(
+    ("kl", "verdict"), [([1.0, 1.0], "good"), ([1.0, 0.0], "look"), ([0.0, 0.0], "bad")]
+)
+def test_a_collapsed_posterior_is_named(kl, verdict):
+    found = judge(*run(SETTLED, kl=np.array(kl)), stopped="converged")
+    assert found["Are all factors in use?"].verdict == verdict
+
+
+def test_a_bound_that_falls_outside_training_is_named():
+    history, kl = run(SETTLED)
+    history["valid_elbo"] -= 60.0
+    found = judge(history, kl, stopped="converged")
+    assert found["Does it hold outside the training months?"].verdict == "look"
+    assert "Does it hold outside the training months?" not in judge(history, kl, n_valid=0)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "good"), (2.0, "look"), (9.0, "bad")])
+def test_a_guide_far_under_the_evidence_is_named(gap, verdict):
+    evidence = xr.DataArray(np.random.default_rng(0).normal(50, 5, 40), dims="time")
+    assert check_evidence(evidence - gap, evidence).verdict == verdict
+
+
+def test_the_page_says_what_is_bad_what_to_try_and_what_stays_unknown():
+    found = judge(*run(RISING))
+    page = str(Check(list(found.values()), ("the weather",)))
+    assert "[BAD ] Did training converge?" in page
+    assert "Try: a larger `max_steps`" in page
+    assert page.endswith("- the weather")
+
+
+def test_a_real_fit_is_judged_with_and_without_a_panel():
+    panel = rv.data.simulate_linear_gaussian(n_assets=12, n_times=30, n_factors=2, seed=1)
+    panel = rv.data.rank_characteristics(panel)
+    model = rv.RVRAE(2, 2, factor_prior=rv.priors.AR1(2), likelihood=rv.likelihoods.Normal())
+    fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=20), progress=False)
+    assert len(fit.check(panel, num_particles=50).findings) == len(fit.check().findings) + 1
+
+
+def test_active_units_vary_over_time():
+    means = xr.DataArray([[0.0, 1.0], [0.01, -1.0]], dims=("time", "factor"))
+    assert active_units(means).values.tolist() == [False, True]
+    with pytest.raises(rv.ShapeError, match="'time'"):
+        active_units(means.rename(time="month"))
