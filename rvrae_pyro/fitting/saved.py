@@ -29,6 +29,7 @@ FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one is refused."""
 
 _WEIGHTS, _META, _TRAINING = "model.safetensors", "fit.json", "training.nc"
+_BY_FACTOR = "kl_by_factor"
 
 
 def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
@@ -93,14 +94,23 @@ def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict
             f"the weights in {str(folder)!r} do not fit the model: {error}. Pass `model=` built "
             "with the parts and sizes it was saved with."
         ) from error
+    try:
+        return {"model": model, **_told(meta, training)}
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
+        ) from error
+
+
+def _told(meta: dict[str, Any], training: xr.Dataset) -> dict[str, Any]:
+    """Arguments of a ``Fit`` that its settings and its training curves tell."""
     columns = [str(name) for name in training.data_vars if training[name].dims == ("epoch",)]
     return {
-        "model": model,
         "config": build_config(meta["config"]),
         "seed": int(meta["seed"]),
         "history": training[columns].to_dataframe().reset_index(drop=True),
         "kl_total": _by_step(training, "kl_total"),
-        "kl": _by_step(training, "kl"),
+        "kl": _by_step(training, _BY_FACTOR).rename("kl"),
         "stopped": str(meta["stopped"]),
         "best_step": int(meta["best_step"]),
         "attrs": meta["attrs"],
@@ -134,7 +144,8 @@ def _training(fit: Fit) -> xr.Dataset:
     history = {name: ("epoch", np.asarray(fit.history[name])) for name in fit.history}
     curves = {
         "kl_total": fit.kl_total.rename(step="epoch").drop_vars("epoch", errors="ignore"),
-        "kl": fit.kl.rename(step="epoch").drop_vars("epoch", errors="ignore"),
+        # the history has a column "kl" of its own
+        _BY_FACTOR: fit.kl.rename(step="epoch").drop_vars("epoch", errors="ignore"),
     }
     return xr.Dataset({**history, **curves})
 
@@ -150,7 +161,11 @@ def _swap(temporary: Path, target: Path) -> None:
         )
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
     os.replace(target, old)
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -165,9 +180,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{str(folder / _META)!r} is damaged: {error}.") from error
     if not isinstance(meta, dict) or meta.get("package") != "rvrae_pyro":
         raise CheckpointError(f"{str(folder)!r} was not written by this package.")
-    if meta.get("format", 0) > FORMAT:
+    if not isinstance(meta.get("format"), int):
+        raise CheckpointError(f"{str(folder / _META)!r} is damaged: it names no layout.")
+    if meta["format"] > FORMAT:
         raise CheckpointError(
-            f"{str(folder)!r} has layout {meta.get('format')}, this version reads up to {FORMAT}. "
+            f"{str(folder)!r} has layout {meta['format']}, this version reads up to {FORMAT}. "
             "Install the version of rvrae_pyro that wrote it, or a newer one."
         )
     return meta
