@@ -36,6 +36,20 @@ MODELS: dict[str, Callable[[], rv.RVRAE]] = {
         factor_prior=rv.priors.AR1(K),
         likelihood=rv.likelihoods.Normal(),
     ),
+    "heavy": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.Recurrent(K, hidden=3, innovation="student_t"),
+        decoder=rv.decoders.MLP(K, hidden=3),
+        guide=rv.guides.Recurrent(K, hidden=3),
+    ),
+    "regimes": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.RegimeSwitching(K),
+        likelihood=rv.likelihoods.NormalMixture(),
+        guide=rv.guides.Smoothing(K, hidden=3),
+    ),
     "linear": lambda: rv.RVRAE(
         P, K, loadings=rv.loadings.Linear(P, K), factor_prior=rv.priors.StandardNormal(K)
     ),
