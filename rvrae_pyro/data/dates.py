@@ -100,7 +100,7 @@ def _timestamps(values: pd.Index) -> pd.DatetimeIndex:
 def month_end(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
     """Move each date to the last calendar day of its month; NaT stays."""
     months = stamps.to_numpy().astype("datetime64[M]")
-    days = (months + 1).astype("datetime64[D]") - np.timedelta64(1, "D")
+    days = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
     return pd.DatetimeIndex(days.astype("datetime64[ns]"))
 
 

@@ -196,7 +196,7 @@ def _time_problems(panel: xr.Dataset) -> Iterator[str]:
     if repeated.any():
         yield f"repeated dates of `time`: {first_three(days[repeated])}. Keep one row of each."
     if not stamps.is_monotonic_increasing:
-        back = np.flatnonzero(np.diff(times) < np.timedelta64(0)) + 1
+        back = np.flatnonzero(np.diff(times) < np.timedelta64(0, "ns")) + 1
         yield f"`time` is not sorted, it goes back at {first_three(days[back])}. Use sortby."
     if stamps.is_monotonic_increasing and not repeated.any():
         yield from _gap_problems(times, days, panel.attrs.get("frequency", "monthly"))
@@ -211,7 +211,7 @@ def _gap_problems(times: NDArray[Any], days: pd.Index, frequency: str) -> Iterat
             "(all NaN where nothing is known) or cut the panel at the gap."
         )
     if frequency == "weekly":
-        off = np.flatnonzero(np.diff(times) % np.timedelta64(7, "D") != np.timedelta64(0)) + 1
+        off = np.flatnonzero(np.diff(times) % np.timedelta64(7, "D") != np.timedelta64(0, "D")) + 1
         if len(off):
             yield (
                 f"`time` is not in steps of seven days at {first_three(days[off])}. "

@@ -32,7 +32,7 @@ def make_batch(size: str, alive: float = 0.45) -> Batch:
         listed=listed,
         characteristics=x * listed[..., None],
         context=None,
-        times=np.datetime64("2000-01") + np.arange(n_times),
+        times=np.datetime64("2000-01") + np.arange(n_times).astype("timedelta64[M]"),
         assets=np.array([f"A{i:05d}" for i in range(n_assets)]),
         names=np.array([f"c{i:02d}" for i in range(n_characteristics)]),
     )

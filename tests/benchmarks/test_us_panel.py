@@ -86,9 +86,9 @@ def score(fit: rv.Fit, panel: xr.Dataset, span: slice) -> dict[str, object]:
 def test_us_panel() -> None:
     train_end, valid_end, test_end = SPANS[os.environ.get("RVRAE_US_SPAN", "choose")]
     panel = load().sel(time=slice(None, test_end))
-    after = np.datetime64(valid_end, "M") + 1
+    after = np.datetime64(valid_end, "M") + np.timedelta64(1, "M")
     train = panel.sel(time=slice(None, train_end))
-    valid = panel.sel(time=slice(str(np.datetime64(train_end, "M") + 1), valid_end))
+    valid = panel.sel(time=slice(str(np.datetime64(train_end, "M") + np.timedelta64(1, "M")), valid_end))
     model = rv.RVRAE(panel.sizes["characteristic"], N_FACTORS, n_context=panel.sizes["feature"])
     fit = rv.fit(model, train, valid, config=rv.FitConfig(max_steps=800), seed=0, progress=False)
     result = score(fit, panel, slice(str(after), test_end))
