@@ -137,7 +137,8 @@ def next_row(last: np.datetime64, frequency: Frequency) -> np.datetime64:
     """Return the date of the row after ``last``; for daily data the next weekday."""
     day = last.astype("datetime64[D]")
     if frequency == "monthly":
-        after = (day.astype("datetime64[M]") + 2).astype("datetime64[D]") - np.timedelta64(1, "D")
+        later = day.astype("datetime64[M]") + np.timedelta64(2, "M")
+        after = later.astype("datetime64[D]") - np.timedelta64(1, "D")
     elif frequency == "weekly":
         after = day + _WEEK
     else:

@@ -102,7 +102,7 @@ def test_dates_that_are_no_month_ends():
 def test_missing_date_and_wrong_kind_of_date():
     panel = small_panel()
     times = panel["time"].values.copy()
-    times[4] = np.datetime64("NaT")
+    times[4] = np.datetime64("NaT", "ns")
     with pytest.raises(PanelError, match="1 dates of `time` are missing"):
         check_panel(panel.assign_coords(time=times))
     with pytest.raises(PanelError, match="`time` must be datetime64; got int64"):
