@@ -93,7 +93,7 @@ def linear_gaussian(
 def raw_batch(returns: np.ndarray, beta: np.ndarray, observed: np.ndarray) -> Batch:
     """Build a batch from plain arrays, whatever the size of the returns."""
     n_times, n_assets, n_factors = beta.shape
-    months = np.arange("2000-01", np.datetime64("2000-01") + np.timedelta64(n_times, "M"), dtype="datetime64[M]")
+    months = np.datetime64("2000-01") + np.arange(n_times).astype("timedelta64[M]")
     return Batch(
         returns=torch.as_tensor(np.where(observed, returns, 0.0)),
         observed=torch.as_tensor(observed),
