@@ -21,6 +21,7 @@ from rvrae_pyro.evaluation.inference import (
     grs,
     model_confidence_set,
 )
+from rvrae_pyro.evaluation.market import market_statistics
 from rvrae_pyro.evaluation.point import (
     predictive_r2,
     prevailing_mean,
@@ -41,6 +42,7 @@ __all__ = [
     "hac_standard_error",
     "log_score",
     "long_short",
+    "market_statistics",
     "model_confidence_set",
     "pit",
     "predictive_r2",

@@ -1,0 +1,128 @@
+"""What a market looks like as a whole, in five numbers: of data, or of every draw of a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.evaluation._cells import Array, check_array, sample_dims, to_wide
+from rvrae_pyro.names import ASSET, TIME
+
+__all__ = ["market_statistics"]
+
+_NAMES = {
+    "cross_sectional_sd": "mean over months of the standard deviation across assets",
+    "market_volatility": "standard deviation over months of the equally weighted return",
+    "kurtosis": "excess kurtosis of all returns pooled",
+    "top_eigenvalue_share": "share of the largest eigenvalue of the assets' second moments",
+    "market_autocorrelation": "first autocorrelation of squared market returns",
+}
+
+
+def market_statistics(returns: xr.DataArray) -> xr.Dataset:
+    """Describe a market in five numbers, for prior and posterior predictive checks.
+
+    Parameters
+    ----------
+    returns : DataArray of dims (time, asset), or (obs,) with coordinates ``time`` and ``asset``
+        Decimal returns, NaN where not observed. Dims ``chain`` and ``draw`` are kept: one
+        answer for every draw. Hold draws and data against each other over the same cells.
+
+    Returns
+    -------
+    Dataset
+        Of the dims ``chain`` and ``draw`` of ``returns``, or scalars:
+
+        - ``cross_sectional_sd``: mean over months of the standard deviation across assets, in
+          return units (months with two returns or more);
+        - ``market_volatility``: standard deviation over months of the equally weighted return;
+        - ``kurtosis``: excess kurtosis of all returns pooled, 0 for Normal ones;
+        - ``top_eigenvalue_share``: largest eigenvalue of the assets' second moments over their
+          sum, each asset in units of its own standard deviation, missing cells at its mean;
+        - ``market_autocorrelation``: first autocorrelation of the squared deviations of the
+          equally weighted return from its mean: volatility clusters make it positive.
+
+        A statistic is NaN where it is not defined: fewer than two assets a month, three months.
+
+    Notes
+    -----
+    Knows all months. Costs O(n_times n_assets min(n_times, n_assets)) a draw, one draw at a time.
+    """
+    check_array(returns, "returns")
+    wide = to_wide(returns)
+    check_array(wide, "returns", TIME, ASSET)
+    samples = sample_dims(wide)
+    further = [dim for dim in wide.dims if dim not in (*samples, TIME, ASSET)]
+    if further:
+        raise ShapeError(
+            f"`returns` must have dims (time, asset) and at most chain and draw; got {further} "
+            "too. Select one entry of each."
+        )
+    wide = wide.transpose(*samples, TIME, ASSET)
+    shape = tuple(wide.sizes[dim] for dim in samples)
+    found = np.empty((len(_NAMES), *shape))
+    for place in np.ndindex(*shape):
+        found[(slice(None), *place)] = _describe(np.asarray(wide[place].values, dtype=float))
+    coords = {dim: wide[dim] for dim in samples if dim in wide.coords}
+    return xr.Dataset(
+        {
+            name: (samples, values, {"long_name": text})
+            for (name, text), values in zip(_NAMES.items(), found, strict=True)
+        },
+        coords=coords,
+    )
+
+
+def _describe(returns: Array) -> tuple[float, float, float, float, float]:
+    """All statistics of one (n_times, n_assets) table, in the order of their names."""
+    seen = ~np.isnan(returns)
+    counts = seen.sum(1)
+    filled = np.where(seen, returns, 0.0)
+    market = filled.sum(1)[counts > 0] / counts[counts > 0]
+    return (
+        _spread(filled, seen),
+        float(market.std(ddof=1)) if market.size > 1 else np.nan,
+        _kurtosis(returns[seen]),
+        _top_share(filled, seen),
+        _clustering(market),
+    )
+
+
+def _spread(filled: Array, seen: Array) -> float:
+    several = seen.sum(1) > 1
+    if not several.any():
+        return np.nan
+    filled, seen = filled[several], seen[several]
+    counts = seen.sum(1)
+    centre = filled.sum(1) / counts
+    squares = (seen * (filled - centre[:, None]) ** 2).sum(1)
+    return float(np.sqrt(squares / (counts - 1)).mean())
+
+
+def _kurtosis(values: Array) -> float:
+    deviation = values - values.mean() if values.size else values
+    variance = float((deviation**2).mean()) if values.size else 0.0
+    return float((deviation**4).mean() / variance**2 - 3.0) if variance > 0 else np.nan
+
+
+def _top_share(filled: Array, seen: Array) -> float:
+    counts = np.maximum(seen.sum(0), 1)
+    deviation = seen * (filled - filled.sum(0) / counts)
+    sd = np.sqrt((deviation**2).sum(0) / counts)
+    deviation = deviation[:, sd > 0] / sd[sd > 0]
+    if deviation.shape[1] < 2:
+        return np.nan
+    # the eigenvalues of the smaller of the two cross-products; the larger only adds zeros
+    wide = deviation.shape[1] > deviation.shape[0]
+    gram = deviation @ deviation.T if wide else deviation.T @ deviation
+    return float(np.linalg.eigvalsh(gram)[-1] / np.trace(gram))
+
+
+def _clustering(market: Array) -> float:
+    if market.size < 3:
+        return np.nan
+    squares = (market - market.mean()) ** 2
+    deviation = squares - squares.mean()
+    total = float((deviation**2).sum())
+    return float((deviation[1:] * deviation[:-1]).sum() / total) if total > 0 else np.nan
