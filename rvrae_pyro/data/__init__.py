@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from rvrae_pyro.data.dates import periods_per_year
-from rvrae_pyro.data.embedded import load_french
+from rvrae_pyro.data.embedded import load_french, load_french_factors
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
 from rvrae_pyro.data.io import read_panel, write_panel
@@ -34,6 +34,7 @@ __all__ = [
     "from_frame",
     "listed",
     "load_french",
+    "load_french_factors",
     "managed_portfolios",
     "market_context",
     "periods_per_year",

@@ -16,7 +16,7 @@ from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import month_end, next_row
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["load_french"]
+__all__ = ["load_french", "load_french_factors"]
 
 Floats = NDArray[np.float64]
 
@@ -88,6 +88,38 @@ def load_french() -> xr.Dataset:
     {'time': 820, 'asset': 30, 'characteristic': 15}
     """
     return _french().copy(deep=True)
+
+
+def load_french_factors() -> xr.DataArray:
+    """Load the monthly returns of four known factors, 1949-01 to 2017-03.
+
+    Returns
+    -------
+    DataArray of dims (time, known_factor)
+        ``MktRF`` (the market in excess of the risk-free rate), ``SMB`` (small minus big), ``HML``
+        (value minus growth) and ``Mom`` (winners minus losers), decimal. Known at the month's
+        end: to describe with, not to forecast from.
+
+    Raises
+    ------
+    PanelError
+        If ``linearmodels`` or its data file is missing.
+
+    References
+    ----------
+    K. R. French, data library; Sheppard et al., linearmodels, ``datasets.french``.
+    """
+    table = _read_table()
+    return xr.DataArray(
+        table[list(_FACTORS)].to_numpy(),
+        coords={
+            "time": month_end(pd.DatetimeIndex(table.index)).to_numpy(),
+            "known_factor": list(_FACTORS),
+        },
+        dims=("time", "known_factor"),
+        name="known_factors",
+        attrs={"long_name": "return of the factor", "units": "1"},
+    )
 
 
 @lru_cache(maxsize=1)

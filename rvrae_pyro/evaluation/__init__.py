@@ -30,6 +30,7 @@ from rvrae_pyro.evaluation.point import (
     total_r2,
 )
 from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
+from rvrae_pyro.evaluation.profile import factor_profile
 
 __all__ = [
     "coverage",
@@ -37,6 +38,7 @@ __all__ = [
     "crps_normal",
     "crps_student_t",
     "diebold_mariano",
+    "factor_profile",
     "fama_macbeth",
     "grs",
     "hac_standard_error",

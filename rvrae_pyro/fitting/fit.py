@@ -15,17 +15,20 @@ import xarray as xr
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
+from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.fitting.saved import save_parts
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
 from rvrae_pyro.predictive import replicates as _replicates
 from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
-from rvrae_pyro.predictive.months import factor_coord
+from rvrae_pyro.predictive.months import factor_coord, pick_months
 
 __all__ = ["Fit"]
 
@@ -252,6 +255,100 @@ class Fit:
             out=out,
             attrs=self._draw_attrs(panel, seed),
         )
+
+    def attribution(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.DataArray:
+        r"""Split every mean forecast by factor: :math:`\beta_{itk} \, E[f_{tk}]`.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            Draws behind the expectation; those of :meth:`forecast` with the same two.
+        times : label, slice or list, optional
+            Months; all unless told.
+
+        Returns
+        -------
+        DataArray (time, asset, factor)
+            In return units, known at t-1, NaN if unlisted. Sums over ``factor`` to the mean
+            forecast; where the likelihood has an alpha, label 0 holds it beside factors 1 to K.
+
+        Notes
+        -----
+        Factors are identified up to rotation: the sum has a meaning of its own, a single part
+        only together with :meth:`factor_profile`. Noise has mean zero, so the mean over the
+        draws of :meth:`forecast` differs from the sum by Monte-Carlo error alone.
+        """
+        batch, beliefs = self._believe(panel, num_samples, seed)
+        return _attribution.attribute(batch, beliefs, pick_months(batch, times))
+
+    def sensitivity(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.DataArray:
+        r"""Change of each mean forecast per unit of each characteristic of its own row.
+
+        .. math:: \partial E[r_{it}] / \partial x_{itp}
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            As for :meth:`attribution`.
+        times : label, slice or list, optional
+            Months; all unless told. Recurrent loadings keep a state for every asset and month
+            asked for.
+
+        Returns
+        -------
+        DataArray (time, asset, characteristic)
+            Return per unit of characteristic (from the median to the top where they are ranked
+            to -1 ... 1), known at t-1, NaN if unlisted.
+
+        Notes
+        -----
+        The slope at the characteristics as they are: networks bend, so it need not hold far
+        away. What the loadings remember of earlier months stays as it was, and so do the
+        expected factors, which depend on earlier months alone.
+        """
+        batch, beliefs = self._believe(panel, num_samples, seed)
+        months = pick_months(batch, times)
+        return _attribution.sensitivity(self.model, self._batch(panel), beliefs, months)
+
+    def factor_profile(
+        self,
+        panel: xr.Dataset,
+        known: xr.DataArray | pd.DataFrame | None = None,
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Say what each filtered factor is like, by correlations with portfolios that have names.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        known : DataArray (time, known_factor) or DataFrame, optional
+            Factors with names, such as :func:`rvrae_pyro.data.load_french_factors`.
+        num_samples, seed : int
+            As for :meth:`factors`.
+
+        Returns
+        -------
+        Dataset
+            See :func:`rvrae_pyro.evaluation.factor_profile`: ``managed`` (factor,
+            characteristic), ``known`` (factor, known_factor), and a coordinate ``name``.
+        """
+        mean = self.factors(panel, num_samples=num_samples, seed=seed)["mean"]
+        return factor_profile(mean, managed_portfolios(panel), known)
 
     def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
         """Say in plain words, with figures, what this fit can be trusted with.

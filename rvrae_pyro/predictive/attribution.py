@@ -1,0 +1,88 @@
+"""What a mean forecast is made of, and how it answers to each characteristic."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, TIME
+from rvrae_pyro.predictive.beliefs import Beliefs, in_double
+from rvrae_pyro.predictive.months import factor_coord
+
+__all__ = ["INTERCEPT", "attribute", "sensitivity"]
+
+INTERCEPT: Final = 0
+"""Label of the intercept beside the factors 1 to K."""
+
+
+def attribute(batch: Batch, beliefs: Beliefs, months: Sequence[int]) -> xr.DataArray:
+    """Split the mean forecast by factor.
+
+    See :meth:`rvrae_pyro.fitting.fit.Fit.attribution`.
+    """
+    rows = list(months)
+    expected = beliefs.predicted[rows].mean(dim=1)
+    parts = beliefs.cross.beta[rows] * expected.unsqueeze(-2)
+    labels = factor_coord(parts.shape[-1])
+    if beliefs.cross.alpha is not None:
+        parts = torch.cat([beliefs.cross.alpha[rows].unsqueeze(-1), parts], dim=-1)
+        labels = np.append(INTERCEPT, labels)
+    return xr.DataArray(
+        _listed_only(parts, batch, rows),
+        coords={TIME: batch.times[rows], ASSET: batch.assets, FACTOR: labels},
+        dims=(TIME, ASSET, FACTOR),
+        name="attribution",
+        attrs={"long_name": "part of the mean forecast", "units": "1"},
+    )
+
+
+def sensitivity(
+    model: RVRAE, batch: Batch, beliefs: Beliefs, months: Sequence[int]
+) -> xr.DataArray:
+    """Differentiate the mean forecast with respect to the characteristics of its own row.
+
+    See :meth:`rvrae_pyro.fitting.fit.Fit.sensitivity`.
+    """
+    model = in_double(model)
+    rows = list(months)
+    expected = beliefs.predicted.mean(dim=1)
+    with torch.no_grad():
+        _, states = model.loadings.online(batch, rows)
+    slopes = [_month_slopes(model, batch, t, states.get(t, ()), expected[t]) for t in rows]
+    return xr.DataArray(
+        _listed_only(torch.stack(slopes), batch, rows),
+        coords={TIME: batch.times[rows], ASSET: batch.assets, CHARACTERISTIC: batch.names},
+        dims=(TIME, ASSET, CHARACTERISTIC),
+        name="sensitivity",
+        attrs={"long_name": "mean forecast per unit of characteristic", "units": "1"},
+    )
+
+
+def _month_slopes(
+    model: RVRAE, batch: Batch, t: int, state: tuple[Tensor, ...], expected: Tensor
+) -> Tensor:
+    """Slopes (n_assets, n_characteristics) of one month; what came before it stays fixed."""
+    month = batch.window(t, t + 1, {"loadings": state}, every_asset=True)
+    inputs = month.characteristics.clone().requires_grad_(True)
+    month = dataclasses.replace(month, characteristics=inputs)
+    with torch.enable_grad():
+        mean = model.loadings(month)[0] @ expected
+        if model.likelihood.alpha is not None:
+            mean = mean + model.likelihood.alpha(month)[0]
+        total = (mean * month.listed[0]).sum() * model.return_scale
+        (slopes,) = torch.autograd.grad(total, inputs, allow_unused=True)
+    return torch.zeros_like(inputs[0]) if slopes is None else slopes[0]
+
+
+def _listed_only(values: Tensor, batch: Batch, rows: list[int]) -> np.ndarray:
+    hidden = values.masked_fill(~batch.listed[rows].unsqueeze(-1), torch.nan)
+    answer: np.ndarray = hidden.detach().cpu().numpy()
+    return answer
