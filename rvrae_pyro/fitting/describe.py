@@ -20,6 +20,7 @@ SCHEDULES = {
     "Cyclical": schedules.Cyclical,
     "Linear": schedules.Linear,
 }
+RATE_SCHEDULES = {"Cosine": schedules.Cosine, "Flat": schedules.Flat}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -56,7 +57,11 @@ def build_config(described: Mapping[str, Any]) -> FitConfig:
             raise ConfigError(f"`dtype` must be float32 or float64; got {settings['dtype']!r}.")
         settings["dtype"] = _DTYPES[settings["dtype"]]
     if "kl_schedule" in settings:
-        settings["kl_schedule"] = _schedule(settings["kl_schedule"])
+        settings["kl_schedule"] = _schedule("kl_schedule", settings["kl_schedule"], SCHEDULES)
+    if "rate_schedule" in settings:
+        settings["rate_schedule"] = _schedule(
+            "rate_schedule", settings["rate_schedule"], RATE_SCHEDULES
+        )
     try:
         return FitConfig(**settings)
     except TypeError as error:
@@ -70,15 +75,12 @@ def _optimizer(name: object) -> type[torch.optim.Optimizer]:
     return found
 
 
-def _schedule(described: object) -> schedules.Schedule:
+def _schedule(setting: str, described: object, known: Mapping[str, Any]) -> Any:
     settings = dict(described) if isinstance(described, Mapping) else {}
     kind = settings.pop("kind", None)
-    if kind not in SCHEDULES:
-        raise ConfigError(
-            f"`kl_schedule` must have a `kind` among {', '.join(SCHEDULES)}; got {kind!r}."
-        )
+    if kind not in known:
+        raise ConfigError(f"`{setting}` must have a `kind` among {', '.join(known)}; got {kind!r}.")
     try:
-        schedule: schedules.Schedule = SCHEDULES[kind](**settings)
-        return schedule
+        return known[kind](**settings)
     except TypeError as error:
-        raise ConfigError(f"`kl_schedule` {kind} cannot be built: {error}.") from error
+        raise ConfigError(f"`{setting}` {kind} cannot be built: {error}.") from error

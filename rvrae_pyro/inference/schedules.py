@@ -1,7 +1,8 @@
-"""Schedules of the KL weight over training steps and months. All end at 1."""
+"""Schedules of the KL weight, which all end at 1, and of the learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,57 @@ from torch import Tensor
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["Constant", "Cyclical", "Linear", "Schedule"]
+__all__ = ["Constant", "Cosine", "Cyclical", "Flat", "Linear", "RateSchedule", "Schedule"]
+
+
+class RateSchedule(Protocol):
+    """A share of the learning rate for every stage of training."""
+
+    def rate(self, progress: float) -> float:
+        """Share of the learning rate when ``progress`` of the steps, in [0, 1), are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The full rate from the first step to the last."""
+
+    def rate(self, progress: float) -> float:
+        """1, whatever the progress."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Up in a straight line, then down along half a cosine.
+
+    Parameters
+    ----------
+    warmup : float
+        Share of the steps in which the rate rises, in [0, 1).
+    end : float
+        Share of the rate that is left at the end, in (0, 1].
+
+    References
+    ----------
+    Loshchilov and Hutter (2017), arXiv 1608.03983.
+    """
+
+    warmup: float = 0.05
+    end: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"`warmup` must be at least 0 and below 1; got {self.warmup}.")
+        if not 0 < self.end <= 1:
+            raise ConfigError(f"`end` must be in (0, 1]; got {self.end}.")
+
+    def rate(self, progress: float) -> float:
+        """Rise to 1 at ``warmup``, and fall to ``end`` from there."""
+        if progress < self.warmup:
+            return max(self.end, progress / self.warmup)
+        falling = (min(progress, 1.0) - self.warmup) / (1.0 - self.warmup)
+        return self.end + (1.0 - self.end) * 0.5 * (1.0 + math.cos(math.pi * falling))
 
 
 class Schedule(Protocol):

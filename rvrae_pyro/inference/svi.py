@@ -84,7 +84,7 @@ class Trained:
 def window_loss(
     model: RVRAE, batch: Batch, elbo: Any, kl_weight: float | Tensor, share: float
 ) -> Tensor:
-    """Negative bound of a window less its share of the log weight prior, in nats.
+    """Negative bound of a window less a share of the log weight prior, in nats.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ def window_loss(
         Any Pyro ELBO.
     kl_weight : float or Tensor of shape (n_times,)
     share : float
-        The window's months over all training months.
+        Share of the log weight prior: the window's months over all training months, times the
+        warm-up of the weight priors.
     """
     loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
     return loss - share * model.log_weights()
@@ -197,6 +198,7 @@ class _Run:
         self.n_cells = int(batch.observed[:n_train].sum())
         self.has_valid = bool(batch.observed[n_train:].any())
         self.trained = Trained()
+        self.rate = config.learning_rate
         self.step, self.started = 0, time.perf_counter()
         self.best, self.stale = -math.inf, 0
         self.best_state = copy.deepcopy(model.parts.state_dict())
@@ -224,7 +226,10 @@ class _Run:
         window = self._thin(window)
         if not bool(window.observed.any()):
             return
-        share = (stop - start) / self.n_train
+        share = self._weights_pull() * (stop - start) / self.n_train
+        rate = self.rate * self.config.rate_schedule.rate(self.step / self.config.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         kl_weight = self._kl_weight(start, stop)
         self.optimizer.zero_grad()
         self._backward(window, kl_weight, share, n_windows / self.n_cells)
@@ -289,7 +294,10 @@ class _Run:
         )
 
     def _judge(self, epoch: Epoch) -> bool:
-        """Keep the best state, slow down when stalled; True when it is time to stop."""
+        """Keep the best state, slow down when stalled; True when it is time to stop.
+
+        States are only compared once KL and weight priors are at full strength.
+        """
         score = epoch.valid_elbo if self.has_valid else math.inf
         if not self.has_valid or score > self.best or not self._annealed():
             if math.isfinite(epoch.elbo):
@@ -299,14 +307,20 @@ class _Run:
             return False
         self.stale += 1
         if self.stale % max(1, self.config.patience // 2) == 0:
-            for group in self.optimizer.param_groups:
-                group["lr"] *= 0.5
+            self.rate *= 0.5
         if self.stale >= self.config.patience:
             self.trained.stopped = "converged"
             return True
         return False
 
+    def _weights_pull(self) -> float:
+        """Share of the weight priors' pull at this step."""
+        rising = self.config.weights_warmup * self.config.max_steps
+        return min(1.0, self.step / rising) if rising else 1.0
+
     def _annealed(self) -> bool:
+        if self._weights_pull() < 1.0:
+            return False
         weight = torch.as_tensor(self.config.kl_schedule.weight(self.step, self.n_train))
         return bool((weight >= 1).all())
 
