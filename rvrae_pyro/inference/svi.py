@@ -227,7 +227,8 @@ class _Run:
         if not bool(window.observed.any()):
             return
         share = self._weights_pull() * (stop - start) / self.n_train
-        rate = self.rate * self.config.rate_schedule.rate(self.step / self.config.max_steps)
+        progress = (self.step + 0.5) / self.config.max_steps
+        rate = self.rate * self.config.rate_schedule.rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         kl_weight = self._kl_weight(start, stop)
@@ -296,14 +297,17 @@ class _Run:
     def _judge(self, epoch: Epoch) -> bool:
         """Keep the best state, slow down when stalled; True when it is time to stop.
 
-        States are only compared once KL and weight priors are at full strength.
+        Validation is at full KL weight whatever training's weight was, so states compare from
+        the end of the KL's annealing on; nothing counts as a stall while a pull still grows.
         """
         score = epoch.valid_elbo if self.has_valid else math.inf
-        if not self.has_valid or score > self.best or not self._annealed():
+        if not self.has_valid or score > self.best or not self._kl_is_whole():
             if math.isfinite(epoch.elbo):
                 self.best, self.stale = (score if self.has_valid else self.best), 0
                 self.best_state = copy.deepcopy(self.model.parts.state_dict())
                 self.trained.best_step = epoch.step
+            return False
+        if self._weights_pull() < 1.0:
             return False
         self.stale += 1
         if self.stale % max(1, self.config.patience // 2) == 0:
@@ -318,9 +322,7 @@ class _Run:
         rising = self.config.weights_warmup * self.config.max_steps
         return min(1.0, self.step / rising) if rising else 1.0
 
-    def _annealed(self) -> bool:
-        if self._weights_pull() < 1.0:
-            return False
+    def _kl_is_whole(self) -> bool:
         weight = torch.as_tensor(self.config.kl_schedule.weight(self.step, self.n_train))
         return bool((weight >= 1).all())
 

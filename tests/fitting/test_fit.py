@@ -137,6 +137,8 @@ def test_validation_stops_early_and_restores_the_best_state(panel: xr.Dataset) -
         window=3,
         patience=4,
         learning_rate=0.02,
+        rate_schedule=rv.schedules.Flat(),
+        weights_warmup=0.0,
         kl_schedule=rv.schedules.Constant(),
         dtype=torch.float64,
     )

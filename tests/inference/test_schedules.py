@@ -54,6 +54,25 @@ def test_profile_sets_the_starting_weight_of_every_month() -> None:
     np.testing.assert_allclose(one, 0.2)
 
 
+@given(warmup=st.floats(0.0, 0.9), end=st.floats(0.01, 1.0), progress=st.floats(0.0, 1.0))
+def test_cosine_rises_to_the_whole_rate_and_falls_to_its_end(
+    warmup: float, end: float, progress: float
+) -> None:
+    schedule = rv.schedules.Cosine(warmup, end)
+    assert end - 1e-12 <= schedule.rate(progress) <= 1.0
+    assert schedule.rate(warmup) == pytest.approx(1.0)
+    assert schedule.rate(1.0) == pytest.approx(end)
+    middle = 0.5 * (1.0 + warmup)
+    assert schedule.rate(middle) == pytest.approx(0.5 * (1.0 + end))
+    later = min(1.0, progress + 0.05)
+    if progress >= warmup:
+        assert schedule.rate(later) <= schedule.rate(progress) + 1e-12
+
+
+def test_flat_never_moves() -> None:
+    assert {rv.schedules.Flat().rate(p) for p in (0.0, 0.3, 1.0)} == {1.0}
+
+
 def test_constant_is_the_bound_itself() -> None:
     assert {rv.schedules.Constant().weight(step, 7) for step in (0, 5, 10**6)} == {1.0}
 
@@ -69,6 +88,9 @@ def test_constant_is_the_bound_itself() -> None:
         (lambda: rv.schedules.Linear(0.5, profile=[3.0]), "must not exceed 1"),
         (lambda: rv.FitConfig(learning_rate=0.0), "`learning_rate` must be above 0; got 0.0"),
         (lambda: rv.FitConfig(clip_norm=-1.0), "`clip_norm`"),
+        (lambda: rv.FitConfig(weights_warmup=1.0), "`weights_warmup` must be at least 0 and below"),
+        (lambda: rv.schedules.Cosine(warmup=1.0), "`warmup` must be at least 0 and below 1"),
+        (lambda: rv.schedules.Cosine(end=0.0), r"`end` must be in \(0, 1\]"),
         (lambda: rv.FitConfig(max_steps=0), "`max_steps` must be a whole number of at least 1"),
         (lambda: rv.FitConfig(max_steps=1.5), "`max_steps`"),
         (lambda: rv.FitConfig(num_particles=0), "`num_particles`"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.svi import train, window_loss
 from tests.helpers import CHARACTERISTICS as P
@@ -132,6 +133,8 @@ def full_config(**settings: object) -> rv.FitConfig:
         "max_steps": 1,
         "window": None,
         "kl_schedule": EXACT,
+        "rate_schedule": rv.schedules.Flat(),
+        "weights_warmup": 0.0,
         "clip_norm": 1e9,
         "dtype": torch.float64,
     }
@@ -396,3 +399,30 @@ def test_training_needs_a_return(batch: Batch) -> None:
     empty = double(random_panel(12, 14, empty_months=range(10)))
     with pytest.raises(rv.FitError, match="at least one observed return"):
         train(build("default"), empty, 10, full_config())
+
+
+def test_rate_and_pull_of_the_weight_priors_follow_their_schedules(batch: Batch) -> None:
+    """A plain gradient step moves by rate times gradient: both schedules can be read off it."""
+    seen: list[tuple[float, float]] = []
+    config = full_config(
+        window=4,
+        max_steps=6,
+        rate_schedule=rv.schedules.Cosine(warmup=0.5, end=0.1),
+        weights_warmup=0.5,
+    )
+    model = build("observed")
+    run = svi._Run(model, batch, 12, config, None)
+    backward = run._backward
+
+    def look(window: Batch, kl_weight: object, share: float, factor: float) -> None:
+        seen.append((run.optimizer.param_groups[0]["lr"] / 1e-3, share * 12 / window.n_times))
+        backward(window, kl_weight, share, factor)
+
+    run._backward = look  # type: ignore[method-assign,assignment]
+    run.loop(torch.Generator().manual_seed(0), None)
+    rates, pulls = zip(*seen, strict=True)
+    schedule = config.rate_schedule
+    np.testing.assert_allclose(rates, [schedule.rate((k + 0.5) / 6) for k in range(6)])
+    assert rates[:3] == tuple(sorted(rates[:3]))
+    assert rates[3:] == tuple(sorted(rates[3:]))[::-1]
+    np.testing.assert_allclose(pulls, [0.0, 1 / 3, 2 / 3, 1.0, 1.0, 1.0])
