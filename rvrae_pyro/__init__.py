@@ -19,7 +19,7 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
-    from rvrae_pyro import baselines, fitting, inference
+    from rvrae_pyro import baselines, diagnostics, fitting, inference
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit, load
     from rvrae_pyro.inference import schedules
@@ -43,6 +43,7 @@ __all__ = [
     "baselines",
     "data",
     "decoders",
+    "diagnostics",
     "evaluation",
     "exact",
     "fit",
@@ -64,6 +65,7 @@ __all__ = [
 _LAZY_MODULES = {
     "baselines": "rvrae_pyro.baselines",
     "decoders": "rvrae_pyro.models.decoders",
+    "diagnostics": "rvrae_pyro.diagnostics",
     "exact": "rvrae_pyro.models.exact",
     "fitting": "rvrae_pyro.fitting",
     "guides": "rvrae_pyro.models.guides",

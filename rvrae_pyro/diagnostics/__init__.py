@@ -1,6 +1,19 @@
 """What can be trusted, and what cannot."""
 
+from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check, Finding, check_training
 from rvrae_pyro.diagnostics.factors import active_units
+from rvrae_pyro.diagnostics.psis import psis
+from rvrae_pyro.diagnostics.sbc import sbc, uniformity
 
-__all__ = ["Check", "Finding", "active_units", "check_training"]
+__all__ = [
+    "Check",
+    "Finding",
+    "active_units",
+    "align",
+    "check_training",
+    "psis",
+    "rotate",
+    "sbc",
+    "uniformity",
+]

@@ -17,7 +17,7 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.predictive.beliefs import in_double
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 
-__all__ = ["prior_predictive"]
+__all__ = ["prior_predictive", "simulate"]
 
 
 def prior_predictive(
@@ -43,11 +43,7 @@ def prior_predictive(
     """
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
-    with torch.no_grad(), month_random(seed, batch.times[0], "prior"):
-        if precise.factor_prior.observed:
-            codes, returns = _simulate_forward(precise, batch, num_samples)
-        else:
-            codes, returns = _simulate_at_once(precise, batch, num_samples)
+    codes, returns = simulate(precise, batch, num_samples, seed)
     factors = precise.decoder(codes, None)
     drawn = returns.cpu().numpy().astype(np.float32)
     drawn[:, ~batch.listed.cpu().numpy()] = np.nan
@@ -68,6 +64,29 @@ def prior_predictive(
     )
     tree.attrs["seed"] = seed
     return tree
+
+
+@torch.no_grad()
+def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw codes and the returns of all assets from the model, whatever was observed.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    batch : Batch
+        Characteristics, context and listing; its returns are not used.
+    num_samples, seed : int
+
+    Returns
+    -------
+    codes : Tensor of shape (num_samples, n_times, n_factors)
+    returns : Tensor of shape (num_samples, n_times, n_assets)
+    """
+    with month_random(seed, batch.times[0], "prior"):
+        if model.factor_prior.observed:
+            return _simulate_forward(model, batch, num_samples)
+        return _simulate_at_once(model, batch, num_samples)
 
 
 def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.inference.importance import prior_terms
 from rvrae_pyro.inference.smc import month_random
-from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME
 from rvrae_pyro.predictive.beliefs import in_double
@@ -62,7 +62,7 @@ def _replicate_blocks(
         draws = proposal.expand((num_samples, batch.n_times, 1)).rsample()
         log_q = proposal.expand((num_samples, batch.n_times, 1)).log_prob(draws).squeeze(-1)
     codes = draws.squeeze(-2)
-    log_prior, level = _prior_terms(shared.view, codes)
+    log_prior, level = prior_terms(shared.view, codes)
     factors = parts.decoder(codes, batch.state("decoder") or None)
     identity = factors is codes
     for chosen in chunks(months, num_samples * batch.n_assets):
@@ -137,15 +137,6 @@ def _replicate_block(
             coords={**sample, **months},
         ),
     }
-
-
-def _prior_terms(view: PriorView, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-    if view.walk is not None:
-        return view.walk.prior.log_prob(codes), view.walk.level
-    states = view.prior.unroll(codes, view.context, view.state)
-    before = tuple(s[..., :-1, :] for s in states)
-    prior = view.prior.transition(before, view.context)
-    return prior.log_prob(codes), view.prior.level(before, view.context)
 
 
 def _months_last(values: Tensor, chosen: Sequence[int]) -> np.ndarray:
