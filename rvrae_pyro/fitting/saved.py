@@ -16,6 +16,7 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 from rvrae_pyro.errors import CheckpointError, ConfigError
+from rvrae_pyro.fitting.checkpoint import STATE
 from rvrae_pyro.fitting.describe import build_config, describe_config
 from rvrae_pyro.models.registry import build_model, describe_model, is_built_in
 from rvrae_pyro.models.rvrae import RVRAE
@@ -155,7 +156,8 @@ def _swap(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.replace(temporary, target)
         return
-    if not (target / _META).exists() and any(target.iterdir()):
+    known = (target / _META).exists() or (target / STATE).exists()
+    if not known and any(target.iterdir()):
         raise CheckpointError(
             f"`path` {str(target)!r} holds something that is not a fit; choose another folder."
         )

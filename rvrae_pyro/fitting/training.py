@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
-from pyro.infer import ELBO
+from pyro.infer import ELBO, Trace_ELBO
 
-from rvrae_pyro.data.batch import Batch, to_batch
+from rvrae_pyro.atomic import only_run
+from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import PanelError, ShapeError
+from rvrae_pyro.errors import FitError, PanelError, ShapeError
+from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint, digest_of
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.fitting.outcome import describe_outcome, from_checkpoint, outcome
 from rvrae_pyro.fitting.saved import load_parts
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.inference.svi import Epoch, Trained
+from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHARACTERISTIC, FACTOR, TIME
+from rvrae_pyro.names import CHARACTERISTIC, TIME
 from rvrae_pyro.predictive.export import provenance
-from rvrae_pyro.predictive.months import factor_coord
 
 __all__ = ["fit", "load"]
-
-_HISTORY = (
-    "step",
-    "elbo",
-    "log_likelihood",
-    "kl",
-    "kl_weight",
-    "log_weights",
-    "valid_elbo",
-    "seconds",
-)
 
 
 def fit(
@@ -69,7 +61,9 @@ def fit(
     progress : bool
         Show a progress bar on a terminal.
     checkpoint : path, optional
-        Folder in which the best state so far is kept during training.
+        Folder that keeps the whole state of training. The same call again goes on from there,
+        to the same bits as a run that was never stopped (on one thread), and returns at once
+        where training had ended; ``rv.load`` reads the best state so far.
     init : Fit, optional
         Warm start from an earlier fit of the same parts.
     elbo : pyro.infer.ELBO, optional
@@ -85,7 +79,10 @@ def fit(
         If a panel is not valid, has NaN characteristics in listed cells, or validation does
         not follow training.
     FitError
-        If training meets a bound that is not finite, or no return to learn from.
+        If the bound breaks again and again, or there is no return to learn from.
+    CheckpointError
+        If ``checkpoint`` cannot be written, is held by another run, is damaged, or belongs to
+        other data, settings or seed.
     """
     config = FitConfig() if config is None else config
     panel, n_train = _join(train, valid)
@@ -100,22 +97,32 @@ def fit(
     attrs = _attrs(model, config, seed, train)
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
-    keeper = _Keeper(model, config, seed, batch, n_train, attrs, checkpoint)
-    with _progress_bar(config, progress) as advance:
-
-        def on_epoch(epoch: Epoch) -> None:
-            advance(epoch)
-            keeper(epoch)
-
-        trained = svi.train(model, batch, n_train, config, seed=seed, elbo=elbo, on_epoch=on_epoch)
-    result = _result(model, config, seed, batch, n_train, attrs, trained)
-    if checkpoint is not None:
-        result.save(checkpoint)
-    return result
+    times = batch.times[:n_train]
+    with (
+        _checkpointed(
+            checkpoint,
+            lambda: _identity(model, config, seed, train, valid, elbo),
+            describe_outcome(model, times, attrs),
+            model,
+        ) as (resume, keep),
+        _progress_bar(config, progress) as advance,
+    ):
+        trained = svi.train(
+            model,
+            batch,
+            n_train,
+            config,
+            seed=seed,
+            elbo=elbo,
+            on_epoch=advance,
+            resume=resume,
+            keep=keep,
+        )
+    return outcome(model, config, seed, times, attrs, trained)
 
 
 def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit:
-    """Read a fit that :meth:`Fit.save` wrote.
+    """Read a fit that :meth:`Fit.save` wrote, or the best state in a checkpoint's folder.
 
     Parameters
     ----------
@@ -134,68 +141,65 @@ def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit:
     CheckpointError
         If the folder is missing, damaged, foreign or of a newer version, or needs ``model``.
     """
+    if (Path(path) / STATE).exists():
+        return from_checkpoint(Path(path), model)
     return Fit(**load_parts(path, model))
 
 
-class _Keeper:
-    """Writes the state of the last finished epoch to the checkpoint, if there is one."""
-
-    def __init__(
-        self,
-        model: RVRAE,
-        config: FitConfig,
-        seed: int,
-        batch: Batch,
-        n_train: int,
-        attrs: dict[str, str | int],
-        checkpoint: str | os.PathLike[str] | None,
-    ) -> None:
-        self.parts = (model, config, seed, batch, n_train, attrs)
-        self.checkpoint = checkpoint
-        self.epochs: list[Epoch] = []
-        self.best = -np.inf
-
-    def __call__(self, epoch: Epoch) -> None:
-        if self.checkpoint is None:
-            return
-        self.epochs.append(epoch)
-        score = epoch.valid_elbo if np.isfinite(epoch.valid_elbo) else epoch.elbo
-        if score > self.best:
-            self.best = score
-            trained = Trained(list(self.epochs), "interrupted", epoch.step)
-            _result(*self.parts, trained).save(self.checkpoint)
-
-
-def _result(
+def _identity(
     model: RVRAE,
     config: FitConfig,
     seed: int,
-    batch: Batch,
-    n_train: int,
-    attrs: dict[str, str | int],
-    trained: Trained,
-) -> Fit:
-    epochs = trained.epochs
-    steps = np.array([e.step for e in epochs])
-    times = batch.times[:n_train]
-    kl_total = xr.DataArray(
-        np.stack([e.kl_months.double().numpy() for e in epochs]),
-        coords={"step": steps, TIME: times},
-        dims=("step", TIME),
-        name="kl_total",
-        attrs={"units": "nats"},
-    )
-    kl = xr.DataArray(
-        np.stack([e.kl_factors.double().numpy() for e in epochs]),
-        coords={"step": steps, TIME: times, FACTOR: factor_coord(model.n_factors)},
-        dims=("step", TIME, FACTOR),
-        name="kl",
-        attrs={"units": "nats"},
-    )
-    history = pd.DataFrame({name: [getattr(e, name) for e in epochs] for name in _HISTORY})
-    return Fit(
-        model, config, seed, history, kl_total, kl, trained.stopped, trained.best_step, attrs
-    )
+    train_panel: xr.Dataset,
+    valid: xr.Dataset | None,
+    elbo: ELBO | None,
+) -> dict[str, Any]:
+    """Describe what decides a run."""
+    return {
+        "train": fingerprint(train_panel),
+        "valid": None if valid is None else fingerprint(valid),
+        "model": describe_model(model),
+        "weights at the start": digest_of(model.parts.state_dict()),
+        "config": describe_config(config),
+        "seed": seed,
+        "elbo": _describe_elbo(elbo),
+    }
+
+
+def _describe_elbo(elbo: ELBO | None) -> dict[str, Any] | None:
+    """Name Pyro's class of an estimator and its particles; a subclass counts as what it extends."""
+    if elbo is None or (type(elbo) is Trace_ELBO and elbo.num_particles == 1):
+        return None
+    kinds = (kind for kind in type(elbo).__mro__ if kind.__module__.startswith("pyro."))
+    name = next(kinds).__name__
+    if name == "Trace_ELBO" and elbo.num_particles == 1:
+        return None
+    return {"kind": name, "num_particles": elbo.num_particles}
+
+
+@contextmanager
+def _checkpointed(
+    folder: str | os.PathLike[str] | None,
+    identity: Callable[[], dict[str, Any]],
+    about: Mapping[str, Any],
+    model: RVRAE,
+) -> Iterator[tuple[State | None, Keep | None]]:
+    """Hold the checkpoint's folder: the state to go on from, and where to keep later ones."""
+    if folder is None:
+        yield None, None
+        return
+    with only_run(Path(folder)):
+        checkpoint = Checkpoint(folder, identity(), about)
+        resume = checkpoint.read_for(digest_of(model.parts.state_dict()))
+        try:
+            yield resume, checkpoint.keep
+        except FitError as error:
+            checkpoint.flush()
+            raise FitError(
+                f"{error} {str(folder)!r} keeps the last good state; rv.load reads it."
+            ) from error
+        finally:
+            checkpoint.flush()
 
 
 def _join(train_panel: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:

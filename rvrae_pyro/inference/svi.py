@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -21,6 +20,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
+from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.rvrae import RVRAE, Walk
 
@@ -28,57 +28,14 @@ __all__ = ["Epoch", "Trained", "train", "window_loss"]
 
 _logger = logging.getLogger(__name__)
 
+_SLOWER = 0.3
+"""Factor on the learning rate when the bound breaks."""
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is known after an epoch, all at KL weight 1 but ``kl_weight``.
+_TRIES = 5
+"""Times in a row that training goes back to its last good epoch before it gives up."""
 
-    Attributes
-    ----------
-    step : int
-        Gradient steps so far.
-    elbo, log_likelihood, kl : float
-        Bound on the training months and its two terms, in nats, at one draw of the guide.
-    kl_weight : float
-        Mean weight in the step that follows.
-    log_weights : float
-        Log prior density of the weights, up to a constant.
-    valid_elbo : float
-        Bound on the validation months given all before; NaN without any.
-    seconds : float
-        Wall time so far.
-    kl_months : Tensor of shape (n_times,)
-    kl_factors : Tensor of shape (n_times, n_factors)
-    """
-
-    step: int
-    elbo: float
-    log_likelihood: float
-    kl: float
-    kl_weight: float
-    log_weights: float
-    valid_elbo: float
-    seconds: float
-    kl_months: Tensor
-    kl_factors: Tensor
-
-
-@dataclass
-class Trained:
-    """Outcome of training.
-
-    Attributes
-    ----------
-    epochs : list of Epoch
-    stopped : str
-        Why training ended: "converged", "max_steps" or "interrupted".
-    best_step : int
-        Step of the state that was kept.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-    stopped: str = "max_steps"
-    best_step: int = 0
+_EXPLODED = 10.0
+"""Nats a return by which the objective may fall below its best: a sound run never comes near."""
 
 
 def window_loss(
@@ -111,12 +68,15 @@ def train(
     seed: int = 0,
     elbo: ELBO | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    resume: State | None = None,
+    keep: Keep | None = None,
 ) -> Trained:
     """Train a model in place and leave it at its best state.
 
     Every epoch filters once through all months without gradient, which gives the states that
     windows start from and the bound on the validation months, and then takes one gradient step
-    a window.
+    a window. Where the bound breaks (not finite, or far below what it was), training goes back to
+    the last good epoch with a lower rate and other draws.
 
     Parameters
     ----------
@@ -132,6 +92,11 @@ def train(
         Any Pyro ELBO; ``Trace_ELBO`` unless told.
     on_epoch : callable, optional
         Called after every epoch.
+    resume : State, optional
+        What ``keep`` was given by a run of the same arguments: training goes on from there, to
+        the bits of a run that was never stopped.
+    keep : Keep, optional
+        Called at the start of every epoch, and once more at the end.
 
     Returns
     -------
@@ -140,8 +105,8 @@ def train(
     Raises
     ------
     FitError
-        If the bound is not finite; the message names step and site, and the model is left at
-        its last good state.
+        If the bound breaks again and again; the message names step and site, and the model is
+        left at its best state.
     """
     if not bool(batch.observed[:n_train].any()):
         raise FitError(
@@ -157,9 +122,11 @@ def train(
         pyro.validation_enabled(False),
     ):
         torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
+        run.generator.manual_seed(seed)
+        if resume is not None:
+            run.restore(resume)
         try:
-            run.loop(generator, on_epoch)
+            run.loop(on_epoch, keep)
         except KeyboardInterrupt:
             run.trained.stopped = "interrupted"
             _logger.warning("interrupted at step %d; the best state so far is kept", run.step)
@@ -202,25 +169,126 @@ class _Run:
         self.step, self.started = 0, time.perf_counter()
         self.best, self.stale = -math.inf, 0
         self.best_state = copy.deepcopy(model.parts.state_dict())
+        self.generator = torch.Generator()
+        self.good, self.failures, self.done = self._snapshot(), 0, False
 
-    def loop(self, generator: torch.Generator, on_epoch: Callable[[Epoch], None] | None) -> None:
-        while True:
-            windows = draw_windows(self.n_train, self.config.window, generator)
-            starts = [start for start, _ in windows]
-            walk = self.model.walk(self.batch, starts)
-            epoch = self._report(walk)
-            self.trained.epochs.append(epoch)
-            if on_epoch is not None:
-                on_epoch(epoch)
-            if self._judge(epoch) or self.step >= self.config.max_steps:
-                return
-            carries = walk.carries
-            del walk
-            for start, stop in windows:
-                if self.step >= self.config.max_steps:
-                    break
-                carry = carries[start] if start else None
-                self._take_step(self.batch.window(start, stop, carry), start, stop, len(windows))
+    def loop(self, on_epoch: Callable[[Epoch], None] | None, keep: Keep | None) -> None:
+        while not self.done:
+            if keep is not None:
+                keep(self.state)
+            try:
+                self._epoch(on_epoch)
+            except FitError as failure:
+                self._back_off(failure)
+        if keep is not None:
+            keep(self.state)
+
+    def _epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
+        """Look at all months, judge the state, and take one step a window."""
+        windows = draw_windows(self.n_train, self.config.window, self.generator)
+        starts = [start for start, _ in windows]
+        walk = self.model.walk(self.batch, starts)
+        epoch = self._report(walk)
+        self._refuse_broken(epoch)
+        if self.failures and self.trained.epochs and self.trained.epochs[-1].step == self.step:
+            self.trained.epochs.pop()  # it reported the state that training went back to
+        self.trained.epochs.append(epoch)
+        if on_epoch is not None:
+            on_epoch(epoch)
+        if self._judge(epoch) or self.step >= self.config.max_steps:
+            self.done = True
+            return
+        if self.step > self.good["step"]:
+            self.failures = 0
+        self.good = self._snapshot()
+        carries = walk.carries
+        del walk
+        for start, stop in windows:
+            if self.step >= self.config.max_steps:
+                break
+            carry = carries[start] if start else None
+            self._take_step(self.batch.window(start, stop, carry), start, stop, len(windows))
+
+    def state(self) -> State:
+        """Everything that decides how the run goes on; stays as it is while the run does."""
+        device = self.batch.returns.device
+        streams = {"windows": self.generator.get_state(), "draws": torch.get_rng_state()}
+        if device.type == "cuda":
+            streams["device"] = torch.cuda.get_rng_state(device)
+        return {
+            "weights": copy.deepcopy(self.model.parts.state_dict()),
+            "best_weights": self.best_state,
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "good": self.good,
+            "streams": streams,
+            "trained": self.trained.state(),
+            "step": self.step,
+            "best": self.best,
+            "stale": self.stale,
+            "failures": self.failures,
+            "done": self.done,
+            "seconds": time.perf_counter() - self.started,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from what :meth:`state` told, in this or another process."""
+        self.model.parts.load_state_dict(state["weights"])
+        self.best_state = copy.deepcopy(dict(state["best_weights"]))
+        self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
+        self.good = copy.deepcopy(dict(state["good"]))
+        self.trained = Trained.from_state(state["trained"])
+        for name in ("step", "best", "stale", "failures", "done"):
+            setattr(self, name, state[name])
+        self.started = time.perf_counter() - state["seconds"]
+        self.generator.set_state(state["streams"]["windows"])
+        torch.set_rng_state(state["streams"]["draws"])
+        if "device" in state["streams"]:
+            torch.cuda.set_rng_state(state["streams"]["device"], self.batch.returns.device)
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": copy.deepcopy(self.model.parts.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+        }
+
+    def _back_off(self, failure: FitError) -> None:
+        """Return to the last good epoch and go slower from there; give up after many tries."""
+        self.failures += 1
+        if self.failures > _TRIES:
+            raise FitError(
+                f"{failure} Going back to the last good epoch with a lower learning rate did not "
+                f"help, {_TRIES} times in a row. The model is back at its state of step "
+                f"{self.trained.best_step}. Lower `learning_rate` or `clip_norm`, and look for "
+                "extreme returns in those months."
+            ) from failure
+        rates = [_SLOWER * group["lr"] for group in self.optimizer.param_groups]
+        broke_at = self.step
+        self.step = self.good["step"]
+        self.model.parts.load_state_dict(self.good["weights"])
+        if self.failures == 1:
+            self.optimizer.load_state_dict(copy.deepcopy(self.good["optimizer"]))
+        else:  # what the optimiser remembers may be what leads astray
+            self.optimizer = _optimizer(self.config, self.weights)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        reason = str(failure)
+        self.trained.backoffs.append(BackOff(broke_at, self.step, rates[0], reason))
+        _logger.warning("%s Back to step %d, learning rate %g.", reason, self.step, rates[0])
+
+    def _refuse_broken(self, epoch: Epoch) -> None:
+        """Raise where the bound of an epoch is not finite or has exploded."""
+        known = [epoch.elbo] + [epoch.valid_elbo] * self.has_valid
+        if not all(map(math.isfinite, known)):
+            raise FitError(f"The ELBO is not finite at step {self.step}.")
+        weight = min(1.0, epoch.kl_weight)
+        past = [e.log_likelihood - weight * e.kl for e in self.trained.epochs]
+        fall = max(past, default=-math.inf) - (epoch.log_likelihood - weight * epoch.kl)
+        if fall > _EXPLODED * self.n_cells:
+            raise FitError(
+                f"The ELBO exploded at step {self.step}: {fall / self.n_cells:.3g} nats a return "
+                "below its best."
+            )
 
     def _take_step(self, window: Batch, start: int, stop: int, n_windows: int) -> None:
         window = self._thin(window)
@@ -234,7 +302,12 @@ class _Run:
         kl_weight = self._kl_weight(start, stop)
         self.optimizer.zero_grad()
         self._backward(window, kl_weight, share, n_windows / self.n_cells)
-        torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        if not bool(torch.isfinite(norm)):
+            raise FitError(
+                f"The gradient of the ELBO is not finite at step {self.step}, in the months "
+                f"{window.times[0]} to {window.times[-1]}."
+            )
         self.optimizer.step()
         self.step += 1
 
@@ -342,7 +415,5 @@ class _Run:
         where = ", ".join(bad) or "the log prior of the weights"
         return FitError(
             f"The ELBO is not finite at step {self.step}: log density of {where} in the months "
-            f"{window.times[0]} to {window.times[-1]}. The model is back at its state of step "
-            f"{self.trained.best_step}. Lower `learning_rate` or `clip_norm`, and look for "
-            "extreme returns in those months."
+            f"{window.times[0]} to {window.times[-1]}."
         )

@@ -297,14 +297,14 @@ without_pyros_own_warning = pytest.mark.filterwarnings("ignore:Encountered NaN")
 
 
 class Spoiler(Trace_ELBO):
-    """Breaks a weight of the model, or interrupts, at a step."""
+    """Breaks a weight of the model, or interrupts, from a step on, so many times."""
 
-    def __init__(self, at: int, act: object) -> None:
+    def __init__(self, at: int, act: object, times: float = math.inf) -> None:
         super().__init__()
-        self.at, self.act, self.count = at, act, 0
+        self.at, self.act, self.count, self.stop = at, act, 0, at + times
 
     def differentiable_loss(self, model: object, guide: object, *args: object) -> Tensor:
-        if self.count == self.at:
+        if self.at <= self.count < self.stop:
             self.act()
         self.count += 1
         return super().differentiable_loss(model, guide, *args)
@@ -327,7 +327,9 @@ def test_failure_names_step_and_site_and_leaves_the_model_finite(
         with torch.no_grad():
             model.parts.get_parameter(name).fill_(math.nan)
 
-    with pytest.raises(rv.FitError, match=rf"not finite at step 5: .*{site}.*back at its state"):
+    # the epoch of step 3 is the last good one, to which training goes back five times
+    expected = rf"not finite at step 3: .*{site}.*5 times in a row.*back at its state"
+    with pytest.raises(rv.FitError, match=expected):
         train(model, batch, 10, full_config(window=4, max_steps=20), elbo=Spoiler(5, spoil))
     assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
     assert math.isfinite(Trace_ELBO().loss(model.model, model.guide, batch))
@@ -380,8 +382,48 @@ def test_interrupt_keeps_the_last_good_state(batch: Batch) -> None:
 
 
 @without_pyros_own_warning
-def test_a_bad_gradient_is_caught_by_the_next_step(batch: Batch) -> None:
-    """A finite bound with an infinite slope must not leave broken weights behind."""
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_bound_that_breaks_in_passing_is_left_behind(times: int, batch: Batch) -> None:
+    """Back to the last good epoch with a lower rate; the rest of the run is as long as ever."""
+    model = build("default")
+
+    def spoil() -> None:
+        with torch.no_grad():
+            model.parts.get_parameter("factor_prior.head.bias").fill_(math.nan)
+
+    config = full_config(window=4, max_steps=20, optimizer=torch.optim.Adam)
+    trained = train(model, batch, 12, config, elbo=Spoiler(8, spoil, times))
+    assert [b.back_to for b in trained.backoffs] == [6] * times
+    assert trained.backoffs[0].step == 8
+    assert [b.learning_rate for b in trained.backoffs] == pytest.approx(
+        [1e-3 * 0.3**k for k in range(1, times + 1)]
+    )
+    assert "not finite at step 8" in trained.backoffs[0].reason
+    steps = [epoch.step for epoch in trained.epochs]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 20
+    assert all(math.isfinite(epoch.elbo) for epoch in trained.epochs)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
+
+
+def test_an_exploding_bound_is_left_behind(batch: Batch) -> None:
+    """A step far too long leaves a finite, useless state: the epoch after it goes back."""
+    model = build("default")
+
+    def jump() -> None:
+        with torch.no_grad():
+            model.parts.get_parameter("likelihood.scale.network.2.bias").fill_(-40.0)
+
+    trained = train(model, batch, 12, full_config(window=4, max_steps=15), elbo=Spoiler(5, jump, 1))
+    (backoff,) = trained.backoffs
+    assert backoff.back_to == 3
+    assert "exploded at step 6" in backoff.reason
+    assert model.parts.get_parameter("likelihood.scale.network.2.bias").item() > -5
+
+
+@without_pyros_own_warning
+def test_a_bad_gradient_is_caught(batch: Batch) -> None:
+    """A finite bound whose slope is not must not leave broken weights behind."""
     model = build("default")
 
     class Cliff(Trace_ELBO):
@@ -390,7 +432,7 @@ def test_a_bad_gradient_is_caught_by_the_next_step(batch: Batch) -> None:
             bias = model.parts.get_parameter("factor_prior.head.bias")
             return loss + 0.0 * (bias - bias.detach()).abs().sum().sqrt()
 
-    with pytest.raises(rv.FitError, match="not finite"):
+    with pytest.raises(rv.FitError, match="gradient of the ELBO is not finite at step 0"):
         train(model, batch, 12, full_config(window=4, max_steps=10), elbo=Cliff())
     assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
 
