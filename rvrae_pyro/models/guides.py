@@ -68,8 +68,9 @@ class Guide(Part):
         batch : Batch
             Returns of month t may enter month t's proposal and later ones.
         potential : Potential
-            Quadratic log-likelihood of every month, batch shape (n_times,): all that the
-            cross-section says of the factors, whatever the number and order of assets.
+            Quadratic log-likelihood of every month, batch shape (n_times,), or (*particles,
+            n_times) where weights are latents: all that the cross-section says of the factors,
+            whatever the number and order of assets.
         view : PriorView
         kl_weight : Tensor of shape (n_times,)
             Weight of each month's KL in the objective.
@@ -77,7 +78,8 @@ class Guide(Part):
         Returns
         -------
         TorchDistribution
-            Batch shape (n_times, 1), event shape (n_factors,).
+            Batch shape (n_times, 1), with the potential's particles in front; event shape
+            (n_factors,).
         """
         raise NotImplementedError
 
@@ -154,6 +156,12 @@ class Recurrent(Guide):
 
     def _run(self, batch: Batch, potential: Potential) -> Tensor:
         features = month_features(potential)
+        if features.ndim > 2:
+            # weights that are latents bring particles, which are the network's batch
+            flat = features.reshape(-1, *features.shape[-2:]).transpose(0, 1)
+            start = self._initial(batch, features).unsqueeze(1).expand(1, flat.shape[1], -1)
+            along = self.rnn(flat, start.contiguous())[0].transpose(0, 1)
+            return along.reshape(*features.shape[:-1], self.hidden)
         state = self._initial(batch, features)
         if torch.is_grad_enabled():
             hidden: Tensor = self.rnn(features, state)[0]
@@ -242,12 +250,15 @@ class Smoothing(Guide):
 
     def _corrected(self, potential: Potential, messages: Potential) -> Potential:
         features = month_features(potential)
-        later = torch.cat([features[1:], torch.zeros_like(features[:1])]).flip(0)
-        output, _ = self.rnn(later)
-        shift, log_precision = self.correction(output.flip(0)).chunk(2, dim=-1)
+        none = torch.zeros_like(features[..., :1, :])
+        later = torch.cat([features[..., 1:, :], none], -2).flip(-2)
+        # months lead in torch's recurrent networks; particles are their batch
+        months = later.reshape(-1, *later.shape[-2:]).transpose(0, 1)
+        output = self.rnn(months)[0].transpose(0, 1).reshape(*later.shape[:-1], self.hidden)
+        shift, log_precision = self.correction(output.flip(-2)).chunk(2, dim=-1)
         # nothing comes after the last month
-        known = torch.ones_like(shift[:, :1])
-        known[-1] = 0.0
+        known = torch.ones_like(shift[..., :1])
+        known[..., -1, :] = 0.0
         extra = torch.diag_embed(known * log_precision.exp())
         return Potential(messages.precision + extra, messages.shift + known * shift)
 

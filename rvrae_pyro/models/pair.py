@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -24,15 +25,16 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.paths import IndependentPath, PriorPath, scan
-from rvrae_pyro.models.weights import weight_matrices
+from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 
 __all__ = ["CrossSection", "Guide", "Model", "Parts", "month_weights"]
 
 _serial = itertools.count()
+
+NO_WEIGHTS: Weights = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class CrossSection:
     Attributes
     ----------
     beta : Tensor of shape (n_times, n_assets, n_factors)
-        Loadings, return per unit of factor.
+        Loadings, return per unit of factor; like all below with particles in front where weights
+        are latents and particles are vectorised.
     alpha : Tensor of shape (n_times, n_assets) or None
         Mispricing, in return units.
     scale : Tensor of shape (n_times, n_assets)
@@ -96,9 +99,10 @@ class Parts(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.guide = guide
+        self.weight_guide = MeanField(self)
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
-        self._slot: tuple[Batch, tuple[Any, ...], _Shared] | None = None
+        self._slot: tuple[Batch, Weights, tuple[Any, ...], _Shared] | None = None
         self._silent = False
         self._enrol()
 
@@ -139,7 +143,9 @@ class Parts(nn.Module):
                 full = param_with_module_name(self.serial, name)
                 _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
 
-    def cross_section(self, batch: Batch, beta: Tensor | None = None) -> CrossSection:
+    def cross_section(
+        self, batch: Batch, beta: Tensor | None = None, weights: Weights = NO_WEIGHTS
+    ) -> CrossSection:
         """Compute loadings, scales and potentials of every month of a batch.
 
         Parameters
@@ -147,12 +153,16 @@ class Parts(nn.Module):
         batch : Batch
         beta : Tensor, optional
             Loadings per unit of ``return_scale`` if they are known already.
+        weights : mapping from site to Tensor
+            Drawn weights; the parts' own where there are none.
         """
         unit = self.return_scale
-        beta = self.loadings(batch) if beta is None else beta
-        log_scale = self.likelihood.scale(batch)
+        beta = call_with(self, "loadings", weights, batch) if beta is None else beta
+        log_scale = call_with(self, "likelihood.scale", weights, batch)
         scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
-        alpha = None if self.likelihood.alpha is None else self.likelihood.alpha(batch)
+        alpha = None
+        if self.likelihood.alpha is not None:
+            alpha = call_with(self, "likelihood.alpha", weights, batch)
         returns = batch.returns / unit
         with torch.no_grad():
             prior = self.factor_prior
@@ -186,15 +196,21 @@ class Parts(nn.Module):
             ),
         )
 
-    def prepare(self, batch: Batch, cross: CrossSection | None = None) -> _Shared:
-        """Compute what model and guide share, from the batch alone.
+    def prepare(
+        self,
+        batch: Batch,
+        cross: CrossSection | None = None,
+        weights: Weights = NO_WEIGHTS,
+    ) -> _Shared:
+        """Compute what model and guide share, from the batch and drawn weights alone.
 
         Given a cross-section that was computed month by month, so is all the rest: no month's
         rounding then depends on how many follow.
         """
         prior = self.factor_prior
         if cross is None:
-            cross, context = self.cross_section(batch), prior.encode(batch.context)
+            cross = self.cross_section(batch, weights=weights)
+            context = prior.encode(batch.context)
         elif batch.context is None:
             context = prior.encode(None)
         else:
@@ -205,16 +221,18 @@ class Parts(nn.Module):
         walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
         return _Shared(cross, PriorView(prior, context, state, walk))
 
-    def hand_over(self, batch: Batch, shared: _Shared) -> None:
+    def hand_over(self, batch: Batch, weights: Weights, shared: _Shared) -> None:
         """Leave what the guide computed for the next call of the model."""
-        self._slot = (batch, self._token(), shared)
+        self._slot = (batch, weights, self._token(), shared)
 
-    def take(self, batch: Batch) -> _Shared:
+    def take(self, batch: Batch, weights: Weights) -> _Shared:
         """Consume what the guide left if it is for this batch and these weights; else compute."""
         slot, self._slot = self._slot, None
-        if slot is not None and slot[0] is batch and slot[1] == self._token():
-            return slot[2]
-        return self.prepare(batch)
+        if slot is None or slot[0] is not batch or slot[2] != self._token():
+            return self.prepare(batch, weights=weights)
+        # values that the guide drew reach the model as they are, not as copies
+        same = all(slot[1].get(name) is value for name, value in weights.items())
+        return slot[3] if same else self.prepare(batch, weights=weights)
 
     def version(self) -> tuple[Any, ...]:
         """Tell whether any weight or buffer was replaced or changed in place since."""
@@ -225,12 +243,10 @@ class Parts(nn.Module):
         return (torch.is_grad_enabled(), *self.version())
 
     def log_weights(self) -> Tensor:
-        """Log prior density of all weights that have a prior, up to a constant; a scalar."""
+        """Log prior density of all weights at their MAP, up to a constant; a scalar."""
         total = self.return_scale.new_zeros(())
-        for part in self.modules():
-            prior = getattr(part, "weights", None)
-            if prior is not None and isinstance(part, Part):
-                total = total + prior.log_density(weight_matrices(part))
+        for prior, matrices in map_weights(self, self.weight_guide.sites):
+            total = total + prior.log_density(matrices)
         return total
 
 
@@ -262,12 +278,12 @@ class _Half(PyroModule):
 
 
 class Model(_Half):
-    """p(factors, returns | characteristics), an ordinary Pyro model."""
+    """p(weights, factors, returns | characteristics), an ordinary Pyro model."""
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
-        """Sample the sites ``factors`` and ``returns``; return the returns."""
+        """Sample weights with a posterior, ``factors`` and ``returns``; return the returns."""
         parts = self._enter()
-        shared = parts.take(batch)
+        shared = parts.take(batch, parts.weight_guide.sample_prior(parts))
         path = _prior_distribution(shared, batch)
         months = pyro.plate(TIME, batch.n_times, dim=-2)
         # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
@@ -301,12 +317,13 @@ class Model(_Half):
 
 
 class Guide(_Half):
-    """q(factors | returns), the guide of the same batch."""
+    """q(weights) q(factors | returns, weights), the guide of the same batch."""
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
-        """Sample the site ``factors``; hand what was computed to the next call of the model."""
+        """Sample weights and ``factors``; hand what was computed to the next call of the model."""
         parts = self._enter()
-        shared = parts.prepare(batch)
+        weights = parts.weight_guide.sample_proposal(parts)
+        shared = parts.prepare(batch, weights=weights)
         proposal = parts.guide(
             batch, shared.cross.potential, shared.view, month_weights(kl_weight, batch)
         )
@@ -316,7 +333,7 @@ class Guide(_Half):
         walked = None
         if drawn is not None and drawn[0] is code:
             walked = (code, drawn[1].prior, drawn[1].level)
-        parts.hand_over(batch, _Shared(shared.cross, shared.view, walked))
+        parts.hand_over(batch, weights, _Shared(shared.cross, shared.view, walked))
         return code
 
 

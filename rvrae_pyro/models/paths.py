@@ -255,6 +255,8 @@ class PathDistribution(TorchDistribution):
         As the prior's ``encode`` left it.
     state : tuple of Tensor
         State before the first month.
+    particles : tuple of int
+        Particle dimensions that the parameters already have.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (torch declares it so)
@@ -262,7 +264,12 @@ class PathDistribution(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, prior: FactorPrior, n_times: int, context: Tensor | None, state: State
+        self,
+        prior: FactorPrior,
+        n_times: int,
+        context: Tensor | None,
+        state: State,
+        particles: Sequence[int] = (),
     ) -> None:
         self.prior, self.n_times, self.context, self.state = prior, n_times, context, state
         like = state[0]
@@ -270,7 +277,9 @@ class PathDistribution(TorchDistribution):
         # an expanded copy made by a plate shares what it computes with the original
         self._origin = self
         super().__init__(
-            torch.Size((n_times, 1)), torch.Size((prior.n_factors,)), validate_args=False
+            torch.Size((*particles, n_times, 1)),
+            torch.Size((prior.n_factors,)),
+            validate_args=False,
         )
 
     def expand(self, batch_shape: _Shape, _instance: Any = None) -> PathDistribution:
@@ -314,7 +323,8 @@ class IndependentPath(PathDistribution):
     def __init__(
         self, prior: FactorPrior, months: Transition | Posterior | StudentTPosterior, state: State
     ) -> None:
-        super().__init__(prior, months.mean.shape[-2], None, state)
+        mean = months.mean
+        super().__init__(prior, mean.shape[-2], None, state, mean.shape[:-2])
         self.months = months
 
     def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
@@ -383,7 +393,8 @@ class FilteredPath(PathDistribution):
         context: Tensor | None,
         state: State,
     ) -> None:
-        super().__init__(prior, potential.shift.shape[-2], context, state)
+        shift = potential.shift
+        super().__init__(prior, shift.shape[-2], context, state, shift.shape[:-2])
         self.potential = potential
         self.drawn: tuple[Tensor, Scan, Tensor] | None = None
 

@@ -54,6 +54,7 @@ PARTS: dict[str, dict[str, type]] = {
     },
     "weights": {
         "GroupLog": weights.GroupLog,
+        "Horseshoe": weights.Horseshoe,
         "Laplace": weights.Laplace,
         "Normal": weights.Normal,
     },

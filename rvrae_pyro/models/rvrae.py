@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weights
 from rvrae_pyro.models.part import rebuild
+from rvrae_pyro.models.random_weights import Weights
 
 __all__ = ["RVRAE", "CrossSection", "Walk"]
 
@@ -56,7 +58,9 @@ class RVRAE(nn.Module):
     -----
     **Sites.** ``factors``: the latent code, plates ``time`` (dim -2), event n_factors, one site
     for the whole path. ``returns``: plates ``time`` (-2), ``asset`` (-1). ``decoded_factors``:
-    deterministic, where the decoder is not the identity.
+    deterministic, where the decoder is not the identity. Weights whose prior asks for a
+    posterior: one site a matrix, named by its path (``loadings.path.0.weight``), outside the
+    plates.
 
     **Units.** Codes are of order one; ``return_scale`` (set by ``rv.fit`` to the typical size of
     a training return) carries the unit, so a panel in other units trains alike.
@@ -158,8 +162,31 @@ class RVRAE(nn.Module):
         return self.parts.return_scale
 
     def log_weights(self) -> Tensor:
-        """Log prior density of all weights that have a prior, up to a constant; a scalar."""
+        """Log prior density of all weights at their MAP, up to a constant; a scalar.
+
+        Weights with a posterior are latents of the pair, whose ELBO has their part.
+        """
         return self.parts.log_weights()
+
+    @property
+    def weight_sites(self) -> tuple[str, ...]:
+        """Names of the sites of all weights that have a posterior."""
+        return tuple(site.name for site in self.parts.weight_guide.sites)
+
+    @torch.no_grad()
+    def draw_weights(self) -> dict[str, Tensor]:
+        """Draw all weights that have a posterior from it, with torch's global random stream."""
+        parts = self.parts
+        guide = parts.weight_guide
+        return {site.name: guide.proposal(parts, site).sample() for site in guide.sites}
+
+    @torch.no_grad()
+    def at(self, weights: Weights) -> RVRAE:
+        """Copy the model with some weights set to the values given, by site."""
+        fixed = copy.deepcopy(self)
+        for name, value in weights.items():
+            fixed.parts.get_parameter(name).copy_(value)
+        return fixed
 
     @property
     def untouched(self) -> bool:
@@ -180,13 +207,18 @@ class RVRAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                fresh = {name: rebuild(part) for name, part in self.parts.named_children()}
+                fresh = {name: rebuild(part) for name, part in self._named_parts()}
             except TypeError:
                 return False
-        for name, part in self.parts.named_children():
+        for name, part in self._named_parts():
             part.load_state_dict(fresh[name].state_dict())
+        self.parts.weight_guide.reset()
         self._pristine = _checksum(self.parts)
         return True
+
+    def _named_parts(self) -> list[tuple[str, nn.Module]]:
+        guide = self.parts.weight_guide
+        return [(name, part) for name, part in self.parts.named_children() if part is not guide]
 
     @torch.no_grad()
     def set_return_scale(self, batch: Batch) -> None:

@@ -1,23 +1,40 @@
 """Priors over network weights.
 
 Each is a density on an absolute scale: it does not know how many months or assets there are,
-so twice the data halve its pull, as Bayes has it. With ``inference="map"`` the log density is
-added by the trainer and not by the pair, whose ELBO therefore stays a bound on the evidence
-given the weights.
+so twice the data halve its pull, as Bayes has it.
+
+With ``inference="map"`` the log density is added by the trainer and not by the pair, whose ELBO
+therefore stays a bound on the evidence given the weights. With ``inference="posterior"`` the
+weights of feed-forward layers are latents: Pyro sites of the model, with a mean-field guide.
+Recurrent weights stay at their MAP either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.weight_densities import GroupLogMatrix, HorseshoeMatrix
 
-__all__ = ["GroupLog", "Laplace", "Normal", "WeightMatrices", "WeightPrior", "weight_matrices"]
+__all__ = [
+    "GroupLog",
+    "Horseshoe",
+    "Inference",
+    "Laplace",
+    "Normal",
+    "WeightMatrices",
+    "WeightPrior",
+    "weight_matrices",
+]
+
+Inference = Literal["map", "posterior"]
+"""What is done about the weights: one best value, or a distribution over them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,12 @@ class WeightMatrices:
 
 
 class WeightPrior(Protocol):
-    """A density over weight matrices."""
+    """A density over weight matrices.
+
+    One that also has ``inference = "posterior"`` and a method ``distribution(weight, is_input)``,
+    the normalised density of one matrix of the shape of ``weight`` as a Pyro distribution with
+    no batch dimension, makes latents of feed-forward weights.
+    """
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
@@ -76,15 +98,20 @@ class GroupLog:
     scale : float
         Norm of a column below which it counts as noise.
     elementwise : float
-        Share of a Laplace term on every weight.
+        Share of a Laplace term on every weight; above 0 it makes the density proper whatever
+        the size of a group.
+    inference : {"map", "posterior"}
+        One best value, or a mean-field posterior of feed-forward weights.
     """
 
     strength: float = 36.0
     scale: float = 0.1
     elementwise: float = 0.3
+    inference: Inference = "map"
 
     def __post_init__(self) -> None:
         _require_positive(strength=self.strength, scale=self.scale)
+        _require_inference(self.inference)
         if self.elementwise < 0:
             raise ConfigError(f"`elementwise` must be at least 0; got {self.elementwise}.")
 
@@ -98,6 +125,85 @@ class GroupLog:
             penalty = penalty + torch.log1p(norms / self.scale).sum()
         return -self.strength * penalty
 
+    def distribution(self, weight: Tensor, is_input: bool) -> dist.TorchDistribution:
+        """Normalised density of one matrix; draws come from its scale mixture.
+
+        Raises
+        ------
+        ConfigError
+            If there is none: hidden weights without an elementwise term, or columns of
+            ``strength`` weights or more without it.
+        """
+        rows = weight.numel() // max(1, weight.shape[-1])
+        if self.elementwise == 0 and (not is_input or self.strength <= rows):
+            raise ConfigError(
+                "GroupLog with `elementwise` 0 is no proper density of "
+                f"{'groups of ' + str(rows) if is_input else 'hidden'} weights, so it has no "
+                "draws and no posterior. Give it `elementwise` above 0, or for groups a "
+                "`strength` above their size."
+            )
+        if is_input:
+            return GroupLogMatrix(weight, self.strength, self.scale, self.elementwise)
+        spread = weight.new_full((), 1.0 / (self.strength * self.elementwise))
+        return _elementwise(dist.Laplace(torch.zeros_like(spread), spread), weight)
+
+
+@dataclass(frozen=True)
+class Horseshoe:
+    r"""Regularised horseshoe, grouped by characteristic.
+
+    .. math::
+        w_p \sim N(0, v_p I), \quad 1/v_p = 1/(\tau\lambda_p)^2 + 1/\text{slab}^2, \quad
+        \lambda_p \sim C^+(0, 1), \quad \tau \sim C^+(0, \text{scale}),
+
+    for the column of characteristic p, with both scales integrated out on a grid; Laplace for
+    hidden and output weights. Unlike :class:`GroupLog` it learns from the data how many
+    characteristics matter (:math:`\tau`), and leaves those that do nearly alone (slab).
+
+    Parameters
+    ----------
+    scale : float
+        Global scale: a weight of a characteristic that does not stand out.
+    slab : float
+        Largest scale of a weight.
+    floor : float
+        Smallest local scale. Without one the density has a pole at zero, and the MAP would be
+        zero whatever the data say.
+    others : float
+        Scale of a Laplace prior on hidden and output weights.
+    inference : {"map", "posterior"}
+        One best value, or a mean-field posterior of feed-forward weights.
+
+    References
+    ----------
+    Piironen and Vehtari (2017), Electronic Journal of Statistics 11, eqs. (2.8) and (2.9).
+    """
+
+    scale: float = 0.02
+    slab: float = 1.0
+    floor: float = 0.1
+    others: float = 0.1
+    inference: Inference = "map"
+
+    def __post_init__(self) -> None:
+        _require_positive(scale=self.scale, slab=self.slab, floor=self.floor, others=self.others)
+        if not self.floor < 1:
+            raise ConfigError(f"`floor` must be below 1, a typical local scale; got {self.floor}.")
+        _require_inference(self.inference)
+
+    def log_density(self, matrices: WeightMatrices) -> Tensor:
+        """Log density up to a constant, a scalar."""
+        columns = [self.distribution(w, True).log_prob(w) for w in matrices.inputs]
+        absolute = [-w.abs().sum() / self.others for w in matrices.others]
+        return _total([*columns, *absolute])
+
+    def distribution(self, weight: Tensor, is_input: bool) -> dist.TorchDistribution:
+        """Normalised density of one matrix; its draws are scales first, then weights."""
+        if is_input:
+            return HorseshoeMatrix(weight, self.scale, self.slab, self.floor)
+        spread = weight.new_full((), self.others)
+        return _elementwise(dist.Laplace(torch.zeros_like(spread), spread), weight)
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -107,17 +213,26 @@ class Normal:
     ----------
     scale : float
         Standard deviation of a weight.
+    inference : {"map", "posterior"}
+        One best value, or a mean-field posterior of feed-forward weights.
     """
 
     scale: float = 1.0
+    inference: Inference = "map"
 
     def __post_init__(self) -> None:
         _require_positive(scale=self.scale)
+        _require_inference(self.inference)
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
         tables = [*matrices.inputs, *matrices.others]
         return -0.5 * _total([(w / self.scale).square().sum() for w in tables])
+
+    def distribution(self, weight: Tensor, is_input: bool) -> dist.TorchDistribution:
+        """Normalised density of one matrix."""
+        spread = weight.new_full((), self.scale)
+        return _elementwise(dist.Normal(torch.zeros_like(spread), spread), weight)
 
 
 @dataclass(frozen=True)
@@ -128,17 +243,37 @@ class Laplace:
     ----------
     scale : float
         Mean absolute value of a weight.
+    inference : {"map", "posterior"}
+        One best value, or a mean-field posterior of feed-forward weights.
     """
 
     scale: float = 0.1
+    inference: Inference = "map"
 
     def __post_init__(self) -> None:
         _require_positive(scale=self.scale)
+        _require_inference(self.inference)
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
         tables = [*matrices.inputs, *matrices.others]
         return -_total([w.abs().sum() for w in tables]) / self.scale
+
+    def distribution(self, weight: Tensor, is_input: bool) -> dist.TorchDistribution:
+        """Normalised density of one matrix."""
+        spread = weight.new_full((), self.scale)
+        return _elementwise(dist.Laplace(torch.zeros_like(spread), spread), weight)
+
+
+def _elementwise(one: dist.TorchDistribution, weight: Tensor) -> dist.TorchDistribution:
+    """Spread the density of one weight over a matrix."""
+    matrix: dist.TorchDistribution = one.expand(weight.shape).to_event(weight.ndim)
+    return matrix
+
+
+def _require_inference(inference: str) -> None:
+    if inference not in ("map", "posterior"):
+        raise ConfigError(f"`inference` must be 'map' or 'posterior'; got {inference!r}.")
 
 
 def _total(terms: list[Tensor]) -> Tensor:
