@@ -27,11 +27,13 @@ class Epoch:
     step : int
         Gradient steps so far.
     elbo, log_likelihood, kl : float
-        Bound on the training months and its two terms, in nats, at one draw of the guide.
+        Bound on the training months and its two terms, in nats, at one draw of the guide and
+        of the weights that have a posterior.
     kl_weight : float
         Mean weight in the step that follows.
     log_weights : float
-        Log prior density of the weights, up to a constant.
+        Log prior density of the weights, up to a constant; of those with a posterior, log prior
+        less log guide at a draw, so that ``elbo + log_weights`` is a bound.
     valid_elbo : float
         Bound on the validation months given all before; NaN without any.
     seconds : float

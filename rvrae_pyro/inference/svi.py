@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,10 +21,17 @@ from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
+from rvrae_pyro.inference.shares import WeightShare
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.rvrae import RVRAE, Walk
 
 __all__ = ["Epoch", "Trained", "train", "window_loss"]
+
+_EPOCH_SEED = 0
+"""Seed of the weights that epochs are judged at."""
+
+_LEAST = 1e-6
+"""A site's scale must be above 0, also in the first step of a warm-up."""
 
 _logger = logging.getLogger(__name__)
 
@@ -52,10 +59,11 @@ def window_loss(
         Any Pyro ELBO.
     kl_weight : float or Tensor of shape (n_times,)
     share : float
-        Share of the log weight prior: the window's months over all training months, times the
-        warm-up of the weight priors.
+        Share of the log weight prior, or of the divergence of weights with a posterior: the
+        window's months over all training months, times the warm-up of the weight priors.
     """
-    loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
+    with WeightShare(model.weight_sites, max(share, _LEAST)):
+        loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
     return loss - share * model.log_weights()
 
 
@@ -114,9 +122,8 @@ def train(
             "Check the training span and the panel's returns."
         )
     run = _Run(model, batch, n_train, config, elbo)
-    devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
     with (
-        torch.random.fork_rng(devices=devices),
+        torch.random.fork_rng(devices=run.devices),
         model.parts.silent() if _is_differentiable(run.elbo) else nullcontext(),
         pyro.settings.context(module_local_params=True),
         pyro.validation_enabled(False),
@@ -162,6 +169,8 @@ class _Run:
         weights = [w for w in model.parts.parameters() if w.requires_grad]
         self.optimizer = _optimizer(config, weights)
         self.weights = weights
+        device = batch.returns.device
+        self.devices = [] if device.type == "cpu" else [device]
         self.n_cells = int(batch.observed[:n_train].sum())
         self.has_valid = bool(batch.observed[n_train:].any())
         self.trained = Trained()
@@ -187,8 +196,8 @@ class _Run:
         """Look at all months, judge the state, and take one step a window."""
         windows = draw_windows(self.n_train, self.config.window, self.generator)
         starts = [start for start, _ in windows]
-        walk = self.model.walk(self.batch, starts)
-        epoch = self._report(walk)
+        walk, log_weights = self._walk(starts)
+        epoch = self._report(walk, log_weights)
         self._refuse_broken(epoch)
         if self.failures and self.trained.epochs and self.trained.epochs[-1].step == self.step:
             self.trained.epochs.pop()  # it reported the state that training went back to
@@ -290,6 +299,20 @@ class _Run:
                 "below its best."
             )
 
+    def _walk(self, starts: Sequence[int]) -> tuple[Walk, float]:
+        """Filter at one draw of the weights; also their log density, or log prior over guide."""
+        model = self.model
+        with torch.no_grad():
+            log_weights = model.log_weights()
+            if not model.weight_sites:
+                return model.walk(self.batch, starts), float(log_weights)
+            # every epoch sees the same noise, so that epochs differ by what they have learned
+            with torch.random.fork_rng(devices=self.devices):
+                torch.manual_seed(_EPOCH_SEED)
+                drawn = model.draw_weights()
+            log_weights = log_weights + model.parts.weight_guide.log_ratio(model.parts, drawn)
+        return model.at(drawn).walk(self.batch, starts), float(log_weights)
+
     def _take_step(self, window: Batch, start: int, stop: int, n_windows: int) -> None:
         window = self._thin(window)
         if not bool(window.observed.any()):
@@ -323,7 +346,8 @@ class _Run:
             return
         # RenyiELBO and TraceGraph_ELBO only offer a gradient that they take themselves
         step = self.elbo.loss_and_grads  # type: ignore[attr-defined]
-        value = step(self.model.model, self.model.guide, window, kl_weight)
+        with WeightShare(self.model.weight_sites, max(share, _LEAST)):
+            value = step(self.model.model, self.model.guide, window, kl_weight)
         penalty = -share * self.model.log_weights()
         if not math.isfinite(value) or not bool(torch.isfinite(penalty)):
             raise self._failure(window, kl_weight)
@@ -348,11 +372,9 @@ class _Run:
             return weight / (stop - start)
         return weight
 
-    def _report(self, walk: Walk) -> Epoch:
+    def _report(self, walk: Walk, log_weights: float) -> Epoch:
         kl, log_likelihood = month_kl(walk), walk.log_likelihood
         weight = self._kl_weight(0, self.n_train)
-        with torch.no_grad():
-            log_weights = float(self.model.log_weights())
         bound, n_train = log_likelihood - kl, self.n_train
         return Epoch(
             step=self.step,
@@ -371,10 +393,12 @@ class _Run:
         """Keep the best state, slow down when stalled; True when it is time to stop.
 
         Validation is at full KL weight whatever training's weight was, so states compare from
-        the end of the KL's annealing on; nothing counts as a stall while a pull still grows.
+        the end of the KL's annealing on, and those with a posterior of the weights once it is
+        one; nothing counts as a stall while a pull still grows.
         """
         score = epoch.valid_elbo if self.has_valid else math.inf
-        if not self.has_valid or score > self.best or not self._kl_is_whole():
+        whole = self._kl_is_whole() and (not self.model.weight_sites or self._weights_pull() == 1)
+        if not self.has_valid or score > self.best or not whole:
             if math.isfinite(epoch.elbo):
                 self.best, self.stale = (score if self.has_valid else self.best), 0
                 self.best_state = copy.deepcopy(self.model.parts.state_dict())

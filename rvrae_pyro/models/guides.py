@@ -161,7 +161,8 @@ class Recurrent(Guide):
             flat = features.reshape(-1, *features.shape[-2:]).transpose(0, 1)
             start = self._initial(batch, features).unsqueeze(1).expand(1, flat.shape[1], -1)
             along = self.rnn(flat, start.contiguous())[0].transpose(0, 1)
-            return along.reshape(*features.shape[:-1], self.hidden)
+            together: Tensor = along.reshape(*features.shape[:-1], self.hidden)
+            return together
         state = self._initial(batch, features)
         if torch.is_grad_enabled():
             hidden: Tensor = self.rnn(features, state)[0]

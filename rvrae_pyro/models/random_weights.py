@@ -143,7 +143,8 @@ class MeanField(nn.Module):
         weight = parts.get_parameter(site.name)
         scale = self.log_scales[_key(site.name)].exp()
         proposed: dist.TorchDistribution = dist.Normal(weight, scale, validate_args=False)
-        return proposed.to_event(weight.ndim)
+        matrix: dist.TorchDistribution = proposed.to_event(weight.ndim)
+        return matrix
 
     def sample_prior(self, parts: nn.Module) -> dict[str, Tensor]:
         """Sample every site from its prior, as the model does."""
@@ -195,6 +196,11 @@ def call_with(parts: nn.Module, path: str, weights: Weights, batch: Batch) -> Te
         are vectorised, so that every ``x @ W.mT`` is one product.
     """
     part = parts.get_submodule(path)
+
+    def one(drawn: dict[str, Tensor]) -> Tensor:
+        result: Tensor = functional_call(part, drawn, (batch,))
+        return result
+
     own: dict[str, Tensor] = {}
     shape = torch.Size()
     for name, value in weights.items():
@@ -202,15 +208,13 @@ def call_with(parts: nn.Module, path: str, weights: Weights, batch: Batch) -> Te
             plain = _without_plates(value, parts.get_parameter(name).ndim)
             own[name.removeprefix(f"{path}.")] = plain
             shape = plain.shape[: plain.ndim - parts.get_parameter(name).ndim]
-    if not own or not shape:
-        return functional_call(part, own, (batch,)) if own else part(batch)
+    if not own:
+        as_it_is: Tensor = part(batch)
+        return as_it_is
+    if not shape:
+        return one(own)
     flat = {name: w.reshape(-1, *w.shape[len(shape) :]) for name, w in own.items()}
-
-    def one(drawn: dict[str, Tensor]) -> Tensor:
-        result: Tensor = functional_call(part, drawn, (batch,))
-        return result
-
-    many = torch.vmap(one, randomness="different")(flat)
+    many: Tensor = torch.vmap(one, randomness="different")(flat)
     return many.reshape(*shape, *many.shape[1:])
 
 
