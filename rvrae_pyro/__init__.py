@@ -20,6 +20,7 @@ from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
     from rvrae_pyro import baselines, diagnostics, fitting, inference
+    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit, load
     from rvrae_pyro.inference import schedules
@@ -32,6 +33,7 @@ __all__ = [
     "RVRAE",
     "CheckpointError",
     "ConfigError",
+    "Ensemble",
     "Fit",
     "FitConfig",
     "FitError",
@@ -47,6 +49,7 @@ __all__ = [
     "evaluation",
     "exact",
     "fit",
+    "fit_ensemble",
     "fitting",
     "guides",
     "inference",
@@ -78,9 +81,11 @@ _LAZY_MODULES = {
 }
 _LAZY_NAMES = {
     "RVRAE": "rvrae_pyro.models.rvrae",
+    "Ensemble": "rvrae_pyro.fitting.ensemble",
     "Fit": "rvrae_pyro.fitting.fit",
     "FitConfig": "rvrae_pyro.inference.config",
     "fit": "rvrae_pyro.fitting.training",
+    "fit_ensemble": "rvrae_pyro.fitting.ensemble",
     "load": "rvrae_pyro.fitting.training",
     "prior_predictive": "rvrae_pyro.predictive.prior",
 }

@@ -2,7 +2,9 @@
 
 from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check, Finding, check_training
+from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.diagnostics.factors import active_units
+from rvrae_pyro.diagnostics.predictive import predictive_check, statistics
 from rvrae_pyro.diagnostics.psis import psis
 from rvrae_pyro.diagnostics.sbc import sbc, uniformity
 
@@ -11,9 +13,12 @@ __all__ = [
     "Finding",
     "active_units",
     "align",
+    "check_members",
     "check_training",
+    "predictive_check",
     "psis",
     "rotate",
     "sbc",
+    "statistics",
     "uniformity",
 ]

@@ -12,7 +12,7 @@ import xarray as xr
 
 from rvrae_pyro.names import TIME
 
-__all__ = ["Check", "Finding", "check_evidence", "check_training"]
+__all__ = ["Check", "Finding", "Verdict", "check_evidence", "check_training"]
 
 Verdict = Literal["good", "look", "bad"]
 
@@ -144,13 +144,16 @@ def _converged(history: pd.DataFrame, stopped: str, best_step: int) -> Finding:
         answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."
         return Finding(question, "good", answer)
     bound = history["valid_elbo"] if judged else history["elbo"]
-    tail = bound.iloc[-max(2, len(bound) // 10) :]
-    gain = float(tail.iloc[-1] - tail.iloc[0]) / max(1.0, abs(float(tail.iloc[-1])))
+    final = float(bound.iloc[-1])
+    tenth = bound.iloc[-max(2, len(bound) // 10)]
+    # a rate that falls to nothing hides what is left to gain in the last tenth, less in a third
+    third = bound[history["step"] <= last * 2 / 3].iloc[-1]
+    gain, longer = ((final - float(b)) / max(1.0, abs(final)) for b in (tenth, third))
     answer = (
         f"It used all {last} steps; the bound moved {100 * gain:+.2f} % over the last tenth "
-        f"of them (best at step {best_step})."
+        f"of them, {100 * longer:+.2f} % over the last third (best at step {best_step})."
     )
-    verdict: Verdict = "look" if gain < 0.002 else "bad"
+    verdict: Verdict = "look" if gain < 0.002 and longer < 0.01 else "bad"
     return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
 
 

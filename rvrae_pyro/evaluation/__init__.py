@@ -7,6 +7,7 @@ monthly contributions with Newey-West.
 """
 
 from rvrae_pyro.evaluation._aggregate import hac_standard_error
+from rvrae_pyro.evaluation.comparison import compare, stacking_weights
 from rvrae_pyro.evaluation.density import (
     coverage,
     crps,
@@ -15,6 +16,7 @@ from rvrae_pyro.evaluation.density import (
     log_score,
     pit,
 )
+from rvrae_pyro.evaluation.future import leave_future_out, leave_month_out
 from rvrae_pyro.evaluation.inference import (
     diebold_mariano,
     fama_macbeth,
@@ -33,6 +35,7 @@ from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
 from rvrae_pyro.evaluation.profile import factor_profile
 
 __all__ = [
+    "compare",
     "coverage",
     "crps",
     "crps_normal",
@@ -42,6 +45,8 @@ __all__ = [
     "fama_macbeth",
     "grs",
     "hac_standard_error",
+    "leave_future_out",
+    "leave_month_out",
     "log_score",
     "long_short",
     "market_statistics",
@@ -52,5 +57,6 @@ __all__ = [
     "rank_ic",
     "rank_icir",
     "sharpe_ratio",
+    "stacking_weights",
     "total_r2",
 ]

@@ -16,12 +16,11 @@ import xarray as xr
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.portfolios import managed_portfolios
-from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
+from rvrae_pyro.diagnostics.check import Check, check_training
 from rvrae_pyro.evaluation.profile import factor_profile
+from rvrae_pyro.fitting.checking import judge_panel
 from rvrae_pyro.fitting.saved import save_parts
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.inference.divergence import month_kl
-from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
@@ -356,9 +355,10 @@ class Fit:
         Parameters
         ----------
         panel : xarray.Dataset, optional
-            Months on which the guide's bound is held against the particle filter's evidence;
-            without it, only the training run is judged.
+            Months on which guide, calibration, tails and skill are judged: the validation
+            months with those before them, say. Without it, only the training run is judged.
         num_particles : int
+            Particles of the filter that the guide is held against, and draws of the forecasts.
 
         Returns
         -------
@@ -375,21 +375,8 @@ class Fit:
             int(self.attrs["n_valid_returns"]),
         )
         if panel is not None:
-            findings.append(self._check_guide(panel, num_particles))
+            findings.extend(judge_panel(self, panel, num_particles))
         return Check(findings, _LIMITS)
-
-    def _check_guide(self, panel: xr.Dataset, num_particles: int) -> Finding:
-        batch = self._batch(panel)
-        model = in_double(self.model)
-        beliefs = believe(model, batch, num_particles, self.seed)
-        with month_random(self.seed, batch.times[0], "check"):
-            walks = [model.walk(batch) for _ in range(8)]
-        bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
-        coords = {TIME: batch.times}
-        return check_evidence(
-            xr.DataArray(bounds.cpu().numpy(), coords=coords, dims=TIME),
-            xr.DataArray(beliefs.log_evidence.cpu().numpy(), coords=coords, dims=TIME),
-        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fit to a folder: weights as safetensors, the rest as JSON and netCDF.

@@ -103,7 +103,7 @@ def test_a_real_fit_is_judged_with_and_without_a_panel():
     panel = rv.data.rank_characteristics(panel)
     model = rv.RVRAE(2, 2, factor_prior=rv.priors.AR1(2), likelihood=rv.likelihoods.Normal())
     fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=20), progress=False)
-    assert len(fit.check(panel, num_particles=50).findings) == len(fit.check().findings) + 1
+    assert len(fit.check(panel, num_particles=50).findings) > len(fit.check().findings)
 
 
 def test_active_units_vary_over_time():

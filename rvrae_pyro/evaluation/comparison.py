@@ -1,0 +1,205 @@
+"""Rank fits by what they said of months before they came, with errors of the differences."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import logsumexp
+
+from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.evaluation._aggregate import hac_standard_error
+from rvrae_pyro.evaluation._scored import LogEvidence, monthly_scores
+from rvrae_pyro.names import RETURNS, TIME
+
+__all__ = ["compare", "stacking_weights"]
+
+Array = NDArray[np.float64]
+MODEL = "model"
+
+
+def compare(
+    fits: Mapping[str, LogEvidence | xr.DataArray],
+    panel: xr.Dataset | None = None,
+    *,
+    times: object | None = None,
+    error: Literal["hac", "bootstrap"] = "hac",
+    lags: int | None = None,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Rank fits by monthly log score, with standard errors of the differences and weights.
+
+    .. math:: s_{mt} = \log p_m(r_t \mid r_{1:t-1}), \qquad d_{mt} = s_{mt} - s_{\ast t}
+
+    with :math:`\ast` the best on average.
+
+    Parameters
+    ----------
+    fits : mapping from name to Fit, Ensemble or DataArray
+        Anything with ``log_evidence``, or monthly log scores (time,) of a model from elsewhere.
+    panel : xarray.Dataset, optional
+        Filtered from its first month on: give the months before those that count, too. Not
+        needed where all entries are scores.
+    times : label, slice or list, optional
+        Months that count; all with a return unless told. Training months measure fit.
+    error : {"hac", "bootstrap"}
+        Newey-West, or a stationary bootstrap of months.
+    lags : int, optional
+        Lags of Newey-West, or mean block length of the bootstrap; rules of thumb unless told.
+    num_samples, seed : int
+        Particles where a model has no closed form; resamples of the bootstrap.
+
+    Returns
+    -------
+    Dataset
+        By ``model``, best first: ``log_score`` (nats a month), its ``standard_error``;
+        ``difference`` to the best (at most 0), ``difference_error``, and the two-sided
+        ``p_value``; stacking ``weight``. ``log_scores`` (model, time). Attribute ``n_times``.
+        ``.drop_dims("time").to_dataframe()`` is the table.
+
+    Raises
+    ------
+    ConfigError
+        With fewer than two entries, for something that is neither fit nor scores, or an
+        unknown ``error``.
+    ShapeError
+        If there are fewer than two months that all have.
+
+    Notes
+    -----
+    The joint score of a month rewards knowing how assets move together. Months are the unit:
+    the assets of one month are dependent. The best is chosen on the same months, so that
+    differences to it are optimistic by the choice; with many models use
+    ``model_confidence_set`` on ``-log_scores``. A score that a particle filter estimated has
+    an error of its own, which more particles make smaller.
+
+    References
+    ----------
+    Diebold and Mariano (1995), JBES 13; Politis and Romano (1994), JASA 89 (bootstrap); Yao et
+    al. (2018), Bayesian Analysis 13 (stacking).
+    """
+    if error not in ("hac", "bootstrap"):
+        raise ConfigError(f"`error` must be 'hac' or 'bootstrap'; got {error!r}.")
+    if not isinstance(fits, Mapping) or len(fits) < 2:
+        raise ConfigError("`fits` must map two names or more to fits or scores.")
+    scores = _aligned(fits, panel, times, num_samples, seed)
+    order = np.argsort(-scores.mean(TIME).to_numpy(), kind="stable")
+    scores = scores.isel({MODEL: order})
+    difference = scores - scores.isel({MODEL: 0}, drop=True)
+    size, n_times = max(200, num_samples), scores.sizes[TIME]
+    own = _errors(scores, error, lags, size, seed)
+    apart = _errors(difference, error, lags, size, seed)
+    gap = difference.mean(TIME)
+    ratio = abs(gap) / apart.where(apart > 0)
+    p_value = gap.copy(data=2.0 * stats.t.sf(ratio.to_numpy(), n_times - 1))
+    table = xr.Dataset(
+        {
+            "log_score": scores.mean(TIME),
+            "standard_error": own,
+            "difference": gap,
+            "difference_error": apart,
+            "p_value": p_value,
+            "weight": stacking_weights(scores),
+            "log_scores": scores,
+        },
+        attrs={"n_times": n_times, "error": error, "units": "nats a month"},
+    )
+    return table.transpose(MODEL, ...)
+
+
+def stacking_weights(scores: xr.DataArray, *, steps: int = 2000) -> xr.DataArray:
+    r"""Weights of the mixture of forecasts that would have scored best.
+
+    .. math:: \max_w \sum_t \log \sum_m w_m \exp(s_{mt}), \quad w \ge 0, \; \sum_m w_m = 1
+
+    Parameters
+    ----------
+    scores : DataArray (model, time)
+        Log scores.
+    steps : int
+        Steps of the EM iteration, each of which raises the score.
+
+    Returns
+    -------
+    DataArray (model,)
+
+    References
+    ----------
+    Yao, Vehtari, Simpson and Gelman (2018), Using stacking to average Bayesian predictive
+    distributions, Bayesian Analysis 13.
+    """
+    if set(scores.dims) != {MODEL, TIME}:
+        raise ShapeError(f"`scores` must have dims (model, time); got {scores.dims}.")
+    values = scores.transpose(MODEL, TIME).to_numpy().astype(np.float64)
+    log_weight = np.full(len(values), -np.log(len(values)))
+    for _ in range(steps):
+        joint = log_weight[:, None] + values
+        share = joint - logsumexp(joint, axis=0)
+        updated = logsumexp(share, axis=1) - np.log(values.shape[1])
+        if np.abs(np.exp(updated) - np.exp(log_weight)).max() < 1e-10:
+            break
+        log_weight = updated
+    weight = scores.isel({TIME: 0}, drop=True)
+    return weight.copy(data=np.exp(log_weight) / np.exp(log_weight).sum()).rename("weight")
+
+
+def _aligned(
+    fits: Mapping[str, LogEvidence | xr.DataArray],
+    panel: xr.Dataset | None,
+    times: object | None,
+    num_samples: int,
+    seed: int,
+) -> xr.DataArray:
+    """Scores (model, time) of the months that count and all have."""
+    each = [monthly_scores(one, panel, num_samples, seed) for one in fits.values()]
+    table = xr.concat(xr.align(*each, join="inner"), MODEL, coords="minimal", compat="override")
+    table = table.assign_coords({MODEL: [str(name) for name in fits]}).rename("log_score")
+    if panel is not None:
+        seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])
+        table = table.where(seen.reindex({TIME: table[TIME]}, fill_value=False))
+    if times is not None:
+        try:
+            table = table.sel({TIME: np.atleast_1d(table[TIME].sel({TIME: times}))})
+        except KeyError as problem:
+            raise ConfigError(
+                f"`times` must name months that all have; got {times!r}."
+            ) from problem
+    table = table.dropna(TIME)
+    if table.sizes[TIME] < 2:
+        raise ShapeError(
+            f"`fits` must share two scored months or more; got {table.sizes[TIME]}. Compare their "
+            "months, and `times`."
+        )
+    return table.reset_coords(drop=True)
+
+
+def _errors(
+    series: xr.DataArray, error: str, lags: int | None, num_samples: int, seed: int
+) -> xr.DataArray:
+    if error == "hac":
+        return hac_standard_error(series, lags=lags)
+    n_times = series.sizes[TIME]
+    block = max(1.0, n_times ** (1 / 3)) if lags is None else float(lags)
+    if block < 1:
+        raise ConfigError(f"`lags` must be at least 1 with error='bootstrap'; got {lags!r}.")
+    picks = _stationary_bootstrap(n_times, block, num_samples, np.random.default_rng(seed))
+    values = series.transpose(..., TIME).to_numpy()
+    means = values[..., picks].mean(-1)
+    return series.isel({TIME: 0}, drop=True).copy(data=means.std(-1, ddof=1))
+
+
+def _stationary_bootstrap(
+    n_times: int, block: float, num_samples: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Months of every resample, in wrapped blocks of geometric length."""
+    starts = random.integers(0, n_times, (num_samples, n_times))
+    fresh = random.random((num_samples, n_times)) < 1.0 / block
+    fresh[:, 0] = True
+    picks = np.empty((num_samples, n_times), np.int64)
+    for t in range(n_times):
+        onward = (picks[:, t - 1] + 1) % n_times if t else starts[:, 0]
+        picks[:, t] = np.where(fresh[:, t], starts[:, t], onward)
+    return picks

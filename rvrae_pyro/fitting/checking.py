@@ -1,0 +1,96 @@
+"""What a fit says of given months, judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from rvrae_pyro.diagnostics.check import Finding, check_evidence
+from rvrae_pyro.diagnostics.check_panel import (
+    check_calibration,
+    check_skill,
+    check_spread,
+    check_tails,
+    check_weights,
+)
+from rvrae_pyro.diagnostics.predictive import predictive_check
+from rvrae_pyro.diagnostics.psis import psis
+from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.importance import guide_paths
+from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.models.guides import Smoothing
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
+from rvrae_pyro.predictive.beliefs import Kind, in_double
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["judge_panel"]
+
+_MOST_CELLS = 5_000_000  # draws of returns that a check holds at a time
+_REPLICATES = 100
+
+
+def judge_panel(fit: Fit, panel: xr.Dataset, num_particles: int) -> list[Finding]:
+    """Judge guide, calibration, tails and skill on the months of a panel.
+
+    Parameters
+    ----------
+    fit : Fit
+    panel : xarray.Dataset
+    num_particles : int
+        Particles of the filter, and draws of the forecasts.
+
+    Returns
+    -------
+    list of Finding
+        Forecasts and replicates are judged on the last months, as many as memory allows.
+    """
+    findings = [_bound(fit, panel, num_particles)]
+    findings.append(check_weights(psis(fit, panel, max(100, num_particles), fit.seed)))
+    findings.append(_spread(fit, panel, num_particles))
+    times = _last_months(panel, num_particles)
+    if times.size:
+        tree = fit.forecast(panel, num_particles, fit.seed, times=times)
+        draws = tree["predictions"].to_dataset()[RETURNS]
+        seen = panel[RETURNS].transpose(TIME, ASSET).sel({TIME: times})
+        findings.append(check_calibration(seen, draws))
+        findings.append(
+            check_tails(
+                predictive_check(fit, panel, num_samples=_REPLICATES, seed=fit.seed, times=times)
+            )
+        )
+        findings.append(check_skill(seen, draws.mean((CHAIN, DRAW))))
+    return findings
+
+
+def _last_months(panel: xr.Dataset, num_draws: int) -> np.ndarray:
+    """Pick the last months in which four assets or more have returns."""
+    seen = panel[RETURNS].notnull().sum(ASSET) >= 4
+    months: np.ndarray = panel[TIME].to_numpy()[seen.to_numpy()]
+    most = max(12, _MOST_CELLS // max(1, num_draws * panel.sizes[ASSET]))
+    return months[-most:]
+
+
+def _bound(fit: Fit, panel: xr.Dataset, num_particles: int) -> Finding:
+    batch = fit._batch(panel)
+    model = in_double(fit.model)
+    with month_random(fit.seed, batch.times[0], "check"):
+        walks = [model.walk(batch) for _ in range(8)]
+    bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
+    bound = xr.DataArray(bounds.cpu().numpy(), coords={TIME: batch.times}, dims=TIME)
+    return check_evidence(bound, fit.log_evidence(panel, num_particles, fit.seed))
+
+
+def _spread(fit: Fit, panel: xr.Dataset, num_particles: int) -> Finding:
+    batch = fit._batch(panel)
+    model = in_double(fit.model)
+    paths = guide_paths(model, batch, max(100, num_particles), fit.seed)
+    seen = batch.observed.any(-1).cpu().numpy()
+    kind: Kind = "smoothed" if isinstance(fit.model.guide_part, Smoothing) else "filtered"
+    exact = fit.factors(panel, kind, num_particles, fit.seed)["sd"].isel({TIME: seen})
+    guide = exact.copy(data=paths.factors.std(0).cpu().numpy()[seen])
+    return check_spread(guide.transpose(TIME, FACTOR), exact)

@@ -1,0 +1,350 @@
+"""Several fits that differ in their seeds, and what they say together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.special import logsumexp
+
+from rvrae_pyro.diagnostics.alignment import align, rotate
+from rvrae_pyro.diagnostics.check import Check
+from rvrae_pyro.diagnostics.check_members import check_members
+from rvrae_pyro.errors import CheckpointError, ConfigError
+from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.fitting.training import fit, load
+from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import CHAIN, FACTORS, TIME
+from rvrae_pyro.predictive.beliefs import Kind
+from rvrae_pyro.predictive.tree_files import write_tree
+
+__all__ = ["Ensemble", "fit_ensemble"]
+
+_META, _ROTATION = "ensemble.json", "rotation.nc"
+
+
+def fit_ensemble(
+    make_model: Callable[[], RVRAE],
+    train: xr.Dataset,
+    valid: xr.Dataset | None = None,
+    *,
+    seeds: Iterable[int] = range(10),
+    config: FitConfig | None = None,
+    progress: bool = True,
+) -> Ensemble:
+    """Fit the same model from several seeds; members are the chains of all draws that follow.
+
+    Parameters
+    ----------
+    make_model : callable
+        Called without arguments for every member; returns a new, untrained model.
+    train, valid : xarray.Dataset
+        As for ``rv.fit``.
+    seeds : iterable of int
+        One a member, all different. A seed sets starting weights and the order of months.
+    config : FitConfig, optional
+    progress : bool
+        Show a progress bar on a terminal, one a member.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ConfigError
+        Without a seed, with a seed twice, or if ``make_model`` returns a model it had returned
+        before, one that was trained, or anything but a model.
+
+    Notes
+    -----
+    Differences between members show how much of a forecast hangs on the optimiser's start: a
+    lower bound on what is unknown about the weights, as all members see the same data. Costs
+    as many fits as there are seeds.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel and Blundell (2017), Simple and scalable predictive uncertainty
+    estimation using deep ensembles, NIPS.
+    """
+    chosen = [int(seed) for seed in seeds]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"`seeds` must hold one or more different numbers; got {chosen}.")
+    members: list[Fit] = []
+    for seed in chosen:
+        model = make_model()
+        _check_new(model, members)
+        members.append(fit(model, train, valid, config=config, seed=seed, progress=progress))
+    return Ensemble.of(members, train)
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Fits of one model from several seeds; says what ``Fit`` says, with a chain a member.
+
+    Attributes
+    ----------
+    members : tuple of Fit
+    alignment : Dataset
+        As from ``rv.diagnostics.align`` on the training months' factor means: ``rotation``
+        (chain, factor, reference), ``before``, ``agreement``, ``misfit``. Every answer is given
+        in the first member's coordinates; no later month takes part in finding them.
+    """
+
+    members: tuple[Fit, ...]
+    alignment: xr.Dataset
+
+    @classmethod
+    def of(cls, members: Sequence[Fit], train: xr.Dataset, num_samples: int = 200) -> Ensemble:
+        """Make an ensemble of fits that exist already.
+
+        Parameters
+        ----------
+        members : sequence of Fit
+            Of models with the same number of factors.
+        train : xarray.Dataset
+            Months on which their factors are aligned: the training months.
+        num_samples : int
+            Draws behind the factor means that are aligned.
+        """
+        if not members:
+            raise ConfigError("`members` must hold at least one fit; got none.")
+        sizes = {member.model.n_factors for member in members}
+        if len(sizes) > 1:
+            raise ConfigError(
+                f"`members` must have the same number of factors; got {sorted(sizes)}."
+            )
+        means = [member.factors(train, "filtered", num_samples)["mean"] for member in members]
+        chains = np.arange(len(members))
+        found = align(xr.concat(means, CHAIN).assign_coords({CHAIN: chains}), freedom="linear")
+        keep = found[["rotation", "before", "agreement", "misfit"]]
+        return cls(tuple(members), keep)
+
+    @property
+    def rotation(self) -> xr.DataArray:
+        """Map of each member's factors to the first member's, (chain, factor, reference)."""
+        return self.alignment["rotation"]
+
+    def factors(
+        self,
+        panel: xr.Dataset,
+        kind: Kind = "filtered",
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Draws, means and deviations of the aligned factors; as :meth:`Fit.factors`.
+
+        ``num_samples`` draws a member; ``mean`` and ``sd`` are those of all draws.
+        """
+        each = [m.factors(panel, kind, num_samples, seed) for m in self.members]
+        draws = rotate(self._stacked([one[FACTORS] for one in each]), self.rotation)
+        over = draws.dims[:2]
+        data = xr.Dataset({FACTORS: draws, "mean": draws.mean(over), "sd": draws.std(over)})
+        data.attrs.update(each[0].attrs)
+        data.attrs.update(self._attrs())
+        return data
+
+    def loadings(self, panel: xr.Dataset) -> xr.DataArray:
+        """Return loadings (chain, time, asset, factor) that belong to the aligned factors."""
+        each = [member.loadings(panel) for member in self.members]
+        return rotate(self._stacked(each), self.rotation, loadings=True)
+
+    def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
+        """Idiosyncratic standard deviations (chain, time, asset)."""
+        return self._stacked([m.idio_scale(panel, num_samples, seed) for m in self.members])
+
+    def reconstruct(
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+    ) -> xr.DataArray:
+        """Fitted returns (time, asset), the mean over members; as :meth:`Fit.reconstruct`."""
+        each = [member.reconstruct(panel, num_samples, seed) for member in self.members]
+        return self._stacked(each).mean(CHAIN, keep_attrs=True)
+
+    def log_evidence(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        *,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        """Log density of each month's returns given the months before (time,), in nats.
+
+        Of the mixture of the members with equal weights in every month, which is what
+        :meth:`forecast` draws from; ``by_member`` gives each one's own, (chain, time).
+        """
+        each = self._stacked([m.log_evidence(panel, num_samples, seed) for m in self.members])
+        if by_member:
+            return each
+        mixed = each.isel({CHAIN: 0}, drop=True)
+        values = logsumexp(each.transpose(CHAIN, TIME).to_numpy(), axis=0)
+        return mixed.copy(data=values - np.log(len(self.members)))
+
+    def posterior_predictive(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Replicates of seen months, a chain a member; as :meth:`Fit.posterior_predictive`.
+
+        Factors are aligned; ``latents``, where a decoder stands between, are left as they are.
+        """
+        return self._joined(
+            (m.posterior_predictive(panel, num_samples, seed, times) for m in self.members), out
+        )
+
+    def forecast(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Predictive draws of month t from data to t-1, a chain a member; as :meth:`Fit.forecast`.
+
+        ``beta`` and ``idio_scale`` differ by member and get a ``chain`` too, so that
+        ``rv.risk.summarize`` finds ``parameter_var`` from the members' differences.
+        """
+        return self._joined(
+            (m.forecast(panel, num_samples, seed, times) for m in self.members), out
+        )
+
+    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+        """Say in plain words what can be trusted: the worst member's page, and their agreement."""
+        pages = [member.check(panel, num_particles) for member in self.members]
+        fitted = None
+        if panel is not None:
+            fitted = self._stacked([m.reconstruct(panel, num_particles) for m in self.members])
+        return check_members(pages, self.alignment, fitted)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all members to a folder, each as :meth:`Fit.save` does, whole or not at all.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder cannot be written, or holds something that is not an ensemble.
+        """
+        target = Path(path)
+        if target.exists() and any(target.iterdir()) and not (target / _META).exists():
+            raise CheckpointError(
+                f"`path` {str(target)!r} holds something that is not an ensemble; choose another."
+            )
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        old = draft.with_name(f"{draft.name}.old")
+        try:
+            draft.mkdir(parents=True)
+            for i, member in enumerate(self.members):
+                member.save(draft / f"member_{i:03d}")
+            write_tree(xr.DataTree(self.alignment), draft / _ROTATION)
+            meta = {"package": "rvrae_pyro", "format": 1, "n_members": len(self.members)}
+            (draft / _META).write_text(json.dumps(meta))
+            if target.exists():
+                os.replace(target, old)
+            os.replace(draft, target)
+        except OSError as error:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise CheckpointError(f"`path` {str(target)!r} cannot be written: {error}.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], make_model: Callable[[], RVRAE] | None = None
+    ) -> Ensemble:
+        """Read an ensemble that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        make_model : callable, optional
+            As for ``fit_ensemble``; needed only where a part is not one of ours.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is missing, damaged, or of a newer version.
+        """
+        folder = Path(path)
+        try:
+            meta = json.loads((folder / _META).read_text())
+            n_members = int(meta["n_members"])
+            with xr.open_dataset(folder / _ROTATION) as opened:
+                alignment = opened.load()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"no ensemble in {str(folder)!r}, or a damaged one: {error}. Pass the folder that "
+                "Ensemble.save wrote; a single fit is read by rv.load."
+            ) from error
+        if meta.get("format") != 1:
+            raise CheckpointError(
+                f"{str(folder)!r} has layout {meta.get('format')!r}, this version reads 1. Install "
+                "the version of rvrae_pyro that wrote it, or a newer one."
+            )
+        folders = [folder / f"member_{i:03d}" for i in range(n_members)]
+        members = [load(each, None if make_model is None else make_model()) for each in folders]
+        return cls(tuple(members), alignment)
+
+    def _attrs(self) -> dict[str, Any]:
+        return {"seeds": json.dumps([m.seed for m in self.members]), "n_members": len(self.members)}
+
+    def _stacked(self, arrays: Sequence[xr.DataArray]) -> xr.DataArray:
+        """Join one array a member along ``chain``, numbered anew."""
+        joined = xr.concat(arrays, CHAIN, join="exact", combine_attrs="override")
+        return joined.assign_coords({CHAIN: np.arange(len(arrays))})
+
+    def _joined(
+        self, trees: Iterator[xr.DataTree], out: str | os.PathLike[str] | None
+    ) -> xr.DataTree:
+        each = list(trees)
+        groups = {
+            name: self._group(name, [tree[name].to_dataset() for tree in each])
+            for name in each[0].children
+        }
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs.update(each[0].attrs)
+        tree.attrs.update(self._attrs())
+        if out is not None:
+            write_tree(tree, out)
+        return tree
+
+    def _group(self, name: str, each: Sequence[xr.Dataset]) -> xr.Dataset:
+        """Join one group of all members: draws by chain, data once, constants by member."""
+        if name == "observed_data":
+            return each[0]
+        variables = {}
+        for key in each[0].data_vars:
+            arrays = [one[key] for one in each]
+            joined = self._stacked(arrays)
+            if key == FACTORS:
+                joined = rotate(joined, self.rotation)
+            elif key == "beta":
+                joined = rotate(joined, self.rotation, loadings=True)
+            variables[key] = joined
+        return xr.Dataset(variables, attrs=each[0].attrs)
+
+
+def _check_new(model: object, members: Sequence[Fit]) -> None:
+    if not isinstance(model, RVRAE):
+        raise ConfigError(f"`make_model` must return an rv.RVRAE; got {type(model).__name__}.")
+    if any(member.model is model for member in members) or not model.untouched:
+        raise ConfigError(
+            "`make_model` must build a new model at every call; it returned one that is trained "
+            "already. Build it inside: make_model=lambda: rv.RVRAE(...)."
+        )

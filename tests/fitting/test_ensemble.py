@@ -1,0 +1,174 @@
+"""Members as chains: aligned factors, mixtures, and a variance that splits."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import rvrae_pyro as rv
+from tests.helpers import CHARACTERISTICS as P
+from tests.helpers import FACTORS as K
+from tests.helpers import random_panel
+
+CONFIG = rv.FitConfig(max_steps=15, window=4, learning_rate=0.02)
+SEEDS = (3, 1, 7)
+
+
+def make_model() -> rv.RVRAE:
+    return rv.RVRAE(P, K, loadings=rv.loadings.MLP(P, K))
+
+
+@pytest.fixture(scope="module")
+def panel() -> xr.Dataset:
+    return random_panel(16, 14, seed=5)
+
+
+@pytest.fixture(scope="module")
+def train(panel: xr.Dataset) -> xr.Dataset:
+    return panel.isel(time=slice(0, 12))
+
+
+@pytest.fixture(scope="module")
+def ensemble(train: xr.Dataset) -> rv.Ensemble:
+    return rv.fit_ensemble(make_model, train, seeds=SEEDS, config=CONFIG, progress=False)
+
+
+def test_members_are_ordinary_fits(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
+    assert [member.seed for member in ensemble.members] == list(SEEDS)
+    alone = rv.fit(make_model(), train, config=CONFIG, seed=1, progress=False)
+    theirs = ensemble.members[1].model.state_dict()
+    assert all(bool((w == theirs[k]).all()) for k, w in alone.model.state_dict().items())
+
+
+def test_alignment_leaves_what_returns_can_tell(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    factors = ensemble.factors(panel, num_samples=60)
+    loadings = ensemble.loadings(panel)
+    assert factors["factors"].dims == ("chain", "draw", "time", "factor")
+    assert loadings.dims == ("chain", "time", "asset", "factor")
+    for c, member in enumerate(ensemble.members):
+        raw = member.factors(panel, num_samples=60)["factors"].isel(chain=0)
+        expected = xr.dot(member.loadings(panel), raw, dim="factor")
+        ours = xr.dot(loadings[c], factors["factors"][c], dim="factor")
+        xr.testing.assert_allclose(ours.drop_vars("chain"), expected.drop_vars("chain"))
+    np.testing.assert_allclose(ensemble.rotation[0], np.eye(K), atol=1e-10)
+
+
+def test_rotation_knows_the_training_months_alone(
+    ensemble: rv.Ensemble, panel: xr.Dataset, train: xr.Dataset
+) -> None:
+    means = [m.factors(train, num_samples=200)["mean"] for m in ensemble.members]
+    found = rv.diagnostics.align(
+        xr.concat(means, "chain").assign_coords(chain=range(3)), freedom="linear"
+    )
+    np.testing.assert_allclose(ensemble.rotation, found["rotation"])
+    changed = panel.copy(deep=True)
+    changed["returns"][14:] *= -3.0
+    before, after = (ensemble.forecast(p, 30, times=p.time[13]) for p in (panel, changed))
+    np.testing.assert_array_equal(before["predictions"]["returns"], after["predictions"]["returns"])
+
+
+def test_evidence_is_that_of_the_mixture(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    each = ensemble.log_evidence(panel, 80, by_member=True)
+    own = np.stack([m.log_evidence(panel, 80) for m in ensemble.members])
+    np.testing.assert_allclose(each, own)
+    np.testing.assert_allclose(
+        ensemble.log_evidence(panel, 80), np.log(np.exp(own).mean(0)), rtol=1e-10
+    )
+
+
+def test_variance_splits_and_adds_up(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    tree = ensemble.forecast(panel, 200, times=panel.time[-3:])
+    returns = tree["predictions"]["returns"]
+    assert returns.dims == ("chain", "draw", "time", "asset")
+    assert tree["predictions_constant_data"]["beta"].dims[0] == "chain"
+    risk = rv.risk.summarize(tree, tail=0.05)
+    parts = risk["factor_var"] + risk["idio_var"] + risk["parameter_var"]
+    np.testing.assert_allclose(parts, risk["sd"] ** 2, rtol=1e-6)
+    between = (
+        np.stack(
+            [
+                m.forecast(panel, 200, times=panel.time[-3:])["predictions"]["returns"].mean(
+                    "draw"
+                )[0]
+                for m in ensemble.members
+            ]
+        )
+        .astype(float)
+        .var(0)
+    )
+    np.testing.assert_allclose(risk["parameter_var"], between, rtol=1e-3, atol=1e-9)
+    assert "note" not in risk["parameter_var"].attrs
+    # what each member calls factor risk does not depend on the coordinates of its factors
+    alone = np.mean(
+        [
+            rv.risk.summarize(m.forecast(panel, 200, times=panel.time[-3:]), 0.05)["factor_var"]
+            for m in ensemble.members
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(risk["factor_var"], alone, rtol=1e-4)
+
+
+def test_replicates_reconstruction_and_scales(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    tree = ensemble.posterior_predictive(panel, 20)
+    assert tree["posterior_predictive"]["returns"].sizes["chain"] == 3
+    assert tree["observed_data"]["returns"].dims == ("obs",)
+    assert tree["log_likelihood"]["returns"].dims == ("chain", "draw", "obs")
+    fitted = ensemble.reconstruct(panel, 50)
+    own = [m.reconstruct(panel, 50) for m in ensemble.members]
+    np.testing.assert_allclose(fitted, np.mean(own, axis=0))
+    assert ensemble.idio_scale(panel, 50).sizes["chain"] == 3
+
+
+def test_save_and_load(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> None:
+    path = ensemble.save(tmp_path / "members")
+    again = rv.Ensemble.load(path)
+    first, second = (e.forecast(panel, 20, times=panel.time[-1]) for e in (ensemble, again))
+    xr.testing.assert_identical(first, second)
+    ensemble.save(path)  # replaces
+    rv.Ensemble.load(path, make_model)
+    assert [p.name for p in tmp_path.iterdir()] == ["members"]
+    ensemble.members[0].save(tmp_path / "single")
+    with pytest.raises(rv.CheckpointError, match="not an ensemble"):
+        ensemble.save(tmp_path / "single")
+    with pytest.raises(rv.CheckpointError, match=r"rv\.load"):
+        rv.Ensemble.load(tmp_path / "single")
+    (path / "ensemble.json").write_text('{"n_members": 3, "format": 9}')
+    with pytest.raises(rv.CheckpointError, match="layout 9"):
+        rv.Ensemble.load(path)
+
+
+def test_streaming_to_a_file(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> None:
+    tree = ensemble.forecast(panel, 20, times=panel.time[-1], out=tmp_path / "draws.zarr")
+    kept = xr.open_datatree(tmp_path / "draws.zarr", engine="zarr", consolidated=False)
+    np.testing.assert_array_equal(kept["predictions"]["returns"], tree["predictions"]["returns"])
+    kept.close()
+
+
+def test_check_names_the_worst_member_and_the_rotation(
+    ensemble: rv.Ensemble, train: xr.Dataset
+) -> None:
+    page = ensemble.check(train, num_particles=60)
+    questions = [finding.question for finding in page.findings]
+    assert questions[-2:] == [
+        "Do members have the same factors?",
+        "Do members say the same of returns?",
+    ]
+    assert len(questions) == len(set(questions))
+    assert "lower bound" in str(page)
+
+
+def test_misuse_is_refused(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
+    settings = {"config": CONFIG, "progress": False}
+    model = make_model()
+    with pytest.raises(rv.ConfigError, match="new model at every call"):
+        rv.fit_ensemble(lambda: model, train, seeds=[0, 1], **settings)
+    with pytest.raises(rv.ConfigError, match=r"rv\.RVRAE; got int"):
+        rv.fit_ensemble(lambda: 3, train, seeds=[0], **settings)
+    for seeds in ([], [1, 1]):
+        with pytest.raises(rv.ConfigError, match="different numbers"):
+            rv.fit_ensemble(make_model, train, seeds=seeds, **settings)
+    with pytest.raises(rv.ConfigError, match="at least one fit"):
+        rv.Ensemble.of([], train)
+    other = rv.fit(rv.RVRAE(P, 3), train, config=rv.FitConfig(max_steps=1), progress=False)
+    with pytest.raises(rv.ConfigError, match=r"number of factors; got \[2, 3\]"):
+        rv.Ensemble.of([ensemble.members[0], other], train)
