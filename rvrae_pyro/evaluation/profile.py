@@ -72,8 +72,7 @@ def factor_profile(
         raise ConfigError(f"`least_months` must be at least 3; got {least_months!r}.")
     check_array(factors, "factors", TIME, FACTOR)
     check_array(managed, "managed", TIME, CHARACTERISTIC)
-    paths = factors.transpose(TIME, FACTOR).to_pandas()
-    table = managed.transpose(TIME, CHARACTERISTIC).to_pandas()
+    paths, table = _table(factors), _table(managed)
     if not paths.index.intersection(table.index).size:
         raise ShapeError("`managed` must share months with `factors`; it has none of them.")
     profile = xr.Dataset(coords={FACTOR: factors[FACTOR]})
@@ -95,13 +94,23 @@ def factor_profile(
     return profile.assign_coords(name=(FACTOR, names))
 
 
+def _table(values: xr.DataArray) -> pd.DataFrame:
+    """Months as rows; the other dim as columns."""
+    (other,) = (dim for dim in values.dims if dim != TIME)
+    return pd.DataFrame(
+        values.transpose(TIME, other).values.astype(np.float64),
+        index=pd.DatetimeIndex(values[TIME].values),
+        columns=values[other].values,
+    )
+
+
 def _known_table(known: xr.DataArray | pd.DataFrame | None) -> pd.DataFrame | None:
     if known is None:
         return None
     if isinstance(known, xr.DataArray):
         if known.ndim != 2 or TIME not in known.dims:
             raise ShapeError(f"`known` must have dims ('time', 'known_factor'); got {known.dims}.")
-        known = known.transpose(TIME, ...).to_pandas()
+        known = _table(known)
     if not isinstance(known, pd.DataFrame) or not isinstance(known.index, pd.DatetimeIndex):
         raise ShapeError(
             "`known` must be a DataArray with dim 'time' or a DataFrame with dates as rows; got "

@@ -60,7 +60,8 @@ class Fit:
     best_step : int
         Step of the state that was kept.
     attrs : dict
-        Seed, config, model, library versions and the fingerprint of the training data.
+        Seed, config, model, library versions and the fingerprint of the training data;
+        ``last_seen_month``, the last that training or validation has looked at.
     """
 
     model: RVRAE

@@ -97,6 +97,7 @@ def fit(
     attrs = _attrs(model, config, seed, train)
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
+    attrs["last_seen_month"] = str(batch.times[-1])[:10]
     times = batch.times[:n_train]
     with (
         _checkpointed(
