@@ -12,6 +12,7 @@ from rvrae_pyro.cli.console import tell, warnings_told
 from rvrae_pyro.cli.demo import demo
 from rvrae_pyro.cli.fit import fit
 from rvrae_pyro.cli.forecast import forecast
+from rvrae_pyro.cli.report import report
 from rvrae_pyro.cli.simulate import simulate
 from rvrae_pyro.errors import FitError, RvraeError
 
@@ -29,6 +30,7 @@ app.command()(check)
 app.command()(simulate)
 app.command()(fit)
 app.command()(forecast)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,263 @@
+"""Everything that the page says, worked out once: no HTML here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.summaries import principal_factors
+from rvrae_pyro.cli.tables import forecast_table
+from rvrae_pyro.data.dates import frequency_of
+from rvrae_pyro.data.panel import listed
+from rvrae_pyro.diagnostics.check import Check
+from rvrae_pyro.errors import PanelError
+from rvrae_pyro.evaluation import factor_profile
+from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME, WEIGHT
+from rvrae_pyro.report.books import EQUAL, standard_books
+from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["Facts", "gather"]
+
+PORTFOLIO: Final = "portfolio"
+_FALL: Final = -2.0  # the scenario: equal weights fall by so many standard deviations
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page says.
+
+    Attributes
+    ----------
+    fit : Fit
+    panel : Dataset
+        Prepared as for the fit.
+    spans : Spans
+    live : datetime64
+        The month that is forecast.
+    waiting : bool
+        Whether the live month has no return yet.
+    check : Check
+    ranking : DataFrame
+        Of ``forecast_table``, with ``factor_share`` of the variance and ``fall``, the mean if
+        equal weights fall.
+    fall : float
+        By how much they fall, decimal.
+    books : Dataset
+        Risk of the portfolios (portfolio), tails along ``tail``.
+    parts : DataFrame
+        Weight and part of the 5 % expected shortfall of each asset, in equal weights.
+    factors : Dataset
+        Principal factors; see ``principal_factors``; ``name`` along ``factor``.
+    profile : Dataset
+        Of ``factor_profile``.
+    attribution : DataFrame
+        Mean forecast of each asset by principal factor, and ``intercept`` where there is one.
+    sensitivity : DataFrame
+        By characteristic: ``slope`` (mean over assets), ``effect`` (mean size of the slope times
+        the characteristic's spread).
+    judged : Judged or None
+    num_samples, seed : int
+    """
+
+    fit: Fit
+    panel: xr.Dataset
+    spans: Spans
+    live: np.datetime64
+    waiting: bool
+    check: Check
+    ranking: pd.DataFrame
+    fall: float
+    books: xr.Dataset
+    parts: pd.DataFrame
+    factors: xr.Dataset
+    profile: xr.Dataset
+    attribution: pd.DataFrame
+    sensitivity: pd.DataFrame
+    judged: Judged | None
+    num_samples: int
+    seed: int
+
+    @property
+    def period(self) -> str:
+        """What one row of the panel is called."""
+        return {"monthly": "month", "weekly": "week", "daily": "day"}[frequency_of(self.panel)]
+
+
+def gather(
+    fit: Fit, panel: xr.Dataset, raw: xr.Dataset, num_samples: int = 1000, seed: int = 0
+) -> Facts:
+    """Work out what the page says.
+
+    Parameters
+    ----------
+    fit : Fit
+    panel : Dataset
+        Prepared as for the fit; its last listed row is the month that is forecast.
+    raw : Dataset
+        The panel before that, for names of assets.
+    num_samples, seed : int
+
+    Returns
+    -------
+    Facts
+
+    Raises
+    ------
+    PanelError
+        If no asset is listed.
+    ConfigError
+        If ``num_samples`` is below 1000, too few for a tail of 1 %.
+    """
+    known = listed(panel)
+    rows = np.flatnonzero(known.any(ASSET).values)
+    if not rows.size:
+        raise PanelError("no asset is listed in any row: there is nothing to report.")
+    live = panel[TIME].values[rows[-1]]
+    spans = spans_of(fit, panel)
+    tree = fit.forecast(panel, num_samples=num_samples, seed=seed, times=[live])
+    equal = standard_books(tree)[EQUAL]
+    sd = float(rv.risk.portfolio_draws(tree, equal).std())
+    fall = round(_FALL * sd, 3)
+    beta, paths = fit.loadings(panel), fit.factors(panel, num_samples=num_samples, seed=seed)
+    turned = principal_factors(beta, paths["factors"])
+    parts = _attribution(fit, panel, live, paths["mean"], turned["mean"], num_samples, seed)
+    means = parts.sum(axis=1)
+    weights = _portfolios(tree, panel, live)
+    books = rv.risk.portfolio(tree, weights)
+    at_live = books.to_dataset().isel({TIME: 0})
+    # as in the ranking: means without the noise of the draws
+    at_live["mean"] = xr.dot(weights.isel({TIME: 0}), _by_asset(means, weights), dim=ASSET)
+    profile = factor_profile(turned["mean"], rv.data.managed_portfolios(panel), _known(panel))
+    return Facts(
+        fit,
+        panel,
+        spans,
+        live,
+        bool(panel[RETURNS].sel({TIME: live}).isnull().all()),
+        _check(fit, panel, spans),
+        _ranking(tree, raw, equal, fall, means),
+        fall,
+        at_live,
+        _parts(books),
+        turned.assign_coords(name=profile["name"]),
+        profile,
+        parts,
+        _sensitivity(fit, panel, live, num_samples, seed),
+        judge(fit, panel, spans, num_samples, seed),
+        num_samples,
+        seed,
+    )
+
+
+def _check(fit: Fit, panel: xr.Dataset, spans: Spans) -> Check:
+    """Judge the fit, with the guide on its training months where the panel has them."""
+    if len(spans.train) < 2:
+        return fit.check()
+    return fit.check(panel.sel({TIME: slice(spans.train[0], spans.train[-1])}))
+
+
+def _known(panel: xr.Dataset) -> xr.DataArray | None:
+    """Return factors with names, where the panel is monthly; months that differ are dropped."""
+    return rv.data.load_french_factors() if frequency_of(panel) == "monthly" else None
+
+
+def _portfolios(tree: xr.DataTree, panel: xr.Dataset, live: np.datetime64) -> xr.DataArray:
+    """Stack portfolios (time, asset, portfolio) of the live month."""
+    books = standard_books(tree)
+    if WEIGHT in panel:
+        value = panel[WEIGHT].sel({TIME: [live]}).where(books[EQUAL] > 0).fillna(0.0).clip(0.0)
+        if float(value.sum()) > 0:
+            books["Value weights"] = value / value.sum(ASSET)
+    least = rv.risk.FactorCovariance.from_forecast(tree).minimum_variance()
+    books["Least variance, long and short"] = least.fillna(0.0)
+    stacked = np.stack([book.transpose(TIME, ASSET).values for book in books.values()], axis=-1)
+    like = books[EQUAL].transpose(TIME, ASSET)
+    coords = {dim: like[dim].values for dim in (TIME, ASSET)}
+    coords[PORTFOLIO] = np.array(list(books), dtype=str)
+    return xr.DataArray(stacked, coords, (TIME, ASSET, PORTFOLIO))
+
+
+def _ranking(
+    tree: xr.DataTree, raw: xr.Dataset, equal: xr.DataArray, fall: float, means: pd.Series
+) -> pd.DataFrame:
+    """Rank by means without the noise of the draws, which would blur small differences."""
+    table = forecast_table(tree, raw)
+    risk = rv.risk.summarize(tree).isel({TIME: 0})
+    fallen = rv.risk.scenario(tree, weights=equal, value=fall)
+    moved = (
+        fallen["predictions"].to_dataset()[RETURNS].isel({TIME: 0}).mean((CHAIN, DRAW))
+        - risk["mean"]
+    )
+    share = risk["factor_var"] / risk["sd"] ** 2
+    names = table[ASSET].to_numpy()
+    table["mean"] = means.loc[names].to_numpy()
+    table["factor_share"] = share.sel({ASSET: names}).to_numpy()
+    table["fall"] = table["mean"] + moved.sel({ASSET: names}).to_numpy()
+    table["rank"] = table["mean"].rank(ascending=False, method="min").astype(int)
+    return table.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def _by_asset(means: pd.Series, like: xr.DataArray) -> xr.DataArray:
+    full = means.reindex(like[ASSET].values).fillna(0.0)
+    return xr.DataArray(full.to_numpy(), {ASSET: like[ASSET].values}, ASSET)
+
+
+def _parts(books: xr.DataTree) -> pd.DataFrame:
+    """Parts of the 5 % expected shortfall of equal weights, largest first."""
+    one = books.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: EQUAL}).sel(tail=0.05)
+    table = pd.DataFrame(
+        {
+            "weight": one["weights"].to_series(),
+            "part": (one["component_es"] / one["es"]).to_series(),
+            "sd_part": (one["component_sd"] / one["sd"]).to_series(),
+        }
+    )
+    return table[table["weight"] > 0].sort_values("part", ascending=False)
+
+
+def _attribution(
+    fit: Fit,
+    panel: xr.Dataset,
+    live: np.datetime64,
+    raw: xr.DataArray,
+    turned: xr.DataArray,
+    num_samples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Mean forecasts of the live month by principal factor; rows sum to the mean forecast."""
+    parts = fit.attribution(panel, num_samples=num_samples, seed=seed, times=[live])
+    beta = fit.loadings(panel).sel({TIME: live}).values
+    expected = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)["mean"]
+    turn = np.linalg.lstsq(raw.values, turned.values, rcond=None)[0]
+    exposure = beta @ np.linalg.pinv(turn).T
+    table = pd.DataFrame(
+        exposure * (expected.sel({TIME: live}).values @ turn),
+        index=pd.Index(panel[ASSET].values.astype(str), name=ASSET),
+        columns=[int(label) for label in turned[FACTOR].values],
+    )
+    if 0 in parts[FACTOR].values:
+        table["intercept"] = parts.sel({FACTOR: 0}).isel({TIME: 0}).values
+    return table.dropna()
+
+
+def _sensitivity(
+    fit: Fit, panel: xr.Dataset, live: np.datetime64, num_samples: int, seed: int
+) -> pd.DataFrame:
+    slopes = fit.sensitivity(panel, num_samples=num_samples, seed=seed, times=[live])
+    slopes = slopes.isel({TIME: 0})
+    spread = panel[CHARACTERISTICS].sel({TIME: live}).where(slopes.notnull()).std(ASSET)
+    table = pd.DataFrame(
+        {
+            "slope": slopes.mean(ASSET).to_series(),
+            "effect": (abs(slopes).mean(ASSET) * spread).to_series(),
+        }
+    )
+    return table.sort_values("effect", ascending=False)

@@ -1,0 +1,188 @@
+"""The same months forecast by IPCA, and who did better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.errors import RvraeError
+from rvrae_pyro.evaluation import (
+    coverage,
+    crps,
+    diebold_mariano,
+    predictive_r2,
+    rank_ic,
+    total_r2,
+)
+from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+__all__ = ["Measure", "compare_with_ipca"]
+
+Better = Literal["high", "low", "near"]
+Scored = xr.DataArray | xr.Dataset
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One score of both models over the same cells, and their difference.
+
+    Attributes
+    ----------
+    label, meaning : str
+    own, own_error, other, other_error : float
+        Estimates and Newey-West standard errors over months.
+    difference, difference_error : float
+        Own less other; the error is that of their paired months.
+    better : {"high", "low", "near"}
+        Which way is better; "near": to the nominal 90 %.
+    scale : float
+        Multiplies everything for display.
+    """
+
+    label: str
+    meaning: str
+    own: float
+    own_error: float
+    other: float
+    other_error: float
+    difference: float
+    difference_error: float
+    better: Better
+    scale: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        """Who did better, where two standard errors tell; in words."""
+        if not abs(self.difference) > 2 * self.difference_error:
+            return "no difference that these months can show"
+        if self.better == "near":
+            closer = abs(self.own - 0.9) < abs(self.other - 0.9)
+        else:
+            closer = (self.difference > 0) == (self.better == "high")
+        return "this model better" if closer else "IPCA better"
+
+
+def compare_with_ipca(
+    fit: Fit, panel: xr.Dataset, past: np.ndarray, tree: xr.DataTree, seed: int
+) -> tuple[list[Measure], str]:
+    """Fit IPCA with as many factors to the same past, and score both on the same cells.
+
+    Parameters
+    ----------
+    fit : Fit
+    panel : Dataset
+    past : datetime64 array
+        Months that IPCA is fitted on.
+    tree : DataTree
+        The fit's forecast of the months to score.
+    seed : int
+
+    Returns
+    -------
+    list of Measure
+        Empty where there is no comparison.
+    str
+        Why, if so.
+    """
+    if len(past) < 2:
+        return [], "the panel does not hold all months that the model was trained on."
+    draws = tree["predictions"].to_dataset()[RETURNS]
+    months, size = draws[TIME].values, draws.sizes[DRAW]
+    n_factors = min(fit.model.n_factors, panel.sizes[CHARACTERISTIC] + 1)
+    try:
+        rival = rv.baselines.IPCA(n_factors, constant=True)
+        rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
+    except RvraeError as error:
+        return [], f"IPCA could not be fitted: {error}"
+    theirs = rival.predictive(panel, num_samples=size, seed=seed, times=months)
+    other = theirs["predictions"].to_dataset()[RETURNS]
+    both = _has(draws) & _has(other)
+    returns = panel[RETURNS].sel({TIME: months}).where(both)
+    fitted = fit.reconstruct(panel, num_samples=size, seed=seed).sel({TIME: months})
+    return [
+        *_densities(returns, draws, other),
+        _ranks(returns, draws, other),
+        _explained(_PREDICTIVE, returns, _mean(draws), _mean(other)),
+        _explained(_TOTAL, returns, fitted, rival.reconstruct(panel).sel({TIME: months})),
+    ], ""
+
+
+_PREDICTIVE: Final = ("Predictive R², %", "share of squared returns that mean forecasts explain")
+_TOTAL: Final = ("Total R², %", "share explained given the month's own factors: fit, no foresight")
+
+
+def _has(draws: xr.DataArray) -> xr.DataArray:
+    return draws.isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()
+
+
+def _mean(draws: xr.DataArray) -> xr.DataArray:
+    return draws.mean((CHAIN, DRAW))
+
+
+def _pair(
+    label: tuple[str, str],
+    own: Scored,
+    other: Scored,
+    months: tuple[Scored, Scored],
+    better: Better,
+    scale: float,
+) -> Measure:
+    first_months, second_months = months
+    assert isinstance(first_months, xr.DataArray)  # scores by month have no error of their own
+    assert isinstance(second_months, xr.DataArray)
+    error = diebold_mariano(first_months, second_months)["standard_error"]
+    first, second = float(own["estimate"]), float(other["estimate"])
+    return Measure(
+        *label,
+        first,
+        float(own["standard_error"]),
+        second,
+        float(other["standard_error"]),
+        first - second,
+        float(error),
+        better,
+        scale,
+    )
+
+
+def _densities(
+    returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray
+) -> tuple[Measure, Measure]:
+    pair = (draws, other)
+    distance = [crps(returns, each, standard_error=True) for each in pair]
+    inside = [coverage(returns, each, 0.9, standard_error=True) for each in pair]
+    label = ("CRPS, %", "distance of the forecast distribution from the outcome; less is better")
+    share = ("Coverage of 90 % intervals, %", "share of returns inside; 90 is right")
+    monthly = [crps(returns, each, per="month") for each in pair]
+    hits = [coverage(returns, each, 0.9, per="month") for each in pair]
+    return (
+        _pair(label, distance[0], distance[1], (monthly[0], monthly[1]), "low", 100.0),
+        _pair(share, inside[0], inside[1], (hits[0], hits[1]), "near", 100.0),
+    )
+
+
+def _ranks(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) -> Measure:
+    label = ("Rank correlation", "of mean forecasts and returns within a month; more is better")
+    means = [_mean(each) for each in (draws, other)]
+    whole = [rank_ic(returns, each, standard_error=True) for each in means]
+    monthly = [rank_ic(returns, each) for each in means]
+    return _pair(label, whole[0], whole[1], (monthly[0], monthly[1]), "high", 1.0)
+
+
+def _explained(
+    label: tuple[str, str], returns: xr.DataArray, own: xr.DataArray, other: xr.DataArray
+) -> Measure:
+    score = total_r2 if label is _TOTAL else predictive_r2
+    whole = [score(returns, each, standard_error=True) for each in (own, other)]
+    # contributions by month whose mean is the ratio
+    parts = [score(returns, each, per="cell").sum(ASSET) for each in (own, other)]
+    typical = (returns.where(own.notnull() & other.notnull()) ** 2).sum(ASSET).mean(TIME)
+    monthly = [each / typical for each in parts]
+    return _pair(label, whole[0], whole[1], (monthly[0], monthly[1]), "high", 100.0)

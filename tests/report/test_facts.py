@@ -1,0 +1,162 @@
+"""What the page says, against the functions it is drawn from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.report.books import fifths
+from rvrae_pyro.report.facts import Facts, gather
+from rvrae_pyro.report.judged import spans_of
+from rvrae_pyro.report.versus import Measure
+
+
+def test_ranking_is_by_the_mean_without_noise(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
+    live = panel["time"].values[-1]
+    table = facts.ranking.set_index("asset")
+    mean = fit.attribution(panel, seed=4, times=[live]).sum("factor", min_count=1).isel(time=0)
+    expected = mean.to_series().dropna()
+    assert set(table.index) == set(expected.index)
+    np.testing.assert_allclose(table["mean"], expected.loc[table.index], rtol=1e-8)
+    assert table["mean"].is_monotonic_decreasing
+    assert table["rank"].tolist() == list(range(1, len(table) + 1))
+    tree = fit.forecast(panel, seed=4, times=[live])
+    risk = rv.risk.summarize(tree).isel(time=0)
+    for column, value in {
+        "sd": risk["sd"],
+        "es_05": risk["es"].sel(tail=0.05),
+        "factor_share": risk["factor_var"] / risk["sd"] ** 2,
+    }.items():
+        np.testing.assert_allclose(table[column], value.to_series().loc[table.index])
+
+
+def test_attribution_by_principal_factor_keeps_the_sum(
+    facts: Facts, fit: rv.Fit, panel: xr.Dataset
+) -> None:
+    mean = fit.attribution(panel, seed=4, times=[facts.live]).sum("factor").isel(time=0).to_series()
+    total = facts.attribution.sum(axis=1)
+    np.testing.assert_allclose(total, mean.loc[total.index], rtol=1e-8)
+
+
+def test_portfolios_have_the_risk_of_their_draws(
+    facts: Facts, fit: rv.Fit, panel: xr.Dataset
+) -> None:
+    tree = fit.forecast(panel, seed=4, times=[facts.live])
+    listed = rv.data.listed(panel).sel(time=[facts.live])
+    value = panel["weight"].where(listed).sel(time=[facts.live])
+    direct = rv.risk.portfolio(tree, (value / value.sum()).fillna(0.0)).to_dataset().isel(time=0)
+    shown = facts.books.sel(portfolio="Value weights")
+    for name in ("sd", "var", "es", "factor_var"):
+        np.testing.assert_allclose(shown[name], direct[name])
+    assert set(facts.books["portfolio"].values) == {
+        "Equal weights",
+        "Value weights",
+        "Best fifth by mean",
+        "Best fifth less worst fifth",
+        "Least variance, long and short",
+    }
+    assert facts.parts["part"].sum() == pytest.approx(1.0)
+    assert facts.parts["sd_part"].sum() == pytest.approx(1.0)
+
+
+def test_a_fall_moves_the_average_asset_to_it(facts: Facts) -> None:
+    """Equal weights return what was given, on top of the noise of the mean over draws."""
+    drawn = facts.fall + facts.ranking["mean"].mean() - facts.ranking["fall"].mean()
+    sd = float(facts.books["sd"].sel(portfolio="Equal weights"))
+    assert abs(drawn) < 4.5 * sd / np.sqrt(facts.num_samples) + abs(facts.ranking["mean"].mean())
+
+
+def test_months_are_sorted_by_what_the_fit_did_with_them(fit: rv.Fit, panel: xr.Dataset) -> None:
+    spans = spans_of(fit, panel)
+    assert [len(each) for each in (spans.train, spans.valid, spans.test)] == [20, 6, 13]
+    assert spans.kind == "test"
+    assert spans.judged[0] == panel["time"].values[26]
+    short = spans_of(fit, panel.isel(time=slice(0, 30)))
+    assert (short.kind, len(short.judged)) == ("valid", 10)
+    assert spans_of(fit, panel.isel(time=slice(0, 20))).kind == "none"
+    assert len(spans_of(fit, panel.isel(time=slice(22, None))).train) == 0
+
+
+def test_judged_months_are_those_of_the_backtest(facts: Facts, panel: xr.Dataset) -> None:
+    judged = facts.judged
+    assert judged is not None
+    pit = judged.backtest["asset"]["pit"]
+    np.testing.assert_array_equal(pit["time"], panel["time"][26:39])
+    observed = panel["returns"].isel(time=slice(26, 39)).notnull()
+    assert int(pit.notnull().sum()) == int((observed & rv.data.listed(panel)[26:39]).sum())
+    known = pit.values[np.isfinite(pit.values)]
+    by_cells = judged.by_year["coverage"].to_numpy()
+    assert by_cells.min() <= (np.abs(known - 0.5) <= 0.45).mean() <= by_cells.max()
+    assert judged.by_year["months"].sum() == 13
+
+
+def test_measures_are_those_of_the_evaluation(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
+    assert facts.judged is not None
+    measures = {each.label: each for each in facts.judged.measures}
+    months = facts.spans.judged
+    draws = fit.forecast(panel, seed=4, times=months)["predictions"]["returns"]
+    returns = panel["returns"].sel(time=months)
+    crps = rv.evaluation.crps(returns, draws, standard_error=True)
+    assert measures["CRPS, %"].own == pytest.approx(float(crps["estimate"]))
+    assert measures["CRPS, %"].own_error == pytest.approx(float(crps["standard_error"]))
+    past = panel.isel(time=slice(0, 26))
+    rival = rv.baselines.IPCA(2, constant=True).fit(past, seed=4)
+    theirs = rival.reconstruct(panel).sel(time=months)
+    total = measures["Total R², %"]
+    assert total.other == pytest.approx(float(rv.evaluation.total_r2(returns, theirs)))
+    assert total.difference == pytest.approx(total.own - total.other)
+    for each in measures.values():
+        assert np.isfinite([each.difference, each.difference_error, each.other_error]).all()
+        assert each.difference_error > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "error", "better", "verdict"),
+    [
+        (0.5, 0.4, 0.2, "high", "no difference that these months can show"),
+        (0.5, 0.4, 0.01, "high", "this model better"),
+        (0.5, 0.4, 0.01, "low", "IPCA better"),
+        (0.97, 0.88, 0.01, "near", "IPCA better"),
+        (0.5, 0.4, float("nan"), "high", "no difference that these months can show"),
+    ],
+)
+def test_verdicts(own: float, other: float, error: float, better: str, verdict: str) -> None:
+    measure = Measure("x", "y", own, 0.1, other, 0.1, own - other, error, better)  # type: ignore[arg-type]
+    assert measure.verdict == verdict
+
+
+def test_fifths_hold_the_ends() -> None:
+    values = np.array([[3.0, 1.0, np.nan, 2.0, 5.0, 4.0], [np.nan] * 6])
+    mean = xr.DataArray(values, {"time": [0, 1], "asset": list("abcdef")}, ("time", "asset"))
+    high, low = fifths(mean)
+    assert high[0].to_series().to_dict() == dict.fromkeys("abcdf", 0.0) | {"e": 1.0}
+    assert low[0].to_series().to_dict() == dict.fromkeys("acdef", 0.0) | {"b": 1.0}
+    assert not high[1].any()
+    many = xr.DataArray(np.arange(23.0)[None], dims=("time", "asset"))
+    assert int((fifths(many)[0] > 0).sum()) == 4
+
+
+def test_a_panel_without_the_training_months(fit: rv.Fit, panel: xr.Dataset) -> None:
+    """No IPCA then, and the reason is told; the rest stands."""
+    late = gather(fit, panel.isel(time=slice(22, None)), panel)
+    assert late.judged is not None
+    assert late.judged.measures == []
+    assert "does not hold all months" in late.judged.missing
+    early = gather(fit, panel.isel(time=slice(0, 20)), panel)
+    assert early.judged is None
+    assert not early.waiting
+
+
+def test_nothing_listed_is_refused(fit: rv.Fit, panel: xr.Dataset) -> None:
+    empty = panel.copy(deep=True)
+    empty["characteristics"][:] = np.nan
+    with pytest.raises(rv.PanelError, match="no asset is listed"):
+        gather(fit, empty, empty)
+
+
+def test_sensitivity_is_sorted_by_effect(facts: Facts) -> None:
+    assert list(facts.sensitivity.columns) == ["slope", "effect"]
+    assert facts.sensitivity["effect"].is_monotonic_decreasing
+    assert isinstance(facts.sensitivity, pd.DataFrame)
+    assert (facts.sensitivity["effect"] >= 0).all()
