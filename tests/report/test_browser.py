@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(
 
 COLUMN = """
 const rows = Array.from(document.querySelectorAll("#ranking tbody tr"));
-return rows.map(r => r.cells[arguments[0]]).map(c => c.dataset.v === undefined ? c.textContent.trim() : Number(c.dataset.v));
+const cells = rows.map(r => r.cells[arguments[0]]);
+return cells.map(c => c.dataset.v === undefined ? c.textContent.trim() : Number(c.dataset.v));
 """
 HEAD = "document.querySelectorAll('#ranking thead th')[arguments[0]]"
 # relative luminance and contrast as WCAG 2 defines them
