@@ -21,7 +21,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "draft", "only_run", "write_bytes"]
+__all__ = ["LOCK", "draft", "only_run", "remove", "write_bytes"]
 
 LOCK: Final = ".lock"
 """Name of the file that a run holds while it writes to a folder; inside: its process and host."""
@@ -83,7 +83,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against any other run that would write to it.
+    """Hold a folder against any other run that would write to it.
+
+    It is made if need be, and removed in the end if nothing is in it.
 
     The lock dies with the process that holds it, however that ends, so a lock file that a
     killed run left behind holds nobody up.
@@ -106,6 +108,7 @@ def only_run(folder: Path) -> Iterator[None]:
         # unlinked while still held: whoever waits on this very file finds it gone and looks again
         with suppress(OSError):
             (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()  # which a folder with content refuses
         os.close(handle)
 
 

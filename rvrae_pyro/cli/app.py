@@ -1,5 +1,6 @@
 """The command ``rvrae``: its sub-commands, and what becomes of errors."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.cli.check import check
-from rvrae_pyro.cli.console import tell, warnings_told
+from rvrae_pyro.cli.console import tell, terminable, warnings_told
 from rvrae_pyro.cli.demo import demo
 from rvrae_pyro.cli.fit import fit
 from rvrae_pyro.cli.forecast import forecast
@@ -65,13 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # typer's own call would replace sys.excepthook
     command = typer.main.get_command(app)
-    with warnings_told():
+    with warnings_told(), terminable():
         try:
             command(args=None if arguments is None else list(arguments), prog_name="rvrae")
         except SystemExit as done:
             return done.code if isinstance(done.code, int) else int(done.code is not None)
         except RvraeError as error:
-            tell(f"rvrae: {error}")
+            if os.environ.get("RANK", "0") == "0":  # of many processes, one talks
+                tell(f"rvrae: {error}")
             return 1 if isinstance(error, FitError) else 2
     return 0
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ __all__ = [
     "say_table",
     "strict",
     "tell",
+    "terminable",
     "warnings_told",
 ]
 
@@ -97,3 +100,20 @@ def warnings_told() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what is half-written goes, what is good stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,18 +1,28 @@
 """Where commands write: refused before the work begins, put in place at its end."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["MODEL", "assembled", "check_file", "check_folder", "replaced", "write_text"]
+__all__ = [
+    "CHECKPOINT",
+    "MODEL",
+    "assembled",
+    "check_file",
+    "check_folder",
+    "replaced",
+    "write_text",
+]
 
 MODEL = "model"
 """Sub-folder of a run that ``Fit.save`` writes."""
+
+CHECKPOINT = "checkpoint"
+"""Sub-folder of a run that keeps the state of training until the fit is done."""
 
 _MARK = "fit.json"
 
@@ -28,7 +38,8 @@ def check_folder(path: Path) -> Path:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / MODEL / _MARK).is_file():
+    known = (path / MODEL / _MARK).is_file() or (path / CHECKPOINT).is_dir()
+    if path.is_dir() and not known and any(map(_visible, path.iterdir())):
         raise ConfigError(
             f"`--out` {path} holds something that is not a run; choose another folder."
         )
@@ -66,8 +77,8 @@ def _check_permission(path: Path) -> None:
         raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
 
 
 @contextmanager
@@ -79,14 +90,14 @@ def replaced(path: Path) -> Iterator[Path]:
     ConfigError
         If the disk refuses.
     """
-    temporary = _beside(path)
+    temporary = draft(path)
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,7 +117,7 @@ def assembled(target: Path) -> Iterator[Path]:
     ConfigError
         If the disk refuses.
     """
-    temporary = _beside(target.absolute())
+    temporary = draft(target.absolute())
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -116,7 +127,7 @@ def assembled(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error}.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
 
 
 def _move(entry: Path, target: Path) -> None:
@@ -124,7 +135,11 @@ def _move(entry: Path, target: Path) -> None:
     if not target.is_dir():
         os.replace(entry, target)
         return
-    old = _beside(target)
+    old = draft(target)
     os.replace(target, old)
-    os.replace(entry, target)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(entry, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    remove(old)

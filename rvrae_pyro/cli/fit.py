@@ -1,6 +1,7 @@
 """``rvrae fit``: train a model on a panel and keep it."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,9 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.atomic import only_run, remove
 from rvrae_pyro.cli.console import say, say_json, say_pairs, tell
-from rvrae_pyro.cli.files import assembled, check_folder, write_text
+from rvrae_pyro.cli.files import CHECKPOINT, assembled, check_folder, write_text
 from rvrae_pyro.cli.panels import (
     AssetOption,
     ExcessOption,
@@ -62,10 +64,13 @@ def fit(
 
     Characteristics are ranked unless the panel says they are, and a market context is made from
     raw ones; `rvrae forecast` repeats both. Without [split] the last 15 % of the months tell when
-    to stop, and those before them train.
+    to stop, and those before them train. A fit that was stopped, however that came, goes on when
+    the same command is given again.
     """
     if out is None and not print_config:
         raise ConfigError("`--out` is missing: name the folder to write the run to.")
+    from rvrae_pyro.inference.processes import joined  # torch loads for a second
+
     settings = read_settings(config)
     if out is not None:
         check_folder(out)
@@ -81,13 +86,23 @@ def fit(
         say(written.rstrip("\n"))
         return
     train, valid = cut(ready, settings.split)
-    result = rv.fit(model, train, valid, config=training, seed=seed)
-    with assembled(out) as folder:
-        save_run(Run(result, preparation), folder)
-        write_text(folder / "config.toml", written)
+    with joined(training.device) as team, only_run(out) if team.rank == 0 else nullcontext():
+        result = rv.fit(
+            model, train, valid, config=training, seed=seed, checkpoint=out / CHECKPOINT
+        )
+        if team.rank > 0:
+            return
+        with assembled(out) as folder:
+            save_run(Run(result, preparation), folder)
+            write_text(folder / "config.toml", written)
+        if result.stopped != "interrupted":
+            remove(out / CHECKPOINT)
     _report(out, panel, result, train, valid, as_json)
     if result.stopped == "interrupted":
-        tell(f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}.")
+        tell(
+            f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "
+            "The same command goes on from there."
+        )
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from rvrae_pyro.cli.panels import (
     TimeOption,
     WeightOption,
     read_panel,
+    settled,
 )
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
@@ -67,10 +68,10 @@ def forecast(
     loaded = load_run(run)
     layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     raw = read_panel(panel, layout)
-    ready = loaded.preparation.repeat(raw)
-    tree = loaded.fit.forecast(
-        ready, num_samples=num_samples, seed=seed, times=_months(times, ready)
-    )
+    with settled(loaded.preparation.repeat(raw)) as ready:
+        tree = loaded.fit.forecast(
+            ready, num_samples=num_samples, seed=seed, times=_months(times, ready)
+        )
     drawn = tree["predictions"].to_dataset()[RETURNS]
     table = None
     if out.suffix.lower() == _TREE:

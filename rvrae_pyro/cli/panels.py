@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -13,6 +16,7 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError, RvraeWarning
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CONTEXT, FEATURE, TIME
@@ -31,11 +35,12 @@ __all__ = [
     "WeightOption",
     "prepare",
     "read_panel",
+    "settled",
 ]
 
 _PLAIN = "Plain long tables (.csv, .parquet)"
 PanelPath = Annotated[
-    Path, typer.Argument(help="Panel (.parquet, .csv, .nc) or a plain long table.")
+    Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
 ]
 TimeOption = Annotated[
     str | None,
@@ -302,6 +307,21 @@ def _warn_other_start(expected: str, got: str) -> None:
             RvraeWarning,
             stacklevel=2,
         )
+
+
+@contextmanager
+def settled(panel: xr.Dataset) -> Iterator[xr.Dataset]:
+    """Give a panel on disk whose ranks are made once and kept for as long as they are needed.
+
+    A panel in memory is given back as it is.
+    """
+    if not is_lazy(panel):
+        yield panel
+        return
+    with TemporaryDirectory(prefix="rvrae-") as folder:
+        path = Path(folder) / "prepared.zarr"
+        rv.data.write_panel(panel, path)
+        yield rv.data.read_panel(path)
 
 
 def prepare(

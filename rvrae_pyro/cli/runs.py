@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import rvrae_pyro as rv
-from rvrae_pyro.cli.files import MODEL
+from rvrae_pyro.cli.files import CHECKPOINT, MODEL, write_text
 from rvrae_pyro.cli.panels import Preparation
 from rvrae_pyro.errors import CheckpointError, RvraeError
 
@@ -28,7 +28,7 @@ class Run:
 def save_run(run: Run, folder: Path) -> None:
     """Write the sub-folder ``model`` of a run."""
     target = run.fit.save(folder / MODEL)
-    (target / _PREPARATION).write_text(run.preparation.to_json(), encoding="utf-8")
+    write_text(target / _PREPARATION, run.preparation.to_json())
 
 
 def load_run(folder: Path) -> Run:
@@ -42,6 +42,10 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"RUN {folder} {what}; name the folder that `rvrae fit` wrote.")
+    if (folder / CHECKPOINT).is_dir() and not (folder / MODEL).is_dir():
+        raise CheckpointError(
+            f"RUN {folder} is not finished: give the `rvrae fit` command again that began it."
+        )
     model = folder / MODEL if (folder / MODEL).is_dir() else folder
     try:
         fit = rv.load(model)

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.data.panel import listed, validate_panel
 from rvrae_pyro.errors import PanelError, ShapeError
 from rvrae_pyro.names import (
@@ -24,7 +25,7 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["Batch", "Carry", "to_batch"]
+__all__ = ["Batch", "Carry", "to_batch", "to_light_batch"]
 
 State = tuple[Tensor, ...]
 """Recurrent state of one part; every part knows the layout of its own."""
@@ -251,6 +252,37 @@ def to_batch(
         assets=panel[ASSET].to_numpy().astype(str),
         names=panel[CHARACTERISTIC].to_numpy().astype(str),
         features=features,
+    )
+
+
+def to_light_batch(
+    panel: xr.Dataset,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Do as :func:`to_batch` and leave the characteristics where they are.
+
+    Parameters and errors as there. Zeros that take no memory stand in for the characteristics;
+    the panel's are looked through once, block by block, for listed cells and for gaps in them.
+    """
+    validate_panel(panel, returns_required=False)
+    panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
+    n_characteristics = panel.sizes[CHARACTERISTIC]
+    rows = np.zeros(panel[RETURNS].shape, bool)
+    for first, block in row_blocks(panel[CHARACTERISTICS]):
+        months = slice(first, first + len(block))
+        rows[months] = ~np.isnan(block).all(axis=-1)
+        filled = np.where(rows[months][..., None], block, 0)
+        _refuse_gaps(filled, panel.isel({TIME: months}))
+    marks = np.where(rows, 0.0, np.nan)[..., None]
+    nothing = xr.Variable((TIME, ASSET, CHARACTERISTIC), marks)
+    stand_in = panel.drop_dims(CHARACTERISTIC).assign({CHARACTERISTICS: nothing})
+    stand_in = stand_in.assign_coords({CHARACTERISTIC: ["stand-in"]})
+    batch = to_batch(stand_in, device, dtype)
+    return dataclasses.replace(
+        batch,
+        characteristics=batch.returns.new_zeros(()).expand(*rows.shape, n_characteristics),
+        names=panel[CHARACTERISTIC].to_numpy().astype(str),
     )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.blocks import row_blocks
+
 __all__ = ["fingerprint"]
 
 
@@ -35,8 +37,9 @@ def fingerprint(panel: xr.Dataset) -> str:
         array = panel[name]
         digest.update(f"{name}{array.dims}{array.shape}".encode())
         # a row at a time, so that large panels are not copied whole
-        for row in array.values if array.ndim > 1 else [array.values]:
-            digest.update(_plain_bytes(np.asarray(row)))
+        for _, block in row_blocks(array):
+            for row in block if array.ndim > 1 else [block]:
+                digest.update(_plain_bytes(np.asarray(row)))
     return digest.hexdigest()
 
 

@@ -1,10 +1,10 @@
-"""Panels in files: .parquet, .csv and .nc, exact in both directions."""
+"""Panels in files: .parquet, .csv, .nc and .zarr, exact in both directions."""
 
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +15,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import xarray as xr
 
+from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.panel import check_panel
 from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
-from rvrae_pyro.names import ASSET, RISK_FREE, WEIGHT
+from rvrae_pyro.names import ASSET, CHARACTERISTICS, RISK_FREE, TIME, WEIGHT
 
 __all__ = ["read_panel", "write_panel"]
 
@@ -36,14 +38,17 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     path : str or path
-        ``.parquet``, ``.csv`` or ``.nc``. A file of ``write_panel`` gives back the same
-        panel. Any other table is read by ``from_frame`` with its defaults: columns
+        ``.parquet``, ``.csv``, ``.nc`` or ``.zarr``. A file of ``write_panel`` gives back the
+        same panel. Any other table is read by ``from_frame`` with its defaults: columns
         ``date``, ``asset`` and ``ret``, where a column ``weight`` is the weight.
 
     Returns
     -------
     Dataset
-        In memory, checked by ``check_panel``.
+        Checked by ``check_panel``. In memory, but for the characteristics of a ``.zarr`` panel
+        where dask is installed (extra ``scale``): they stay on disk until they are read, and
+        ``rank_characteristics``, ``managed_portfolios``, ``rv.fit`` and ``Fit.forecast`` take
+        them piece by piece.
 
     Raises
     ------
@@ -56,9 +61,13 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
         If a table does not say that its returns are excess returns.
     """
     path = Path(path)
-    read = _choose(path, {".parquet": _read_parquet, ".csv": _read_csv, ".nc": _read_netcdf})
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".nc": _read_netcdf}
+    read = _choose(path, {**readers, ".zarr": _read_zarr})
+    folder = path.suffix.lower() == ".zarr"
+    if not (path.is_dir() if folder else path.is_file()):
+        what = "does not exist"
+        if path.exists():
+            what = "is a file" if folder else "is a folder"
         raise PanelError(f"cannot read {path}: it {what}. Check the path.")
     try:
         panel: xr.Dataset = read(path)
@@ -84,8 +93,8 @@ def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
     ----------
     panel : Dataset
     path : str or path
-        ``.parquet``, ``.csv`` or ``.nc``. A file that exists is replaced, in one step at
-        the end: a failure leaves it as it was.
+        ``.parquet``, ``.csv``, ``.nc`` or ``.zarr``. What exists is replaced at the end: a
+        failure leaves it as it was. A panel on disk goes to ``.zarr`` piece by piece.
 
     Raises
     ------
@@ -94,7 +103,8 @@ def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
         written.
     """
     path = Path(path)
-    write = _choose(path, {".parquet": _write_parquet, ".csv": _write_csv, ".nc": _write_netcdf})
+    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".nc": _write_netcdf}
+    write = _choose(path, {**writers, ".zarr": _write_zarr})
     check_panel(panel, returns_required=False)
     panel = canonical(panel)
     try:
@@ -125,12 +135,20 @@ def _short(error: BaseException) -> str:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` that takes its place on success."""
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    temporary, old = draft(path), draft(path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        if path.is_dir() and temporary.is_dir():
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+        remove(old)
 
 
 def _write_parquet(panel: xr.Dataset, path: Path) -> None:
@@ -218,6 +236,45 @@ def _write_netcdf(panel: xr.Dataset, path: Path) -> None:
 
 def _read_netcdf(path: Path) -> xr.Dataset:
     panel = canonical(xr.load_dataset(path, engine="netcdf4"))
+    for variable in panel.variables.values():
+        variable.attrs = {k: _decode_attr(v) for k, v in variable.attrs.items()}
+        variable.encoding = {}
+    panel.attrs = {k: _decode_attr(v) for k, v in panel.attrs.items()}
+    panel.encoding = {}
+    return panel
+
+
+def _write_zarr(panel: xr.Dataset, path: Path) -> None:
+    panel = panel.drop_encoding()
+    chunks = {TIME: 12, ASSET: 4096}
+    if is_lazy(panel):
+        panel = panel.chunk(chunks)
+    for name, variable in panel.variables.items():
+        variable.attrs = {k: _encode_attr(v) for k, v in variable.attrs.items()}
+        if variable.dtype.kind == "U":
+            # fixed-width text has no place in the specification of zarr's third version
+            text = variable.values.astype(np.dtypes.StringDType())
+            panel = panel.assign_coords({name: (variable.dims, text, variable.attrs)})
+    panel.attrs = {k: _encode_attr(v) for k, v in panel.attrs.items()}
+    encoding: dict[Hashable, dict[str, Any]] = {
+        TIME: {"units": "nanoseconds since 1970-01-01", "dtype": "int64"}
+    }
+    for name, array in panel.data_vars.items():
+        if array.chunks is None:
+            sizes = [min(chunks.get(str(d), n), n) for d, n in array.sizes.items()]
+            encoding[name] = {"chunks": tuple(sizes)}
+    panel.to_zarr(path, encoding=encoding, consolidated=False)
+
+
+def _read_zarr(path: Path) -> xr.Dataset:
+    lazily: dict[str, int] | None = {} if find_spec("dask") else None
+    panel = xr.open_zarr(path, chunks=lazily, consolidated=False)
+    if CHARACTERISTICS not in panel:
+        panel = panel.load()
+    panel = panel.assign(
+        {name: array.load() for name, array in panel.items() if name != CHARACTERISTICS}
+    )
+    panel = canonical(panel if lazily is not None else panel.load())
     for variable in panel.variables.values():
         variable.attrs = {k: _decode_attr(v) for k, v in variable.attrs.items()}
         variable.encoding = {}

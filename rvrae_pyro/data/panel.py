@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
@@ -69,7 +70,9 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
     """
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     # one row at a time: a panel-sized mask of booleans would be the largest temporary here
-    rows = np.stack([~np.isnan(row).all(axis=-1) for row in values.values])
+    rows = np.stack(
+        [~np.isnan(row).all(axis=-1) for _, block in row_blocks(values) for row in block]
+    )
     coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
     return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
 
@@ -269,13 +272,14 @@ def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
 
 
 def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
-    values = panel[CHARACTERISTICS].values
+    values = panel[CHARACTERISTICS]
     names = panel.indexes[CHARACTERISTIC]
     infinite = np.zeros(values.shape[:2], bool)
     infinite_names = np.zeros(len(names), bool)
     present = np.zeros(len(names), bool)
     outside = 0.0
-    for i, row in enumerate(values):
+    rows = (row for _, block in row_blocks(values) for row in block)
+    for i, row in enumerate(rows):
         bad = np.isinf(row)
         if bad.any():
             infinite[i] = bad.any(axis=-1)

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
@@ -61,10 +62,11 @@ def managed_portfolios(panel: xr.Dataset, ridge: float = 1.0) -> xr.DataArray:
     names = [str(v) for v in panel[CHARACTERISTIC].values]
     if CONSTANT in names:
         raise PanelError(f"`panel`: the characteristic {CONSTANT!r} must be renamed or dropped.")
-    returns, values = panel[RETURNS].values, panel[CHARACTERISTICS].values
+    returns = panel[RETURNS].values
+    rows = (row for _, block in row_blocks(panel[CHARACTERISTICS]) for row in block)
     out = np.full((len(returns), len(names) + 1), np.nan)
     unfilled: list[str] = []
-    for t, (r, x) in enumerate(zip(returns, values, strict=True)):
+    for t, (r, x) in enumerate(zip(returns, rows, strict=True)):
         use = ~np.isnan(r) & ~np.isnan(x).all(axis=-1)
         if not use.any():
             continue

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
@@ -49,7 +50,8 @@ def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
     Notes
     -----
     Row t uses nothing but row t, all of it known at the end of t-1. Rank before cutting
-    assets out, since ranks refer to the whole cross-section. Cost O(T P N log N).
+    assets out, since ranks refer to the whole cross-section. Cost O(T P N log N). A panel on
+    disk stays there: its ranks are made when they are read.
 
     References
     ----------
@@ -60,10 +62,18 @@ def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
     if panel.attrs.get("transform") == "rank":
         return panel
     raw = panel[CHARACTERISTICS]
-    ranked = xr.Variable(raw.dims, _rank_rows(raw.values), attrs=raw.attrs)
+    ranked = xr.Variable(raw.dims, _rank(raw), attrs=raw.attrs)
     out = panel.assign({CHARACTERISTICS: ranked})
     out.attrs["transform"] = "rank"
     return out
+
+
+def _rank(raw: xr.DataArray) -> Any:
+    """Ranks of an array in memory, or for one on disk the plan to make them row by row."""
+    if raw.chunks is None:
+        return _rank_rows(raw.values)
+    whole_rows = raw.data.rechunk({1: -1, 2: -1})
+    return whole_rows.map_blocks(_rank_rows, dtype=raw.dtype)
 
 
 def _rank_rows(values: Floats) -> Floats:
@@ -139,8 +149,10 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
             f"{panel.attrs['transform']!r}. Call it before rank_characteristics."
         )
     names = _chosen(panel, characteristics)
-    values = panel[CHARACTERISTICS].sel({CHARACTERISTIC: names}).values
-    quarter, median, three = _quantiles(values, (0.25, 0.5, 0.75))
+    values = panel[CHARACTERISTICS].sel({CHARACTERISTIC: names})
+    levels = (0.25, 0.5, 0.75)
+    blocks = [_quantiles(block, levels) for _, block in row_blocks(values)]
+    quarter, median, three = (np.concatenate(rows) for rows in zip(*blocks, strict=True))
     features: dict[str, Floats] = {}
     for k, name in enumerate(names):
         positive = bool(_tokens(name) & _VOLATILITY)

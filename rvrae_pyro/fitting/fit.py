@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from rvrae_pyro.data.batch import Batch, to_batch
+from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
+from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check, check_training
@@ -26,7 +27,7 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
 from rvrae_pyro.predictive import replicates as _replicates
-from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
+from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double, stream_cross_section
 from rvrae_pyro.predictive.months import factor_coord, pick_months
 
 __all__ = ["Fit"]
@@ -395,8 +396,14 @@ class Fit:
         """Filter a panel, once for all that is asked of the same panel, draws and weights."""
         key = (fingerprint(panel), num_samples, seed, self.model.parts.version())
         if self._memory.get("key") != key:
-            batch = self._batch(panel)
-            beliefs = believe(in_double(self.model), batch, num_samples, seed)
+            model, cross = in_double(self.model), None
+            if is_lazy(panel):
+                batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
+                self.model.loadings.check(batch)
+                cross = stream_cross_section(model, panel, batch)
+            else:
+                batch = self._batch(panel)
+            beliefs = believe(model, batch, num_samples, seed, cross)
             # the filter has read the characteristics; what follows needs only their labels
             light = dataclasses.replace(batch, characteristics=batch.characteristics[..., :0])
             self._memory.update(key=key, value=(light, beliefs))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,9 @@ import numpy as np
 import safetensors
 import torch
 import xarray as xr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE
 from rvrae_pyro.fitting.describe import build_config, describe_config
@@ -42,20 +41,22 @@ def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
         If the folder cannot be written; a fit that was there before is left as it was.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    temporary = draft(target)
     try:
         temporary.mkdir(parents=True)
         state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
-        save_file(state, temporary / _WEIGHTS)
+        (temporary / _WEIGHTS).write_bytes(save(state))
         (temporary / _META).write_text(json.dumps(_meta(fit), indent=2, default=str))
         _training(fit).to_netcdf(temporary / _TRAINING)
         _swap(temporary, target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # netCDF tells of a full disk as a RuntimeError
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
     return target
 
 
@@ -161,14 +162,14 @@ def _swap(temporary: Path, target: Path) -> None:
         raise CheckpointError(
             f"`path` {str(target)!r} holds something that is not a fit; choose another folder."
         )
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+    old = draft(target)
     os.replace(target, old)
     try:
         os.replace(temporary, target)
     except OSError:
         os.replace(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

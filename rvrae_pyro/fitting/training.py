@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import xarray as xr
 from pyro.infer import ELBO, Trace_ELBO
 
 from rvrae_pyro.atomic import only_run
-from rvrae_pyro.data.batch import to_batch
+from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
+from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import FitError, PanelError, ShapeError
+from rvrae_pyro.errors import ConfigError, FitError, PanelError, ShapeError
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint, digest_of
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
@@ -24,6 +26,10 @@ from rvrae_pyro.fitting.saved import load_parts
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
+from rvrae_pyro.inference.processes import Team, team
+from rvrae_pyro.inference.shards import CutPanel, SpilledPanel
+from rvrae_pyro.inference.slopes import Slopes
+from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHARACTERISTIC, TIME
@@ -52,7 +58,8 @@ def fit(
         Trained in place. A model nobody has touched since it was built starts from weights
         drawn with ``seed``; one that was changed or trained goes on from where it is.
     train : xarray.Dataset
-        Training months. Characteristics are taken as they are: rank them before.
+        Training months. Characteristics are taken as they are: rank them before. Those of a
+        panel on disk (``rv.data.read_panel`` of a ``.zarr``) are streamed over shards of assets.
     valid : xarray.Dataset, optional
         The months that follow; training stops early on their bound and keeps the best state.
     config : FitConfig, optional
@@ -73,6 +80,11 @@ def fit(
     -------
     Fit
 
+    Notes
+    -----
+    Under ``torch.distributed`` every process passes the same panel and looks after some of its
+    assets; loss and gradient are those of one process, up to rounding, and process 0 writes.
+
     Raises
     ------
     PanelError
@@ -86,7 +98,8 @@ def fit(
     """
     config = FitConfig() if config is None else config
     panel, n_train = _join(train, valid)
-    batch = to_batch(panel, device=config.device, dtype=config.dtype)
+    to_tensors = to_light_batch if is_lazy(panel) else to_batch
+    batch = to_tensors(panel, device=config.device, dtype=config.dtype)
     model.to(device=config.device, dtype=config.dtype)
     model.loadings.check(batch)
     if init is not None:
@@ -98,15 +111,18 @@ def fit(
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     attrs["last_seen_month"] = str(batch.times[-1])[:10]
-    times = batch.times[:n_train]
+    times, together = batch.times[:n_train], team()
+    together.share(model.parts.state_dict())
     with (
         _checkpointed(
             checkpoint,
             lambda: _identity(model, config, seed, train, valid, elbo),
             describe_outcome(model, times, attrs),
             model,
+            together,
         ) as (resume, keep),
-        _progress_bar(config, progress) as advance,
+        _slopes(model, panel, batch, config, elbo, together) as slopes,
+        _progress_bar(config, progress and together.rank == 0) as advance,
     ):
         trained = svi.train(
             model,
@@ -118,6 +134,7 @@ def fit(
             on_epoch=advance,
             resume=resume,
             keep=keep,
+            slopes=slopes,
         )
     return outcome(model, config, seed, times, attrs, trained)
 
@@ -167,6 +184,35 @@ def _identity(
     }
 
 
+@contextmanager
+def _slopes(
+    model: RVRAE,
+    panel: xr.Dataset,
+    batch: Batch,
+    config: FitConfig,
+    elbo: ELBO | None,
+    together: Team,
+) -> Iterator[Slopes | None]:
+    """Stream what is on disk, cut into shards or spread over processes; None for one panel."""
+    if config.shard_size is None and together.size == 1 and not is_lazy(panel):
+        yield None
+        return
+    if elbo is not None:
+        raise ConfigError(
+            f"`elbo` {type(elbo).__name__} needs the whole panel at once; shards of assets and "
+            "several processes train by Trace_ELBO. Leave `elbo` and set config.num_particles, or "
+            "load the panel and leave `shard_size`."
+        )
+    who = {"rank": together.rank, "n_processes": together.size}
+    if not is_lazy(panel):
+        cut = CutPanel(batch, config.shard_size, **who)
+        yield Streamed(model, cut, config, together.total)
+        return
+    with TemporaryDirectory(prefix="rvrae-") as folder:
+        spilled = SpilledPanel(panel, batch, Path(folder), config.shard_size or 4096, **who)
+        yield Streamed(model, spilled, config, together.total)
+
+
 def _describe_elbo(elbo: ELBO | None) -> dict[str, Any] | None:
     """Name Pyro's class of an estimator and its particles; a subclass counts as what it extends."""
     if elbo is None or (type(elbo) is Trace_ELBO and elbo.num_particles == 1):
@@ -184,14 +230,27 @@ def _checkpointed(
     identity: Callable[[], dict[str, Any]],
     about: Mapping[str, Any],
     model: RVRAE,
+    together: Team,
 ) -> Iterator[tuple[State | None, Keep | None]]:
-    """Hold the checkpoint's folder: the state to go on from, and where to keep later ones."""
+    """Hold the checkpoint's folder: the state to go on from, and where to keep later ones.
+
+    Process 0 holds and writes; the others read the same state before anything is written.
+    """
     if folder is None:
         yield None, None
         return
+    checkpoint = Checkpoint(folder, identity(), about)
+    weights = digest_of(model.parts.state_dict())
+    if together.rank > 0:
+        together.wait()
+        resume = checkpoint.read_for(weights)
+        together.wait()
+        yield resume, None
+        return
     with only_run(Path(folder)):
-        checkpoint = Checkpoint(folder, identity(), about)
-        resume = checkpoint.read_for(digest_of(model.parts.state_dict()))
+        resume = checkpoint.read_for(weights)
+        together.wait()
+        together.wait()
         try:
             yield resume, checkpoint.keep
         except FitError as error:

@@ -47,6 +47,10 @@ class FitConfig:
     asset_batch : int or None
         Assets a step, drawn at random and treated as a smaller panel (a composite likelihood);
         None takes all.
+    shard_size : int or None
+        Assets that the networks see at once. None: all of a window; a number: as many, one shard
+        after another, for the same gradient in less memory and more passes
+        (:mod:`rvrae_pyro.inference.streaming`). A panel on disk takes 4096 unless told.
     kl_schedule : Schedule
         KL weight over steps and months, ending at 1.
     kl_reduction : {"sum", "mean"}
@@ -69,6 +73,7 @@ class FitConfig:
     max_steps: int = 1000
     window: int | None = 3
     asset_batch: int | None = None
+    shard_size: int | None = None
     kl_schedule: Schedule = field(default_factory=Linear)
     kl_reduction: Literal["sum", "mean"] = "sum"
     num_particles: int = 1
@@ -90,7 +95,7 @@ class FitConfig:
                 raise ConfigError(
                     f"`{name}` must be a whole number of at least 1; got {getattr(self, name)!r}."
                 )
-        for name in ("window", "asset_batch"):
+        for name in ("window", "asset_batch", "shard_size"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(

@@ -7,21 +7,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor
 
-from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
-from rvrae_pyro.inference.shares import WeightShare
+from rvrae_pyro.inference.slopes import OnePanel, Slopes, Task, window_loss
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.rvrae import RVRAE, Walk
 
@@ -29,9 +27,6 @@ __all__ = ["Epoch", "Trained", "train", "window_loss"]
 
 _EPOCH_SEED = 0
 """Seed of the weights that epochs are judged at."""
-
-_LEAST = 1e-6
-"""A site's scale must be above 0, also in the first step of a warm-up."""
 
 _logger = logging.getLogger(__name__)
 
@@ -45,28 +40,6 @@ _EXPLODED = 10.0
 """Nats a return by which the objective may fall below its best: a sound run never comes near."""
 
 
-def window_loss(
-    model: RVRAE, batch: Batch, elbo: Any, kl_weight: float | Tensor, share: float
-) -> Tensor:
-    """Negative bound of a window less a share of the log weight prior, in nats.
-
-    Parameters
-    ----------
-    model : RVRAE
-    batch : Batch
-        The window.
-    elbo : ELBO
-        Any Pyro ELBO.
-    kl_weight : float or Tensor of shape (n_times,)
-    share : float
-        Share of the log weight prior, or of the divergence of weights with a posterior: the
-        window's months over all training months, times the warm-up of the weight priors.
-    """
-    with WeightShare(model.weight_sites, max(share, _LEAST)):
-        loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
-    return loss - share * model.log_weights()
-
-
 def train(
     model: RVRAE,
     batch: Batch,
@@ -78,6 +51,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     resume: State | None = None,
     keep: Keep | None = None,
+    slopes: Slopes | None = None,
 ) -> Trained:
     """Train a model in place and leave it at its best state.
 
@@ -105,6 +79,9 @@ def train(
         the bits of a run that was never stopped.
     keep : Keep, optional
         Called at the start of every epoch, and once more at the end.
+    slopes : Slopes, optional
+        Where gradients come from; the batch, by ``elbo``, unless told. ``batch`` may then have
+        months and no asset.
 
     Returns
     -------
@@ -116,15 +93,17 @@ def train(
         If the bound breaks again and again; the message names step and site, and the model is
         left at its best state.
     """
-    if not bool(batch.observed[:n_train].any()):
+    if slopes is None:
+        slopes = OnePanel(model, batch, config, elbo)
+    if not slopes.n_observed(0, n_train):
         raise FitError(
             "`train` must hold at least one observed return of a listed asset; got none. "
             "Check the training span and the panel's returns."
         )
-    run = _Run(model, batch, n_train, config, elbo)
+    run = _Run(model, slopes, n_train, config)
     with (
         torch.random.fork_rng(devices=run.devices),
-        model.parts.silent() if _is_differentiable(run.elbo) else nullcontext(),
+        run.slopes.quiet(),
         pyro.settings.context(module_local_params=True),
         pyro.validation_enabled(False),
     ):
@@ -135,6 +114,8 @@ def train(
         try:
             run.loop(on_epoch, keep)
         except KeyboardInterrupt:
+            if not run.trained.epochs:
+                raise
             run.trained.stopped = "interrupted"
             _logger.warning("interrupted at step %d; the best state so far is kept", run.step)
         finally:
@@ -150,29 +131,17 @@ def _optimizer(config: FitConfig, weights: list[torch.nn.Parameter]) -> torch.op
     return kind(weights, lr=config.learning_rate)  # type: ignore[call-arg]
 
 
-def _is_differentiable(elbo: ELBO) -> bool:
-    """Whether an ELBO offers its loss with a gradient, as a tensor."""
-    return hasattr(elbo, "differentiable_loss")
-
-
 class _Run:
     """State of one training run."""
 
-    def __init__(
-        self, model: RVRAE, batch: Batch, n_train: int, config: FitConfig, elbo: ELBO | None
-    ) -> None:
-        self.model, self.batch, self.n_train, self.config = model, batch, n_train, config
-        many = config.num_particles > 1
-        self.elbo = elbo or Trace_ELBO(
-            num_particles=config.num_particles, vectorize_particles=many, max_plate_nesting=2
-        )
+    def __init__(self, model: RVRAE, slopes: Slopes, n_train: int, config: FitConfig) -> None:
+        self.model, self.slopes, self.n_train, self.config = model, slopes, n_train, config
         weights = [w for w in model.parts.parameters() if w.requires_grad]
         self.optimizer = _optimizer(config, weights)
         self.weights = weights
-        device = batch.returns.device
-        self.devices = [] if device.type == "cpu" else [device]
-        self.n_cells = int(batch.observed[:n_train].sum())
-        self.has_valid = bool(batch.observed[n_train:].any())
+        self.devices = [] if slopes.device.type == "cpu" else [slopes.device]
+        self.n_cells = slopes.n_observed(0, n_train)
+        self.has_valid = slopes.n_observed(n_train) > 0
         self.trained = Trained()
         self.rate = config.learning_rate
         self.step, self.started = 0, time.perf_counter()
@@ -215,12 +184,11 @@ class _Run:
         for start, stop in windows:
             if self.step >= self.config.max_steps:
                 break
-            carry = carries[start] if start else None
-            self._take_step(self.batch.window(start, stop, carry), start, stop, len(windows))
+            self._take_step(start, stop, carries[start] if start else None, len(windows))
 
     def state(self) -> State:
         """Everything that decides how the run goes on; stays as it is while the run does."""
-        device = self.batch.returns.device
+        device = self.slopes.device
         streams = {"windows": self.generator.get_state(), "draws": torch.get_rng_state()}
         if device.type == "cuda":
             streams["device"] = torch.cuda.get_rng_state(device)
@@ -232,6 +200,7 @@ class _Run:
             "streams": streams,
             "trained": self.trained.state(),
             "step": self.step,
+            "rate": self.rate,
             "best": self.best,
             "stale": self.stale,
             "failures": self.failures,
@@ -246,13 +215,13 @@ class _Run:
         self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
         self.good = copy.deepcopy(dict(state["good"]))
         self.trained = Trained.from_state(state["trained"])
-        for name in ("step", "best", "stale", "failures", "done"):
+        for name in ("step", "rate", "best", "stale", "failures", "done"):
             setattr(self, name, state[name])
         self.started = time.perf_counter() - state["seconds"]
         self.generator.set_state(state["streams"]["windows"])
         torch.set_rng_state(state["streams"]["draws"])
         if "device" in state["streams"]:
-            torch.cuda.set_rng_state(state["streams"]["device"], self.batch.returns.device)
+            torch.cuda.set_rng_state(state["streams"]["device"], self.slopes.device)
 
     def _snapshot(self) -> dict[str, Any]:
         return {
@@ -271,7 +240,7 @@ class _Run:
                 f"{self.trained.best_step}. Lower `learning_rate` or `clip_norm`, and look for "
                 "extreme returns in those months."
             ) from failure
-        rates = [_SLOWER * group["lr"] for group in self.optimizer.param_groups]
+        self.rate *= _SLOWER
         broke_at = self.step
         self.step = self.good["step"]
         self.model.parts.load_state_dict(self.good["weights"])
@@ -279,11 +248,9 @@ class _Run:
             self.optimizer.load_state_dict(copy.deepcopy(self.good["optimizer"]))
         else:  # what the optimiser remembers may be what leads astray
             self.optimizer = _optimizer(self.config, self.weights)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
         reason = str(failure)
-        self.trained.backoffs.append(BackOff(broke_at, self.step, rates[0], reason))
-        _logger.warning("%s Back to step %d, learning rate %g.", reason, self.step, rates[0])
+        self.trained.backoffs.append(BackOff(broke_at, self.step, self.rate, reason))
+        _logger.warning("%s Back to step %d, highest rate %g.", reason, self.step, self.rate)
 
     def _refuse_broken(self, epoch: Epoch) -> None:
         """Raise where the bound of an epoch is not finite or has exploded."""
@@ -305,69 +272,37 @@ class _Run:
         with torch.no_grad():
             log_weights = model.log_weights()
             if not model.weight_sites:
-                return model.walk(self.batch, starts), float(log_weights)
+                return self.slopes.walk(model, starts), float(log_weights)
             # every epoch sees the same noise, so that epochs differ by what they have learned
             with torch.random.fork_rng(devices=self.devices):
                 torch.manual_seed(_EPOCH_SEED)
                 drawn = model.draw_weights()
             log_weights = log_weights + model.parts.weight_guide.log_ratio(model.parts, drawn)
-        return model.at(drawn).walk(self.batch, starts), float(log_weights)
+        return self.slopes.walk(model.at(drawn), starts), float(log_weights)
 
-    def _take_step(self, window: Batch, start: int, stop: int, n_windows: int) -> None:
-        window = self._thin(window)
-        if not bool(window.observed.any()):
-            return
+    def _take_step(self, start: int, stop: int, carry: Carry | None, n_windows: int) -> None:
         share = self._weights_pull() * (stop - start) / self.n_train
+        task = Task(start, stop, carry, self._kl_weight(start, stop), share, self.step)
+        self.optimizer.zero_grad()
+        if not self.slopes.descend(task, n_windows / self.n_cells):
+            return  # the window holds no return
         progress = (self.step + 0.5) / self.config.max_steps
         rate = self.rate * self.config.rate_schedule.rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        kl_weight = self._kl_weight(start, stop)
-        self.optimizer.zero_grad()
-        self._backward(window, kl_weight, share, n_windows / self.n_cells)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
         if not bool(torch.isfinite(norm)):
             raise FitError(
-                f"The gradient of the ELBO is not finite at step {self.step}, in the months "
-                f"{window.times[0]} to {window.times[-1]}."
+                f"The gradient of the ELBO is not finite at step {self.step}, in months "
+                f"{start} to {stop - 1} of training."
             )
         self.optimizer.step()
         self.step += 1
 
-    def _backward(
-        self, window: Batch, kl_weight: float | Tensor, share: float, factor: float
-    ) -> None:
-        """Leave the gradient of ``factor`` times the window's loss on the weights."""
-        if _is_differentiable(self.elbo):
-            loss = window_loss(self.model, window, self.elbo, kl_weight, share)
-            if not bool(torch.isfinite(loss)):
-                raise self._failure(window, kl_weight)
-            (loss * factor).backward()
-            return
-        # RenyiELBO and TraceGraph_ELBO only offer a gradient that they take themselves
-        step = self.elbo.loss_and_grads  # type: ignore[attr-defined]
-        with WeightShare(self.model.weight_sites, max(share, _LEAST)):
-            value = step(self.model.model, self.model.guide, window, kl_weight)
-        penalty = -share * self.model.log_weights()
-        if not math.isfinite(value) or not bool(torch.isfinite(penalty)):
-            raise self._failure(window, kl_weight)
-        if penalty.requires_grad:
-            penalty.backward()
-        for weight in self.weights:
-            if weight.grad is not None:
-                weight.grad.mul_(factor)
-
-    def _thin(self, window: Batch) -> Batch:
-        """Draw a random sub-cross-section, a smaller panel of its own, if so configured."""
-        size = self.config.asset_batch
-        if size is None or size >= window.n_assets:
-            return window
-        return window.select(torch.randperm(window.n_assets)[:size].to(window.returns.device))
-
     def _kl_weight(self, start: int, stop: int) -> float | Tensor:
         weight = self.config.kl_schedule.weight(self.step, self.n_train)
         if isinstance(weight, Tensor):
-            weight = weight[start:stop].to(self.batch.returns)
+            weight = weight[start:stop].to(self.slopes.device, self.config.dtype)
         if self.config.kl_reduction == "mean":
             return weight / (stop - start)
         return weight
@@ -422,22 +357,3 @@ class _Run:
     def _kl_is_whole(self) -> bool:
         weight = torch.as_tensor(self.config.kl_schedule.weight(self.step, self.n_train))
         return bool((weight >= 1).all())
-
-    def _failure(self, window: Batch, kl_weight: float | Tensor) -> FitError:
-        """Name the site whose density is not finite."""
-        with torch.no_grad():
-            guide = poutine.trace(self.model.guide).get_trace(window, kl_weight)
-            model = poutine.trace(poutine.replay(self.model.model, guide)).get_trace(
-                window, kl_weight
-            )
-        bad = []
-        for owner, trace in (("guide", guide), ("model", model)):
-            trace.compute_log_prob()
-            for name, site in trace.nodes.items():
-                if site["type"] == "sample" and not bool(torch.isfinite(site["log_prob_sum"])):
-                    bad.append(f"{name} ({owner})")
-        where = ", ".join(bad) or "the log prior of the weights"
-        return FitError(
-            f"The ELBO is not finite at step {self.step}: log density of {where} in the months "
-            f"{window.times[0]} to {window.times[-1]}."
-        )

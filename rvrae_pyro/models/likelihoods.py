@@ -31,6 +31,7 @@ __all__ = [
     "RobustLikelihood",
     "Scale",
     "StudentT",
+    "weighted_potential",
 ]
 
 
@@ -190,7 +191,7 @@ class Likelihood(Part):
             Batch shape (*batch, n_times). Costs O(n_times n_assets n_factors^2).
         """
         weight = observed / self.deviation(scale).square()
-        return _weighted_potential(residual, beta, weight)
+        return weighted_potential(residual, beta, weight)
 
 
 class Normal(Likelihood):
@@ -259,31 +260,57 @@ class RobustLikelihood(Likelihood):
         self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition
     ) -> Potential:
         """Score and curvature about the mode, averaged over what the month leaves open."""
-
-        def error(at: Tensor) -> Tensor:
-            return (residual - (beta @ at.unsqueeze(-1)).squeeze(-1)) / scale
-
-        def pull(push: Tensor) -> Tensor:
-            return (beta.mT @ (observed * push / scale).unsqueeze(-1)).squeeze(-1)
-
         with torch.no_grad():
-            plain = _weighted_potential(residual, beta, observed / scale.square())
+            plain = weighted_potential(residual, beta, observed / scale.square())
             posterior, fisher = start.update(plain), self.information() * plain.precision
             for _ in range(self.sweeps):
                 mode = posterior.mean
-                shift = pull(self.score(error(mode))) + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
+                shift = self.pull(residual, beta, scale, observed, mode)
+                shift = shift + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
                 posterior = start.update(Potential(fisher, shift))
-            mode = posterior.mean
-            variance = ((beta @ posterior.covariance()) * beta).sum(-1)
+            mode, covariance = posterior.mean, posterior.covariance()
+        return self.about(residual, beta, scale, observed, mode, covariance)
+
+    def pull(
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, mode: Tensor
+    ) -> Tensor:
+        """Gradient of each month's log-likelihood at given factors (*batch, n_times, n_factors).
+
+        Adds up over groups of assets.
+        """
+        push = self.score((residual - (beta @ mode.unsqueeze(-1)).squeeze(-1)) / scale)
+        return (beta.mT @ (observed * push / scale).unsqueeze(-1)).squeeze(-1)
+
+    def about(
+        self,
+        residual: Tensor,
+        beta: Tensor,
+        scale: Tensor,
+        observed: Tensor,
+        mode: Tensor,
+        covariance: Tensor,
+    ) -> Potential:
+        """Quadratic form about a mode, averaged over a covariance; adds up over groups of assets.
+
+        Parameters
+        ----------
+        residual, beta, scale, observed
+            As in :meth:`potential`.
+        mode : Tensor of shape (*batch, n_times, n_factors)
+        covariance : Tensor of shape (*batch, n_times, n_factors, n_factors)
+        """
+        with torch.no_grad():
+            variance = ((beta @ covariance) * beta).sum(-1)
             reach = ((3.0 * variance).sqrt() / scale).clamp_min(1e-3)
-        centre = error(mode)
+        centre = (residual - (beta @ mode.unsqueeze(-1)).squeeze(-1)) / scale
         low, middle, high = (self.score(centre + d) for d in (-reach, 0.0, reach))
         # Gauss-Hermite means over Normal(mode, variance), the curvature by Stein's lemma; an
         # asset far out would subtract precision, and counts as none instead
         curvature = ((high - low) / (2.0 * reach)).clamp_min(0.0)
         weighted = beta * (observed * curvature / scale.square()).unsqueeze(-1)
         precision = weighted.mT @ beta
-        shift = pull((low + 4.0 * middle + high) / 6.0)
+        push = (low + 4.0 * middle + high) / 6.0
+        shift = (beta.mT @ (observed * push / scale).unsqueeze(-1)).squeeze(-1)
         return Potential(precision, shift + (precision @ mode.unsqueeze(-1)).squeeze(-1))
 
 
@@ -455,6 +482,7 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
         return density
 
 
-def _weighted_potential(residual: Tensor, beta: Tensor, weight: Tensor) -> Potential:
+def weighted_potential(residual: Tensor, beta: Tensor, weight: Tensor) -> Potential:
+    """Weighted least squares of residuals on loadings; adds up over groups of assets."""
     weighted = (beta * weight.unsqueeze(-1)).mT
     return Potential(weighted @ beta, (weighted @ residual.unsqueeze(-1)).squeeze(-1))

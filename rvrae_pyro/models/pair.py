@@ -30,7 +30,7 @@ from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 
-__all__ = ["CrossSection", "Guide", "Model", "Parts", "month_weights"]
+__all__ = ["CrossSection", "Guide", "Model", "Parts", "month_weights", "prior_distribution"]
 
 _serial = itertools.count()
 
@@ -284,7 +284,9 @@ class Model(_Half):
         """Sample weights with a posterior, ``factors`` and ``returns``; return the returns."""
         parts = self._enter()
         shared = parts.take(batch, parts.weight_guide.sample_prior(parts))
-        path = _prior_distribution(shared, batch)
+        path = prior_distribution(shared.view, batch.n_times)
+        if isinstance(path, PriorPath):
+            path.walked = shared.walked
         months = pyro.plate(TIME, batch.n_times, dim=-2)
         # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
         # a path: its months depend on each other, so its frame must not equal the returns'
@@ -337,8 +339,8 @@ class Guide(_Half):
         return code
 
 
-def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution:
-    view = shared.view
+def prior_distribution(view: PriorView, n_times: int) -> dist.TorchDistribution:
+    """Distribution of the path under the factor prior, of batch shape (n_times, 1)."""
     if view.walk is not None:
         gaussian = view.walk.prior
         if not isinstance(gaussian, Gaussian):
@@ -348,9 +350,7 @@ def _prior_distribution(shared: _Shared, batch: Batch) -> dist.TorchDistribution
             scale_tril=torch.diag_embed(gaussian.scale).unsqueeze(-3),
             validate_args=False,
         )
-    path = PriorPath(view.prior, batch.n_times, view.context, view.state)
-    path.walked = shared.walked
-    return path
+    return PriorPath(view.prior, n_times, view.context, view.state)
 
 
 def _checked(kl_weight: float | Tensor, batch: Batch) -> Tensor:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import month_random, smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
+from rvrae_pyro.nn.gaussian import Potential
 
-__all__ = ["Beliefs", "Kind", "believe", "in_double"]
+__all__ = ["Beliefs", "Kind", "believe", "in_double", "stream_cross_section"]
 
 Kind = Literal["filtered", "smoothed", "predicted"]
 
@@ -66,7 +72,9 @@ def in_double(model: RVRAE) -> RVRAE:
 
 
 @torch.no_grad()
-def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
+def believe(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, cross: CrossSection | None = None
+) -> Beliefs:
     """Filter a batch: exactly where a closed form exists, else with particles.
 
     Parameters
@@ -77,6 +85,8 @@ def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
     num_samples : int
         Draws a month; also the number of particles.
     seed : int
+    cross : CrossSection, optional
+        Loadings and scales, month by month, if they are known already.
 
     Returns
     -------
@@ -87,7 +97,8 @@ def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
         raise ConfigError(
             f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
         )
-    cross = model.parts.online_cross_section(batch)
+    if cross is None:
+        cross = model.parts.online_cross_section(batch)
     if exact.is_exact(model):
         return _exactly(model, batch, num_samples, seed, cross)
     cloud = smc_filter(model, batch, num_samples, seed, cross=cross)
@@ -99,6 +110,45 @@ def believe(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> Beliefs:
         cloud.predicted_level,
         cross,
         cloud.log_evidence,
+    )
+
+
+@torch.no_grad()
+def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
+    """Compute what ``Parts.online_cross_section`` does, to the bit, of a panel on disk.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    panel : Dataset
+    light : Batch
+        The panel without its characteristics, as ``to_light_batch`` makes it.
+    """
+    parts, like = model.parts, light.returns
+    state: State = ()
+    months: list[CrossSection] = []
+    values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    for first, block in row_blocks(values):
+        for t, row in enumerate(block, first):
+            cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
+            month = dataclasses.replace(
+                light.window(t, t + 1, every_asset=True),
+                characteristics=cells * light.listed[t, :, None],
+                carry={"loadings": state},
+            )
+            beta, states = parts.loadings.online(month, (1,))
+            state = states[1]
+            months.append(parts.cross_section(month, beta))
+    alphas = [month.alpha for month in months if month.alpha is not None]
+    return CrossSection(
+        torch.cat([month.beta for month in months]),
+        torch.cat(alphas) if alphas else None,
+        torch.cat([month.scale for month in months]),
+        Potential(
+            torch.cat([month.potential.precision for month in months]),
+            torch.cat([month.potential.shift for month in months]),
+        ),
     )
 
 

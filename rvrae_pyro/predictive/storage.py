@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import OBS, TIME
 
@@ -47,16 +46,19 @@ def assemble(
     path = Path(out)
     if path.suffix != ".zarr":
         raise ConfigError(f"`out` must end in .zarr; got {str(path)!r}.")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary, old = draft(path), draft(path)
     try:
         _stream(blocks, attrs, temporary)
-        if path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():
+            os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         raise ConfigError(f"`out` {str(path)!r} cannot be written: {error}.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
+        remove(old)
     return xr.open_datatree(path, engine="zarr", consolidated=False)
 
 

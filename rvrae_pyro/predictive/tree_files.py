@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.errors import CheckpointError, ConfigError
 
 __all__ = ["encode_attrs", "read_tree", "write_tree"]
@@ -62,16 +62,18 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     zarr = target.suffix == ".zarr"
     portable = tree.map_over_datasets(_portable_zarr if zarr else _portable_netcdf)
     portable.attrs = encode_attrs(tree.attrs)
+    new, old = draft(target), draft(target)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            draft = Path(folder) / target.name
-            if zarr:
-                portable.to_zarr(draft, consolidated=False)  # not a thing of zarr's version 3
-            else:
-                portable.to_netcdf(draft, engine="netcdf4")
-            _replace(draft, target, Path(folder) / "old")
+        if zarr:
+            portable.to_zarr(new, consolidated=False)  # not a thing of zarr's version 3
+        else:
+            portable.to_netcdf(new, engine="netcdf4")
+        _replace(new, target, old)
     except OSError as error:
         raise ConfigError(f"`path` {str(target)!r} cannot be written: {error}.") from error
+    finally:
+        remove(new)
+        remove(old)
     return target
 
 
@@ -82,12 +84,12 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _replace(draft: Path, target: Path, old: Path) -> None:
-    """Put the draft in place of the target; a folder in the way steps aside first."""
+def _replace(new: Path, target: Path, old: Path) -> None:
+    """Put the new file in place of the target; a folder in the way steps aside first."""
     if target.is_dir():
         os.replace(target, old)
     try:
-        os.replace(draft, target)
+        os.replace(new, target)
     except OSError:
         if old.exists():
             os.replace(old, target)

@@ -449,7 +449,7 @@ def test_a_real_limit_on_file_sizes(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "CheckpointError: the checkpoint" in errors.splitlines()[-1]
     assert "File too large" in errors.splitlines()[-1]
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_curves_of_a_resumed_run_are_plain_arrays(

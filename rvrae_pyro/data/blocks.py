@@ -1,0 +1,41 @@
+"""Large arrays a few rows at a time, whether they are in memory or on disk."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from rvrae_pyro.names import CHARACTERISTICS
+
+__all__ = ["is_lazy", "row_blocks"]
+
+_CELLS: Final = 40_000_000
+"""Values that a block from disk holds at the most."""
+
+
+def is_lazy(panel: xr.Dataset) -> bool:
+    """Whether the characteristics of a panel are on disk, or yet to be computed."""
+    return CHARACTERISTICS in panel.variables and panel[CHARACTERISTICS].chunks is not None
+
+
+def row_blocks(array: xr.DataArray | xr.Variable) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Consecutive rows along the first dimension, and the position of the first of them.
+
+    An array in memory is one block, without a copy; of one on disk a block takes whole chunks
+    where they fit.
+
+    Parameters
+    ----------
+    array : DataArray or Variable
+    """
+    n_rows = array.shape[0]
+    if array.chunks is None:
+        yield 0, np.asarray(array.values)
+        return
+    chunk = max(array.chunks[0], default=1)
+    most = max(1, _CELLS // max(1, int(np.prod(array.shape[1:]))))
+    step = chunk * (most // chunk) if most >= chunk else most
+    for start in range(0, n_rows, step):
+        yield start, np.asarray(array[start : start + step].values)

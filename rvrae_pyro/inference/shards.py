@@ -1,0 +1,170 @@
+"""Where shards of assets come from: a panel in memory or on disk, cut into pieces."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.errors import FitError
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
+
+__all__ = ["CutPanel", "Shards", "SpilledPanel"]
+
+
+class Shards(Protocol):
+    """The assets that one process looks after, in pieces that fit into memory one at a time.
+
+    Attributes
+    ----------
+    n_shards : int
+    sizes : sequence of int
+        Assets of each shard.
+    months : Batch
+        All months without any asset: times, context, names.
+    """
+
+    n_shards: int
+    sizes: list[int]
+    months: Batch
+
+    def window(self, shard: int, start: int, stop: int) -> Batch:
+        """Months ``start`` to ``stop`` of one shard, with every asset of it."""
+        ...
+
+    def n_observed(self, start: int, stop: int | None) -> int:
+        """Observed returns in months ``start`` to ``stop`` of all shards."""
+        ...
+
+
+class CutPanel:
+    """Shards of a panel in memory.
+
+    Parameters
+    ----------
+    batch : Batch
+    size : int, optional
+        Assets a shard; all unless told.
+    rank, n_processes : int
+        This process looks after every ``n_processes``-th asset, from the ``rank``-th on.
+    """
+
+    def __init__(
+        self, batch: Batch, size: int | None = None, rank: int = 0, n_processes: int = 1
+    ) -> None:
+        self.months = without_assets(batch)
+        if n_processes > 1:
+            batch = batch.select(torch.arange(rank, batch.n_assets, n_processes))
+        size = max(1, batch.n_assets) if size is None else size
+        places = torch.arange(batch.n_assets).split(size) if batch.n_assets else ()
+        self.shards = [batch.select(place.to(batch.returns.device)) for place in places]
+        self.n_shards, self.sizes = len(self.shards), [s.n_assets for s in self.shards]
+
+    def window(self, shard: int, start: int, stop: int) -> Batch:
+        """Months ``start`` to ``stop`` of one shard, with every asset of it."""
+        return self.shards[shard].window(start, stop, every_asset=True)
+
+    def n_observed(self, start: int, stop: int | None) -> int:
+        """Observed returns in months ``start`` to ``stop`` of all shards."""
+        return sum(int(shard.observed[start:stop].sum()) for shard in self.shards)
+
+
+class SpilledPanel:
+    """Shards of a panel that does not fit into memory.
+
+    Its characteristics are read once and written to a file a shard, month after month, so that
+    any months of a shard are one stretch of its file.
+
+    Parameters
+    ----------
+    panel : Dataset
+        Its characteristics may be lazy.
+    light : Batch
+        The same panel without characteristics, as ``to_light_batch`` makes it.
+    folder : path
+        Where the files go: n_times x n_assets x n_characteristics numbers.
+    size, rank, n_processes
+        As for :class:`CutPanel`.
+
+    Raises
+    ------
+    FitError
+        If the disk refuses.
+    """
+
+    def __init__(
+        self,
+        panel: xr.Dataset,
+        light: Batch,
+        folder: Path,
+        size: int = 4096,
+        rank: int = 0,
+        n_processes: int = 1,
+    ) -> None:
+        self.months = without_assets(light)
+        light = dataclasses.replace(light, characteristics=light.characteristics[..., :0])
+        places = np.arange(rank, light.n_assets, n_processes)
+        self._places = [places[a : a + size] for a in range(0, len(places), size)]
+        self._light = [light.select(torch.as_tensor(place)) for place in self._places]
+        self.n_shards, self.sizes = len(self._places), [len(place) for place in self._places]
+        self._files = [folder / f"shard_{i}.bin" for i in range(self.n_shards)]
+        self._type = np.dtype(torch.empty(0, dtype=light.returns.dtype).numpy().dtype)
+        try:
+            self._spill(panel)
+        except OSError as error:
+            raise FitError(
+                f"the panel's shards cannot be written to {folder}: {error}. Free some space, or "
+                "name a larger folder in the environment variable TMPDIR."
+            ) from error
+
+    def _spill(self, panel: xr.Dataset) -> None:
+        values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("wb")) for path in self._files]
+            for _, block in row_blocks(values):
+                for file, place in zip(files, self._places, strict=True):
+                    piece = np.nan_to_num(block[:, place], nan=0.0).astype(self._type, copy=False)
+                    file.write(np.ascontiguousarray(piece).tobytes())
+
+    def window(self, shard: int, start: int, stop: int) -> Batch:
+        """Months ``start`` to ``stop`` of one shard, with every asset of it."""
+        light = self._light[shard].window(start, stop, every_asset=True)
+        shape = (stop - start, self.sizes[shard], self.months.n_characteristics)
+        row = shape[1] * shape[2]
+        values = np.fromfile(
+            self._files[shard],
+            self._type,
+            shape[0] * row,
+            offset=start * row * self._type.itemsize,
+        )
+        cells = torch.from_numpy(values.reshape(shape)).to(light.returns.device)
+        return dataclasses.replace(light, characteristics=cells)
+
+    def n_observed(self, start: int, stop: int | None) -> int:
+        """Observed returns in months ``start`` to ``stop`` of all shards."""
+        return sum(int(shard.observed[start:stop].sum()) for shard in self._light)
+
+
+def without_assets(batch: Batch) -> Batch:
+    """Months of a batch with none of its assets."""
+
+    def none(values: Tensor) -> Tensor:
+        return values[:, :0]
+
+    return dataclasses.replace(
+        batch,
+        returns=none(batch.returns),
+        observed=none(batch.observed),
+        listed=none(batch.listed),
+        characteristics=none(batch.characteristics),
+        assets=np.array([], dtype=str),
+        carry=None,
+    )

@@ -1,0 +1,428 @@
+"""Exact gradients over shards of assets, in one process or many.
+
+All that the factors need to know of a month's cross-section is its potential, a sum over assets.
+So one pass without gradient adds the potentials up; a small graph on them gives the factors, the
+divergence and its derivatives; a last pass computes each shard's loadings again and carries the
+derivatives back through them. Memory of one shard's networks, gradient of the whole panel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch, Carry
+from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.shards import Shards
+from rvrae_pyro.inference.slopes import Task
+from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood, weighted_potential
+from rvrae_pyro.models.pair import CrossSection, Parts, month_weights, prior_distribution
+from rvrae_pyro.models.paths import PriorPath, scan
+from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.rvrae import RVRAE, Walk
+from rvrae_pyro.nn.gaussian import Potential
+
+__all__ = ["Streamed", "Total", "alone", "require_additive"]
+
+Total = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all processes."""
+
+
+def alone(value: Tensor) -> Tensor:
+    """Sum over one process: the value itself."""
+    return value
+
+
+def require_additive(likelihood: Likelihood) -> None:
+    """Refuse a likelihood whose potential need not be a sum over assets.
+
+    Raises
+    ------
+    ConfigError
+        If a subclass has a ``potential`` of its own.
+    """
+    ours = (Likelihood.potential, RobustLikelihood.potential)
+    if type(likelihood).potential not in ours:
+        raise ConfigError(
+            f"`likelihood` {type(likelihood).__name__} has a `potential` of its own, which shards "
+            "of assets cannot be asked to add up to. Train it in one process on a panel in memory."
+        )
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What is known of a shard's cells once its networks have run; small beside their inputs."""
+
+    batch: Batch
+    beta: Tensor
+    alpha: Tensor | None
+    scale: Tensor
+    residual: Tensor
+
+    def potential(self, likelihood: Likelihood, mode: _Mode | None, start: Transition) -> Potential:
+        cells = (self.residual, self.beta, self.scale, self.batch.observed)
+        if mode is None:
+            return likelihood.potential(*cells, start)
+        assert isinstance(likelihood, RobustLikelihood)
+        return likelihood.about(*cells, mode.mean, mode.covariance)
+
+    def log_likelihood(
+        self, likelihood: Likelihood, unit: Tensor, factors: Tensor, level: Tensor | None
+    ) -> Tensor:
+        """Log density of each month's observed returns, of shape (*particles, n_times)."""
+        loc = unit * (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
+        loc = loc if self.alpha is None else loc + unit * self.alpha
+        scale = unit * self.scale
+        scale = scale if level is None else scale * level.exp().unsqueeze(-1)
+        density = likelihood.distribution(loc, scale).log_prob(self.batch.returns)
+        total: Tensor = (density * self.batch.observed).sum(-1)
+        return total
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """Point about which a robust likelihood is expanded, and what the month leaves open."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A draw of the factors, with what the objective needs of it."""
+
+    factors: Tensor
+    level: Tensor | None
+    divergence: Tensor
+
+
+class Streamed:
+    """Slopes of a panel that comes in shards, of which each process may hold some.
+
+    Parameters
+    ----------
+    model : RVRAE
+    shards : Shards
+        Those of this process.
+    config : FitConfig
+    total : Total
+        Sum over processes; this one alone unless told.
+
+    Raises
+    ------
+    ConfigError
+        For a likelihood whose potential need not be a sum over assets, or for
+        ``config.asset_batch``, which draws from a whole cross-section in memory.
+
+    Notes
+    -----
+    The loss and its gradient are those of ``Trace_ELBO`` on the whole panel, up to rounding. The
+    factors' noise comes from the global stream, alike in every process.
+    """
+
+    def __init__(
+        self, model: RVRAE, shards: Shards, config: FitConfig, total: Total = alone
+    ) -> None:
+        require_additive(model.likelihood)
+        if model.weight_sites:
+            raise ConfigError(
+                "weights with a posterior (`inference='posterior'`) need the whole panel at once. "
+                "Train them in one process on a panel in memory, or use inference='map'."
+            )
+        if config.asset_batch is not None:
+            raise ConfigError(
+                f"`asset_batch` {config.asset_batch} draws from a whole cross-section in memory; "
+                "with shards of assets leave it None."
+            )
+        self.model, self.parts, self.shards, self.total = model, model.parts, shards, total
+        self.num_particles, self.loss = config.num_particles, math.nan
+        self.device = shards.months.returns.device
+        self.weights = [w for w in model.parts.parameters() if w.requires_grad]
+
+    def n_observed(self, start: int, stop: int | None = None) -> int:
+        """Observed returns in months ``start`` to ``stop``, of all processes."""
+        mine = torch.tensor([float(self.shards.n_observed(start, stop))], dtype=torch.float64)
+        return int(self.total(mine).item())
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Pyro need not hear of the weights: no site is traced."""
+        return self.parts.silent()
+
+    def descend(self, task: Task, factor: float) -> bool:
+        """Add the gradient of ``factor`` times the window's loss; False if it has no return."""
+        if not self.n_observed(task.start, task.stop):
+            return False
+        months = self._months(task)
+        with torch.no_grad():
+            cells = list(self._cells(task))
+            potential, mode = self._potential(months, cells)
+        leaves = Potential(*(each.requires_grad_() for each in potential))
+        path = self._path(months, leaves, task.kl_weight)
+        factors = path.factors.detach().requires_grad_()
+        level = None if path.level is None else path.level.detach().requires_grad_()
+        log_likelihood, pulls = self._pulls(cells, factors, level)
+        del cells
+        penalty = task.share * self.model.log_weights()
+        self.loss = float((path.divergence - log_likelihood - penalty).detach())
+        if not math.isfinite(self.loss):
+            raise self._not_finite(task, path, log_likelihood)
+        cotangents = self._descend_months(path, leaves, pulls, penalty, factor)
+        self._descend_shards(task, mode, factors, level, cotangents, factor)
+        return True
+
+    @torch.no_grad()
+    def walk(self, model: RVRAE, starts: Sequence[int]) -> Walk:
+        """Filter once through all months; see :meth:`RVRAE.walk`.
+
+        ``cross`` of the result holds the potentials and no asset.
+        """
+        parts, months = model.parts, self.shards.months
+        cells, states = [], []
+        for shard in range(self.shards.n_shards):
+            batch = self.shards.window(shard, 0, months.n_times)
+            beta, of_shard = parts.loadings.online(batch, starts)
+            cells.append(_light(_cells_of(parts, batch, beta)))
+            states.append(of_shard)
+        potential, _ = self._potential(months, cells)
+        view = _view(parts, months, potential)
+        proposal = parts.guide(months, potential, view, month_weights(1.0, months))
+        codes = proposal.rsample().squeeze(-2)
+        driver = codes if view.walk is None else view.walk.factors
+        prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
+        decoder_states = parts.decoder.unroll(codes, parts.decoder.initial())
+        guide_states = parts.guide.carry(months, potential, starts)
+        carries: dict[int, Carry] = {
+            t: {
+                "loadings": tuple(map(torch.cat, zip(*(s[t] for s in states), strict=True))),
+                "factor_prior": tuple(s[..., t, :] for s in prior_states),
+                "decoder": tuple(s[..., t, :] for s in decoder_states),
+                "guide": guide_states[t],
+            }
+            for t in starts
+        }
+        before = tuple(s[..., :-1, :] for s in prior_states)
+        level = parts.factor_prior.level(before, view.context)
+        factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
+        log_likelihood = codes.new_zeros(months.n_times)
+        for each in cells:
+            log_likelihood += each.log_likelihood(
+                parts.likelihood, parts.return_scale, factors, level
+            )
+        prior = parts.factor_prior.transition(before, view.context)
+        nothing = months.returns
+        cross = CrossSection(nothing.unsqueeze(-1), None, nothing, potential)
+        return Walk(carries, codes, prior, level, proposal, cross, self.total(log_likelihood))
+
+    def _months(self, task: Task) -> Batch:
+        carry = None if task.carry is None else {**task.carry, "loadings": ()}
+        return self.shards.months.window(task.start, task.stop, carry, every_asset=True)
+
+    def _windows(self, task: Task) -> Iterator[Batch]:
+        """Windows of the shards that have a listed asset in them, each with its states."""
+        first = 0
+        for shard, size in enumerate(self.shards.sizes):
+            batch = self.shards.window(shard, task.start, task.stop)
+            carry = task.carry
+            if carry is not None:
+                mine = tuple(s[first : first + size] for s in carry["loadings"])
+                carry = {**carry, "loadings": mine}
+            first += size
+            if bool(batch.listed.any()):
+                yield batch.window(0, batch.n_times, carry)
+
+    def _cells(self, task: Task) -> Iterator[_Cells]:
+        for batch in self._windows(task):
+            yield _light(_cells_of(self.parts, batch))
+
+    @torch.no_grad()
+    def _potential(self, months: Batch, cells: Sequence[_Cells]) -> tuple[Potential, _Mode | None]:
+        """Potentials of all months over all shards and processes."""
+        likelihood, prior = self.parts.likelihood, self.parts.factor_prior
+        start = prior.transition(prior.initial(), prior.encode(months.context))
+        mode = None
+        if isinstance(likelihood, RobustLikelihood):
+            mode = self._mode(likelihood, months, cells, start)
+        return self._sum(months, [c.potential(likelihood, mode, start) for c in cells]), mode
+
+    def _mode(
+        self,
+        likelihood: RobustLikelihood,
+        months: Batch,
+        cells: Sequence[_Cells],
+        start: Transition,
+    ) -> _Mode:
+        """Find what ``RobustLikelihood.potential`` finds, one pass over the cells a sweep."""
+        plain = self._sum(
+            months,
+            [
+                weighted_potential(c.residual, c.beta, c.batch.observed / c.scale.square())
+                for c in cells
+            ],
+        )
+        posterior, fisher = start.update(plain), likelihood.information() * plain.precision
+        for _ in range(likelihood.sweeps):
+            mode = posterior.mean
+            pull = torch.zeros_like(plain.shift)
+            for c in cells:
+                pull += likelihood.pull(c.residual, c.beta, c.scale, c.batch.observed, mode)
+            shift = self.total(pull) + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
+            posterior = start.update(Potential(fisher, shift))
+        return _Mode(posterior.mean, posterior.covariance())
+
+    def _sum(self, months: Batch, potentials: Sequence[Potential]) -> Potential:
+        """Add potentials up, over processes too."""
+        k, like = self.model.n_factors, months.returns
+        both = like.new_zeros(months.n_times, k, k + 1)
+        for potential in potentials:
+            both += torch.cat([potential.precision, potential.shift.unsqueeze(-1)], -1)
+        both = self.total(both)
+        return Potential(both[..., :k].contiguous(), both[..., k].contiguous())
+
+    def _path(self, months: Batch, potential: Potential, kl_weight: float | Tensor) -> _Path:
+        """Draw the factors; the graph of this is all that the months' side of the model needs."""
+        parts, view = self.parts, _view(self.parts, months, potential)
+        proposal = parts.guide(months, potential, view, month_weights(kl_weight, months))
+        n = self.num_particles
+        if n > 1:
+            proposal = proposal.expand(torch.Size((n, months.n_times, 1)))
+        codes = proposal.rsample()
+        prior = prior_distribution(view, months.n_times)
+        drawn = getattr(proposal, "drawn", None)
+        if isinstance(prior, PriorPath) and drawn is not None and drawn[0] is codes:
+            # the draw met the prior on its way
+            prior.walked = (codes, drawn[1].prior, drawn[1].level)
+        ratio = (proposal.log_prob(codes) - prior.log_prob(codes)).squeeze(-1)
+        # a number stays one: as a tensor it would be rounded to single precision
+        divergence = (kl_weight * ratio).sum() / n
+        level = prior.along(codes)[1] if isinstance(prior, PriorPath) else None
+        if view.walk is not None:
+            level = view.walk.level
+        factors = parts.decoder(codes.squeeze(-2), months.state("decoder") or None)
+        return _Path(factors, level, divergence)
+
+    def _pulls(
+        self, cells: Sequence[_Cells], factors: Tensor, level: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Log-likelihood of a draw over all cells, and its derivatives by the draw."""
+        wanted = [each for each in (factors, level) if each is not None]
+        sums = [torch.zeros_like(each) for each in wanted]
+        value = factors.new_zeros(())
+        for c in cells:
+            term = c.log_likelihood(self.parts.likelihood, self._unit, factors, level).sum()
+            term = term / self.num_particles
+            value += term.detach()
+            for total, slope in zip(sums, torch.autograd.grad(term, wanted), strict=True):
+                total += slope
+        flat = torch.cat([value.reshape(1), *(each.reshape(-1) for each in sums)])
+        flat = self.total(flat)
+        sizes = [each.numel() for each in sums]
+        parts = flat[1:].split(sizes)
+        return flat[0], [p.reshape(each.shape) for p, each in zip(parts, sums, strict=True)]
+
+    def _descend_months(
+        self,
+        path: _Path,
+        leaves: Potential,
+        pulls: Sequence[Tensor],
+        penalty: Tensor,
+        factor: float,
+    ) -> Potential:
+        """Add the months' own gradient, alike in every process; derivatives by the potentials."""
+        drawn = [each for each in (path.factors, path.level) if each is not None]
+        objective = path.divergence - penalty
+        for each, pull in zip(drawn, pulls, strict=True):
+            objective = objective - (each * pull).sum()
+        slopes = torch.autograd.grad(
+            factor * objective, [*leaves, *self.weights], allow_unused=True
+        )
+        for weight, slope in zip(self.weights, slopes[2:], strict=True):
+            weight.grad = slope
+        first, second = (
+            torch.zeros_like(leaf) if slope is None else slope
+            for leaf, slope in zip(leaves, slopes[:2], strict=True)
+        )
+        return Potential(first, second)
+
+    def _descend_shards(
+        self,
+        task: Task,
+        mode: _Mode | None,
+        factors: Tensor,
+        level: Tensor | None,
+        cotangents: Potential,
+        factor: float,
+    ) -> None:
+        """Add the gradient that runs through the cells, shard by shard, over all processes."""
+        likelihood, months = self.parts.likelihood, self._months(task)
+        prior = self.parts.factor_prior
+        with torch.no_grad():
+            start = prior.transition(prior.initial(), prior.encode(months.context))
+            factors, level = factors.detach(), None if level is None else level.detach()
+        sums = [torch.zeros_like(weight) for weight in self.weights]
+        used = torch.zeros(len(sums), dtype=sums[0].dtype, device=self.device)
+        for batch in self._windows(task):
+            cells = _cells_of(self.parts, batch)
+            fit = cells.log_likelihood(likelihood, self._unit, factors, level).sum()
+            potential = cells.potential(likelihood, mode, start)
+            objective = -factor / self.num_particles * fit
+            for each, cotangent in zip(potential, cotangents, strict=True):
+                objective = objective + (each * cotangent).sum()
+            slopes = torch.autograd.grad(objective, self.weights, allow_unused=True)
+            for i, slope in enumerate(slopes):
+                if slope is not None:
+                    sums[i] += slope
+                    used[i] = 1.0
+        flat = self.total(torch.cat([used, *(each.reshape(-1) for each in sums)]))
+        used, *slopes_of = flat.split([len(sums), *(each.numel() for each in sums)])
+        for weight, slope, share in zip(self.weights, slopes_of, used, strict=True):
+            # a weight that nothing depends on keeps no gradient: optimisers leave it alone
+            if bool(share > 0):
+                slope = slope.reshape(weight.shape)
+                weight.grad = slope if weight.grad is None else weight.grad + slope
+
+    @property
+    def _unit(self) -> Tensor:
+        return self.parts.return_scale
+
+    def _not_finite(self, task: Task, path: _Path, log_likelihood: Tensor) -> FitError:
+        terms = {"factors": path.divergence, "returns": log_likelihood}
+        bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
+        times = self.shards.months.times[task.start : task.stop]
+        return FitError(
+            f"The ELBO is not finite at step {task.step}: log density of "
+            f"{', '.join(bad) or 'the log prior of the weights'} in the months {times[0]} to "
+            f"{times[-1]}."
+        )
+
+
+def _cells_of(parts: Parts, batch: Batch, beta: Tensor | None = None) -> _Cells:
+    """Run a shard's networks; all per unit of ``return_scale``."""
+    beta = parts.loadings(batch) if beta is None else beta
+    log_scale = parts.likelihood.scale(batch)
+    scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
+    alpha = None if parts.likelihood.alpha is None else parts.likelihood.alpha(batch)
+    returns = batch.returns / parts.return_scale
+    return _Cells(batch, beta, alpha, scale, returns if alpha is None else returns - alpha)
+
+
+def _light(cells: _Cells) -> _Cells:
+    """Cells without the characteristics, which the networks have read."""
+    batch = dataclasses.replace(cells.batch, characteristics=cells.batch.characteristics[..., :0])
+    return dataclasses.replace(cells, batch=batch)
+
+
+def _view(parts: Parts, months: Batch, potential: Potential) -> PriorView:
+    """Show the guide what it may know of the prior, given the potentials."""
+    prior = parts.factor_prior
+    context = prior.encode(months.context)
+    state = months.state("factor_prior") or prior.initial()
+    walk = scan(prior, potential, context, state, None) if prior.observed else None
+    return PriorView(prior, context, state, walk)

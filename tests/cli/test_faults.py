@@ -1,0 +1,204 @@
+"""Commands that are killed, stopped or refused: the same command again makes it good."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import rvrae_pyro as rv
+from rvrae_pyro.atomic import only_run
+from rvrae_pyro.cli.files import CHECKPOINT
+from rvrae_pyro.fitting.checkpoint import STATE
+from tests.cli.conftest import Command
+from tests.cli.helpers import write_settings
+
+LONG = """
+[model]
+n_factors = 2
+[model.loadings]
+kind = "MLP"
+hidden = [4]
+[fit]
+max_steps = 30
+patience = 100
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_settings(tmp_path_factory.mktemp("long") / "long.toml", LONG)
+
+
+def weights(run: Path) -> torch.Tensor:
+    model = rv.load(run / "model").model
+    return torch.cat([p.detach().flatten() for p in model.parts.parameters()])
+
+
+def begin(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rvrae_pyro", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def once(process: subprocess.Popen[str], path: Path) -> None:
+    """Wait until a file is there."""
+    limit = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    plain, calls = torch.optim.Adam.step, []
+
+    def cut(self: torch.optim.Adam, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == step:
+            raise ZeroDivisionError
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", cut)
+
+
+def test_a_killed_fit_goes_on_to_the_same_bits(
+    rvrae: Command, panel_file: Path, settings: Path, tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = ("fit", panel_file, "--config", settings, "--seed", 4, "--out")
+    process = begin(*command, run)
+    once(process, run / CHECKPOINT / STATE)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (run / CHECKPOINT).is_dir()  # killed on the way, not after
+    unfinished = rvrae("forecast", run, panel_file, "--out", tmp_path / "f.csv")
+    assert unfinished.code == 2
+    assert "is not finished" in unfinished.err
+    assert rvrae(*command, run).code == 0
+    assert rvrae(*command, whole).code == 0
+    assert torch.equal(weights(run), weights(whole))
+    assert sorted(entry.name for entry in run.iterdir()) == ["config.toml", "model"]
+
+
+def test_a_terminated_fit_keeps_its_state_and_goes_on(
+    rvrae: Command,
+    panel_file: Path,
+    settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = ("fit", panel_file, "--config", settings, "--out")
+    plain, calls = torch.optim.Adam.step, []
+
+    def terminate(self: torch.optim.Adam, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.Adam, "step", terminate)
+        stopped = rvrae(*command, run)
+    assert stopped.code == 1
+    assert "interrupted" in stopped.err
+    assert "The same command goes on" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert rv.load(run / "model").stopped == "interrupted"
+    assert rvrae(*command, run).code == 0
+    assert rvrae(*command, whole).code == 0
+    assert torch.equal(weights(run), weights(whole))
+    assert not (run / CHECKPOINT).exists()
+
+
+def test_other_settings_do_not_take_over_an_unfinished_run(
+    rvrae: Command,
+    panel_file: Path,
+    settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    command = ("fit", panel_file, "--config", settings, "--out", run)
+    with monkeypatch.context() as patched:
+        fail_at(patched, 20)
+        with pytest.raises(ZeroDivisionError):
+            rvrae(*command)
+    before = (run / CHECKPOINT / STATE).read_bytes()
+    outcome = rvrae(*command, "--seed", 9)
+    assert outcome.code == 2
+    assert "seed was 0, is now 9" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert (run / CHECKPOINT / STATE).read_bytes() == before
+    (run / CHECKPOINT / STATE).write_bytes(before[:100])
+    damaged = rvrae(*command)
+    assert damaged.code == 2
+    assert "is damaged" in damaged.err
+
+
+def test_two_runs_into_one_folder(
+    rvrae: Command, panel_file: Path, settings: Path, tmp_path: Path
+) -> None:
+    with only_run(tmp_path / "run"):
+        outcome = rvrae("fit", panel_file, "--config", settings, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "another run writes to" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_what_there_was(
+    rvrae: Command,
+    panel_file: Path,
+    run_folder: Path,
+    settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, tree = tmp_path / "f.csv", tmp_path / "f.nc"
+    for out in (table, tree):
+        assert rvrae("forecast", run_folder, panel_file, "--out", out).code == 0
+    before = {path: path.read_bytes() for path in (table, tree)}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    for out in (table, tree):
+        outcome = rvrae("forecast", run_folder, panel_file, "--out", out, "--seed", 1)
+        assert outcome.code == 2
+        assert "No space left" in outcome.err
+        assert out.read_bytes() == before[out]
+    outcome = rvrae("fit", panel_file, "--config", settings, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "No space left" in outcome.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.csv", "f.nc"]
+
+
+def test_a_killed_forecast_leaves_nothing_and_starts_anew(
+    rvrae: Command, panel_file: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    """Killed half-way through the file; the same command clears the draft away."""
+    script = (
+        "import os, signal, sys\n"
+        "import pandas as pd\n"
+        "def half(self, path, **_):\n"
+        "    path.write_text('half a table')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pd.DataFrame.to_csv = half\n"
+        "from rvrae_pyro.cli.app import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    out = tmp_path / "f.csv"
+    arguments = ["forecast", str(run_folder), str(panel_file), "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert rvrae(*arguments).code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["f.csv"]

@@ -1,0 +1,162 @@
+"""Shards of assets: the loss, the gradient and the filter of the whole panel."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+import rvrae_pyro as rv
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.shards import CutPanel
+from rvrae_pyro.inference.slopes import Task, window_loss
+from rvrae_pyro.inference.streaming import Streamed
+from tests.helpers import CHARACTERISTICS as P
+from tests.helpers import FACTORS as K
+from tests.helpers import double, random_panel, stir
+
+CHARACTERISTIC_SCALE = rv.likelihoods.CharacteristicScale
+MODELS = {
+    "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "observed normal": lambda: rv.RVRAE(
+        P,
+        K,
+        loadings=rv.loadings.MLP(P, K, hidden=(4,)),
+        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="observed", n_context=2),
+        likelihood=rv.likelihoods.Normal(CHARACTERISTIC_SCALE(P), rv.likelihoods.Alpha(P)),
+    ),
+    "observed t": lambda: rv.RVRAE(
+        P, K, factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="observed", n_context=2)
+    ),
+    "paper": lambda: rv.RVRAE.paper(P, K, hidden=4),
+    "ar1 mixture": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.AR1(K),
+        likelihood=rv.likelihoods.NormalMixture(CHARACTERISTIC_SCALE(P)),
+    ),
+    "smoothing": lambda: rv.RVRAE(
+        P, K, factor_prior=rv.priors.AR1(K), guide=rv.guides.Smoothing(K)
+    ),
+}
+
+
+def build(kind: str) -> rv.RVRAE:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return stir(MODELS[kind]().double(), size=0.2)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return double(random_panel(12, 14, seed=4, empty_months=[5]))
+
+
+def gradient(model: rv.RVRAE) -> Tensor:
+    return torch.cat(
+        [
+            (torch.zeros_like(w) if w.grad is None else w.grad).flatten()
+            for w in model.parts.parameters()
+            if w.requires_grad
+        ]
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("particles", [1, 3])
+def test_gradient_of_the_whole_panel(kind: str, size: int, particles: int, batch: Batch) -> None:
+    """To 1e-9 of its norm, on a window with carried states, at a KL weight for every month."""
+    model = build(kind)
+    config = rv.FitConfig(num_particles=particles, dtype=torch.float64)
+    start, stop = 4, 9
+    with torch.no_grad(), pyro.settings.context(module_local_params=True):
+        carry = model.walk(batch, [start]).carries[start]
+    weight = torch.linspace(0.3, 1.0, stop - start, dtype=torch.float64)
+    elbo = Trace_ELBO(particles, vectorize_particles=particles > 1, max_plate_nesting=2)
+    torch.manual_seed(1)
+    loss = window_loss(model, batch.window(start, stop, carry), elbo, weight, 0.4)
+    (0.01 * loss).backward()
+    whole = gradient(model)
+    model.zero_grad()
+    torch.manual_seed(1)
+    slopes = Streamed(model, CutPanel(batch, size), config)
+    assert slopes.descend(Task(start, stop, carry, weight, 0.4, 0), 0.01)
+    assert slopes.loss == pytest.approx(loss.item(), rel=1e-12, abs=1e-9)
+    error = (gradient(model) - whole).norm() / whole.norm()
+    assert error.item() < 1e-9
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_walk_of_the_whole_panel(kind: str, batch: Batch) -> None:
+    model = build(kind)
+    starts = [0, 3, 7, 12]
+    torch.manual_seed(2)
+    whole = model.walk(batch, starts)
+    torch.manual_seed(2)
+    walk = Streamed(model, CutPanel(batch, 4), rv.FitConfig(dtype=torch.float64)).walk(
+        model, starts
+    )
+    tight = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(walk.codes, whole.codes, **tight)
+    torch.testing.assert_close(walk.log_likelihood, whole.log_likelihood, **tight)
+    torch.testing.assert_close(month_kl(walk), month_kl(whole), **tight)
+    for t in starts:
+        for part, states in whole.carries[t].items():
+            for mine, theirs in zip(walk.carries[t][part], states, strict=True):
+                torch.testing.assert_close(mine, theirs, **tight)
+
+
+def test_a_window_without_a_return_is_no_step(batch: Batch) -> None:
+    model = build("default")
+    slopes = Streamed(model, CutPanel(batch, 4), rv.FitConfig(dtype=torch.float64))
+    assert not slopes.descend(Task(5, 6, None, 1.0, 0.0, 0), 1.0)
+    assert slopes.n_observed(5, 6) == 0
+    assert slopes.n_observed(0) == int(batch.observed.sum())
+
+
+def test_training_in_shards_is_training(batch: Batch) -> None:
+    """The same steps as on the whole panel, to rounding."""
+    panel = random_panel(16, 14, seed=5)
+    train, valid = panel.isel(time=slice(0, 11)), panel.isel(time=slice(11, 15))
+    fits = [
+        rv.fit(
+            rv.RVRAE(P, K, n_context=2),
+            train,
+            valid,
+            config=rv.FitConfig(max_steps=9, window=4, dtype=torch.float64, shard_size=size),
+            progress=False,
+        )
+        for size in (None, 3)
+    ]
+    columns = [c for c in fits[0].history if c != "seconds"]
+    for name in columns:
+        whole, cut = (fit.history[name].to_numpy() for fit in fits)
+        assert cut == pytest.approx(whole, rel=1e-7, nan_ok=True), name
+
+
+def test_what_does_not_add_up_is_refused(batch: Batch) -> None:
+    class Own(rv.likelihoods.Normal):
+        def potential(self, *arguments: object) -> object:
+            return super().potential(*arguments)
+
+    model = rv.RVRAE(P, K, likelihood=Own()).double()
+    with pytest.raises(rv.ConfigError, match="Own has a `potential` of its own"):
+        Streamed(model, CutPanel(batch, 3), rv.FitConfig())
+    with pytest.raises(rv.ConfigError, match="`asset_batch` 5 draws from a whole cross-section"):
+        Streamed(build("default"), CutPanel(batch, 3), rv.FitConfig(asset_batch=5))
+
+
+def test_a_broken_bound_names_its_term(batch: Batch) -> None:
+    model = build("default")
+    with torch.no_grad():
+        model.parts.get_parameter("likelihood.log_excess_df").fill_(math.nan)
+    slopes = Streamed(model, CutPanel(batch, 4), rv.FitConfig(dtype=torch.float64))
+    with (
+        pytest.raises(rv.FitError, match=r"not finite at step 7: log density of .*returns"),
+        pyro.validation_enabled(False),  # as in training
+    ):
+        slopes.descend(Task(0, 4, None, 1.0, 0.0, 7), 1.0)
