@@ -23,7 +23,8 @@ __all__ = ["build_panel", "canonical"]
 def _unicode(values: NDArray[Any]) -> NDArray[Any]:
     """Turn object or variable-width strings into fixed-width unicode; leave the rest."""
     if values.dtype.kind in "OT" and values.size and all(isinstance(v, str) for v in values.flat):
-        return values.astype(str)
+        # numpy has no cast of its own from variable-width strings to width that it finds itself
+        return np.array(values.tolist(), dtype=str).reshape(values.shape)
     return (
         np.empty(values.shape, "<U1") if values.dtype.kind in "OT" and not values.size else values
     )

@@ -283,13 +283,13 @@ class _Run:
     def _take_step(self, start: int, stop: int, carry: Carry | None, n_windows: int) -> None:
         share = self._weights_pull() * (stop - start) / self.n_train
         task = Task(start, stop, carry, self._kl_weight(start, stop), share, self.step)
-        self.optimizer.zero_grad()
-        if not self.slopes.descend(task, n_windows / self.n_cells):
-            return  # the window holds no return
         progress = (self.step + 0.5) / self.config.max_steps
         rate = self.rate * self.config.rate_schedule.rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad()
+        if not self.slopes.descend(task, n_windows / self.n_cells):
+            return  # the window holds no return
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
         if not bool(torch.isfinite(norm)):
             raise FitError(

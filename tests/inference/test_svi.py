@@ -16,6 +16,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
+from rvrae_pyro.inference.slopes import OnePanel, Task
 from rvrae_pyro.inference.svi import train, window_loss
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
@@ -453,15 +454,17 @@ def test_rate_and_pull_of_the_weight_priors_follow_their_schedules(batch: Batch)
         weights_warmup=0.5,
     )
     model = build("observed")
-    run = svi._Run(model, batch, 12, config, None)
-    backward = run._backward
+    run = svi._Run(model, OnePanel(model, batch, config, None), 12, config)
+    run.generator.manual_seed(0)
+    descend = run.slopes.descend
 
-    def look(window: Batch, kl_weight: object, share: float, factor: float) -> None:
-        seen.append((run.optimizer.param_groups[0]["lr"] / 1e-3, share * 12 / window.n_times))
-        backward(window, kl_weight, share, factor)
+    def look(task: Task, factor: float) -> bool:
+        pull = task.share * 12 / (task.stop - task.start)
+        seen.append((run.optimizer.param_groups[0]["lr"] / 1e-3, pull))
+        return descend(task, factor)
 
-    run._backward = look  # type: ignore[method-assign,assignment]
-    run.loop(torch.Generator().manual_seed(0), None)
+    run.slopes.descend = look  # type: ignore[method-assign]
+    run.loop(None, None)
     rates, pulls = zip(*seen, strict=True)
     schedule = config.rate_schedule
     np.testing.assert_allclose(rates, [schedule.rate((k + 0.5) / 6) for k in range(6)])

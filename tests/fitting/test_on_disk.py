@@ -1,0 +1,151 @@
+"""Panels on disk: every answer is that of the same panel in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.data.batch import to_batch, to_light_batch
+from rvrae_pyro.data.blocks import is_lazy, row_blocks
+from rvrae_pyro.inference.shards import SpilledPanel
+from tests.helpers import FACTORS as K
+from tests.helpers import random_panel
+
+pytest.importorskip("dask")
+CONFIG = rv.FitConfig(max_steps=9, window=4, dtype=torch.float64)
+
+
+def raw_panel() -> xr.Dataset:
+    """Characteristics that are not ranks, some missing inside listed cells, no context."""
+    panel = random_panel(18, 14, seed=5).drop_dims("feature")
+    panel["characteristics"] = np.exp(3.0 * panel["characteristics"])
+    listed = panel["characteristics"].notnull().all("characteristic")
+    gap = listed & (np.arange(14) % 5 == 0)
+    first = panel["characteristics"][..., 0].where(~gap)
+    panel["characteristics"][..., 0] = first
+    panel.attrs["transform"] = "none"
+    return panel
+
+
+@pytest.fixture(scope="module")
+def panel() -> xr.Dataset:
+    return raw_panel()
+
+
+@pytest.fixture
+def on_disk(panel: xr.Dataset, tmp_path: Path) -> xr.Dataset:
+    """The panel in pieces far smaller than itself."""
+    path = tmp_path / "panel.zarr"
+    rv.data.write_panel(panel, path)
+    lazy = rv.data.read_panel(path)
+    lazy["characteristics"] = lazy["characteristics"].chunk(time=5, asset=3, characteristic=2)
+    return lazy
+
+
+def ready(panel: xr.Dataset) -> xr.Dataset:
+    return rv.data.rank_characteristics(rv.data.market_context(panel))
+
+
+def test_a_zarr_panel_comes_back_and_stays_on_disk(panel: xr.Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "panel.zarr"
+    rv.data.write_panel(panel, path)
+    rv.data.write_panel(panel, path)
+    back = rv.data.read_panel(path)
+    assert is_lazy(back)
+    assert not is_lazy(panel)
+    xr.testing.assert_identical(back.load(), panel)
+    assert all(back[name].dtype == panel[name].dtype for name in panel.variables)
+    assert [p.name for p in tmp_path.iterdir()] == ["panel.zarr"]
+
+
+def test_a_lazy_panel_is_written_piece_by_piece(on_disk: xr.Dataset, tmp_path: Path) -> None:
+    rv.data.write_panel(ready(on_disk), tmp_path / "ranked.zarr")
+    xr.testing.assert_identical(
+        rv.data.read_panel(tmp_path / "ranked.zarr").load(), ready(on_disk.load())
+    )
+
+
+def test_blocks_are_consecutive_rows(on_disk: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = on_disk["characteristics"].values
+    for most in (1, 14 * 4 * 2, 14 * 4 * 11, 10**9):
+        monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", most)
+        blocks = list(row_blocks(on_disk["characteristics"]))
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
+        starts = np.cumsum([0, *(len(b) for _, b in blocks)])[:-1]
+        assert [first for first, _ in blocks] == starts.tolist()
+
+
+def test_transforms_of_a_panel_on_disk(panel: xr.Dataset, on_disk: xr.Dataset) -> None:
+    mine, whole = ready(on_disk), ready(panel)
+    assert is_lazy(mine)
+    xr.testing.assert_identical(mine.compute(), whole)
+    xr.testing.assert_identical(rv.data.managed_portfolios(mine), rv.data.managed_portfolios(whole))
+    assert rv.data.fingerprint(mine) == rv.data.fingerprint(whole)
+    np.testing.assert_array_equal(rv.data.listed(mine), rv.data.listed(whole))
+
+
+def test_spilled_windows_are_those_of_the_batch(
+    panel: xr.Dataset, on_disk: xr.Dataset, tmp_path: Path
+) -> None:
+    whole = to_batch(ready(panel), dtype=torch.float64)
+    light = to_light_batch(ready(on_disk), dtype=torch.float64)
+    assert light.n_characteristics == whole.n_characteristics
+    for rank in (0, 1):
+        shards = SpilledPanel(ready(on_disk), light, tmp_path, 3, rank, 2)
+        assert shards.sizes == [3, 3, 1]
+        first = 0
+        for shard, size in enumerate(shards.sizes):
+            mine = shards.window(shard, 2, 7)
+            place = torch.arange(rank, 14, 2)[first : first + size]
+            expected = whole.window(2, 7, every_asset=True).select(place)
+            first += size
+            for name in ("returns", "observed", "listed", "characteristics", "context"):
+                assert torch.equal(getattr(mine, name), getattr(expected, name)), name
+            assert list(mine.assets) == list(expected.assets)
+        assert shards.n_observed(0, 9) == int(whole.observed[:9, rank::2].sum())
+
+
+def test_fit_and_forecast_of_a_panel_on_disk(panel: xr.Dataset, on_disk: xr.Dataset) -> None:
+    """Training agrees to rounding; given the weights, forecasts agree to the bit."""
+    fits = []
+    for each in (ready(panel), ready(on_disk)):
+        months = {name: slice(*cut) for name, cut in (("train", (0, 12)), ("valid", (12, 17)))}
+        train, valid = (each.isel(time=cut) for cut in months.values())
+        model = rv.RVRAE(4, K, n_context=each.sizes["feature"])
+        fits.append(rv.fit(model, train, valid, config=CONFIG, progress=False))
+    for name in ("elbo", "valid_elbo", "log_weights"):
+        np.testing.assert_allclose(fits[1].history[name], fits[0].history[name], rtol=1e-7)
+    fit = fits[0]
+    trees = [fit.forecast(each, num_samples=20) for each in (ready(panel), ready(on_disk))]
+    for group in ("predictions", "predictions_constant_data"):
+        xr.testing.assert_identical(trees[0][group].to_dataset(), trees[1][group].to_dataset())
+
+
+def test_gaps_are_found_on_disk(on_disk: xr.Dataset) -> None:
+    with pytest.raises(rv.PanelError, match="must be complete inside listed cells"):
+        rv.fit(rv.RVRAE(4, K), on_disk, config=CONFIG, progress=False)
+
+
+def test_a_full_scratch_disk_is_one_clear_error(
+    on_disk: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rvrae_pyro.inference.shards.SpilledPanel._spill", full)
+    with pytest.raises(rv.FitError, match=r"No space left.*TMPDIR"):
+        rv.fit(rv.RVRAE(4, K), ready(on_disk), config=CONFIG, progress=False)
+
+
+def test_missing_and_foreign_folders(tmp_path: Path) -> None:
+    with pytest.raises(rv.PanelError, match="does not exist"):
+        rv.data.read_panel(tmp_path / "none.zarr")
+    (tmp_path / "file.zarr").write_text("x")
+    with pytest.raises(rv.PanelError, match="is a file"):
+        rv.data.read_panel(tmp_path / "file.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(rv.PanelError, match="cannot read"):
+        rv.data.read_panel(tmp_path / "empty.zarr")
