@@ -17,6 +17,7 @@ PAGES = (
     "model",
     "information_set",
     "parts",
+    "risk",
     "howto_own_data",
     "glossary",
 )
