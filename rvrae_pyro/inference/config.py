@@ -67,7 +67,7 @@ class FitConfig:
     """
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     rate_schedule: RateSchedule = field(default_factory=Cosine)
     weights_warmup: float = 0.6
     max_steps: int = 1000

@@ -327,19 +327,15 @@ class _Run:
     def _judge(self, epoch: Epoch) -> bool:
         """Keep the best state, slow down when stalled; True when it is time to stop.
 
-        Validation is at full KL weight whatever training's weight was, so states compare from
-        the end of the KL's annealing on, and those with a posterior of the weights once it is
-        one; nothing counts as a stall while a pull still grows.
+        States only compare once KL and weight priors pull in full: before, validation favours
+        those in which what learns slowly, such as volatility, has not been learned yet.
         """
         score = epoch.valid_elbo if self.has_valid else math.inf
-        whole = self._kl_is_whole() and (not self.model.weight_sites or self._weights_pull() == 1)
-        if not self.has_valid or score > self.best or not whole:
+        if not self.has_valid or score > self.best or not self._is_whole():
             if math.isfinite(epoch.elbo):
                 self.best, self.stale = (score if self.has_valid else self.best), 0
                 self.best_state = copy.deepcopy(self.model.parts.state_dict())
                 self.trained.best_step = epoch.step
-            return False
-        if self._weights_pull() < 1.0:
             return False
         self.stale += 1
         if self.stale % max(1, self.config.patience // 2) == 0:
@@ -354,6 +350,9 @@ class _Run:
         rising = self.config.weights_warmup * self.config.max_steps
         return min(1.0, self.step / rising) if rising else 1.0
 
-    def _kl_is_whole(self) -> bool:
+    def _is_whole(self) -> bool:
+        """Whether KL and weight priors are at full strength."""
+        if self._weights_pull() < 1.0:
+            return False
         weight = torch.as_tensor(self.config.kl_schedule.weight(self.step, self.n_train))
         return bool((weight >= 1).all())
