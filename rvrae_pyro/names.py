@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLE_DIMS",
     "TIME",
     "WEIGHT",
+    "WEIGHT_DRAW",
 ]
 
 # dimensions
@@ -31,6 +32,7 @@ CHAIN: Final = "chain"
 DRAW: Final = "draw"
 OBS: Final = "obs"
 SAMPLE_DIMS: Final = (CHAIN, DRAW)
+WEIGHT_DRAW: Final = "weight_draw"
 
 # variables of a panel
 RETURNS: Final = "returns"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,15 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
 from rvrae_pyro.predictive import replicates as _replicates
-from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double, stream_cross_section
+from rvrae_pyro.predictive.beliefs import Kind, believe, in_double, stream_cross_section
+from rvrae_pyro.predictive.members import Member, believe_each, block_sizes, fixed_models
 from rvrae_pyro.predictive.months import factor_coord, pick_months
+from rvrae_pyro.predictive.relevance import relevance as _relevance
+from rvrae_pyro.predictive.relevance import typical_batch
 
 __all__ = ["Fit"]
+
+_LOADINGS_DRAWS = 20
 
 _LIMITS = (
     "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)",
@@ -101,8 +109,8 @@ class Fit:
             ``factors`` (chain, draw, time, factor), ``mean`` and ``sd`` (time, factor). Draws
             are marginals of their month, not paths. Factors are identified up to rotation.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
-        draws = beliefs.of(kind).transpose(0, 1)
+        batch, members = self._believe(panel, num_samples, seed)
+        draws = torch.cat([member.beliefs.of(kind) for member in members], 1).transpose(0, 1)
         coords = {TIME: batch.times, FACTOR: factor_coord(self.model.n_factors)}
         over = (TIME, FACTOR)
         return xr.Dataset(
@@ -116,11 +124,15 @@ class Fit:
         )
 
     def loadings(self, panel: xr.Dataset) -> xr.DataArray:
-        """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted."""
+        """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted.
+
+        Where weights have a posterior, the mean over 20 draws of them (always the same ones).
+        """
         batch = self._batch(panel)
+        sizes = block_sizes(self.model, _LOADINGS_DRAWS)
         with torch.no_grad():
-            beta, _ = in_double(self.model).loadings.online(batch)
-            beta = beta.double() * self.model.return_scale.double()
+            each = [m.loadings.online(batch)[0] for m, _ in fixed_models(self.model, len(sizes), 0)]
+            beta = torch.stack(each).mean(0).double() * self.model.return_scale.double()
         values = beta.masked_fill(~batch.listed.unsqueeze(-1), torch.nan).cpu().numpy()
         return xr.DataArray(
             values,
@@ -136,13 +148,10 @@ class Fit:
 
     def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
         """Return idiosyncratic standard deviations (time, asset), known at the end of t-1."""
-        batch, beliefs = self._believe(panel, num_samples, seed)
+        batch, members = self._believe(panel, num_samples, seed)
         with torch.no_grad():
-            deviation = in_double(self.model).likelihood.deviation(beliefs.cross.scale)
-            if beliefs.level is not None:
-                spread = (2.0 * beliefs.level).exp().mean(-1, keepdim=True).sqrt()
-                deviation = deviation * spread
-        return _cells(deviation, batch, "idio_scale", "idiosyncratic standard deviation")
+            variance = torch.stack([_idio_variance(member) for member in members]).mean(0)
+        return _cells(variance.sqrt(), batch, "idio_scale", "idiosyncratic standard deviation")
 
     def reconstruct(
         self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
@@ -151,8 +160,9 @@ class Fit:
 
         Knows month t's own returns: a measure of fit (total R2), never a forecast.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
-        fitted = beliefs.cross.location(beliefs.filtered.mean(1))
+        batch, members = self._believe(panel, num_samples, seed)
+        each = [m.beliefs.cross.location(m.beliefs.filtered.mean(1)) for m in members]
+        fitted = torch.stack(each).mean(0)
         return _cells(fitted, batch, "fitted", "fitted return given the month's own returns")
 
     def log_evidence(
@@ -162,11 +172,14 @@ class Fit:
 
         The joint one-month-ahead log score: exact where a closed form exists, else the particle
         filter's estimate with ``num_samples`` particles. Divide by the number of observed
-        returns for nats a cell; 0 in a month without a return.
+        returns for nats a cell; 0 in a month without a return. Where weights have a posterior,
+        the density of the mixture over their draws that :meth:`forecast` draws from.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
+        batch, members = self._believe(panel, num_samples, seed)
+        each = torch.stack([member.beliefs.log_evidence for member in members])
+        log_evidence = torch.logsumexp(each, 0) - math.log(len(members))
         return xr.DataArray(
-            beliefs.log_evidence.cpu().numpy(),
+            log_evidence.cpu().numpy(),
             coords={TIME: batch.times},
             dims=TIME,
             name="log_evidence",
@@ -242,16 +255,19 @@ class Fit:
 
         Notes
         -----
-        Each month is forecast one step ahead. Weights are fixed at their fitted values, so the
-        draws leave out what is unknown about them. Draws follow assets by label: their order in
-        the panel does not matter.
+        Each month is forecast one step ahead. Draws follow assets by label: their order in the
+        panel does not matter.
+
+        Weights at their MAP are fixed, so the draws leave out what is unknown about them. A
+        posterior of the weights is integrated over in blocks: one draw of the weights for every
+        50 draws, at least 20. The coordinate ``weight_draw`` along ``draw`` says which, ``beta``
+        is the mean over them and ``beta_by_weights`` (weight_draw, time, asset, factor) has each;
+        ``rv.risk.summarize`` finds ``parameter_var`` from it.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
+        batch, members = self._believe(panel, num_samples, seed)
         return _forecast.forecast(
-            self.model,
+            members,
             batch,
-            beliefs,
-            seed=seed,
             times=times,
             out=out,
             attrs=self._draw_attrs(panel, seed),
@@ -286,8 +302,9 @@ class Fit:
         only together with :meth:`factor_profile`. Noise has mean zero, so the mean over the
         draws of :meth:`forecast` differs from the sum by Monte-Carlo error alone.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
-        return _attribution.attribute(batch, beliefs, pick_months(batch, times))
+        batch, members = self._believe(panel, num_samples, seed)
+        months = pick_months(batch, times)
+        return _mean([_attribution.attribute(batch, m.beliefs, months) for m in members])
 
     def sensitivity(
         self,
@@ -321,9 +338,53 @@ class Fit:
         away. What the loadings remember of earlier months stays as it was, and so do the
         expected factors, which depend on earlier months alone.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
-        months = pick_months(batch, times)
-        return _attribution.sensitivity(self.model, self._batch(panel), beliefs, months)
+        batch, members = self._believe(panel, num_samples, seed)
+        months, whole = pick_months(batch, times), self._batch(panel)
+        return _mean([_attribution.sensitivity(m.model, whole, m.beliefs, months) for m in members])
+
+    def relevance(
+        self, panel: xr.Dataset | None = None, num_draws: int = 100, seed: int = 0
+    ) -> xr.DataTree:
+        r"""Posterior relevance of each characteristic: how far it moves the loadings.
+
+        .. math:: \rho_p = \Big(\operatorname{mean}_{t,i} \sum_k
+            (\partial \beta_{itk} / \partial x_{ip})^2\Big)^{1/2}
+
+        with the characteristic of all months moved at once, so that what recurrent loadings
+        remember counts too. It does not change when factors are rotated.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset, optional
+            Where the slopes are taken. Without it, 200 assets with ranks uniform on [-1, 1] that
+            stay for 12 months: right for ranked characteristics.
+        num_draws : int
+            Draws of the weights, where these have a posterior.
+        seed : int
+
+        Returns
+        -------
+        DataTree
+            Group ``posterior`` with ``relevance``, ``share`` (in the sum of squares),
+            ``idio_relevance`` and ``alpha_relevance`` where scale and alpha read the
+            characteristics, each (chain, draw, characteristic): ready for ArviZ's forest plot.
+            With weights at their MAP it is one draw, a point estimate, and a ``note`` says so.
+
+        Notes
+        -----
+        Loadings are per unit of a factor of order one and of ``return_scale``. A mean-field
+        posterior understates the spread of weights that can stand in for each other.
+
+        References
+        ----------
+        Sobol and Kucherenko (2009), derivative based global sensitivity measures.
+        """
+        batch = typical_batch(self.model, seed) if panel is None else self._batch(panel)
+        known = json.loads(str(self.attrs.get("characteristics", "null")))
+        names = batch.names.tolist() if panel is not None else known
+        if names is None:
+            names = [f"x{p + 1}" for p in range(self.model.n_characteristics)]
+        return _relevance(self.model, batch, names, num_draws, seed)
 
     def factor_profile(
         self,
@@ -392,26 +453,41 @@ class Fit:
         self.model.loadings.check(batch)
         return batch
 
-    def _believe(self, panel: xr.Dataset, num_samples: int, seed: int) -> tuple[Batch, Beliefs]:
+    def _believe(
+        self, panel: xr.Dataset, num_samples: int, seed: int
+    ) -> tuple[Batch, list[Member]]:
         """Filter a panel, once for all that is asked of the same panel, draws and weights."""
         key = (fingerprint(panel), num_samples, seed, self.model.parts.version())
         if self._memory.get("key") != key:
-            model, cross = in_double(self.model), None
+            cross = None
             if is_lazy(panel):
                 batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
                 self.model.loadings.check(batch)
-                cross = stream_cross_section(model, panel, batch)
+                cross = partial(stream_cross_section, panel=panel, batch=batch)
             else:
                 batch = self._batch(panel)
-            beliefs = believe(model, batch, num_samples, seed, cross)
+            members = believe_each(self.model, batch, num_samples, seed, cross)
             # the filter has read the characteristics; what follows needs only their labels
             light = dataclasses.replace(batch, characteristics=batch.characteristics[..., :0])
-            self._memory.update(key=key, value=(light, beliefs))
-        batch, beliefs = self._memory["value"]
-        return batch, beliefs
+            self._memory.update(key=key, value=(light, members))
+        batch, members = self._memory["value"]
+        return batch, members
 
     def _draw_attrs(self, panel: xr.Dataset, seed: int) -> dict[str, str | int]:
         return {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+
+
+def _idio_variance(member: Member) -> torch.Tensor:
+    beliefs = member.beliefs
+    variance = member.model.likelihood.deviation(beliefs.cross.scale).square()
+    if beliefs.level is None:
+        return variance
+    return variance * (2.0 * beliefs.level).exp().mean(-1, keepdim=True)
+
+
+def _mean(each: list[xr.DataArray]) -> xr.DataArray:
+    """Mean over draws of the weights, labelled as the first."""
+    return each[0] if len(each) == 1 else each[0].copy(data=np.mean([a.values for a in each], 0))
 
 
 def _cells(values: torch.Tensor, batch: Batch, name: str, long_name: str) -> xr.DataArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -108,6 +109,7 @@ def fit(
         model.redraw(seed)
         model.set_return_scale(batch.window(0, n_train, every_asset=True))
     attrs = _attrs(model, config, seed, train)
+    attrs["characteristics"] = json.dumps(batch.names.tolist())
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     attrs["last_seen_month"] = str(batch.times[-1])[:10]

@@ -12,9 +12,17 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.smc import month_random
-from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
-from rvrae_pyro.predictive.beliefs import Beliefs, in_double
+from rvrae_pyro.names import (
+    ASSET,
+    CHAIN,
+    DRAW,
+    FACTOR,
+    FACTORS,
+    RETURNS,
+    TIME,
+    WEIGHT_DRAW,
+)
+from rvrae_pyro.predictive.members import Member, weight_labels
 from rvrae_pyro.predictive.months import chunks, factor_coord, pick_months, sample_coords
 from rvrae_pyro.predictive.storage import Block, assemble
 
@@ -22,11 +30,9 @@ __all__ = ["forecast"]
 
 
 def forecast(
-    model: RVRAE,
+    members: Sequence[Member],
     batch: Batch,
-    beliefs: Beliefs,
     *,
-    seed: int,
     times: object | None,
     out: str | os.PathLike[str] | None,
     attrs: Mapping[str, str | int],
@@ -36,56 +42,82 @@ def forecast(
     See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
     """
     months = pick_months(batch, times)
-    blocks = _forecast_blocks(in_double(model), batch, beliefs, months, seed)
-    return assemble(blocks, attrs, out)
+    return assemble(_forecast_blocks(members, batch, months), attrs, out)
 
 
 def _forecast_blocks(
-    model: RVRAE, batch: Batch, beliefs: Beliefs, months: Sequence[int], seed: int
+    members: Sequence[Member], batch: Batch, months: Sequence[int]
 ) -> Iterator[Block]:
-    likelihood, cross = model.likelihood, beliefs.cross
-    n_factors, num_samples = model.n_factors, beliefs.predicted.shape[1]
+    sizes = [member.beliefs.predicted.shape[1] for member in members]
+    num_samples = sum(sizes)
     for chosen in chunks(months, num_samples * batch.n_assets):
         returns = np.full((1, num_samples, len(chosen), batch.n_assets), np.nan, np.float32)
-        deviation = np.full((len(chosen), batch.n_assets), np.nan)
-        for row, t in enumerate(chosen):
-            order = _listed_in_order(batch, t)
-            factors = beliefs.predicted[t]
-            loc = factors @ cross.beta[t, order].mT
-            if cross.alpha is not None:
-                loc = loc + cross.alpha[t, order]
-            scale = cross.scale[t, order]
-            if beliefs.level is not None:
-                scale = scale * beliefs.level[t].exp().unsqueeze(-1)
-            with torch.no_grad(), month_random(seed, batch.times[t], "returns"):
-                drawn = likelihood.distribution(loc, scale.expand_as(loc)).sample()
-                sd = likelihood.deviation(scale.expand_as(loc)).square().mean(0).sqrt()
-            columns = order.cpu().numpy()
-            returns[0, :, row, columns] = drawn.T.cpu().numpy()
-            deviation[row, columns] = sd.cpu().numpy()
-        sample = sample_coords(num_samples)
-        drawn_factors = beliefs.predicted[chosen].transpose(0, 1).unsqueeze(0).cpu().numpy()
-        coords = {TIME: batch.times[list(chosen)], ASSET: batch.assets}
-        factor = {FACTOR: factor_coord(n_factors)}
+        variance = np.zeros((len(chosen), batch.n_assets))
+        start = 0
+        for member, size in zip(members, sizes, strict=True):
+            draws = slice(start, start + size)
+            variance += _draw_months(member, batch, chosen, returns[0, draws]) / len(members)
+            start += size
+        labels = {TIME: batch.times[list(chosen)], ASSET: batch.assets}
+        coords = {**labels, FACTOR: factor_coord(members[0].model.n_factors)}
+        sample: dict[str, object] = {**sample_coords(num_samples)}
+        if len(members) > 1:
+            sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
+        factors = torch.cat([member.beliefs.predicted[chosen] for member in members], 1)
         yield {
             "predictions": xr.Dataset(
                 {
                     RETURNS: ((CHAIN, DRAW, TIME, ASSET), returns),
-                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), drawn_factors),
+                    FACTORS: (
+                        (CHAIN, DRAW, TIME, FACTOR),
+                        factors.transpose(0, 1).unsqueeze(0).cpu().numpy(),
+                    ),
                 },
-                coords={**sample, **coords, **factor},
+                coords={**sample, **coords},
             ),
             "predictions_constant_data": xr.Dataset(
                 {
-                    "beta": (
-                        (TIME, ASSET, FACTOR),
-                        _unlisted_to_nan(cross.beta, batch)[chosen].cpu().numpy(),
-                    ),
-                    "idio_scale": ((TIME, ASSET), deviation),
+                    **_loadings(members, batch, chosen),
+                    "idio_scale": ((TIME, ASSET), np.sqrt(variance)),
                 },
-                coords={**coords, **factor},
+                coords=coords,
             ),
         }
+
+
+def _draw_months(
+    member: Member, batch: Batch, chosen: Sequence[int], returns: np.ndarray
+) -> np.ndarray:
+    """Fill in a member's draws (n_draws, n_months, n_assets); return idiosyncratic variances."""
+    likelihood, beliefs = member.model.likelihood, member.beliefs
+    cross = beliefs.cross
+    variance = np.full(returns.shape[1:], np.nan)
+    for row, t in enumerate(chosen):
+        order = _listed_in_order(batch, t)
+        loc = beliefs.predicted[t] @ cross.beta[t, order].mT
+        if cross.alpha is not None:
+            loc = loc + cross.alpha[t, order]
+        scale = cross.scale[t, order]
+        if beliefs.level is not None:
+            scale = scale * beliefs.level[t].exp().unsqueeze(-1)
+        with torch.no_grad(), month_random(member.seed, batch.times[t], "returns"):
+            drawn = likelihood.distribution(loc, scale.expand_as(loc)).sample()
+            mean_variance = likelihood.deviation(scale.expand_as(loc)).square().mean(0)
+        columns = order.cpu().numpy()
+        returns[:, row, columns] = drawn.cpu().numpy()
+        variance[row, columns] = mean_variance.cpu().numpy()
+    return variance
+
+
+def _loadings(members: Sequence[Member], batch: Batch, chosen: Sequence[int]) -> dict[str, object]:
+    """Mean loadings of the members, and those of each where there are several."""
+    each = [_unlisted_to_nan(m.beliefs.cross.beta, batch)[chosen] for m in members]
+    mean = torch.stack(each).mean(0).cpu().numpy()
+    found: dict[str, object] = {"beta": ((TIME, ASSET, FACTOR), mean)}
+    if len(members) > 1:
+        own = torch.stack([beta.float() for beta in each]).cpu().numpy()
+        found["beta_by_weights"] = ((WEIGHT_DRAW, TIME, ASSET, FACTOR), own)
+    return found
 
 
 def _listed_in_order(batch: Batch, t: int) -> Tensor:

@@ -19,6 +19,9 @@ from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 
 __all__ = ["prior_predictive", "simulate"]
 
+_CELLS = 20_000_000
+"""Hidden values of the networks that are held at a time."""
+
 
 def prior_predictive(
     model: RVRAE, panel: xr.Dataset, num_samples: int = 500, seed: int = 0
@@ -28,7 +31,8 @@ def prior_predictive(
     Parameters
     ----------
     model : RVRAE
-        Trained or not: weights are as they are.
+        Trained or not: weights at their MAP are as they are; those with a posterior are drawn
+        anew from their prior for every draw.
     panel : xarray.Dataset
         Its characteristics, context and listing are used. A latent recurrence uses no return at
         all; an observed one is simulated month by month, each month's return drawn before the
@@ -38,12 +42,12 @@ def prior_predictive(
     Returns
     -------
     xarray.DataTree
-        Groups ``prior`` (``factors``) and ``prior_predictive`` (``returns`` (chain, draw, time,
-        asset), NaN where not listed).
+        Groups ``prior`` (``factors``, and drawn weights by the name of their site) and
+        ``prior_predictive`` (``returns`` (chain, draw, time, asset), NaN where not listed).
     """
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
-    codes, returns = simulate(precise, batch, num_samples, seed)
+    codes, returns, weights = _simulate(precise, batch, num_samples, seed)
     factors = precise.decoder(codes, None)
     drawn = returns.cpu().numpy().astype(np.float32)
     drawn[:, ~batch.listed.cpu().numpy()] = np.nan
@@ -54,7 +58,10 @@ def prior_predictive(
     tree = xr.DataTree.from_dict(
         {
             "prior": xr.Dataset(
-                {FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values)},
+                {
+                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
+                    **{name: _labelled(name, drawn) for name, drawn in weights.items()},
+                },
                 coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
             ),
             "prior_predictive": xr.Dataset(
@@ -83,13 +90,39 @@ def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[T
     codes : Tensor of shape (num_samples, n_times, n_factors)
     returns : Tensor of shape (num_samples, n_times, n_assets)
     """
+    codes, returns, _ = _simulate(model, batch, num_samples, seed)
+    return codes, returns
+
+
+_Run = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Codes, returns, and weights by site (num_samples, *shape)."""
+
+
+@torch.no_grad()
+def _simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> _Run:
+    run = _simulate_forward if model.factor_prior.observed else _simulate_at_once
     with month_random(seed, batch.times[0], "prior"):
-        if model.factor_prior.observed:
-            return _simulate_forward(model, batch, num_samples)
-        return _simulate_at_once(model, batch, num_samples)
+        runs = [run(model, batch, size) for size in _chunks(model, batch, num_samples)]
+    codes, returns = torch.cat([r[0] for r in runs]), torch.cat([r[1] for r in runs])
+    return codes, returns, {n: torch.cat([r[2][n] for r in runs]) for n in model.weight_sites}
 
 
-def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Tensor, Tensor]:
+def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
+    """Draws at a time: with weights of their own, each needs loadings and networks of its own."""
+    size = num_samples
+    if model.weight_sites:
+        widest = max(model.parts.get_parameter(name).shape[0] for name in model.weight_sites)
+        size = max(1, _CELLS // (batch.listed.numel() * widest))
+    return [min(size, num_samples - start) for start in range(0, num_samples, size)]
+
+
+def _labelled(name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Name the dims of drawn weights (draw, *shape)."""
+    dims = tuple(f"{name}_dim_{i}" for i in range(drawn.ndim - 1))
+    return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
+
+
+def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> _Run:
     """Run the Pyro model itself, with particles on a plate of their own."""
     with pyro.plate("particles", num_samples, dim=-3), pyro.validation_enabled(False):
         trace = poutine.trace(model.model).get_trace(batch.without_returns())
@@ -97,13 +130,27 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Ten
     assert isinstance(codes, Tensor)
     assert isinstance(returns, Tensor)
     codes = codes.squeeze(-2)
-    return codes, returns.expand(num_samples, *returns.shape[-2:])
+    weights = {}
+    for name in model.weight_sites:
+        drawn = trace.nodes[name]["value"]
+        assert isinstance(drawn, Tensor)
+        weights[name] = drawn.reshape(num_samples, *model.parts.get_parameter(name).shape)
+    return codes, returns.expand(num_samples, *returns.shape[-2:]), weights
 
 
-def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Tensor, Tensor]:
+def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> _Run:
     """Simulate an observed recurrence: a month's returns move the state of the next."""
     parts, prior = model.parts, model.factor_prior
-    cross = parts.online_cross_section(batch)
+    guide = parts.weight_guide
+    weights = {
+        site.name: guide.prior(parts, site).expand(torch.Size((num_samples,))).sample()
+        for site in guide.sites
+    }
+    # no return enters it: loadings and scales of all months are known beforehand
+    sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
+    cross = (
+        parts.cross_section(batch, weights=sites) if sites else parts.online_cross_section(batch)
+    )
     context = prior.encode(batch.context)
     state = tuple(s.expand(num_samples, s.shape[-1]) for s in prior.initial())
     codes, returns = [], []
@@ -112,16 +159,17 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Ten
         ahead = prior.transition(state, moment)
         level = prior.level(state, moment)
         drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
-        loc = drawn @ cross.beta[t].mT
-        alpha = None if cross.alpha is None else cross.alpha[t]
+        beta = cross.beta[..., t, :, :]
+        loc = (drawn.unsqueeze(-2) @ beta.mT).squeeze(-2)
+        alpha = None if cross.alpha is None else cross.alpha[..., t, :]
         loc = loc if alpha is None else loc + alpha
-        scale = cross.scale[t].expand_as(loc)
+        scale = cross.scale[..., t, :].expand_as(loc)
         leveled = scale if level is None else scale * level.exp().unsqueeze(-1)
         value = parts.likelihood.distribution(loc, leveled).sample()
         unit = parts.return_scale
         potential = parts.likelihood.potential(
             (value if alpha is None else value - alpha) / unit,
-            cross.beta[t].expand(num_samples, -1, -1) / unit,
+            beta.expand(num_samples, -1, -1) / unit,
             scale / unit,
             batch.listed[t],
             prior.transition(prior.initial(), moment),
@@ -130,4 +178,4 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> tuple[Ten
         state = prior.advance(state, mean, moment)
         codes.append(drawn)
         returns.append(value)
-    return torch.stack(codes, 1), torch.stack(returns, 1)
+    return torch.stack(codes, 1), torch.stack(returns, 1), weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +15,20 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.importance import prior_terms
 from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.models.pair import CrossSection, Parts
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME
-from rvrae_pyro.predictive.beliefs import in_double
+from rvrae_pyro.names import (
+    ASSET,
+    CHAIN,
+    DRAW,
+    FACTOR,
+    FACTORS,
+    OBS,
+    RETURNS,
+    TIME,
+    WEIGHT_DRAW,
+)
+from rvrae_pyro.predictive.members import block_sizes, fixed_models, weight_labels
 from rvrae_pyro.predictive.months import chunks, factor_coord, load, pick_months, sample_coords
 from rvrae_pyro.predictive.storage import Block, assemble
 
@@ -37,7 +49,7 @@ def posterior_predictive(
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive`.
     """
-    batch, device = load(model, panel)
+    batch, _ = load(model, panel)
     months = pick_months(batch, times)
     # the whole path is drawn whatever months are asked for: they are then those of a full run
     if not bool(batch.observed[months].any()):
@@ -45,55 +57,80 @@ def posterior_predictive(
             "`times` must hold at least one observed return to replicate; got none. Use "
             "forecast(...) for months that have not been seen."
         )
-    precise = in_double(model).to(device)
-    blocks = _replicate_blocks(precise, batch, months, num_samples, seed)
-    return assemble(blocks, attrs, out)
+    sizes = block_sizes(model, num_samples)
+    models = fixed_models(model, len(sizes), seed)
+    paths = [
+        _draw_path(fixed, batch, size, key)
+        for (fixed, key), size in zip(models, sizes, strict=True)
+    ]
+    return assemble(_replicate_blocks(paths, batch, months), attrs, out)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Draws of the whole path given one draw of the weights, and their densities."""
+
+    parts: Parts
+    seed: int
+    cross: CrossSection
+    codes: Tensor  # (n_draws, n_times, n_factors), as factors
+    factors: Tensor
+    log_prior: Tensor  # (n_draws, n_times), as log_q
+    log_q: Tensor
+    level: Tensor | None
 
 
 @torch.no_grad()
-def _replicate_blocks(
-    model: RVRAE, batch: Batch, months: Sequence[int], num_samples: int, seed: int
-) -> Iterator[Block]:
+def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
     parts = model.parts
     shared = parts.prepare(batch, parts.online_cross_section(batch))
     weight = batch.returns.new_ones(batch.n_times)
     with month_random(seed, batch.times[0], "path"):
         proposal = parts.guide(batch, shared.cross.potential, shared.view, weight)
-        draws = proposal.expand((num_samples, batch.n_times, 1)).rsample()
-        log_q = proposal.expand((num_samples, batch.n_times, 1)).log_prob(draws).squeeze(-1)
+        draws = proposal.expand((size, batch.n_times, 1)).rsample()
+        log_q = proposal.expand((size, batch.n_times, 1)).log_prob(draws).squeeze(-1)
     codes = draws.squeeze(-2)
     log_prior, level = prior_terms(shared.view, codes)
     factors = parts.decoder(codes, batch.state("decoder") or None)
-    identity = factors is codes
+    return _Path(parts, seed, shared.cross, codes, factors, log_prior, log_q, level)
+
+
+@torch.no_grad()
+def _replicate_blocks(
+    paths: Sequence[_Path], batch: Batch, months: Sequence[int]
+) -> Iterator[Block]:
+    num_samples = sum(path.codes.shape[0] for path in paths)
     for chosen in chunks(months, num_samples * batch.n_assets):
-        rows = []
-        for t in chosen:
-            seen = batch.observed[t].nonzero().squeeze(-1)
-            loc = factors[:, t] @ shared.cross.beta[t, seen].mT
-            if shared.cross.alpha is not None:
-                loc = loc + shared.cross.alpha[t, seen]
-            scale = shared.cross.scale[t, seen]
-            if level is not None:
-                scale = scale * level[..., t].exp().unsqueeze(-1)
-            likelihood = parts.likelihood.distribution(loc, scale.expand_as(loc))
-            with month_random(seed, batch.times[t], "replicates"):
-                replicate = likelihood.sample()
-            density = likelihood.log_prob(batch.returns[t, seen])
-            rows.append((t, seen, replicate, density))
-        yield _replicate_block(
-            batch, rows, num_samples, factors, codes, identity, log_prior, log_q, chosen
-        )
+        cells = [batch.observed[t].nonzero().squeeze(-1) for t in chosen]
+        drawn = [
+            [_replicate(path, batch, t, seen) for path in paths]
+            for t, seen in zip(chosen, cells, strict=True)
+        ]
+        rows = [
+            (t, seen, torch.cat([r for r, _ in month]), torch.cat([d for _, d in month]))
+            for t, seen, month in zip(chosen, cells, drawn, strict=True)
+        ]
+        yield _replicate_block(batch, rows, paths, chosen)
+
+
+def _replicate(path: _Path, batch: Batch, t: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw returns of a month anew; also the density of those that were seen."""
+    loc = path.factors[:, t] @ path.cross.beta[t, seen].mT
+    if path.cross.alpha is not None:
+        loc = loc + path.cross.alpha[t, seen]
+    scale = path.cross.scale[t, seen]
+    if path.level is not None:
+        scale = scale * path.level[..., t].exp().unsqueeze(-1)
+    likelihood = path.parts.likelihood.distribution(loc, scale.expand_as(loc))
+    with month_random(path.seed, batch.times[t], "replicates"):
+        replicate = likelihood.sample()
+    return replicate, likelihood.log_prob(batch.returns[t, seen])
 
 
 def _replicate_block(
     batch: Batch,
     rows: Sequence[tuple[int, Tensor, Tensor, Tensor]],
-    num_samples: int,
-    factors: Tensor,
-    codes: Tensor,
-    identity: bool,
-    log_prior: Tensor,
-    log_q: Tensor,
+    paths: Sequence[_Path],
     chosen: Sequence[int],
 ) -> Block:
     """Make the groups of a few replicated months, over observed cells only."""
@@ -103,16 +140,21 @@ def _replicate_block(
         TIME: (OBS, batch.times[when]),
         ASSET: (OBS, batch.assets[who]),
     }
-    sample = sample_coords(num_samples)
+    sizes = [path.codes.shape[0] for path in paths]
+    sample: dict[str, object] = {**sample_coords(sum(sizes))}
+    if len(paths) > 1:
+        sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
     over_cells = (CHAIN, DRAW, OBS)
 
     def stacked(tensors: Sequence[Tensor]) -> np.ndarray:
         return torch.cat(list(tensors), -1).unsqueeze(0).float().cpu().numpy()
 
+    factors, codes = (torch.cat([getattr(p, n) for p in paths]) for n in ("factors", "codes"))
+    log_prior, log_q = (torch.cat([getattr(p, n) for p in paths]) for n in ("log_prior", "log_q"))
     months = {TIME: batch.times[list(chosen)]}
     factor = {FACTOR: factor_coord(factors.shape[-1])}
     posterior = {FACTORS: ((CHAIN, DRAW, TIME, FACTOR), _months_last(factors, chosen))}
-    if not identity:
+    if not all(path.factors is path.codes for path in paths):
         posterior["latents"] = ((CHAIN, DRAW, TIME, FACTOR), _months_last(codes, chosen))
     likelihoods = torch.stack([density.sum(-1) for *_, density in rows], -1)
     lp = (log_prior[..., list(chosen)] + likelihoods).unsqueeze(0).cpu().numpy()

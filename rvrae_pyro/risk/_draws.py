@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME, WEIGHT_DRAW
 
 __all__ = [
     "MIXED",
@@ -25,6 +25,8 @@ __all__ = [
 Array = NDArray[np.float64]
 
 MIXED = "`predictions/returns` must be NaN in all draws of a cell or in none; some cells mix them."
+_MEMBER = "member"
+_BY_WEIGHTS = "beta_by_weights"
 _FEW = 10  # draws expected in a tail, below which its estimates are rough
 
 
@@ -35,6 +37,27 @@ class Forecast:
     returns: xr.DataArray  # (chain, draw, time, asset)
     factors: xr.DataArray | None  # (chain, draw, time, factor)
     beta: xr.DataArray | None  # (chain, time, asset, factor), chain of length 1 if shared
+    beta_by_weights: xr.DataArray | None = None  # (member, time, asset, factor)
+
+    @property
+    def member(self) -> NDArray[np.int64]:
+        """Whose draw it is, from 0: (chain, draw).
+
+        Members are chains, or within each chain the draws of the weights behind its draws.
+        """
+        return _members(self.returns)
+
+    @property
+    def n_members(self) -> int:
+        """How many members there are."""
+        return int(self.member.max()) + 1
+
+    @property
+    def beta_by_member(self) -> xr.DataArray | None:
+        """Loadings (member, time, asset, factor), of length 1 if all share them."""
+        if self.beta_by_weights is not None or self.beta is None:
+            return self.beta_by_weights
+        return self.beta.rename({CHAIN: _MEMBER})
 
     @property
     def n_draws(self) -> int:
@@ -87,7 +110,39 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     dims = (TIME, ASSET) if beta.sizes[CHAIN] == 1 else (CHAIN, TIME, ASSET)
     _fits(beta, returns, dims, "predictions_constant_data/beta")
     _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
-    return Forecast(returns, factors, beta)
+    if _BY_WEIGHTS not in constant.data_vars or WEIGHT_DRAW not in returns.coords:
+        return Forecast(returns, factors, beta)
+    each = _stacked(constant.to_dataset()[_BY_WEIGHTS])
+    _fits(each, returns, (TIME, ASSET), f"predictions_constant_data/{_BY_WEIGHTS}")
+    forecast = Forecast(returns, factors, beta, each)
+    if each.sizes[_MEMBER] != forecast.n_members:
+        raise ShapeError(
+            f"`predictions_constant_data/{_BY_WEIGHTS}` holds loadings of {each.sizes[_MEMBER]} "
+            f"members and `predictions` draws of {forecast.n_members}. Select the same from both."
+        )
+    return forecast
+
+
+def _members(returns: xr.DataArray) -> NDArray[np.int64]:
+    """Give members numbers: chains, times draws of the weights where these are labelled."""
+    n_chains, n_draws = returns.sizes[CHAIN], returns.sizes[DRAW]
+    block = np.zeros((n_chains, n_draws), np.int64)
+    if WEIGHT_DRAW in returns.coords:
+        labels = returns[WEIGHT_DRAW].broadcast_like(returns.isel({TIME: 0, ASSET: 0}))
+        block = np.unique(labels.transpose(CHAIN, DRAW).values, return_inverse=True)[1]
+        block = block.reshape(n_chains, n_draws)
+    chain: NDArray[np.int64] = np.arange(n_chains)[:, None] * (int(block.max()) + 1) + block
+    return chain
+
+
+def _stacked(beta: xr.DataArray) -> xr.DataArray:
+    """Join chains and draws of the weights to one dimension, in the order of the members."""
+    if CHAIN not in beta.dims:
+        beta = beta.expand_dims(CHAIN)
+    beta = beta.transpose(CHAIN, WEIGHT_DRAW, TIME, ASSET, FACTOR)
+    values = beta.values.reshape(-1, *beta.shape[2:])
+    coords = {dim: beta[dim] for dim in (TIME, ASSET, FACTOR) if dim in beta.coords}
+    return xr.DataArray(values, coords, (_MEMBER, TIME, ASSET, FACTOR))
 
 
 def _ordered(values: xr.DataArray, dims: tuple[str, ...], name: str) -> xr.DataArray:

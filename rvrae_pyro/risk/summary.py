@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
@@ -42,7 +43,8 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
         \underbrace{\mathrm E_m[\mathrm{Var}_m(r_{it})] - \text{factor}}_{\text{idiosyncratic}} +
         \underbrace{\mathrm{Var}_m(\mathrm E_m[r_{it}])}_{\text{parameter}}
 
-    with members :math:`m`, one a chain.
+    with members :math:`m`: one a chain, or one a draw of the weights where the coordinate
+    ``weight_draw`` says which draws share theirs.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
         in all draws of an unlisted asset. For the split it also holds ``factors (chain,
         draw, time, factor)``, the draws behind the returns, and group
         ``predictions_constant_data`` holds ``beta (time, asset, factor)``, with a leading
-        ``chain`` if members differ.
+        ``chain`` if members differ, and ``beta_by_weights`` with a leading ``weight_draw``.
     tail : float or sequence of float
         Tail probabilities of the loss measures, each in (0, 1).
 
@@ -84,10 +86,12 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
 
     ``idio_var`` is the remainder within members. It contains what noise and factors happen
     to co-vary in the draws, so a tiny idiosyncratic variance can come out slightly negative,
-    and everything that moves the mean besides the factors. ``parameter_var`` contains the
-    Monte-Carlo error of the members' means, about ``sd**2 / n_draws``. With one member it is
-    0 because it was *not measured*; its ``note`` says so. Without ``factors`` or ``beta``,
-    ``factor_var`` and ``idio_var`` are NaN. Cost O(S) a cell, a block of months at a time.
+    and everything that moves the mean besides the factors. The spread of the members' means
+    holds their Monte-Carlo error too, about ``sd**2`` over the draws of a member:
+    ``parameter_var`` is the spread less this error (0 where it is smaller), which stays in
+    ``idio_var``. With one member it is 0 because it was *not measured*; its ``note`` says so.
+    Without ``factors`` or ``beta``, ``factor_var`` and ``idio_var`` are NaN. Cost O(S) a cell,
+    a block of months at a time.
 
     References
     ----------
@@ -124,10 +128,10 @@ def _summarize_block(
     listed = ~unknown.any(axis=(0, 1))
     if (~listed & ~unknown.all(axis=(0, 1))).any():
         raise ShapeError(MIXED)
-    results = _moments(draws)
-    within = results.pop("within")
-    results["factor_var"] = _factor_variance(forecast, months, within)
-    results["idio_var"] = within - results["factor_var"]
+    results = _moments(draws, forecast.member)
+    rest = results["sd"] ** 2 - results["parameter_var"]
+    results["factor_var"] = _factor_variance(forecast, months, rest)
+    results["idio_var"] = rest - results["factor_var"]
     pooled = np.moveaxis(draws, (0, 1), (-2, -1))
     flat = np.ascontiguousarray(pooled).reshape(*listed.shape, -1)
     results["prob_loss"] = np.where(listed, (flat < 0).mean(axis=-1), np.nan)
@@ -135,31 +139,43 @@ def _summarize_block(
     return results
 
 
-def _moments(draws: Array) -> dict[str, Array]:
+def _moments(draws: Array, member: NDArray[np.int64]) -> dict[str, Array]:
     """Moments over draws and members, by the law of total variance."""
-    means = draws.mean(axis=1)
-    within: Array = draws.var(axis=1).mean(axis=0)
-    between: Array = means.var(axis=0)
+    flat, owner = draws.reshape(-1, *draws.shape[2:]), member.reshape(-1)
+    total, n_members = flat.mean(axis=0), int(owner.max()) + 1
+    within, between, error = (np.zeros_like(total) for _ in range(3))
+    for number in range(n_members):
+        own = flat[owner == number]
+        share, variance = len(own) / len(flat), own.var(axis=0)
+        within += share * variance
+        between += share * (own.mean(axis=0) - total) ** 2
+        # of a member's mean, about the mean of all
+        error += share * (1.0 - share) * variance / max(1, len(own) - 1)
     return {
-        "mean": means.mean(axis=0),
+        "mean": total,
         "sd": np.sqrt(within + between),
-        "within": within,
-        "parameter_var": between,
+        "parameter_var": np.maximum(between - error, 0.0),
     }
 
 
 def _factor_variance(forecast: Forecast, months: slice, like: Array) -> Array:
     """Mean over members of beta' Cov(f) beta; NaN where the tree does not say."""
-    if forecast.factors is None or forecast.beta is None:
+    if forecast.factors is None or forecast.beta_by_member is None:
         return np.full_like(like, np.nan)
     factors = forecast.factors.isel({TIME: months}).values.astype(np.float64)
-    beta = forecast.beta.isel({TIME: months}).values.astype(np.float64)
-    factors = factors - factors.mean(axis=1, keepdims=True)
-    cov = np.einsum("cdtk,cdtl->ctkl", factors, factors) / factors.shape[1]
-    beta = np.broadcast_to(beta, (len(cov), *beta.shape[1:]))
-    explained: Array = np.einsum("ctnk,ctkl,ctnl->ctn", beta, cov, beta, optimize=True)
+    factors = factors.reshape(-1, *factors.shape[2:])
+    beta = forecast.beta_by_member.isel({TIME: months}).values.astype(np.float64)
+    owner = forecast.member.reshape(-1)
+    explained = np.zeros_like(like)
+    for number in range(forecast.n_members):
+        own = factors[owner == number]
+        centred = own - own.mean(axis=0)
+        cov = np.einsum("dtk,dtl->tkl", centred, centred) / len(own)
+        of = beta[number * len(beta) // forecast.n_members]
+        share = len(own) / len(factors)
+        explained += share * np.einsum("tnk,tkl,tnl->tn", of, cov, of, optimize=True)
     # a cell that is not forecast has no variance, whatever its loadings
-    return np.where(np.isnan(like), np.nan, explained.mean(axis=0))
+    return np.where(np.isnan(like), np.nan, explained)
 
 
 def _dataset(
@@ -175,7 +191,7 @@ def _dataset(
     for name, (description, units) in DESCRIPTIONS.items():
         dims = ("tail", TIME, ASSET)[-results[name].ndim :]
         summary[name] = (dims, results[name], {"long_name": description, "units": units})
-    if returns.sizes[CHAIN] == 1:
+    if forecast.n_members == 1:
         summary["parameter_var"].attrs["note"] = "not measured: the forecast has one member"
     if forecast.factors is None:
         for name in ("factor_var", "idio_var"):

@@ -1,0 +1,130 @@
+"""Draws of the weights, and what each says of the factors: the members of a forecast."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.predictive.beliefs import Beliefs, believe, in_double
+
+__all__ = ["Member", "believe_each", "block_sizes", "fixed_models", "weight_labels"]
+
+_LEAST, _A_BLOCK = 20, 50
+
+
+@dataclass(frozen=True)
+class Member:
+    """One draw of the weights and what it says; the only one where weights are at their MAP.
+
+    Attributes
+    ----------
+    model : RVRAE
+        In double precision, with the weights drawn.
+    beliefs : Beliefs
+        With this member's share of the draws.
+    seed : int
+        Seed of all that is drawn given these weights.
+    """
+
+    model: RVRAE
+    beliefs: Beliefs
+    seed: int
+
+
+def block_sizes(model: RVRAE, num_samples: int) -> list[int]:
+    """Draws for every draw of the weights.
+
+    Weights at their MAP are one block. A posterior is integrated over by one draw of the weights
+    for every 50 draws, and no fewer than 20 where there are as many draws; blocks differ in size
+    by one at the most.
+    """
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise ConfigError(
+            f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
+        )
+    if not model.weight_sites:
+        return [num_samples]
+    n_blocks = min(num_samples, max(_LEAST, num_samples // _A_BLOCK))
+    return [num_samples // n_blocks + (b < num_samples % n_blocks) for b in range(n_blocks)]
+
+
+def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, int]]:
+    """Models in double precision with weights drawn from their posterior, and seeds of their own.
+
+    The draws depend on the seed and their number in the sequence, not on any panel: they know
+    what training knew and nothing of the months that are filtered later.
+    """
+    precise = in_double(model)
+    if not model.weight_sites:
+        return [(precise, seed)]
+    found = []
+    for block in range(n_blocks):
+        stamp = f"{seed}|{block}|weights".encode()
+        key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(key)
+            found.append((precise.at(precise.draw_weights()), key))
+    return found
+
+
+def believe_each(
+    model: RVRAE,
+    batch: Batch,
+    num_samples: int,
+    seed: int,
+    cross: Callable[[RVRAE], CrossSection] | None = None,
+) -> list[Member]:
+    """Filter a batch under every draw of the weights.
+
+    Parameters
+    ----------
+    model : RVRAE
+    batch : Batch
+        In double precision.
+    num_samples : int
+        Draws of all members together. Each filter runs with as many particles as if it were
+        alone, and keeps its share.
+    seed : int
+    cross : callable, optional
+        Gives loadings and scales of a model where the batch does not hold the characteristics.
+
+    Returns
+    -------
+    list of Member
+        Costs a filter, a copy of the weights and the loadings of all months for each.
+    """
+    sizes = block_sizes(model, num_samples)
+    members = []
+    for (fixed, key), size in zip(fixed_models(model, len(sizes), seed), sizes, strict=True):
+        known = None if cross is None else cross(fixed)
+        beliefs = believe(fixed, batch, num_samples, key, known)
+        members.append(Member(fixed, _first(beliefs, size), key))
+    return members
+
+
+def weight_labels(sizes: Sequence[int]) -> np.ndarray:
+    """Tell which draw of the weights is behind every draw."""
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _first(beliefs: Beliefs, size: int) -> Beliefs:
+    """Keep some draws of every month; they come in random order and equally weighted."""
+    if size == beliefs.predicted.shape[1]:
+        return beliefs
+    level = beliefs.level
+    return dataclasses.replace(
+        beliefs,
+        predicted=beliefs.predicted[:, :size].clone(),
+        filtered=beliefs.filtered[:, :size].clone(),
+        smoothed=beliefs.smoothed[:, :size].clone(),
+        predicted_codes=beliefs.predicted_codes[:, :size].clone(),
+        level=None if level is None else level[:, :size].clone(),
+    )
