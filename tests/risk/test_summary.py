@@ -127,7 +127,13 @@ def test_members_that_disagree_show_as_parameter_variance():
     assert float(agree["parameter_var"].max()) < 10 * float(agree["sd"].max()) ** 2 / 3000
     np.testing.assert_allclose(differ["parameter_var"], 0.0008, rtol=0.35)
     np.testing.assert_allclose(differ["factor_var"], agree["factor_var"], rtol=1e-12)
-    np.testing.assert_allclose(differ["idio_var"], agree["idio_var"], rtol=1e-8)
+    # where members agree, chance may leave their spread below its Monte-Carlo error, cut at 0
+    np.testing.assert_allclose(differ["idio_var"], agree["idio_var"], rtol=5e-3)
+    # offset by offset, what is left of the spread is that of the offsets and the means, by hand
+    moved = returns + offsets
+    means, within = moved.mean(axis=1), moved.var(axis=1)
+    noise = 0.8 * within.mean(axis=0) / 2999
+    np.testing.assert_allclose(differ["parameter_var"], means.var(axis=0) - noise, rtol=1e-9)
     assert "note" not in differ["parameter_var"].attrs
 
 
