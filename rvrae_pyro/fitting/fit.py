@@ -30,7 +30,7 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
 from rvrae_pyro.predictive import replicates as _replicates
-from rvrae_pyro.predictive.beliefs import Kind, believe, in_double, stream_cross_section
+from rvrae_pyro.predictive.beliefs import Kind, stream_cross_section
 from rvrae_pyro.predictive.members import Member, believe_each, block_sizes, fixed_models
 from rvrae_pyro.predictive.months import factor_coord, pick_months
 from rvrae_pyro.predictive.relevance import relevance as _relevance
@@ -463,7 +463,7 @@ class Fit:
             if is_lazy(panel):
                 batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
                 self.model.loadings.check(batch)
-                cross = partial(stream_cross_section, panel=panel, batch=batch)
+                cross = partial(stream_cross_section, panel=panel, light=batch)
             else:
                 batch = self._batch(panel)
             members = believe_each(self.model, batch, num_samples, seed, cross)

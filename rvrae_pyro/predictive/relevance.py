@@ -51,8 +51,8 @@ def relevance(
         "idio_relevance": "root mean square slope of the log idiosyncratic scale",
         "alpha_relevance": "root mean square slope of alpha",
     }
-    for name in posterior.data_vars:
-        posterior[name].attrs["long_name"] = texts[str(name)]
+    for variable in posterior.data_vars:
+        posterior[variable].attrs["long_name"] = texts[str(variable)]
     if not model.weight_sites:
         posterior.attrs["note"] = (
             "a point estimate: weights are at their MAP, so one draw; build the parts with "
