@@ -30,11 +30,19 @@ def result():
     return portfolio(tree, first, benchmark=weights)
 
 
-@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
-@pytest.mark.parametrize("name", ["plot_forest", "plot_dist", "plot_ridge"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("plot_forest", "matplotlib"),
+        ("plot_dist", "matplotlib"),
+        ("plot_ridge", "matplotlib"),
+        ("plot_forest", "plotly"),
+        ("plot_dist", "plotly"),
+    ],
+)
 def test_portfolio_draws_are_pictured(azp, result, name: str, backend: str, tmp_path: Path) -> None:
-    if backend == "plotly" and (name == "plot_ridge" or find_spec("plotly") is None):
-        pytest.skip("ArviZ draws no ridges with plotly, or plotly is not installed")
+    if backend == "plotly" and not (find_spec("plotly") and find_spec("webcolors")):
+        pytest.skip("the extra `notebooks` is not installed")
     picture = getattr(azp, name)(result, group="predictions", var_names=NAMES, backend=backend)
     file = tmp_path / ("picture.html" if backend == "plotly" else "picture.png")
     picture.savefig(file)
