@@ -222,13 +222,13 @@ def group_log_table(
 def horseshoe_table(scale: float, slab: float, floor: float) -> _HorseshoeTable:
     """Variances on a grid of ``tau * lambda``, and log probabilities of lambda and tau.
 
-    The grids are even in the log: lambda from ``floor`` to 200, tau from scale / 16 to 16 scale.
+    The grids are even in the log: lambda from ``floor`` to 200, tau from scale / 20 to 20 scale.
     """
     step, stride = 0.125, 4
     n_local = math.ceil(math.log(200.0 / floor) / step) + 1
-    n_global = math.ceil(2.0 * math.log(16.0) / (step * stride)) + 1
+    n_global = 13
     log_local = math.log(floor) + step * torch.arange(n_local, dtype=torch.float64)
-    log_tau = -math.log(16.0) + step * stride * torch.arange(n_global, dtype=torch.float64)
+    log_tau = step * stride * (torch.arange(n_global, dtype=torch.float64) - n_global // 2)
     n_nodes = n_local + stride * (n_global - 1)
     first = math.log(scale) + float(log_tau[0]) + math.log(floor)
     log_spread = first + step * torch.arange(n_nodes, dtype=torch.float64)
