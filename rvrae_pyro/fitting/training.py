@@ -196,7 +196,9 @@ def _slopes(
     together: Team,
 ) -> Iterator[Slopes | None]:
     """Stream what is on disk, cut into shards or spread over processes; None for one panel."""
-    if config.shard_size is None and together.size == 1 and not is_lazy(panel):
+    sampled = config.asset_batch is not None and config.asset_sampling == "whole"
+    cut_up = sampled or config.shard_size is not None or together.size > 1
+    if not cut_up and not is_lazy(panel):
         yield None
         return
     if elbo is not None:
@@ -208,11 +210,11 @@ def _slopes(
     who = {"rank": together.rank, "n_processes": together.size}
     if not is_lazy(panel):
         cut = CutPanel(batch, config.shard_size, **who)
-        yield Streamed(model, cut, config, together.total)
+        yield Streamed(model, cut, config, together.total, together.rank)
         return
     with TemporaryDirectory(prefix="rvrae-") as folder:
         spilled = SpilledPanel(panel, batch, Path(folder), config.shard_size or 4096, **who)
-        yield Streamed(model, spilled, config, together.total)
+        yield Streamed(model, spilled, config, together.total, together.rank)
 
 
 def _describe_elbo(elbo: ELBO | None) -> dict[str, Any] | None:

@@ -45,8 +45,12 @@ class FitConfig:
         Months a step; None takes all training months at once. Many small steps learn better
         than few large ones.
     asset_batch : int or None
-        Assets a step, drawn at random and treated as a smaller panel (a composite likelihood);
-        None takes all.
+        Assets a step, drawn at random; None takes all.
+    asset_sampling : {"composite", "whole"}
+        What such a draw means. ``"composite"``: a smaller panel of its own, unscaled, guide
+        included: a composite likelihood, consistent, not the bound of the whole panel.
+        ``"whole"``: the guide knows the whole cross-section and only the likelihood is sampled
+        and scaled up: an unbiased gradient of the whole panel's bound.
     shard_size : int or None
         Assets that the networks see at once. None: all of a window; a number: as many, one shard
         after another, for the same gradient in less memory and more passes
@@ -73,6 +77,7 @@ class FitConfig:
     max_steps: int = 1000
     window: int | None = 3
     asset_batch: int | None = None
+    asset_sampling: Literal["composite", "whole"] = "composite"
     shard_size: int | None = None
     kl_schedule: Schedule = field(default_factory=Linear)
     kl_reduction: Literal["sum", "mean"] = "sum"
@@ -101,6 +106,10 @@ class FitConfig:
                 raise ConfigError(
                     f"`{name}` must be a whole number of at least 1, or None; got {value!r}."
                 )
+        if self.asset_sampling not in ("composite", "whole"):
+            raise ConfigError(
+                f"`asset_sampling` must be 'composite' or 'whole'; got {self.asset_sampling!r}."
+            )
         if self.kl_reduction not in ("sum", "mean"):
             raise ConfigError(f"`kl_reduction` must be 'sum' or 'mean'; got {self.kl_reduction!r}.")
 

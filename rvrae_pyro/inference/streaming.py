@@ -74,6 +74,17 @@ class _Cells:
         assert isinstance(likelihood, RobustLikelihood)
         return likelihood.about(*cells, mode.mean, mode.covariance)
 
+    def select(self, places: Tensor) -> _Cells:
+        """Cells of some assets."""
+        alpha = None if self.alpha is None else self.alpha[:, places]
+        return _Cells(
+            self.batch.select(places),
+            self.beta[:, places],
+            alpha,
+            self.scale[:, places],
+            self.residual[:, places],
+        )
+
     def log_likelihood(
         self, likelihood: Likelihood, unit: Tensor, factors: Tensor, level: Tensor | None
     ) -> Tensor:
@@ -85,6 +96,19 @@ class _Cells:
         density = likelihood.distribution(loc, scale).log_prob(self.batch.returns)
         total: Tensor = (density * self.batch.observed).sum(-1)
         return total
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Assets of a shard that a step looks at, None for all, and what one of them stands for."""
+
+    returns: Tensor | None
+    potentials: Tensor | None
+    weight: float
+
+    def take(self, batch: Batch, places: Tensor | None) -> Batch:
+        """Assets at some places of a batch."""
+        return batch if places is None else batch.select(places)
 
 
 @dataclass(frozen=True)
@@ -115,21 +139,33 @@ class Streamed:
     config : FitConfig
     total : Total
         Sum over processes; this one alone unless told.
+    rank : int
+        Number of this process.
 
     Raises
     ------
     ConfigError
-        For a likelihood whose potential need not be a sum over assets, or for
-        ``config.asset_batch``, which draws from a whole cross-section in memory.
+        For a likelihood whose potential need not be a sum over assets, weights with a posterior,
+        or ``config.asset_batch`` as a composite likelihood.
 
     Notes
     -----
     The loss and its gradient are those of ``Trace_ELBO`` on the whole panel, up to rounding. The
     factors' noise comes from the global stream, alike in every process.
+
+    With ``config.asset_batch`` the guide still knows the whole cross-section, by a pass without
+    gradient. The likelihood is taken over one random sample of each shard and scaled up, and the
+    derivatives by the potentials are carried back through another: the gradient is a product of
+    the two, so it is unbiased because they are independent.
     """
 
     def __init__(
-        self, model: RVRAE, shards: Shards, config: FitConfig, total: Total = alone
+        self,
+        model: RVRAE,
+        shards: Shards,
+        config: FitConfig,
+        total: Total = alone,
+        rank: int = 0,
     ) -> None:
         require_additive(model.likelihood)
         if model.weight_sites:
@@ -137,11 +173,12 @@ class Streamed:
                 "weights with a posterior (`inference='posterior'`) need the whole panel at once. "
                 "Train them in one process on a panel in memory, or use inference='map'."
             )
-        if config.asset_batch is not None:
+        if config.asset_batch is not None and config.asset_sampling != "whole":
             raise ConfigError(
                 f"`asset_batch` {config.asset_batch} draws from a whole cross-section in memory; "
-                "with shards of assets leave it None."
+                "with shards of assets leave it None, or set asset_sampling='whole'."
             )
+        self.asset_batch, self.rank = config.asset_batch, rank
         self.model, self.parts, self.shards, self.total = model, model.parts, shards, total
         self.num_particles, self.loss = config.num_particles, math.nan
         self.device = shards.months.returns.device
@@ -162,20 +199,23 @@ class Streamed:
             return False
         months = self._months(task)
         with torch.no_grad():
-            cells = list(self._cells(task))
+            windows = list(self._windows(task))
+            cells = [_light(_cells_of(self.parts, batch)) for batch in windows]
             potential, mode = self._potential(months, cells)
+            samples = self._samples([batch.n_assets for batch in windows])
+        del windows
         leaves = Potential(*(each.requires_grad_() for each in potential))
         path = self._path(months, leaves, task.kl_weight)
         factors = path.factors.detach().requires_grad_()
         level = None if path.level is None else path.level.detach().requires_grad_()
-        log_likelihood, pulls = self._pulls(cells, factors, level)
+        log_likelihood, pulls = self._pulls(cells, samples, factors, level)
         del cells
         penalty = task.share * self.model.log_weights()
         self.loss = float((path.divergence - log_likelihood - penalty).detach())
         if not math.isfinite(self.loss):
             raise self._not_finite(task, path, log_likelihood)
         cotangents = self._descend_months(path, leaves, pulls, penalty, factor)
-        self._descend_shards(task, mode, factors, level, cotangents, factor)
+        self._descend_shards(task, samples, mode, factors, level, cotangents, factor)
         return True
 
     @torch.no_grad()
@@ -238,9 +278,21 @@ class Streamed:
             if bool(batch.listed.any()):
                 yield batch.window(0, batch.n_times, carry)
 
-    def _cells(self, task: Task) -> Iterator[_Cells]:
-        for batch in self._windows(task):
-            yield _light(_cells_of(self.parts, batch))
+    def _samples(self, sizes: Sequence[int]) -> list[_Samples]:
+        """Draw assets of each shard for the likelihood and, apart, for the potentials."""
+        if self.asset_batch is None:
+            return [_Samples(None, None, 1.0) for _ in sizes]
+        n_assets = float(self.total(torch.tensor([float(sum(sizes))], dtype=torch.float64)))
+        key = int(torch.randint(2**62, (1,)))  # alike in every process, whatever it looks after
+        generator = torch.Generator().manual_seed(key + self.rank)
+        samples = []
+        for size in sizes:
+            n = min(size, max(1, round(self.asset_batch * size / n_assets)))
+            first, second = (
+                torch.randperm(size, generator=generator)[:n].to(self.device) for _ in range(2)
+            )
+            samples.append(_Samples(first, second, size / n))
+        return samples
 
     @torch.no_grad()
     def _potential(self, months: Batch, cells: Sequence[_Cells]) -> tuple[Potential, _Mode | None]:
@@ -309,15 +361,20 @@ class Streamed:
         return _Path(factors, level, divergence)
 
     def _pulls(
-        self, cells: Sequence[_Cells], factors: Tensor, level: Tensor | None
+        self,
+        cells: Sequence[_Cells],
+        samples: Sequence[_Samples],
+        factors: Tensor,
+        level: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Log-likelihood of a draw over all cells, and its derivatives by the draw."""
         wanted = [each for each in (factors, level) if each is not None]
         sums = [torch.zeros_like(each) for each in wanted]
         value = factors.new_zeros(())
-        for c in cells:
-            term = c.log_likelihood(self.parts.likelihood, self._unit, factors, level).sum()
-            term = term / self.num_particles
+        for c, sample in zip(cells, samples, strict=True):
+            seen = c if sample.returns is None else c.select(sample.returns)
+            term = seen.log_likelihood(self.parts.likelihood, self._unit, factors, level).sum()
+            term = sample.weight * term / self.num_particles
             value += term.detach()
             for total, slope in zip(sums, torch.autograd.grad(term, wanted), strict=True):
                 total += slope
@@ -354,6 +411,7 @@ class Streamed:
     def _descend_shards(
         self,
         task: Task,
+        samples: Sequence[_Samples],
         mode: _Mode | None,
         factors: Tensor,
         level: Tensor | None,
@@ -368,13 +426,15 @@ class Streamed:
             factors, level = factors.detach(), None if level is None else level.detach()
         sums = [torch.zeros_like(weight) for weight in self.weights]
         used = torch.zeros(len(sums), dtype=sums[0].dtype, device=self.device)
-        for batch in self._windows(task):
-            cells = _cells_of(self.parts, batch)
+        for batch, sample in zip(self._windows(task), samples, strict=True):
+            cells = _cells_of(self.parts, sample.take(batch, sample.returns))
             fit = cells.log_likelihood(likelihood, self._unit, factors, level).sum()
+            objective = -factor * sample.weight / self.num_particles * fit
+            if sample.potentials is not None:
+                cells = _cells_of(self.parts, batch.select(sample.potentials))
             potential = cells.potential(likelihood, mode, start)
-            objective = -factor / self.num_particles * fit
             for each, cotangent in zip(potential, cotangents, strict=True):
-                objective = objective + (each * cotangent).sum()
+                objective = objective + sample.weight * (each * cotangent).sum()
             slopes = torch.autograd.grad(objective, self.weights, allow_unused=True)
             for i, slope in enumerate(slopes):
                 if slope is not None:

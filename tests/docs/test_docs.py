@@ -20,6 +20,7 @@ PAGES = (
     "risk",
     "howto_own_data",
     "glossary",
+    "scale",
 )
 # An example of a part of one's own should fit on half a page.
 LONGEST_PART = 25

@@ -1,5 +1,6 @@
 """Shards of assets: the loss, the gradient and the filter of the whole panel."""
 
+import itertools
 import math
 
 import pyro
@@ -13,7 +14,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.shards import CutPanel
 from rvrae_pyro.inference.slopes import Task, window_loss
-from rvrae_pyro.inference.streaming import Streamed
+from rvrae_pyro.inference.streaming import Streamed, _Samples
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
@@ -136,6 +137,57 @@ def test_training_in_shards_is_training(batch: Batch) -> None:
     for name in columns:
         whole, cut = (fit.history[name].to_numpy() for fit in fits)
         assert cut == pytest.approx(whole, rel=1e-7, nan_ok=True), name
+
+
+def test_sampled_assets_are_unbiased_over_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean gradient over all pairs of samples of two of four assets is the whole panel's."""
+    batch = double(random_panel(6, 14, seed=4))
+    full = batch.listed.all(0).nonzero().squeeze(-1)[:4]
+    assert full.numel() == 4
+    batch = batch.select(full)
+    model = build("default")
+    weight = torch.linspace(0.4, 1.0, 6, dtype=torch.float64)
+    task = Task(0, 6, None, weight, 0.5, 0)
+
+    def slope(config: rv.FitConfig) -> tuple[float, Tensor]:
+        model.zero_grad()
+        torch.manual_seed(1)
+        slopes = Streamed(model, CutPanel(batch), config)
+        slopes.descend(task, 0.01)
+        return slopes.loss, gradient(model)
+
+    loss, whole = slope(rv.FitConfig(dtype=torch.float64))
+    config = rv.FitConfig(dtype=torch.float64, asset_batch=2, asset_sampling="whole")
+    pairs = [torch.tensor(pair) for pair in itertools.combinations(range(4), 2)]
+    losses, total = [], torch.zeros_like(whole)
+    for first, second in itertools.product(pairs, pairs):
+        sample = _Samples(first, second, 2.0)
+        monkeypatch.setattr(Streamed, "_samples", lambda *_, sample=sample: [sample])
+        each, slopes = slope(config)
+        losses.append(each)
+        total += slopes / len(pairs) ** 2
+    assert sum(losses) / len(losses) == pytest.approx(loss, rel=1e-12)
+    assert max(losses) - min(losses) > 1.0  # nats: the samples do differ
+    assert ((total - whole).norm() / whole.norm()).item() < 1e-9
+
+
+def test_samples_are_of_the_asked_size_and_leave_no_asset_out(batch: Batch) -> None:
+    config = rv.FitConfig(dtype=torch.float64, asset_batch=5, asset_sampling="whole")
+    slopes = Streamed(build("default"), CutPanel(batch), config)
+    torch.manual_seed(0)
+    draws = [slopes._samples([14])[0] for _ in range(60)]
+    assert {len(d.returns) for d in draws} == {5}
+    assert all(d.weight == 14 / 5 and len(set(d.returns.tolist())) == 5 for d in draws)
+    assert set(torch.cat([d.returns for d in draws]).tolist()) == set(range(14))
+    assert any(set(d.returns.tolist()) != set(d.potentials.tolist()) for d in draws)
+
+
+def test_training_on_sampled_assets(batch: Batch) -> None:
+    config = rv.FitConfig(max_steps=6, window=4, asset_batch=5, asset_sampling="whole")
+    fit = rv.fit(rv.RVRAE(P, K), random_panel(12, 14, seed=5), config=config, progress=False)
+    assert fit.history["step"].iloc[-1] == 6
+    with pytest.raises(rv.ConfigError, match="`asset_sampling` must be 'composite' or 'whole'"):
+        rv.FitConfig(asset_sampling="half")
 
 
 def test_what_does_not_add_up_is_refused(batch: Batch) -> None:
