@@ -85,7 +85,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def only_run(folder: Path) -> Iterator[None]:
     """Hold a folder against any other run that would write to it.
 
-    It is made if need be, and removed in the end if nothing is in it.
+    It is made if need be, and then removed in the end if nothing is in it.
 
     The lock dies with the process that holds it, however that ends, so a lock file that a
     killed run left behind holds nobody up.
@@ -95,6 +95,7 @@ def only_run(folder: Path) -> Iterator[None]:
     CheckpointError
         If another run holds the folder, or it cannot be written.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _held(folder / LOCK)
@@ -108,7 +109,8 @@ def only_run(folder: Path) -> Iterator[None]:
         # unlinked while still held: whoever waits on this very file finds it gone and looks again
         with suppress(OSError):
             (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()  # which a folder with content refuses
+            if made:
+                folder.rmdir()  # which a folder with content refuses
         os.close(handle)
 
 
