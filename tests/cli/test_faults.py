@@ -202,3 +202,20 @@ def test_a_killed_forecast_leaves_nothing_and_starts_anew(
     assert len(list(tmp_path.iterdir())) == 1
     assert rvrae(*arguments).code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["f.csv"]
+
+
+def test_a_panel_on_disk_just_works(
+    rvrae: Command, panel_file: Path, settings: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("dask")
+    big = tmp_path / "big.zarr"
+    rv.data.write_panel(rv.data.read_panel(panel_file), big)
+    scores = []
+    for panel, name in ((panel_file, "memory"), (big, "disk")):
+        run, table = tmp_path / name, tmp_path / f"{name}.csv"
+        assert rvrae("fit", panel, "--config", settings, "--out", run).code == 0
+        assert rvrae("forecast", run, panel, "--out", table).code == 0
+        scores.append(rv.load(run / "model").history["elbo"].to_numpy())
+        assert len(table.read_text().splitlines()) > 1
+    # in single precision, after as many steps as there are
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
