@@ -329,6 +329,17 @@ plt.show()
 # *How to read it.* A rising line gains on the standard normal prior. A steady climb is a habit, one
 # jump is one month.
 
+# %% [markdown]
+# The same in one table: scores averaged over seeds, best first, differences with their standard
+# errors, and the weights that the best mixture of forecasts would have given.
+
+# %%
+averaged = scores.mean("seed")
+table = rv.evaluation.compare(
+    {name: averaged.sel(prior=name, drop=True) for name in PRIORS} | {"no factors": apart}
+)
+table.drop_dims("time").to_dataframe().round(3)
+
 # %%
 means = scores.mean(["time", "seed"]).to_series().sort_values(ascending=False)
 first, second = means.index[:2]
@@ -406,4 +417,6 @@ worth = answer["nats a month"]
 among_priors = worth[["AR1 - StandardNormal", "VRNN - StandardNormal"]].abs().max()
 assert worth.iloc[0] > 2 * answer["s.e. (months)"].iloc[0], worth
 assert worth.iloc[0] > 3 * among_priors, worth
+ranked = table.sel(model="no factors")
+assert ranked["difference"] < -2 * ranked["difference_error"], table
 assert abs(redrawn) < found["s.e. (months)"], redrawn

@@ -13,6 +13,7 @@ __all__ = [
     "FACTOR",
     "FACTORS",
     "FEATURE",
+    "LOG_PRIOR",
     "OBS",
     "RETURNS",
     "RISK_FREE",
@@ -44,3 +45,6 @@ RISK_FREE: Final = "risk_free"
 # sites of the pair
 FACTORS: Final = "factors"
 DECODED_FACTORS: Final = "decoded_factors"
+
+# variables of a forecast
+LOG_PRIOR: Final = "log_prior"

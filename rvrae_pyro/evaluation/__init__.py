@@ -33,6 +33,7 @@ from rvrae_pyro.evaluation.point import (
 )
 from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
 from rvrae_pyro.evaluation.profile import factor_profile
+from rvrae_pyro.evaluation.sensitivity import psense
 
 __all__ = [
     "compare",
@@ -54,6 +55,7 @@ __all__ = [
     "pit",
     "predictive_r2",
     "prevailing_mean",
+    "psense",
     "rank_ic",
     "rank_icir",
     "sharpe_ratio",

@@ -251,7 +251,8 @@ class Fit:
         -------
         xarray.DataTree
             ``predictions``: ``returns`` (chain, draw, time, asset), NaN where not listed, and
-            ``factors``. ``predictions_constant_data``: ``beta``, ``idio_scale``.
+            ``factors``, ``log_prior`` (their density, by month). ``predictions_constant_data``:
+            ``beta``, ``idio_scale``.
 
         Notes
         -----

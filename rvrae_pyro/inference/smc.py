@@ -37,6 +37,8 @@ class Particles:
         Factors and their codes given returns up to the month before.
     predicted_level : Tensor of shape (n_times, num_particles) or None
         Log multiplier of the month's idiosyncratic scales, known by then.
+    predicted_log_prior : Tensor of shape (n_times, num_particles)
+        Log density of each of ``predicted_codes`` under the prior that its own past implies.
     filtered, filtered_codes : Tensor of shape (n_times, num_particles, n_factors)
         Factors and codes given returns up to the month.
     smoothed : Tensor of shape (n_times, num_particles, n_factors)
@@ -50,6 +52,7 @@ class Particles:
     predicted: Tensor
     predicted_codes: Tensor
     predicted_level: Tensor | None
+    predicted_log_prior: Tensor
     filtered: Tensor
     filtered_codes: Tensor
     smoothed: Tensor
@@ -139,6 +142,7 @@ class _Cloud:
             weight = batch.returns.new_ones(batch.n_times)
             self.proposals = model.parts.guide(batch, shared.cross.potential, shared.view, weight)
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
+        self.log_prior: list[Tensor] = []
         self.recent: list[Tensor] = []
         self.smoothed: list[Tensor] = []
         self.log_evidence: list[Tensor] = []
@@ -170,6 +174,7 @@ class _Cloud:
         self.state = prior.advance(tuple(s[keep] for s in self.state), driver, moment)
         self.decoder_state = after
         self.months.append((predicted, coming, level, filtered, codes))
+        self.log_prior.append(ahead.log_prob(coming))
         self._remember(filtered, keep)
 
     def _propose(
@@ -266,6 +271,7 @@ class _Cloud:
             torch.stack(predicted),
             torch.stack(coming),
             None if levels[0] is None else torch.stack([x.expand(self.n) for x in levels]),
+            torch.stack(self.log_prior),
             torch.stack(filtered),
             torch.stack(codes),
             torch.stack([*self.smoothed, *self.recent]),

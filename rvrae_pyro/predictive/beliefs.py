@@ -42,6 +42,9 @@ class Beliefs:
         Latent codes of ``predicted``; the factors themselves unless a decoder stands between.
     level : Tensor of shape (n_times, num_samples) or None
         Log multiplier of the idiosyncratic scales, one for every ``predicted`` draw.
+    predicted_log_prior : Tensor of shape (n_times, num_samples)
+        Log density of ``predicted_codes`` under the factor prior that the months before imply:
+        each draw's own past with particles, all pasts together where the model is exact.
     cross : CrossSection
         Loadings and scales of every month.
     log_evidence : Tensor of shape (n_times,)
@@ -53,6 +56,7 @@ class Beliefs:
     smoothed: Tensor
     predicted_codes: Tensor
     level: Tensor | None
+    predicted_log_prior: Tensor
     cross: CrossSection
     log_evidence: Tensor
 
@@ -108,6 +112,7 @@ def believe(
         cloud.smoothed,
         cloud.predicted_codes,
         cloud.predicted_level,
+        cloud.predicted_log_prior,
         cross,
         cloud.log_evidence,
     )
@@ -168,6 +173,11 @@ def _exactly(
         _draw(smoothed.mean, smoothed.covariance, batch, num_samples, seed),
         predicted,
         None if level is None else level.unsqueeze(-1).expand(-1, num_samples),
+        torch.distributions.MultivariateNormal(
+            moments.predicted_mean.unsqueeze(1),
+            moments.predicted_covariance.unsqueeze(1),
+            validate_args=False,
+        ).log_prob(predicted),
         cross,
         moments.log_evidence,
     )

@@ -18,6 +18,7 @@ from rvrae_pyro.names import (
     DRAW,
     FACTOR,
     FACTORS,
+    LOG_PRIOR,
     RETURNS,
     TIME,
     WEIGHT_DRAW,
@@ -64,6 +65,7 @@ def _forecast_blocks(
         if len(members) > 1:
             sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
         factors = torch.cat([member.beliefs.predicted[chosen] for member in members], 1)
+        log_prior = torch.cat([m.beliefs.predicted_log_prior[chosen] for m in members], 1)
         yield {
             "predictions": xr.Dataset(
                 {
@@ -72,6 +74,7 @@ def _forecast_blocks(
                         (CHAIN, DRAW, TIME, FACTOR),
                         factors.transpose(0, 1).unsqueeze(0).cpu().numpy(),
                     ),
+                    LOG_PRIOR: ((CHAIN, DRAW, TIME), log_prior.T.unsqueeze(0).cpu().numpy()),
                 },
                 coords={**sample, **coords},
             ),

@@ -21,6 +21,7 @@ PAGES = (
     "howto_own_data",
     "glossary",
     "scale",
+    "diagnostics",
 )
 # An example of a part of one's own should fit on half a page.
 LONGEST_PART = 25
