@@ -16,8 +16,9 @@ from torch import Tensor
 from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, PanelError, ShapeError
-from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
+from rvrae_pyro.data.splits import join_months
+from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError
+from rvrae_pyro.names import ASSET, CHARACTERISTICS, TIME
 from rvrae_pyro.predictive.export import provenance
 
 __all__ = ["Baseline", "Fitting", "cells", "check_count"]
@@ -125,7 +126,7 @@ class Baseline(ABC):
         FitError
             If there is no return to learn from, or the loss is not finite.
         """
-        panel, n_train = _join(train, valid)
+        panel, n_train = join_months(train, valid)
         double = panel[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
         batch = to_batch(panel, device, torch.float64 if double else torch.float32)
         if not bool(batch.observed[:n_train].any()):
@@ -289,31 +290,3 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return value
-
-
-def _join(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:
-    """Training months followed by validation months, over the assets of both."""
-    for name, panel in (("train", train), ("valid", valid)):
-        if panel is not None and not isinstance(panel, xr.Dataset):
-            raise PanelError(
-                f"`{name}` must be a panel, an xarray.Dataset; got {type(panel).__name__}."
-            )
-    n_train = train.sizes.get(TIME, 0)
-    if valid is None:
-        return train, n_train
-    mine, theirs = (list(panel[CHARACTERISTIC].to_numpy()) for panel in (train, valid))
-    if mine != theirs:
-        raise ShapeError(
-            "`valid` must have the characteristics of `train`, in the same order; got "
-            f"{theirs[:3]}... against {mine[:3]}...."
-        )
-    last, first = train[TIME].to_numpy()[-1], valid[TIME].to_numpy()[0]
-    if not first > last:
-        raise PanelError(
-            "`valid` must follow `train` in time; it starts at "
-            f"{np.datetime_as_string(first, 'D')}, `train` ends at "
-            f"{np.datetime_as_string(last, 'D')}."
-        )
-    names = [RETURNS, CHARACTERISTICS]
-    parts = [train[names], valid[names]]
-    return xr.concat(parts, TIME, join="outer", combine_attrs="override"), n_train

@@ -12,7 +12,13 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.baselines.base import Baseline, cells, check_count
-from rvrae_pyro.baselines.views import FactorView, draw_blocks, moments, refit_factors
+from rvrae_pyro.baselines.views import (
+    FactorView,
+    draw_blocks,
+    log_density,
+    moments,
+    refit_factors,
+)
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError
@@ -111,6 +117,28 @@ class FactorBaseline(Baseline):
                 "sd": cells(sd, batch, "sd", "predictive standard deviation"),
             },
             attrs=self.attrs,
+        )
+
+    def log_evidence(self, panel: xr.Dataset) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before, in nats.
+
+        The joint one-month-ahead log score of a Gaussian factor model, an equal mixture over
+        the members of an ensemble. Divide by the number of observed returns for nats a cell;
+        0 in a month without a return.
+
+        Returns
+        -------
+        DataArray of dims (time,)
+        """
+        batch = self._batch(panel)
+        with torch.no_grad():
+            density = log_density(list(self._views(panel, batch)), batch)
+        return xr.DataArray(
+            density.cpu().numpy(),
+            coords={TIME: batch.times},
+            dims=TIME,
+            name="log_evidence",
+            attrs={"units": "nats"},
         )
 
     def predictive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.smc import month_random
@@ -21,6 +23,7 @@ __all__ = [
     "FactorView",
     "cholesky_like",
     "draw_blocks",
+    "log_density",
     "moments",
     "refit_factors",
 ]
@@ -148,6 +151,39 @@ def moments(views: Sequence[FactorView]) -> tuple[Tensor, Tensor]:
     within = torch.stack([view.variance() for view in views]).mean(0)
     mean = means.mean(0)
     return mean, (within + (means - mean).square().mean(0)).sqrt()
+
+
+def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
+    """Log density of each month's observed returns given months before, of shape (n_times,).
+
+    Parameters
+    ----------
+    views : sequence of FactorView
+        Members of an equal mixture of Gaussians.
+    batch : Batch
+
+    Returns
+    -------
+    Tensor of shape (n_times,)
+        Joint over the assets, in nats. 0 in months without returns, NaN where nothing is
+        known of the factors yet. Cost O(T N K^2) a member.
+    """
+    total = batch.returns.new_zeros(batch.n_times)
+    for t, seen in enumerate(batch.observed):
+        if bool(seen.any()):
+            each = torch.stack([_month_density(view, batch, t, seen) for view in views])
+            total[t] = each.logsumexp(0) - math.log(len(views))
+    return total
+
+
+def _month_density(view: FactorView, batch: Batch, t: int, seen: Tensor) -> Tensor:
+    mean = view.alpha[t, seen] + view.beta[t, seen] @ view.loc[t]
+    if bool(mean.isnan().any()):
+        return mean.new_tensor(torch.nan)
+    density: Tensor = LowRankMultivariateNormal(
+        mean, view.beta[t, seen] @ view.factor_scale[t], view.idio_scale[t, seen].square()
+    ).log_prob(batch.returns[t, seen])
+    return density
 
 
 def draw_blocks(

@@ -11,10 +11,10 @@ import xarray as xr
 
 from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
 from rvrae_pyro.data.panel import validate_panel
-from rvrae_pyro.errors import ConfigError, PanelError
-from rvrae_pyro.names import RETURNS, TIME
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
+from rvrae_pyro.names import CHARACTERISTIC, RETURNS, TIME
 
-__all__ = ["Part", "Split", "split", "walk_forward"]
+__all__ = ["Part", "Split", "join_months", "split", "walk_forward"]
 
 Date: TypeAlias = "str | np.datetime64 | pd.Timestamp | pd.Period"
 Part: TypeAlias = "int | float | Date | tuple[Date, Date] | slice"
@@ -238,3 +238,61 @@ def _window(
     a, b = start + train, start + train + valid
     first = 0 if expanding else start
     return _cut(panel, [(first, a), (a, b), (b, min(b + test, n_times))])
+
+
+def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:
+    """Put validation months behind training months, over the assets of both.
+
+    Parameters
+    ----------
+    train : Dataset
+    valid : Dataset or None
+        The months that follow.
+
+    Returns
+    -------
+    panel : Dataset
+        The variables by month that both have; an asset that one of them lacks is missing
+        there. ``train`` itself without ``valid``.
+    n_train : int
+        Number of training months.
+
+    Raises
+    ------
+    PanelError
+        If either is no Dataset, or validation does not follow training.
+    ShapeError
+        If the characteristics differ.
+    """
+    for name, panel in (("train", train), ("valid", valid)):
+        if panel is not None and not isinstance(panel, xr.Dataset):
+            raise PanelError(
+                f"`{name}` must be a panel, an xarray.Dataset; got {type(panel).__name__}."
+            )
+    n_train = train.sizes.get(TIME, 0)
+    if valid is None:
+        return train, n_train
+    mine, theirs = (list(panel[CHARACTERISTIC].to_numpy()) for panel in (train, valid))
+    if mine != theirs:
+        raise ShapeError(
+            "`valid` must have the characteristics of `train`, in the same order; got "
+            f"{theirs[:3]}... against {mine[:3]}...."
+        )
+    times = valid[TIME].to_numpy()
+    if n_train and len(times) and not times[0] > train[TIME].to_numpy()[-1]:
+        raise PanelError(
+            "`valid` must follow `train` in time; it starts at "
+            f"{np.datetime_as_string(times[0], 'D')}, `train` ends at "
+            f"{np.datetime_as_string(train[TIME].to_numpy()[-1], 'D')}."
+        )
+    names = [name for name in train.data_vars if TIME in train[name].dims and name in valid]
+    joined = xr.concat(
+        [train[names], valid[names]],
+        TIME,
+        join="outer",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        combine_attrs="override",
+    )
+    return joined, n_train

@@ -18,7 +18,8 @@ from rvrae_pyro.atomic import only_run
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import ConfigError, FitError, PanelError, ShapeError
+from rvrae_pyro.data.splits import join_months
+from rvrae_pyro.errors import ConfigError, FitError, ShapeError
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint, digest_of
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
@@ -33,7 +34,6 @@ from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHARACTERISTIC, TIME
 from rvrae_pyro.predictive.export import provenance
 
 __all__ = ["fit", "load"]
@@ -98,7 +98,7 @@ def fit(
         other data, settings or seed.
     """
     config = FitConfig() if config is None else config
-    panel, n_train = _join(train, valid)
+    panel, n_train = join_months(train, valid)
     to_tensors = to_light_batch if is_lazy(panel) else to_batch
     batch = to_tensors(panel, device=config.device, dtype=config.dtype)
     model.to(device=config.device, dtype=config.dtype)
@@ -264,39 +264,6 @@ def _checkpointed(
             ) from error
         finally:
             checkpoint.flush()
-
-
-def _join(train_panel: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:
-    n_train = train_panel.sizes.get(TIME, 0)
-    if valid is None:
-        return train_panel, n_train
-    mine, theirs = train_panel[CHARACTERISTIC].to_numpy(), valid[CHARACTERISTIC].to_numpy()
-    if list(mine) != list(theirs):
-        raise ShapeError(
-            "`valid` must have the characteristics of `train`, in the same order; got "
-            f"{list(theirs)[:3]}... against {list(mine)[:3]}...."
-        )
-    if (
-        n_train
-        and valid.sizes[TIME]
-        and not valid[TIME].to_numpy()[0] > train_panel[TIME].to_numpy()[-1]
-    ):
-        raise PanelError(
-            "`valid` must follow `train` in time; it starts at "
-            f"{np.datetime_as_string(valid[TIME].to_numpy()[0], 'D')}, `train` ends at "
-            f"{np.datetime_as_string(train_panel[TIME].to_numpy()[-1], 'D')}."
-        )
-    names = [n for n in train_panel.data_vars if TIME in train_panel[n].dims and n in valid]
-    joined = xr.concat(
-        [train_panel[names], valid[names]],
-        TIME,
-        join="outer",
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        combine_attrs="override",
-    )
-    return joined, n_train
 
 
 def _warm_start(model: RVRAE, init: Fit) -> None:

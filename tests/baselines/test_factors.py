@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 from rvrae_pyro import risk
 from rvrae_pyro.data import split
@@ -149,3 +151,32 @@ def test_intervals_of_ipca_cover_on_its_own_kind_of_data():
     stated = IPCA(3).fit(train, valid).moments(test)
     inside = abs(test.returns - stated["mean"]) < 1.6449 * stated["sd"]
     assert float(inside.mean()) == pytest.approx(0.905, abs=0.02)
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_log_evidence_is_the_density_of_a_mixture_of_gaussians(name, panel, fitted):
+    """Against scipy's dense Normal, with the factors' moments taken from draws."""
+    model, test = fitted[name], parts(panel).test
+    got = model.log_evidence(panel)
+    months = slice(test.time.values[0], test.time.values[-1])
+    drawn = model.predictive(panel, num_samples=40_000, times=months, seed=1)
+    known = drawn["predictions_constant_data"].to_dataset()
+    factors = drawn["predictions"].to_dataset()["factors"]
+    for t in test.time.values:
+        returns = test.returns.sel(time=t).dropna("asset")
+        each = []
+        for chain in known["chain"].values:
+            here = known.sel(time=t, chain=chain, asset=returns.asset)
+            path, beta = factors.sel(time=t, chain=chain).values, here["beta"].values
+            mean = here["alpha"].values + beta @ path.mean(0)
+            cov = beta @ np.cov(path.T) @ beta.T + np.diag(here["idio_scale"].values ** 2)
+            each.append(multivariate_normal(mean, cov).logpdf(returns.values))
+        expected = logsumexp(each) - np.log(len(each))
+        # 20,000 draws or more a member: their error is a few 1e-4 of the quadratic form
+        assert float(got.sel(time=t)) == pytest.approx(expected, rel=1e-3, abs=0.15)
+
+
+def test_log_evidence_of_a_month_without_returns_is_nothing(panel, fitted):
+    empty = panel.returns.isnull().all("asset").values
+    assert empty.any()
+    assert (fitted["IPCA"].log_evidence(panel).values[empty] == 0).all()

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rvrae_pyro.data import load_french, split, walk_forward
-from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.data.splits import join_months
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from tests.data.helpers import small_panel
 
 PANEL = small_panel(20, 3, missing=0.0)
@@ -130,3 +132,36 @@ def test_walk_forward_fails_at_once_not_at_the_first_cut():
         walk_forward(PANEL, 8, 3, 3, 0)
     with pytest.raises(ConfigError, match=r"`train` must be a whole number of rows; got 0\.5"):
         walk_forward(PANEL, 0.5, 3, 3)
+
+
+def test_join_puts_the_panel_together_again():
+    train, valid, _ = split(PANEL, 8, 5, 7)
+    joined, n_train = join_months(train, valid)
+    assert n_train == 8
+    xr.testing.assert_equal(joined, PANEL.isel(time=slice(13))[list(joined.data_vars)])
+
+
+def test_join_keeps_assets_of_one_side_as_missing_on_the_other():
+    train, valid, _ = split(PANEL, 8, 5, 7)
+    first, last = PANEL["asset"].values[[0, -1]]
+    joined, _ = join_months(train.drop_sel(asset=last), valid.drop_sel(asset=first))
+    assert set(joined["asset"].values) == set(PANEL["asset"].values)
+    assert joined["returns"].sel(asset=last).isel(time=slice(8)).isnull().all()
+    np.testing.assert_array_equal(
+        joined["returns"].sel(asset=last).isel(time=slice(8, None)),
+        valid["returns"].sel(asset=last),
+    )
+
+
+def test_join_without_validation_months_is_train():
+    assert join_months(PANEL, None) == (PANEL, 20)
+
+
+def test_join_refuses_what_does_not_follow():
+    train, valid, _ = split(PANEL, 8, 5, 7)
+    with pytest.raises(PanelError, match="`valid` must follow `train` in time; it starts at"):
+        join_months(valid, train)
+    with pytest.raises(PanelError, match="`valid` must be a panel"):
+        join_months(train, valid.to_array())
+    with pytest.raises(ShapeError, match="`valid` must have the characteristics of `train`"):
+        join_months(train, valid.isel(characteristic=slice(None, None, -1)))
