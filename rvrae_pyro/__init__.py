@@ -19,7 +19,7 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
-    from rvrae_pyro import baselines, diagnostics, fitting, inference
+    from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit, load
@@ -48,6 +48,7 @@ __all__ = [
     "diagnostics",
     "evaluation",
     "exact",
+    "experiments",
     "fit",
     "fit_ensemble",
     "fitting",
@@ -70,6 +71,7 @@ _LAZY_MODULES = {
     "decoders": "rvrae_pyro.models.decoders",
     "diagnostics": "rvrae_pyro.diagnostics",
     "exact": "rvrae_pyro.models.exact",
+    "experiments": "rvrae_pyro.experiments",
     "fitting": "rvrae_pyro.fitting",
     "guides": "rvrae_pyro.models.guides",
     "inference": "rvrae_pyro.inference",

@@ -24,7 +24,7 @@ from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RISK_FREE, TIME, WEIGHT
 
-__all__ = ["read_panel", "write_panel"]
+__all__ = ["read_panel", "replacing", "write_panel"]
 
 _CSV_MARK: Final = f"# {FORMAT_KEY} "
 _JSON_MARK: Final = "json:"
@@ -108,7 +108,7 @@ def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
     check_panel(panel, returns_required=False)
     panel = canonical(panel)
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             write(panel, temporary)
     except PanelError:
         raise
@@ -133,7 +133,7 @@ def _short(error: BaseException) -> str:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` that takes its place on success."""
     temporary, old = draft(path), draft(path)
     try:

@@ -1,0 +1,39 @@
+"""Experiments: models against each other, on the same panel with the same protocol."""
+
+from rvrae_pyro.experiments.comparison import Comparison, compare
+from rvrae_pyro.experiments.entrants import (
+    BaselineEntrant,
+    Entrant,
+    FactoryEntrant,
+    Fitted,
+    ModelEntrant,
+    Oracle,
+    as_entrant,
+)
+from rvrae_pyro.experiments.outlook import build_outlook
+from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
+from rvrae_pyro.experiments.running import Failure
+from rvrae_pyro.experiments.scoring import METRICS, Rules, Scores, score
+from rvrae_pyro.experiments.walk import walk_forward
+
+__all__ = [
+    "ABLATIONS",
+    "ALL",
+    "COMPETITORS",
+    "METRICS",
+    "BaselineEntrant",
+    "Comparison",
+    "Entrant",
+    "FactoryEntrant",
+    "Failure",
+    "Fitted",
+    "ModelEntrant",
+    "Oracle",
+    "Rules",
+    "Scores",
+    "as_entrant",
+    "build_outlook",
+    "compare",
+    "score",
+    "walk_forward",
+]

@@ -1,0 +1,371 @@
+"""The comparison: who, on which months, with which seeds; its tables."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from rvrae_pyro.data.dates import periods_per_year
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.splits import Split
+from rvrae_pyro.data.splits import split as cut_panel
+from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.experiments.cells import Cell, InMemory, Job, Result
+from rvrae_pyro.experiments.entrants import Entrant
+from rvrae_pyro.experiments.registry import ABLATIONS, RVRAE_NAME, enter_all
+from rvrae_pyro.experiments.report import write_report
+from rvrae_pyro.experiments.running import Failure, Submits, failed, run_cells
+from rvrae_pyro.experiments.scoring import Rules
+from rvrae_pyro.experiments.tables import (
+    TABLES,
+    compare_densities,
+    long_table,
+    pooled,
+    select,
+)
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+
+__all__ = ["Comparison", "check_count", "compare", "progress_bar", "read_seeds"]
+
+_RANK_METRICS = ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running")
+_LEAST = 3  # pairs of a rank correlation
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Results of :func:`compare`.
+
+    Attributes
+    ----------
+    results : DataFrame
+        One row a fit and metric: ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``,
+        ``standard_error`` over months, natural units.
+    tables : dict from number to DataFrame
+        "1" to "5": ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error`` for
+        months and seeds together, ``seed_sd``, ``n_seeds``; see
+        :data:`~rvrae_pyro.experiments.tables.TABLES`. "5" is empty without an ablation.
+    p_values : DataFrame
+        Diebold-Mariano tests of log score and CRPS against ``reference``.
+    monthly : dict from Cell to Result
+        All that each fit left, monthly scores included.
+    failures : list of Failure
+    reference : str
+    info : dict
+        Spans, seeds, versions, run time, data fingerprint.
+    """
+
+    results: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    p_values: pd.DataFrame
+    monthly: dict[Cell, Result]
+    failures: list[Failure]
+    reference: str
+    info: dict[str, object]
+
+    def write(self, out: str | os.PathLike[str]) -> Path:
+        """Write tables (CSV and Markdown) and figures to a folder; return the Markdown page.
+
+        Raises
+        ------
+        ConfigError
+            If the folder cannot be written.
+        """
+        return write_report(self, Path(out))
+
+
+def compare(
+    panel: xr.Dataset,
+    models: object = "all",
+    *,
+    split: Split | tuple[object, object, object] | Mapping[str, object],
+    seeds: int | Sequence[int] = 1,
+    omit: Sequence[int] = (),
+    out: str | os.PathLike[str] | None = None,
+    n_factors: int = 5,
+    ablation: bool = False,
+    num_samples: int = 1000,
+    rules: Rules | None = None,
+    n_jobs: int = 1,
+    executor: Submits | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare models on the same panel, months, labels and seeds.
+
+    Parameters
+    ----------
+    panel : Dataset
+        Prepared as for a fit: ranked, with ``context`` if RVRAE shall read it.
+    models : str, model, iterable of these, or mapping from name to model
+        ``"all"`` (IPCA, CA, FactorVAE, ALSTM, Transformer, RVRAE, RVRAE (paper)), names, and
+        untrained RVRAEs, baselines, callables that make them from the training panel, or
+        objects with ``name``, ``describe`` and ``fit``.
+    split : Split, or (train, valid, test) as ``rv.data.split`` takes them
+    seeds : int or sequence of int
+        How many, from 0 on, or which.
+    omit : sequence of int
+        For Table 3: how many assets to leave out of training, once each seed.
+    out : path, optional
+        A folder for tables, figures and one file a fit. A second run with the same folder
+        takes over the fits that are there.
+    n_factors : int
+        Of models given by name.
+    ablation : bool
+        Also fit the variants of Table 5.
+    num_samples : int
+        Predictive draws; also the particles of RVRAE's filter.
+    rules : Rules, optional
+        Legs and costs of the portfolios.
+    n_jobs : int
+        Processes. More than 1 needs a script whose top level is safe to import.
+    executor : object with ``submit``, optional
+        As in :mod:`concurrent.futures`, or a dask client: takes the fits instead.
+    progress : bool
+        Show a bar on a terminal.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ConfigError
+        For an unknown model, a bad seed or count, or more omitted assets than can be left out.
+    PanelError
+        If the split does not fit the panel.
+    FitError
+        If every single fit failed.
+
+    Notes
+    -----
+    Fits are on the training months, stopped by the validation months, scored once on the test
+    months; month t's forecast knows returns before t only. Whatever raises is recorded in
+    ``failures``, and the others go on. Seeds of a model that has no randomness (IPCA) give the
+    same numbers.
+    """
+    began = time.perf_counter()
+    entrants = enter_all(models, n_factors)
+    extra = _ablations(entrants, n_factors) if ablation else []
+    numbers = read_seeds(seeds)
+    check_count("n_jobs", n_jobs)
+    check_count("num_samples", num_samples)
+    parts = _cut(panel, split)
+    study = _study(panel, parts)
+    drawn = {(m, s): _draw_omitted(parts, m, s) for m in _counts(omit, parts) for s in numbers}
+    rules = Rules(periods=periods_per_year(panel)) if rules is None else rules
+    folder = None if out is None else _check_out(Path(out))
+    jobs, unplanned = _plan(
+        [*entrants, *extra], entrants, study, parts, numbers, drawn, num_samples, rules
+    )
+    with progress_bar("comparing", len(jobs), progress) as advance:
+        results, failures = run_cells(
+            jobs,
+            folder=None if folder is None else folder / "cells",
+            n_jobs=n_jobs,
+            executor=executor,
+            on_done=advance,
+        )
+    failures = unplanned + failures
+    if not results:
+        raise FitError(f"every fit failed; the first said: {failures[0].message}")
+    results = {cell: results[cell] for cell in jobs if cell in results}  # in their own order
+    names, variants = ([e.name for e in each] for each in (entrants, extra))
+    comparison = _summarise(results, failures, names, variants)
+    comparison.info.update(
+        _spans(parts),
+        seeds=numbers,
+        omit=sorted({m for m, _ in drawn}),
+        n_factors=n_factors,
+        num_samples=num_samples,
+        n_assets=int(study.sizes[ASSET]),
+        cost=rules.cost,
+        quantile=rules.quantile,
+        data_fingerprint=fingerprint(study),
+        seconds=round(time.perf_counter() - began, 1),
+        seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
+    )
+    if folder is not None:
+        comparison.write(folder)
+    return comparison
+
+
+def _summarise(
+    results: dict[Cell, Result], failures: list[Failure], names: list[str], variants: list[str]
+) -> Comparison:
+    long = long_table(results)
+    pool = pooled(long)
+    # a dash for what a model does not define is decided by what its fits left
+    reference = RVRAE_NAME if RVRAE_NAME in names else names[0]
+    tables = {number: select(pool, number, names) for number in TABLES if number != "5"}
+    tables["5"] = select(pool, "5", [RVRAE_NAME, *variants] if variants else [])
+    versions = next(iter(results.values())).attrs.get("versions", "")
+    tests = compare_densities(results, reference, [*names, *variants])
+    info: dict[str, object] = {"versions": versions}
+    return Comparison(long, tables, tests, results, failures, reference, info)
+
+
+def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
+    if RVRAE_NAME not in [entrant.name for entrant in entrants]:
+        raise ConfigError(
+            f"`ablation` needs the model {RVRAE_NAME!r}, which its variants are held against; add "
+            "it to `models`."
+        )
+    return [make(n_factors) for make in ABLATIONS.values()]
+
+
+def _plan(
+    everyone: list[Entrant],
+    entrants: list[Entrant],
+    study: xr.Dataset,
+    parts: Split,
+    seeds: list[int],
+    drawn: Mapping[tuple[int, int], tuple[str, ...]],
+    num_samples: int,
+    rules: Rules,
+) -> tuple[dict[Cell, Job], list[Failure]]:
+    """One job a fit, those with all assets first, and those that cannot even be described."""
+    source, mark = InMemory(study), fingerprint(study)
+    n_train, n_valid = parts.train.sizes[TIME], parts.valid.sizes[TIME]
+
+    def job(entrant: Entrant, seed: int, names: tuple[str, ...]) -> Job:
+        metrics = _RANK_METRICS if names else None
+        return Job(entrant, source, n_train, n_valid, seed, names, num_samples, rules, metrics)
+
+    jobs = [job(entrant, seed, ()) for seed in seeds for entrant in everyone]
+    jobs += [job(e, seed, names) for (_, seed), names in drawn.items() for e in entrants]
+    named: dict[Cell, Job] = {}
+    failures = []
+    for each in jobs:
+        try:
+            named[each.cell(study, mark)] = each
+        except Exception as error:  # a user's own function may raise anything
+            failures.append(
+                failed(Cell(each.entrant.name, each.seed, len(each.omitted), ""), error)
+            )
+    return named, failures
+
+
+def _cut(panel: xr.Dataset, split: object) -> Split:
+    if isinstance(split, Split):
+        return split
+    if isinstance(split, Mapping):
+        split = tuple(split.get(name) for name in ("train", "valid", "test"))
+    if not isinstance(split, tuple | list) or len(split) != 3:
+        raise ConfigError(
+            "`split` must be (train, valid, test): counts of rows, fractions or dates, or what "
+            f"rv.data.split returns; got {split!r}."
+        )
+    return cut_panel(panel, *split)
+
+
+def _study(panel: xr.Dataset, parts: Split) -> xr.Dataset:
+    """Months from the first training month to the last test month, with no gap between parts."""
+    times = [part[TIME].values for part in parts]
+    study = panel.sel({TIME: slice(times[0][0], times[-1][-1])})
+    if not np.array_equal(study[TIME].values, np.concatenate(times)):
+        raise ConfigError(
+            "`split` must leave no months between its parts here: filters run through them all. "
+            "Let each part begin where the one before it ends."
+        )
+    return study
+
+
+def _spans(parts: Split) -> dict[str, list[str]]:
+    named = zip(("train", "valid", "test"), parts, strict=True)
+    return {name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named}
+
+
+def _counts(omit: object, parts: Split) -> list[int]:
+    several = isinstance(omit, Iterable) and not isinstance(omit, str)
+    counts: list[Any] = list(omit) if several else [omit]  # type: ignore[call-overload]
+    most = len(_candidates(parts)) - 2
+    for count in counts:
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not whole or not _LEAST <= count <= most:
+            raise ConfigError(
+                f"`omit` must hold whole numbers from {_LEAST} (for a rank correlation) to {most} "
+                "(assets with returns in training and test months, less two to train on); got "
+                f"{count!r}."
+            )
+    return sorted({int(count) for count in counts})
+
+
+def _candidates(parts: Split) -> list[str]:
+    """Assets with returns both before and in the test months, in the order of their labels."""
+    train, test = (
+        set(part[ASSET].values[part[RETURNS].transpose(TIME, ASSET).notnull().any(TIME).values])
+        for part in (parts.train, parts.test)
+    )
+    return sorted(map(str, train & test))
+
+
+def _draw_omitted(parts: Split, count: int, seed: int) -> tuple[str, ...]:
+    rng = np.random.default_rng([seed, count])
+    return tuple(sorted(rng.choice(_candidates(parts), count, replace=False).tolist()))
+
+
+def read_seeds(seeds: object) -> list[int]:
+    """Turn a count or a sequence into distinct seeds.
+
+    Raises
+    ------
+    ConfigError
+        If a seed is not a whole number of at least 0, or there is none.
+    """
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        check_count("seeds", int(seeds))
+        return list(range(int(seeds)))
+    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    good = all(
+        isinstance(s, int | np.integer) and not isinstance(s, bool) and s >= 0 for s in listed
+    )
+    if not listed or not good or len(set(listed)) < len(listed):
+        raise ConfigError(
+            f"`seeds` must be a count or distinct whole numbers of at least 0; got {seeds!r}."
+        )
+    return [int(s) for s in listed]
+
+
+def check_count(name: str, value: object) -> int:
+    """Return a whole number of at least 1, or say what is wrong with it."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+    return value
+
+
+def _check_out(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"`out` {str(path)!r} cannot be made: {error}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"`out` {str(path)!r} cannot be written: no permission.")
+    return path
+
+
+@contextmanager
+def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[Cell], None]]:
+    """Show a bar over fits on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    shown = wanted and (console.is_terminal or console.is_jupyter)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task(name, total=total, last="")
+        yield lambda cell: bar.update(task, advance=1, last=f"{cell.model}, seed {cell.seed}")

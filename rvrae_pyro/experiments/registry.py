@@ -1,0 +1,163 @@
+"""Competitors by name: a new one is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Final
+
+import xarray as xr
+
+from rvrae_pyro.baselines.alstm import ALSTM
+from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
+from rvrae_pyro.baselines.factorvae import FactorVAE
+from rvrae_pyro.baselines.ipca import IPCA
+from rvrae_pyro.baselines.transformer import Transformer
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.experiments.entrants import (
+    BaselineEntrant,
+    Entrant,
+    FactoryEntrant,
+    as_entrant,
+)
+from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models import loadings, priors
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import CHARACTERISTIC, FEATURE
+
+__all__ = ["ABLATIONS", "ALL", "COMPETITORS", "RVRAE_NAME", "enter_all", "find_entrant"]
+
+RVRAE_NAME: Final = "RVRAE"
+
+Make = Callable[[int], Entrant]
+"""From the number of factors to a competitor."""
+
+
+def _autoencoder(hidden: tuple[int, ...], name: str) -> Make:
+    return lambda k: BaselineEntrant(name, ConditionalAutoencoder(k, hidden))
+
+
+def _sizes(panel: xr.Dataset) -> tuple[int, int]:
+    return panel.sizes[CHARACTERISTIC], panel.sizes.get(FEATURE, 0)
+
+
+def _rvrae(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    return RVRAE(n_characteristics, n_factors, n_context=n_context)
+
+
+def _paper(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors)
+
+
+def _standard(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, _ = _sizes(panel)
+    return RVRAE(n_characteristics, n_factors, factor_prior=priors.StandardNormal(n_factors))
+
+
+def _observed(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    prior = priors.Recurrent(n_factors, n_context=n_context, recurrence="observed")
+    return RVRAE(n_characteristics, n_factors, factor_prior=prior)
+
+
+def _plain_lstm(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    plain = loadings.LSTM(n_characteristics, n_factors, skip=False)
+    return RVRAE(n_characteristics, n_factors, loadings=plain, n_context=n_context)
+
+
+def _model(
+    name: str, make: Callable[..., RVRAE], config: Callable[[], FitConfig] = FitConfig
+) -> Make:
+    return lambda k: FactoryEntrant(name, partial(make, n_factors=k), config())
+
+
+COMPETITORS: Final[Mapping[str, Make]] = {
+    "IPCA": lambda k: BaselineEntrant("IPCA", IPCA(k)),
+    "CA": _autoencoder((32,), "CA"),
+    "FactorVAE": lambda k: BaselineEntrant("FactorVAE", FactorVAE(k)),
+    "ALSTM": lambda k: BaselineEntrant("ALSTM", ALSTM()),
+    "Transformer": lambda k: BaselineEntrant("Transformer", Transformer()),
+    RVRAE_NAME: _model(RVRAE_NAME, _rvrae),
+    "RVRAE (paper)": _model("RVRAE (paper)", _paper, FitConfig.paper),
+    "CA0": _autoencoder((), "CA0"),
+    "CA2": _autoencoder((32, 16), "CA2"),
+    "CA3": _autoencoder((32, 16, 8), "CA3"),
+}
+"""Every competitor by the name that tables and the command line use."""
+
+ALL: Final = ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", RVRAE_NAME, "RVRAE (paper)")
+"""What ``"all"`` stands for."""
+
+ABLATIONS: Final[Mapping[str, Make]] = {
+    "standard prior": _model("standard prior", _standard),
+    "observed prior": _model("observed prior", _observed),
+    "KL mean": _model("KL mean", _rvrae, lambda: FitConfig(kl_reduction="mean")),
+    "LSTM without feed-forward path": _model("LSTM without feed-forward path", _plain_lstm),
+}
+"""One change each against RVRAE, which has a latent prior, one code a step, the summed KL and a
+feed-forward path."""
+
+
+def find_entrant(name: str, n_factors: int = 5) -> Entrant:
+    """Find a competitor by name, upper or lower case.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message lists all.
+    """
+    known = {key.lower(): key for key in COMPETITORS}
+    aliases = {"conditionalautoencoder": "CA", "ca1": "CA", "paper": "RVRAE (paper)"}
+    key = known.get(name.lower(), aliases.get(name.lower()))
+    if key is None:
+        close = get_close_matches(name.lower(), known, n=1)
+        hint = f" Did you mean {known[close[0]]!r}?" if close else ""
+        raise ConfigError(
+            f"`models` has no competitor {name!r}; there are {', '.join(COMPETITORS)}, and 'all' "
+            f"for the first {len(ALL)}.{hint}"
+        )
+    return COMPETITORS[key](n_factors)
+
+
+def enter_all(models: object, n_factors: int = 5) -> list[Entrant]:
+    """Turn whatever names or holds competitors into a list of them.
+
+    Parameters
+    ----------
+    models : str, model, iterable of these, or mapping from name to model
+        ``"all"``, names of competitors, or anything that
+        :func:`~rvrae_pyro.experiments.entrants.as_entrant` takes.
+    n_factors : int
+        Of the competitors that are named.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown, two share a name, or there is none.
+    """
+    if isinstance(models, Mapping):
+        entered = [as_entrant(model, name=str(name)) for name, model in models.items()]
+    else:
+        single = isinstance(models, str) or not isinstance(models, Iterable)
+        listed = [models] if single else list(models)  # type: ignore[call-overload]
+        entered = [entrant for each in listed for entrant in _enter_one(each, n_factors)]
+    names = [entrant.name for entrant in entered]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"`models` must have distinct names; {twice[0]!r} comes twice. Pass a mapping from "
+            "names of your own to models."
+        )
+    if not names:
+        raise ConfigError("`models` must name at least one competitor; got none.")
+    return entered
+
+
+def _enter_one(model: object, n_factors: int) -> list[Entrant]:
+    if not isinstance(model, str):
+        return [as_entrant(model)]
+    names = ALL if model.strip().lower() == "all" else (model.strip(),)
+    return [find_entrant(name, n_factors) for name in names]

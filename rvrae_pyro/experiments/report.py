@@ -1,0 +1,122 @@
+"""A comparison on disk: CSV for programs, Markdown and pictures for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rvrae_pyro.data.io import replacing
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.experiments.figures import draw_table, save_figure
+from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK
+from rvrae_pyro.experiments.tables import TABLES, to_markdown, wide
+
+if TYPE_CHECKING:
+    from rvrae_pyro.experiments.comparison import Comparison
+    from rvrae_pyro.experiments.running import Failure
+
+__all__ = ["failure_table", "markdown", "write_csv", "write_report", "write_text"]
+
+_CAVEATS = (
+    "Standard errors: Newey-West over the test months, pooled with the spread over seeds. One span "
+    "of test months is one history: differences of less than two standard errors say little.",
+    "Assets that left the market before the data were collected are missing from many panels "
+    "(survivorship), which flatters every model.",
+)
+
+
+def write_report(comparison: Comparison, out: Path) -> Path:
+    """Write tables, tests and figures; see :meth:`Comparison.write`."""
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        write_csv(comparison.results, out / "results.csv")
+        write_csv(comparison.p_values, out / "p_values.csv")
+        write_csv(failure_table(comparison.failures), out / "failures.csv")
+        for number, table in comparison.tables.items():
+            write_csv(table, out / f"table{number}.csv")
+            if not table.empty:
+                figure = draw_table(table, TABLES[number].title)
+                save_figure(figure, out / "figures" / f"table{number}.png")
+        page = out / "report.md"
+        write_text(page, markdown(comparison))
+    except OSError as error:
+        raise ConfigError(f"`out` {str(out)!r} cannot be written: {error}.") from error
+    return page
+
+
+def markdown(comparison: Comparison) -> str:
+    """All tables as one page of Markdown."""
+    lines = ["# Comparison", "", *_facts(comparison), ""]
+    for number, rows in comparison.tables.items():
+        if rows.empty:
+            continue
+        table = TABLES[number]
+        picture = f"![Table {number}](figures/table{number}.png)"
+        lines += [f"## Table {number}. {table.title}", "", to_markdown(wide(rows, number)), ""]
+        lines += [table.note, *_printed_note(number), "", picture, ""]
+        if number == "4":
+            lines += _tests(comparison)
+    if comparison.failures:
+        lines += ["## Fits that failed", "", to_markdown(failure_table(comparison.failures)), ""]
+    lines += ["## How to read it", "", *(f"- {each}" for each in _CAVEATS), ""]
+    return "\n".join(lines)
+
+
+def _facts(comparison: Comparison) -> list[str]:
+    info = comparison.info
+    spans = [f"{name} {' to '.join(info[name])}" for name in ("train", "valid", "test")]  # type: ignore[arg-type]
+    return [
+        f"- Months: {', '.join(spans)}; {info['n_assets']} assets.",
+        f"- Seeds {info['seeds']}, {info['n_factors']} factors, {info['num_samples']} draws, costs "
+        f"{1e4 * float(info['cost']):g} basis points, legs of {info['quantile']:.0%}.",  # type: ignore[arg-type]
+        f"- {len(comparison.monthly)} fits, {info['seconds_of_fits']} s in all, "
+        f"{len(comparison.failures)} failed. This run took {info['seconds']} s.",
+        f"- Data {str(info['data_fingerprint'])[:16]}; versions {info['versions']}.",
+    ]
+
+
+def _printed_note(number: str) -> list[str]:
+    if number in ("1", "2"):
+        return ["", f"[printed]: {NOT_COMPARABLE}"]
+    if number == "3":
+        cells = "; ".join(f"{m} omitted {ic} ({ir})" for m, (ic, ir) in PAPER_RANK.items())
+        return ["", f"Printed for RVRAE, Rank IC (ICIR): {cells}. {NOT_COMPARABLE}"]
+    return []
+
+
+def _tests(comparison: Comparison) -> list[str]:
+    if comparison.p_values.empty:
+        return []
+    shown = comparison.p_values.assign(
+        difference=[f"{x:.4f}" for x in comparison.p_values["difference"]],
+        standard_error=[f"{x:.4f}" for x in comparison.p_values["standard_error"]],
+        p_value=[f"{x:.3g}" for x in comparison.p_values["p_value"]],
+    )
+    return [
+        f"Diebold-Mariano: {comparison.reference} less the other model. Above 0 favours "
+        f"{comparison.reference} for the log score, below 0 for CRPS (both in natural units).",
+        "",
+        to_markdown(shown),
+        "",
+    ]
+
+
+def failure_table(failures: Sequence[Failure]) -> pd.DataFrame:
+    """One row a failed fit."""
+    rows = [(f.cell.model, f.cell.seed, f.cell.omitted, f.message) for f in failures]
+    return pd.DataFrame(rows, columns=["model", "seed", "omitted", "message"])
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table, whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,261 @@
+"""Every measure of the comparison, from an outlook and what was realised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro.evaluation import (
+    coverage,
+    crps,
+    hac_standard_error,
+    long_short,
+    predictive_r2,
+    rank_ic,
+    rank_icir,
+    sharpe_ratio,
+    total_r2,
+)
+from rvrae_pyro.experiments.outlook import FORECASTS, LOG_EVIDENCE, MEAN
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.risk import summarize
+
+__all__ = ["METRICS", "Metric", "Rules", "Scores", "score"]
+
+_RUNNING: Final = "mean_running"
+_PREDICTIONS: Final = "predictions"
+_PROB, _TAIL = 0.9, 0.05
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How forecasts become portfolios.
+
+    Parameters
+    ----------
+    quantile : float
+        Share of the assets in each leg of the long-short portfolio.
+    cost : float
+        Of trading one unit of value: 0.003 is 30 basis points.
+    periods : float
+        Rows a year.
+    """
+
+    quantile: float = 0.1
+    cost: float = 0.003
+    periods: float = 12.0
+
+
+@dataclass
+class Scores:
+    """Numbers of one fit.
+
+    Attributes
+    ----------
+    estimates : dict from metric to (estimate, standard error over months)
+    monthly : dict from name to one number a month
+        ``log_score`` (nats a return), ``crps``, ``rank_ic``, ``gross``, ``net``.
+    times : list of str
+    """
+
+    estimates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    monthly: dict[str, list[float]] = field(default_factory=dict)
+    times: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a metric may look at.
+
+    Attributes
+    ----------
+    forecasts : Dataset
+        The group of that name.
+    tree : DataTree
+    returns : DataArray (time, asset)
+        Realised, of the cells to score.
+    rules : Rules
+    """
+
+    forecasts: xr.Dataset
+    tree: xr.DataTree
+    returns: xr.DataArray
+    rules: Rules
+
+    @property
+    def draws(self) -> xr.DataArray:
+        """Predictive draws of the cells to score."""
+        return self.tree[_PREDICTIONS].to_dataset()[RETURNS].sel({ASSET: self.returns[ASSET]})
+
+    def portfolio(self, forecast: str) -> xr.Dataset:
+        """Long-short portfolio of a forecast."""
+        guess = self.forecasts[forecast]
+        return long_short(guess, self.returns, self.rules.quantile, self.rules.cost)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure.
+
+    Attributes
+    ----------
+    label : str
+        For people, with the unit.
+    needs : str
+        Variable of ``forecasts``, or ``predictions``, without which it is not defined.
+    run : callable
+        From a view to a Dataset of ``estimate`` and ``standard_error``.
+    scale : float
+        Multiplies numbers that people see.
+    """
+
+    label: str
+    needs: str
+    run: Callable[[View], Any]
+    scale: float = 1.0
+
+
+def _total(fitted: str) -> Callable[[View], Any]:
+    return lambda v: total_r2(v.returns, v.forecasts[fitted], standard_error=True)
+
+
+def _predictive(forecast: str) -> Callable[[View], Any]:
+    return lambda v: predictive_r2(v.returns, v.forecasts[forecast], standard_error=True)
+
+
+def _sharpe(forecast: str, kind: str) -> Callable[[View], Any]:
+    def run(view: View) -> Any:
+        earned = view.portfolio(forecast)[kind]
+        return sharpe_ratio(earned, view.rules.periods, standard_error=True)
+
+    return run
+
+
+def _ic(forecast: str) -> Callable[[View], Any]:
+    return lambda v: rank_ic(v.returns, v.forecasts[forecast], standard_error=True)
+
+
+def _icir(forecast: str) -> Callable[[View], Any]:
+    return lambda v: rank_icir(v.returns, v.forecasts[forecast], standard_error=True)
+
+
+def _turnover(view: View) -> xr.Dataset:
+    traded = view.portfolio(MEAN)["turnover"]
+    return _bundle(traded.mean(TIME), hac_standard_error(traded))
+
+
+def _log_score(view: View) -> xr.Dataset:
+    return _ratio(view.forecasts[LOG_EVIDENCE], _counts(view.returns))
+
+
+def _exceedance(view: View) -> xr.Dataset:
+    tree = xr.DataTree.from_dict({_PREDICTIONS: view.draws.to_dataset(name=RETURNS)})
+    limit = -summarize(tree, _TAIL)["var"]
+    limit = limit.squeeze("tail", drop=True) if "tail" in limit.dims else limit
+    known = view.returns.notnull() & limit.notnull()
+    return _ratio(((view.returns < limit) & known).sum(ASSET), known.sum(ASSET))
+
+
+METRICS: Final[dict[str, Metric]] = {
+    "total_r2": Metric("Total R2, own factors, %", "fitted", _total("fitted"), 100),
+    "total_r2_gls": Metric("Total R2, GLS factors, %", "fitted_gls", _total("fitted_gls"), 100),
+    "total_r2_ols": Metric("Total R2, OLS factors, %", "fitted_ols", _total("fitted_ols"), 100),
+    "predictive_r2": Metric("Predictive R2, model, %", MEAN, _predictive(MEAN), 100),
+    "predictive_r2_running": Metric(
+        "Predictive R2, running mean, %", _RUNNING, _predictive(_RUNNING), 100
+    ),
+    "predictive_r2_ols": Metric(
+        "Predictive R2, running mean of OLS factors, %", "mean_ols", _predictive("mean_ols"), 100
+    ),
+    "sharpe_gross": Metric("Sharpe, gross", MEAN, _sharpe(MEAN, "gross")),
+    "sharpe_net": Metric("Sharpe, net", MEAN, _sharpe(MEAN, "net")),
+    "turnover": Metric("Turnover a month", MEAN, _turnover),
+    "sharpe_gross_running": Metric(
+        "Sharpe, gross, running mean", _RUNNING, _sharpe(_RUNNING, "gross")
+    ),
+    "sharpe_net_running": Metric("Sharpe, net, running mean", _RUNNING, _sharpe(_RUNNING, "net")),
+    "rank_ic": Metric("Rank IC", MEAN, _ic(MEAN)),
+    "rank_icir": Metric("Rank ICIR", MEAN, _icir(MEAN)),
+    "rank_ic_running": Metric("Rank IC, running mean", _RUNNING, _ic(_RUNNING)),
+    "rank_icir_running": Metric("Rank ICIR, running mean", _RUNNING, _icir(_RUNNING)),
+    "log_score": Metric("Log score, joint, nats a return", LOG_EVIDENCE, _log_score),
+    "crps": Metric(
+        "CRPS, %", _PREDICTIONS, lambda v: crps(v.returns, v.draws, standard_error=True), 100
+    ),
+    "coverage": Metric(
+        "Coverage of 90 % intervals, %",
+        _PREDICTIONS,
+        lambda v: coverage(v.returns, v.draws, _PROB, standard_error=True),
+        100,
+    ),
+    "exceedance": Metric("Below the 5 % VaR, %", _PREDICTIONS, _exceedance, 100),
+}
+"""Every measure by its key."""
+
+_ONE_MONTH: Final[dict[str, tuple[str, Callable[[View], xr.DataArray]]]] = {
+    "log_score": (LOG_EVIDENCE, lambda v: v.forecasts[LOG_EVIDENCE] / _counts(v.returns)),
+    "crps": (_PREDICTIONS, lambda v: crps(v.returns, v.draws, per="month")),  # type: ignore[dict-item,return-value]
+    "rank_ic": (MEAN, lambda v: rank_ic(v.returns, v.forecasts[MEAN])),  # type: ignore[dict-item,return-value]
+    "gross": (MEAN, lambda v: v.portfolio(MEAN)["gross"]),
+    "net": (MEAN, lambda v: v.portfolio(MEAN)["net"]),
+}
+
+
+def score(
+    tree: xr.DataTree,
+    returns: xr.DataArray,
+    rules: Rules | None = None,
+    metrics: tuple[str, ...] | None = None,
+) -> Scores:
+    """Score an outlook.
+
+    Parameters
+    ----------
+    tree : DataTree
+        See :class:`~rvrae_pyro.experiments.entrants.Fitted`.
+    returns : DataArray (time, asset)
+        Realised excess returns of the cells to score; NaN where not observed.
+    rules : Rules, optional
+    metrics : tuple of str, optional
+        Keys of :data:`METRICS`; all unless told.
+
+    Returns
+    -------
+    Scores
+        Measures that the outlook does not define are left out.
+    """
+    forecasts = tree[FORECASTS].to_dataset()
+    returns = returns.sel({TIME: forecasts[TIME]}).transpose(TIME, ASSET).reset_coords(drop=True)
+    view = View(forecasts, tree, returns, Rules() if rules is None else rules)
+    there = {*map(str, forecasts.data_vars), *tree.children}
+    result = Scores(times=[str(t)[:10] for t in returns[TIME].values])
+    for name in METRICS if metrics is None else metrics:
+        if METRICS[name].needs in there:
+            found = METRICS[name].run(view)
+            result.estimates[name] = (float(found["estimate"]), float(found["standard_error"]))
+    for name, (needs, run) in _ONE_MONTH.items():
+        if needs in there and (metrics is None or name in metrics):
+            series = run(view).reindex({TIME: returns[TIME]})
+            result.monthly[name] = [float(x) for x in series.values]
+    return result
+
+
+def _counts(returns: xr.DataArray) -> xr.DataArray:
+    count = returns.notnull().sum(ASSET)
+    return count.where(count > 0)
+
+
+def _ratio(above: xr.DataArray, below: xr.DataArray) -> xr.Dataset:
+    """Ratio of sums over months, with the standard error of its linearisation."""
+    below = below.where(below > 0)
+    ratio = above.where(below.notnull()).sum(TIME) / below.sum(TIME)
+    shares = (above - ratio * below) * below.notnull().sum(TIME) / below.sum(TIME)
+    return _bundle(ratio, hac_standard_error(shares))
+
+
+def _bundle(estimate: xr.DataArray, error: xr.DataArray) -> xr.Dataset:
+    return xr.Dataset({"estimate": estimate, "standard_error": np.abs(error)})

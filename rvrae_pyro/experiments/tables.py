@@ -1,0 +1,266 @@
+"""From the numbers of single fits to tables with standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from rvrae_pyro.evaluation import diebold_mariano
+from rvrae_pyro.experiments.cells import Cell, Result
+from rvrae_pyro.experiments.published import PAPER_TABLE
+from rvrae_pyro.experiments.scoring import METRICS
+from rvrae_pyro.names import TIME
+
+__all__ = [
+    "TABLES",
+    "Table",
+    "compare_densities",
+    "long_table",
+    "pooled",
+    "select",
+    "to_markdown",
+    "wide",
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the comparison.
+
+    Attributes
+    ----------
+    title : str
+    metrics : tuple of str
+        Keys of :data:`~rvrae_pyro.experiments.scoring.METRICS`, its columns.
+    note : str
+        What a reader has to know.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    note: str
+
+
+_DASH = "A dash: not defined for that model."
+
+TABLES: Final[Mapping[str, Table]] = {
+    "1": Table(
+        "Total and predictive R2",
+        (
+            "total_r2",
+            "total_r2_gls",
+            "total_r2_ols",
+            "predictive_r2",
+            "predictive_r2_running",
+            "predictive_r2_ols",
+        ),
+        "Against zero, not demeaned. Total R2 knows the month's own returns; GLS and OLS re-solve "
+        "its factors across assets, which also fits noise. ALSTM and Transformer forecast only: "
+        f"they have no factors and no total R2. {_DASH}",
+    ),
+    "2": Table(
+        "Long-short deciles, annualised Sharpe ratio",
+        ("sharpe_gross", "sharpe_net", "turnover", "sharpe_gross_running", "sharpe_net_running"),
+        "Equal weights; net of 30 basis points on every unit traded, drifted weights included, "
+        f"unless the run says otherwise. {_DASH}",
+    ),
+    "3": Table(
+        "Rank IC and ICIR of assets that training never saw",
+        ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running"),
+        "Per seed, `omitted` assets are drawn, dropped from training, their returns hidden in "
+        "every month, and scored alone in the test months. Omitted 0: all assets, all trained on. "
+        f"ICIR is monthly, not annualised. {_DASH}",
+    ),
+    "4": Table(
+        "Predictive distributions",
+        ("log_score", "crps", "coverage", "exceedance"),
+        "Log score: joint density of each month's returns given the months before. ALSTM and "
+        f"Transformer give no distribution. {_DASH}",
+    ),
+    "5": Table(
+        "Ablation: one change each against RVRAE",
+        (
+            "total_r2",
+            "predictive_r2",
+            "predictive_r2_running",
+            "rank_ic",
+            "rank_ic_running",
+            "log_score",
+            "crps",
+            "coverage",
+        ),
+        "RVRAE: latent prior, one code a step, summed KL, LSTM with feed-forward path. The mean KL "
+        "is not a bound on the evidence.",
+    ),
+}
+"""Every table by its number."""
+
+_RANKS: Final = TABLES["3"].metrics
+
+
+def long_table(results: Mapping[Cell, Result]) -> pd.DataFrame:
+    """Lay out one row a fit and metric.
+
+    Returns
+    -------
+    DataFrame
+        ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``, ``standard_error`` (over
+        months), in natural units.
+    """
+    rows = [
+        (cell.model, cell.omitted, cell.seed, metric, *numbers)
+        for cell, result in results.items()
+        for metric, numbers in result.scores.estimates.items()
+    ]
+    columns = ["model", "omitted", "seed", "metric", "estimate", "standard_error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pooled(long: pd.DataFrame) -> pd.DataFrame:
+    r"""Average over seeds, with a standard error for months and seeds together.
+
+    .. math:: \mathrm{se}^2 = (\tfrac1S \sum_s \mathrm{se}_s)^2 + \mathrm{sd}^2 / S
+
+    Parameters
+    ----------
+    long : DataFrame
+        See :func:`long_table`.
+
+    Returns
+    -------
+    DataFrame
+        ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``, ``seed_sd`` (NaN
+        for one seed), ``n_seeds``, in natural units.
+
+    Notes
+    -----
+    All seeds are scored on the same months, so their sampling errors hardly average out: the
+    first term takes them as perfectly correlated, which is the upper bound. The second is what
+    another set of seeds would change, and is left out for a single seed.
+    """
+    rows = []
+    for (model, omitted, metric), group in long.groupby(["model", "omitted", "metric"], sort=False):
+        values, errors = group["estimate"], group["standard_error"]
+        spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+        between = 0.0 if math.isnan(spread) else spread**2 / len(values)
+        error = math.sqrt(float(errors.mean()) ** 2 + between)
+        rows.append((model, omitted, metric, float(values.mean()), error, spread, len(values)))
+    columns = ["model", "omitted", "metric", "estimate", "standard_error", "seed_sd", "n_seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def select(pool: pd.DataFrame, number: str, models: Sequence[str]) -> pd.DataFrame:
+    """Rows of a table, models and metrics in its order."""
+    table = TABLES[number]
+    rows = pool[pool["metric"].isin(table.metrics) & pool["model"].isin(models)]
+    if number != "3":
+        rows = rows[rows["omitted"] == 0]
+    order = {name: k for k, name in enumerate(models)}
+    rank = {name: k for k, name in enumerate(table.metrics)}
+    place = rows.assign(m=rows["model"].map(order), k=rows["metric"].map(rank))
+    chosen = place.sort_values(["omitted", "m", "k"], kind="stable").drop(columns=["m", "k"])
+    return chosen.reset_index(drop=True)
+
+
+def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataFrame:
+    """Lay out a table for people: one row a model, cells as "estimate (standard error)".
+
+    Parameters
+    ----------
+    rows : DataFrame
+        See :func:`select`.
+    number : str
+    published : bool
+        Add a column with the paper's printed figure, where there is one.
+    """
+    table = TABLES[number]
+    keys = list(dict.fromkeys(zip(rows["omitted"], rows["model"], strict=True)))
+    found = {
+        (row["omitted"], row["model"], row["metric"]): row for row in rows.to_dict(orient="records")
+    }
+    lines = []
+    for omitted, model in keys:
+        line: dict[str, str] = {"Model": model}
+        if number == "3":
+            line["Omitted"] = str(omitted)
+        for metric in table.metrics:
+            name = METRICS[metric].label
+            line[name] = _text(found.get((omitted, model, metric)), metric)
+            if published and number in ("1", "2") and _printed(metric):
+                line[f"{name} [printed]"] = str(PAPER_TABLE.get(model, {}).get(metric, ""))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _printed(metric: str) -> bool:
+    return any(metric in row for row in PAPER_TABLE.values())
+
+
+def _text(cell: Mapping[Hashable, Any] | None, metric: str) -> str:
+    if cell is None or not math.isfinite(cell["estimate"]):
+        return "–"
+    scale = METRICS[metric].scale
+    digits = 3 if scale == 1.0 else 2
+    estimate, error = scale * cell["estimate"], scale * cell["standard_error"]
+    return f"{estimate:.{digits}f} ({error:.{digits}f})"
+
+
+def compare_densities(
+    results: Mapping[Cell, Result], reference: str, models: Sequence[str]
+) -> pd.DataFrame:
+    """Test monthly log scores and CRPS of every model against those of a reference.
+
+    Parameters
+    ----------
+    results : mapping from Cell to Result
+    reference : str
+        A model; without a distribution of its own there is nothing to test.
+    models : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        ``model``, ``score``, ``difference`` (reference less model; above 0 favours the reference
+        for the log score, below 0 for CRPS), ``standard_error``, ``p_value`` (Diebold-Mariano
+        with Newey-West, two-sided), ``n_times``. Scores are averaged over seeds first.
+    """
+    columns = ["model", "score", "difference", "standard_error", "p_value", "n_times"]
+    rows = []
+    for name in ("log_score", "crps"):
+        series = {model: _monthly(results, model, name) for model in models}
+        mine = series.get(reference)
+        for model, theirs in series.items():
+            if model == reference or mine is None or theirs is None:
+                continue
+            test = diebold_mariano(mine, theirs)
+            numbers = [float(test[v]) for v in ("difference", "standard_error", "p_value")]
+            rows.append((model, name, *numbers, int(test["n_times"])))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _monthly(results: Mapping[Cell, Result], model: str, name: str) -> xr.DataArray | None:
+    """Average a model's monthly scores over its seeds."""
+    found = [
+        xr.DataArray(
+            result.scores.monthly[name],
+            coords={TIME: np.array(result.scores.times, dtype="datetime64[ns]")},
+            dims=TIME,
+        )
+        for cell, result in results.items()
+        if cell.model == model and cell.omitted == 0 and name in result.scores.monthly
+    ]
+    return sum(found[1:], found[0]) / len(found) if found else None
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Lay out a table in Markdown, numbers to the right."""
+    columns = [str(name) for name in table.columns]
+    rule = [":---", *["---:"] * (len(columns) - 1)]
+    body = [[str(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *body])
