@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from rvrae_pyro._version import __version__
+from rvrae_pyro.cli.benchmark import benchmark
 from rvrae_pyro.cli.check import check
+from rvrae_pyro.cli.compare import compare
 from rvrae_pyro.cli.console import tell, terminable, warnings_told
 from rvrae_pyro.cli.demo import demo
 from rvrae_pyro.cli.fit import fit
@@ -32,6 +34,8 @@ app.command()(simulate)
 app.command()(fit)
 app.command()(forecast)
 app.command()(report)
+app.command()(compare)
+app.add_typer(benchmark)
 
 
 def _version(wanted: bool) -> None:

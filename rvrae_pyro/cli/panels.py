@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 _PLAIN = "Plain long tables (.csv, .parquet)"
+# data that come with the package or with an extra of it, by the name that stands for a file
+_EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
 PanelPath = Annotated[
     Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
 ]
@@ -116,13 +118,15 @@ class Layout:
 
 
 def read_panel(path: Path, layout: Layout) -> xr.Dataset:
-    """Read a panel, or a plain long table as ``layout`` tells.
+    """Read a panel, or a plain long table as ``layout`` tells; ``french`` and ``sp500`` are known.
 
     Raises
     ------
     PanelError
         If the file is missing, damaged, of an unknown suffix, or holds no valid panel.
     """
+    if str(path) in _EMBEDDED and not path.exists():
+        return _EMBEDDED[str(path)]()
     chosen = layout.chosen()
     if not chosen:
         return rv.data.read_panel(path)

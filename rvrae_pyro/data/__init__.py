@@ -11,10 +11,12 @@ from rvrae_pyro.data.embedded import load_french, load_french_factors
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
 from rvrae_pyro.data.io import read_panel, write_panel
+from rvrae_pyro.data.own_files import GKX_COLUMNS, ColumnMap, read_gkx, read_long
 from rvrae_pyro.data.panel import check_panel, listed
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
+from rvrae_pyro.data.stocks import load_sp500
 from rvrae_pyro.data.transforms import market_context, rank_characteristics
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "GKX_COLUMNS",
     "Batch",
+    "ColumnMap",
     "Split",
     "characteristics_from_prices",
     "check_panel",
@@ -35,10 +39,13 @@ __all__ = [
     "listed",
     "load_french",
     "load_french_factors",
+    "load_sp500",
     "managed_portfolios",
     "market_context",
     "periods_per_year",
     "rank_characteristics",
+    "read_gkx",
+    "read_long",
     "read_panel",
     "simulate_dynamic",
     "simulate_gkx",

@@ -10,6 +10,7 @@ from rvrae_pyro.experiments.entrants import (
     Oracle,
     as_entrant,
 )
+from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
 from rvrae_pyro.experiments.outlook import build_outlook
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
 from rvrae_pyro.experiments.running import Failure
@@ -20,8 +21,10 @@ __all__ = [
     "ABLATIONS",
     "ALL",
     "COMPETITORS",
+    "GKX_MODELS",
     "METRICS",
     "BaselineEntrant",
+    "Benchmark",
     "Comparison",
     "Entrant",
     "FactoryEntrant",
@@ -32,6 +35,7 @@ __all__ = [
     "Rules",
     "Scores",
     "as_entrant",
+    "benchmark_gkx",
     "build_outlook",
     "compare",
     "score",

@@ -21,7 +21,7 @@ from rvrae_pyro.data.splits import split as cut_panel
 from rvrae_pyro.errors import ConfigError, FitError
 from rvrae_pyro.experiments.cells import Cell, InMemory, Job, Result
 from rvrae_pyro.experiments.entrants import Entrant
-from rvrae_pyro.experiments.registry import ABLATIONS, RVRAE_NAME, enter_all
+from rvrae_pyro.experiments.registry import ABLATIONS, RVRAE_NAME, enter_all, names_all
 from rvrae_pyro.experiments.report import write_report
 from rvrae_pyro.experiments.running import Failure, Submits, failed, run_cells
 from rvrae_pyro.experiments.scoring import Rules
@@ -31,6 +31,7 @@ from rvrae_pyro.experiments.tables import (
     long_table,
     pooled,
     select,
+    wide,
 )
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
@@ -38,6 +39,7 @@ __all__ = ["Comparison", "check_count", "compare", "progress_bar", "read_seeds"]
 
 _RANK_METRICS = ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running")
 _LEAST = 3  # pairs of a rank correlation
+_LEAST_DRAWS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,12 @@ class Comparison:
     reference: str
     info: dict[str, object]
 
+    def readable(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Yield number, title and text of every table that has rows."""
+        for number, rows in self.tables.items():
+            if not rows.empty:
+                yield number, TABLES[number].title, wide(rows, number, published=False)
+
     def write(self, out: str | os.PathLike[str]) -> Path:
         """Write tables (CSV and Markdown) and figures to a folder; return the Markdown page.
 
@@ -91,7 +99,7 @@ def compare(
     omit: Sequence[int] = (),
     out: str | os.PathLike[str] | None = None,
     n_factors: int = 5,
-    ablation: bool = False,
+    ablation: bool | None = None,
     num_samples: int = 1000,
     rules: Rules | None = None,
     n_jobs: int = 1,
@@ -118,8 +126,8 @@ def compare(
         takes over the fits that are there.
     n_factors : int
         Of models given by name.
-    ablation : bool
-        Also fit the variants of Table 5.
+    ablation : bool, optional
+        Also fit the variants of Table 5; unless told, if ``models`` names ``"all"``.
     num_samples : int
         Predictive draws; also the particles of RVRAE's filter.
     rules : Rules, optional
@@ -153,10 +161,15 @@ def compare(
     """
     began = time.perf_counter()
     entrants = enter_all(models, n_factors)
-    extra = _ablations(entrants, n_factors) if ablation else []
+    wanted = names_all(models) if ablation is None else ablation
+    extra = _ablations(entrants, n_factors) if wanted else []
     numbers = read_seeds(seeds)
     check_count("n_jobs", n_jobs)
-    check_count("num_samples", num_samples)
+    if check_count("num_samples", num_samples) < _LEAST_DRAWS:
+        raise ConfigError(
+            f"`num_samples` must be at least {_LEAST_DRAWS}, or the 5 % tail holds too few draws; "
+            f"got {num_samples}."
+        )
     parts = _cut(panel, split)
     study = _study(panel, parts)
     drawn = {(m, s): _draw_omitted(parts, m, s) for m in _counts(omit, parts) for s in numbers}

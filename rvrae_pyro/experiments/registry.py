@@ -26,7 +26,15 @@ from rvrae_pyro.models import loadings, priors
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHARACTERISTIC, FEATURE
 
-__all__ = ["ABLATIONS", "ALL", "COMPETITORS", "RVRAE_NAME", "enter_all", "find_entrant"]
+__all__ = [
+    "ABLATIONS",
+    "ALL",
+    "COMPETITORS",
+    "RVRAE_NAME",
+    "enter_all",
+    "find_entrant",
+    "names_all",
+]
 
 RVRAE_NAME: Final = "RVRAE"
 
@@ -75,7 +83,8 @@ def _model(
 
 
 COMPETITORS: Final[Mapping[str, Make]] = {
-    "IPCA": lambda k: BaselineEntrant("IPCA", IPCA(k)),
+    # with the constant that its authors add to the characteristics
+    "IPCA": lambda k: BaselineEntrant("IPCA", IPCA(k, constant=True)),
     "CA": _autoencoder((32,), "CA"),
     "FactorVAE": lambda k: BaselineEntrant("FactorVAE", FactorVAE(k)),
     "ALSTM": lambda k: BaselineEntrant("ALSTM", ALSTM()),
@@ -154,6 +163,13 @@ def enter_all(models: object, n_factors: int = 5) -> list[Entrant]:
     if not names:
         raise ConfigError("`models` must name at least one competitor; got none.")
     return entered
+
+
+def names_all(models: object) -> bool:
+    """Whether ``models`` holds the name ``"all"``."""
+    if isinstance(models, str) or not isinstance(models, Iterable):
+        models = [models]
+    return any(isinstance(each, str) and each.strip().lower() == "all" for each in models)
 
 
 def _enter_one(model: object, n_factors: int) -> list[Entrant]:

@@ -1,0 +1,220 @@
+"""``rvrae compare``: competitors on one panel, as tables."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.console import say, say_json, say_table, tell
+from rvrae_pyro.cli.panels import (
+    AssetOption,
+    ExcessOption,
+    FrequencyOption,
+    LagOption,
+    Layout,
+    PanelPath,
+    ReturnsOption,
+    RiskFreeOption,
+    TimeOption,
+    WeightOption,
+    prepare,
+    read_panel,
+)
+from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.names import RETURNS
+
+if TYPE_CHECKING:
+    from rvrae_pyro.experiments.comparison import Comparison
+
+__all__ = [
+    "DrawsOption",
+    "JobsOption",
+    "check_results_folder",
+    "compare",
+    "read_names",
+    "read_numbers",
+]
+
+_PAPER: Final = (180, 36, 36)
+_SHARES: Final = (5 / 7, 1 / 7, 1 / 7)  # the paper's spans, of a shorter panel
+
+JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
+DrawsOption = Annotated[int, typer.Option("--draws", help="Predictive draws.")]
+
+
+def compare(
+    panel: PanelPath,
+    out: Annotated[Path, typer.Option(help="Folder of tables; fits found there are reused.")],
+    models: Annotated[
+        str, typer.Option(help="'all', or names with commas: IPCA, CA, RVRAE, ...")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 1,
+    omit: Annotated[
+        str, typer.Option(help="Assets left out of training, with commas: 50,100,150.")
+    ] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="TRAIN,VALID,TEST: months, shares or last dates [180,36,36, or as 5:1:1]."
+        ),
+    ] = "",
+    factors: Annotated[int, typer.Option(help="Factors of every model that has any.")] = 5,
+    ablation: Annotated[
+        bool | None, typer.Option(help="Also fit the variants of Table 5 [with 'all'].")
+    ] = None,
+    jobs: JobsOption = 2,
+    draws: DrawsOption = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    time: TimeOption = None,
+    asset: AssetOption = None,
+    returns: ReturnsOption = None,
+    lag: LagOption = None,
+    risk_free: RiskFreeOption = None,
+    excess: ExcessOption = False,
+    weight: WeightOption = None,
+    frequency: FrequencyOption = None,
+) -> None:
+    """Compare RVRAE with its competitors on a panel: tables, tests and pictures.
+
+    Fits train and validate on the months before the test months and are scored there once. PANEL
+    may be `french`, the portfolios that come with the package. Fits run in parallel, each kept as
+    soon as it is done; a second run takes them over. Exit code 1 if a fit failed: the tables hold
+    the others.
+    """
+    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
+    counts = read_numbers("--omit", omit)
+    check_results_folder(out)
+    ready, _ = prepare(_checked(read_panel(panel, layout)))
+    result = rv.experiments.compare(
+        ready,
+        read_names(models),
+        split=_read_split(split, ready),
+        seeds=seeds,
+        omit=counts,
+        out=out,
+        n_factors=factors,
+        ablation=ablation,
+        num_samples=draws,
+        n_jobs=jobs,
+    )
+    _report(out, result, as_json)
+    if result.failures:
+        first = result.failures[0]
+        tell(
+            f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
+            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: {first.message}. "
+            f"All are in {out / 'failures.csv'}; run again to try only those."
+        )
+        raise typer.Exit(1)
+
+
+def _checked(panel: xr.Dataset) -> xr.Dataset:
+    rv.data.check_panel(panel)
+    if not bool(panel[RETURNS].notnull().any()):
+        raise PanelError("the panel has no observed return to train on or to score.")
+    return panel
+
+
+def read_names(models: str) -> list[str]:
+    """Read names with commas between them.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("`--models` must name at least one competitor, or be 'all'.")
+    return names
+
+
+def read_numbers(option: str, text: str) -> list[int]:
+    """Read whole numbers with commas between them; none from empty text.
+
+    Raises
+    ------
+    ConfigError
+        If one is no whole number.
+    """
+    try:
+        return [int(each) for each in text.split(",") if each.strip()]
+    except ValueError as error:
+        raise ConfigError(
+            f"`{option}` must be whole numbers with commas between them; got {text!r}."
+        ) from error
+
+
+def _read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
+    if not text:
+        seen = panel[RETURNS].notnull().any("asset").values
+        return _PAPER if int(seen.nonzero()[0][-1]) + 1 >= sum(_PAPER) else _SHARES
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3:
+        raise ConfigError(
+            "`--split` must be TRAIN,VALID,TEST: three numbers of months, shares or last dates; "
+            f"got {text!r}."
+        )
+    return tuple(_part(part) for part in parts)
+
+
+def _part(text: str) -> int | float | str:
+    if text.isdigit() and len(text) < 6:  # 201512 is a date
+        return int(text)
+    try:
+        return float(text) if "." in text else text
+    except ValueError:
+        return text
+
+
+def check_results_folder(path: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds something else.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a file, lies in a folder without permission, or is a folder with content
+        that is not one of ours.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"`--out` {path} is a file; name a folder.")
+    if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+        raise ConfigError(
+            f"`--out` {path} holds something that is not a comparison; choose another folder."
+        )
+    above = path.absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
+
+
+def _report(out: Path, result: "Comparison", as_json: bool) -> None:
+    if as_json:
+        say_json(
+            {
+                "out": str(out),
+                **result.info,
+                "tables": {
+                    number: table.to_dict(orient="records")
+                    for number, table in result.tables.items()
+                },
+                "p_values": result.p_values.to_dict(orient="records"),
+                "failures": [
+                    {
+                        "model": f.cell.model,
+                        "seed": f.cell.seed,
+                        "omitted": f.cell.omitted,
+                        "message": f.message,
+                    }
+                    for f in result.failures
+                ],
+            }
+        )
+        return
+    for number, title, shown in result.readable():
+        say_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
+    say(f"Wrote {out / 'report.md'}, tables and figures beside it.")

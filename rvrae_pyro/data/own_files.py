@@ -1,0 +1,315 @@
+"""Long tables in files of other people's layout, read through a map of their columns."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import xarray as xr
+
+from rvrae_pyro.data.frame import from_frame
+from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+
+__all__ = ["GKX_COLUMNS", "ColumnMap", "read_gkx", "read_long"]
+
+_ROWS: Final = 500_000  # of a csv file held at a time
+_RETURN: Final = "_own_return"
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """Which column of a long table is what.
+
+    Parameters
+    ----------
+    time, asset : str
+        Columns of dates (any that ``from_frame`` reads, YYYYMMDD included) and ids.
+    returns : str or None
+        Column of simple decimal returns; None where the file has none and they are passed
+        beside it.
+    characteristics : tuple of str, optional
+        Every other column that is not dropped unless told.
+    drop : tuple of str
+        Columns that are neither.
+    weight, risk_free : str, optional
+        Columns of market values and rates.
+    lag : {0, 1}
+        0: the row of month t holds what was known at the end of t-1. 1: at the end of t.
+    label : str, optional
+        Column of a code for each asset, such as an industry; its last value becomes a
+        coordinate of ``asset``. It is a label, not known at t-1.
+    """
+
+    time: str = "date"
+    asset: str = "asset"
+    returns: str | None = "ret"
+    characteristics: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+    weight: str | None = None
+    risk_free: str | None = None
+    lag: int = 0
+    label: str | None = None
+
+    def chosen(self, columns: list[str], path: Path) -> list[str]:
+        """Find the characteristics among a file's columns.
+
+        Raises
+        ------
+        PanelError
+            If a column that the map names is not in the file.
+        """
+        roles = [self.time, self.asset, self.returns, self.weight, self.risk_free, self.label]
+        named = [name for name in roles if name is not None]
+        wanted = [*named, *(self.characteristics or ())]
+        absent = [name for name in wanted if name not in columns]
+        if absent:
+            raise PanelError(
+                f"{path} lacks the columns {absent}; it has {columns[:8]}"
+                f"{' and more' if len(columns) > 8 else ''}. Pass a ColumnMap with its names."
+            )
+        if self.characteristics is not None:
+            return list(self.characteristics)
+        return [name for name in columns if name not in {*named, *self.drop}]
+
+
+GKX_COLUMNS: Final = ColumnMap(
+    time="DATE", asset="permno", returns="RET", drop=("Unnamed: 0",), label="sic2"
+)
+"""Columns of the ``datashare.csv`` that Gu, Kelly and Xiu publish (June 2021; earlier ones lack
+RET): permno, DATE (YYYYMMDD, the month's last trading day), RET, 94 characteristics that are
+lagged already, sic2."""
+
+
+def read_gkx(
+    path: str | os.PathLike[str],
+    *,
+    returns: "pd.Series[Any] | None" = None,
+    risk_free: "pd.Series[Any] | None" = None,
+    excess: bool = False,
+    characteristics: tuple[str, ...] | None = None,
+    start: str | None = None,
+    end: str | None = None,
+) -> xr.Dataset:
+    """Read the characteristics file of Gu, Kelly and Xiu (``datashare.csv``).
+
+    Parameters
+    ----------
+    path : str or path
+        The csv file, or the same table as parquet.
+    returns : Series, optional
+        Simple decimal returns indexed by (permno, date), for files without RET; it takes the
+        place of RET where there is one.
+    risk_free : Series by date, optional
+        Decimal rate a month, subtracted unless ``excess``.
+    excess : bool
+        Whether the returns are in excess of the rate already.
+    characteristics : tuple of str, optional
+        A choice of the 94; all unless told.
+    start, end : str, optional
+        First and last month to keep, "YYYY-MM".
+
+    Returns
+    -------
+    Dataset
+        Raw characteristics, float32, known at the end of t-1 as the file's authors lag them.
+        ``weight`` is mvel1 where the file has it; the coordinate ``sic2`` labels assets with
+        their last industry.
+
+    Raises
+    ------
+    PanelError
+        If the file is missing, damaged, or lacks columns or returns.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing says that the returns are excess.
+
+    Notes
+    -----
+    Characteristics that are missing stay NaN until ``rank_characteristics``. Letters in RET,
+    CRSP's codes for missing returns, become NaN: the row is live. The whole file makes a dense
+    panel of more than 100 GB; choose ``start``, ``end`` and ``characteristics``. Read in pieces
+    of half a million rows.
+
+    References
+    ----------
+    Gu, Kelly and Xiu (2020), Empirical asset pricing via machine learning, Review of Financial
+    Studies 33, internet appendix and the description that comes with the file.
+    """
+    names = _columns(Path(path))
+    columns = GKX_COLUMNS
+    if columns.returns not in names:
+        columns = dataclasses.replace(columns, returns=None)
+    if columns.label not in names:
+        columns = dataclasses.replace(columns, label=None)
+    columns = dataclasses.replace(columns, characteristics=characteristics)
+    panel = read_long(
+        path, columns, returns=returns, risk_free=risk_free, excess=excess, start=start, end=end
+    )
+    if "mvel1" in panel["characteristic"].values:
+        size = panel["characteristics"].sel(characteristic="mvel1", drop=True)
+        panel["weight"] = size.where(size > 0).astype("float64")
+    panel.attrs["source"] = "Gu, Kelly and Xiu, datashare"
+    return panel
+
+
+def read_long(
+    path: str | os.PathLike[str],
+    columns: ColumnMap | None = None,
+    *,
+    returns: "pd.Series[Any] | None" = None,
+    risk_free: "pd.Series[Any] | None" = None,
+    excess: bool = False,
+    start: str | None = None,
+    end: str | None = None,
+) -> xr.Dataset:
+    """Read a long table, one row a (month, asset), of any column names.
+
+    Parameters
+    ----------
+    path : str or path
+        ``.csv`` (compressed or not) or ``.parquet``.
+    columns : ColumnMap, optional
+    returns : Series, optional
+        Simple decimal returns indexed by (asset, date), in place of those of the file.
+    risk_free : Series by date, optional
+        In place of the map's column.
+    excess : bool
+        Whether the returns are in excess of the rate already.
+    start, end : str, optional
+        First and last month to keep, "YYYY-MM".
+
+    Returns
+    -------
+    Dataset
+        As ``from_frame`` gives it; characteristics float32.
+
+    Raises
+    ------
+    PanelError
+        If the file is missing, damaged, lacks columns, or there are no returns.
+    """
+    columns = ColumnMap() if columns is None else columns
+    path = Path(path)
+    chosen = columns.chosen(_columns(path), path)
+    if columns.returns is None and returns is None:
+        raise PanelError(
+            f"{path} has no returns. Pass returns=, a Series indexed by (asset, date)."
+        )
+    roles = (columns.time, columns.asset, columns.returns, columns.weight, columns.risk_free)
+    usecols = [name for name in (*roles, columns.label) if name is not None] + chosen
+    frame = _concat(_pieces(path, usecols, columns, chosen, _bounds(start, end)), path)
+    labels = None if columns.label is None else frame.pop(columns.label)
+    if returns is not None:
+        frame[_RETURN] = _align(returns, frame, columns)
+        frame = frame.drop(columns=[columns.returns] if columns.returns else [])
+    panel = from_frame(
+        frame,
+        time=columns.time,
+        asset=columns.asset,
+        returns=_RETURN if returns is not None else str(columns.returns),
+        characteristics=chosen,
+        weight=columns.weight,
+        risk_free=columns.risk_free if risk_free is None else risk_free,
+        excess=excess,
+        lag=columns.lag,
+    )
+    panel.attrs["source"] = path.name
+    if labels is not None:
+        last = labels.groupby(frame[columns.asset].to_numpy()).last()
+        found = last.reindex(panel[ASSET].values).to_numpy(dtype=np.float64)
+        panel = panel.assign_coords({str(columns.label): (ASSET, found)})
+    return panel
+
+
+def _columns(path: Path) -> list[str]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return [str(name) for name in pq.read_schema(path).names]
+        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+    except FileNotFoundError as error:
+        raise PanelError(f"cannot read {path}: it is missing. Check the path.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PanelError(f"cannot read {path}: it is damaged or no table ({text}).") from error
+
+
+def _pieces(
+    path: Path,
+    usecols: list[str],
+    columns: ColumnMap,
+    chosen: list[str],
+    bounds: tuple[pd.Period, pd.Period],
+) -> Iterator[pd.DataFrame]:
+    if path.suffix.lower() == ".parquet":
+        raw: Any = [pd.read_parquet(path, columns=usecols)]
+    else:
+        # ids keep their leading zeros, and letters in the returns do not break the reader
+        text = {columns.asset: "str"} | ({columns.returns: "str"} if columns.returns else {})
+        numbers = dict.fromkeys(chosen, "float32")
+        raw = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
+    for piece in raw:
+        months = _months(piece[columns.time])
+        kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
+        kept[columns.asset] = kept[columns.asset].astype(str)
+        kept[chosen] = kept[chosen].astype("float32")
+        if columns.returns is not None:
+            kept[columns.returns] = pd.to_numeric(kept[columns.returns], errors="coerce")
+        yield kept
+
+
+def _concat(pieces: Iterator[pd.DataFrame], path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.concat(list(pieces), ignore_index=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PanelError(f"cannot read {path}: {text}.") from error
+    if frame.empty:
+        raise PanelError(f"{path} has no row between the months asked for.")
+    return frame
+
+
+def _bounds(start: str | None, end: str | None) -> tuple[pd.Period, pd.Period]:
+    try:
+        return pd.Period(start or "1600-01", "M"), pd.Period(end or "2200-12", "M")
+    except ValueError as error:
+        raise ConfigError(f"`start` and `end` must be months, 'YYYY-MM': {error}.") from error
+
+
+def _months(values: "pd.Series[Any]") -> pd.PeriodIndex:
+    if pd.api.types.is_numeric_dtype(values):
+        stamps = pd.to_datetime(values.astype("int64").astype(str), format="%Y%m%d")
+    else:
+        stamps = pd.to_datetime(values)
+    return pd.PeriodIndex(stamps, freq="M")
+
+
+def _align(
+    returns: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap
+) -> "np.ndarray[Any, Any]":
+    """Find each row's return by asset and month."""
+    if not isinstance(returns, pd.Series) or returns.index.nlevels != 2:
+        raise PanelError(
+            "`returns` must be a Series indexed by (asset, date); got "
+            f"{type(returns).__name__}. Use frame.set_index([asset, date])[column]."
+        )
+    assets = returns.index.get_level_values(0).astype(str)
+    months = _months(returns.index.get_level_values(1).to_series())
+    known = pd.Series(returns.to_numpy(), index=pd.MultiIndex.from_arrays([assets, months]))
+    if known.index.has_duplicates:
+        raise PanelError("`returns` has several values for one asset and month; keep one.")
+    rows = pd.MultiIndex.from_arrays([frame[columns.asset], _months(frame[columns.time])])
+    found: np.ndarray[Any, Any] = known.reindex(rows).to_numpy(dtype=np.float64)
+    if np.isnan(found).all():
+        raise PanelError(
+            f"`returns` matches no row by {ASSET} and {TIME}; compare ids and dates. Column "
+            f"{RETURNS!r} would be empty."
+        )
+    return found

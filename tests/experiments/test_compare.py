@@ -1,0 +1,232 @@
+"""The comparison: cells, tables, failures, files."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.experiments import ModelEntrant, compare
+from rvrae_pyro.experiments.cells import Cell, Result
+from rvrae_pyro.experiments.registry import ALL, COMPETITORS, enter_all
+from rvrae_pyro.experiments.scoring import Scores
+from rvrae_pyro.experiments.tables import compare_densities, pooled
+from tests.experiments.helpers import SHORT, Slope, panel, small_model
+
+MARKET = panel()
+SPLIT = (20, 6, 10)
+CONFIG = rv.FitConfig(max_steps=2)
+
+
+def models(**more):
+    return {
+        "IPCA": rv.baselines.IPCA(2, constant=True),
+        "ALSTM": rv.baselines.ALSTM(4, 1, 3, config=SHORT),
+        "RVRAE": ModelEntrant("RVRAE", small_model(MARKET), CONFIG),
+        **more,
+    }
+
+
+def test_all_is_the_seven_of_the_paper():
+    assert [e.name for e in enter_all("all")] == list(ALL)
+    assert ALL == ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", "RVRAE", "RVRAE (paper)")
+    for name, make in COMPETITORS.items():
+        entrant = make(2)
+        assert entrant.name == name
+        json.dumps(entrant.describe(MARKET))
+
+
+def test_tables_files_and_a_second_run(tmp_path):
+    fails = Slope(name="unlucky", fails=(1,))
+    first = compare(
+        MARKET,
+        models(unlucky=fails),
+        split=SPLIT,
+        seeds=2,
+        omit=(4,),
+        out=tmp_path / "out",
+        num_samples=200,
+    )
+    # a failed cell is reported, the others are there
+    assert [(f.cell.model, f.cell.seed, f.cell.omitted) for f in first.failures] == [
+        ("unlucky", 1, 0),
+        ("unlucky", 1, 4),
+    ]
+    assert first.failures[0].message == "RuntimeError: no luck with 1"
+    assert len(first.monthly) == 4 * 2 * 2 - 2
+    one = first.tables["1"].set_index(["model", "metric"])
+    assert {"total_r2", "total_r2_gls", "total_r2_ols", "predictive_r2_running"} <= set(
+        one.loc["RVRAE"].index
+    )
+    # forecasters have no factors
+    assert list(one.loc["ALSTM"].index) == ["predictive_r2"]
+    assert set(first.tables["3"]["omitted"]) == {0, 4}
+    assert set(first.tables["4"]["model"]) == {"IPCA", "RVRAE"}
+    for table in first.tables.values():
+        assert np.isfinite(table["standard_error"]).all()
+    assert first.p_values["model"].unique().tolist() == ["IPCA"]
+    for name in ("report.md", "table1.csv", "p_values.csv", "failures.csv", "figures/table3.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 20
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| ALSTM | – |" in page
+    assert "Not comparable" in page
+    written = pd.read_csv(tmp_path / "out" / "table2.csv")
+    pd.testing.assert_frame_equal(written, first.tables["2"], check_dtype=False)
+
+    # the second run takes over what is there and tries the failed ones again
+    fails.fails = ()
+    runs = len(fails.trained)
+    again = compare(
+        MARKET,
+        models(unlucky=fails),
+        split=SPLIT,
+        seeds=2,
+        omit=(4,),
+        out=tmp_path / "out",
+        num_samples=200,
+    )
+    assert not again.failures
+    assert len(fails.trained) == runs + 2
+    kept = first.results.merge(again.results, on=["model", "omitted", "seed", "metric"])
+    np.testing.assert_array_equal(kept["estimate_x"], kept["estimate_y"])
+
+
+def test_another_panel_seed_or_setting_is_another_cell(tmp_path):
+    entrant = Slope()
+
+    def run(market=MARKET, slope=1.0, **settings):
+        entrant.slope = slope
+        chosen = {"split": SPLIT, "seeds": [0], "num_samples": 200, **settings}
+        compare(market, [entrant], out=tmp_path, **chosen)
+        return len(entrant.trained)
+
+    assert [run(), run()] == [1, 1]
+    changed = MARKET.copy(deep=True)
+    changed["returns"][30, 3] = 0.01
+    assert [run(changed), run(seeds=[3]), run(slope=2.0), run(split=(19, 6, 10))] == [2, 3, 4, 5]
+    for file in (tmp_path / "cells").glob("*.json"):
+        file.write_text(file.read_text()[:-20])  # damaged
+    assert run(slope=1.0) == 6
+
+
+def test_omitted_assets_are_never_seen():
+    entrant = Slope()
+    result = compare(
+        MARKET, [entrant], split=SPLIT, seeds=[0, 5], omit=[6], num_samples=200, progress=False
+    )
+    drawn = []
+    for (train, valid, _), shown in zip(entrant.trained[2:], entrant.shown[2:], strict=True):
+        gone = set(MARKET.asset.values) - set(train.asset.values)
+        assert len(gone) == 6
+        assert not gone & set(valid.asset.values)
+        hidden = shown.sel(asset=sorted(gone))
+        assert hidden["returns"].isnull().all()  # in the test months too
+        assert hidden["characteristics"].notnull().any()
+        others = sorted(set(MARKET.asset.values) - gone)
+        assert shown["returns"].sel(asset=others).notnull().any()
+        drawn.append(gone)
+    assert drawn[0] != drawn[1]
+    test = rv.data.split(MARKET, *SPLIT).test.sel(asset=sorted(drawn[0]))
+    guess = test["characteristics"].isel(characteristic=0)
+    expected = float(rv.evaluation.rank_ic(test["returns"], guess).mean())
+    rows = result.results.query("omitted == 6 and seed == 0 and metric == 'rank_ic'")
+    assert rows["estimate"].item() == pytest.approx(expected)
+
+
+def test_standard_errors_count_months_and_seeds():
+    long = pd.DataFrame(
+        {
+            "model": "a",
+            "omitted": 0,
+            "seed": [0, 1, 2],
+            "metric": "rank_ic",
+            "estimate": [0.1, 0.2, 0.6],
+            "standard_error": [0.1, 0.2, 0.3],
+        }
+    )
+    row = pooled(long).iloc[0]
+    spread = np.std([0.1, 0.2, 0.6], ddof=1)
+    assert row["estimate"] == pytest.approx(0.3)
+    assert row["standard_error"] == pytest.approx(np.sqrt(0.2**2 + spread**2 / 3))
+    single = pooled(long.iloc[:1]).iloc[0]
+    assert single["standard_error"] == 0.1
+    assert np.isnan(single["seed_sd"])
+
+
+def test_densities_are_tested_against_the_reference():
+    rng = np.random.default_rng(0)
+    months = [f"2010-{m:02d}-28" for m in range(1, 13)]
+    mine, theirs = rng.normal(size=(2, 12)), rng.normal(size=12)
+    cells = {
+        Cell("RVRAE", s, 0, str(s)): Result(Scores({}, {"crps": list(mine[s])}, months), 1.0, {})
+        for s in (0, 1)
+    }
+    cells[Cell("IPCA", 0, 0, "x")] = Result(Scores({}, {"crps": list(theirs)}, months), 1.0, {})
+    row = compare_densities(cells, "RVRAE", ["RVRAE", "IPCA"]).iloc[0]
+    when = {"time": np.array(months, dtype="datetime64[ns]")}
+    first, second = (xr.DataArray(x, coords=when, dims="time") for x in (mine.mean(0), theirs))
+    expected = rv.evaluation.diebold_mariano(first, second)
+    assert row["difference"] == pytest.approx((mine.mean(0) - theirs).mean())
+    assert row["p_value"] == pytest.approx(float(expected["p_value"]))
+
+
+def test_an_executor_takes_the_fits():
+    entrant = Slope()
+    with ThreadPoolExecutor(2) as pool:
+        there = compare(MARKET, [entrant], split=SPLIT, seeds=3, num_samples=200, executor=pool)
+    here = compare(MARKET, [Slope()], split=SPLIT, seeds=3, num_samples=200)
+    pd.testing.assert_frame_equal(there.results, here.results)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_numbers(tmp_path):
+    chosen = {"split": SPLIT, "seeds": 2, "num_samples": 200}
+    alone = compare(MARKET, models(), **chosen)
+    shared = compare(MARKET, models(), n_jobs=2, out=tmp_path, **chosen)
+    pd.testing.assert_frame_equal(alone.results, shared.results)
+
+
+def test_split_may_be_made_before():
+    parts = rv.data.split(MARKET, *SPLIT)
+    one = compare(MARKET, [Slope()], split=parts, seeds=1, num_samples=200)
+    two = compare(
+        MARKET,
+        [Slope()],
+        split=dict(zip(parts._fields, SPLIT, strict=True)),
+        seeds=[0],
+        num_samples=200,
+    )
+    pd.testing.assert_frame_equal(one.results, two.results)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"omit": [13]}, rv.ConfigError, "`omit` must hold whole numbers from 3 .* to 1[0-2]"),
+        ({"omit": [2]}, rv.ConfigError, "`omit` must hold whole numbers from 3"),
+        ({"omit": ["4"]}, rv.ConfigError, "got '4'"),
+        ({"seeds": 0}, rv.ConfigError, "`seeds` must be a whole number of at least 1"),
+        ({"seeds": [1, 1]}, rv.ConfigError, "`seeds` must be a count or distinct"),
+        ({"models": "IPAC"}, rv.ConfigError, "Did you mean 'IPCA'"),
+        ({"models": []}, rv.ConfigError, "at least one competitor"),
+        ({"models": ["IPCA", "ipca"]}, rv.ConfigError, "'IPCA' comes twice"),
+        ({"split": (1, 2)}, rv.ConfigError, r"`split` must be \(train, valid, test\)"),
+        ({"split": (200, 6, 10)}, rv.PanelError, "ask for 216 rows"),
+        ({"num_samples": 20}, rv.ConfigError, "`num_samples` must be at least 200"),
+        ({"n_jobs": 0}, rv.ConfigError, "`n_jobs` must be a whole number"),
+        ({"ablation": True}, rv.ConfigError, "`ablation` needs the model 'RVRAE'"),
+    ],
+)
+def test_misuse(settings, error, match, tmp_path):
+    chosen = {"models": [Slope()], "split": SPLIT, "seeds": 1, "out": tmp_path / "out", **settings}
+    with pytest.raises(error, match=match):
+        compare(MARKET, chosen.pop("models"), **chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_failing_is_an_error():
+    with pytest.raises(rv.FitError, match="every fit failed; the first said: RuntimeError"):
+        compare(MARKET, [Slope(fails=(0,))], split=SPLIT, seeds=1, num_samples=200)
