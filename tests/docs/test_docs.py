@@ -19,6 +19,7 @@ PAGES = (
     "parts",
     "risk",
     "howto_own_data",
+    "howto_compare",
     "glossary",
     "scale",
     "diagnostics",
