@@ -16,9 +16,9 @@
 # %% [markdown]
 # # RVRAE against the five
 #
-# **Question.** The paper holds RVRAE against IPCA, the conditional autoencoder, FactorVAE, ALSTM and a
-# Transformer, on data that nobody else has. On data that come with this package: is it better, at
-# what, and by more than chance?
+# **Question.** The paper holds RVRAE against IPCA, the conditional autoencoder, FactorVAE, ALSTM
+# and a Transformer, on data that nobody else has. On data that come with this package: is it
+# better, at what, and by more than chance?
 #
 # All six see the same months, assets and characteristics, stop early on the same validation months
 # and are scored once on the same test months.
@@ -59,8 +59,9 @@ from rvrae_pyro.baselines import TrainConfig
 # %% [markdown]
 # ## The competitors
 #
-# Each is an untrained template: every fit is one of a fresh copy. A function from the training panel to
-# a model serves where sizes depend on the panel. IPCA gets the constant that its authors add.
+# Each is an untrained template: every fit is one of a fresh copy. A function from the training
+# panel to a model serves where sizes depend on the panel. IPCA gets the constant that its authors
+# add.
 
 # %%
 panel = rv.data.rank_characteristics(rv.data.market_context(rv.data.load_french()))
@@ -94,8 +95,9 @@ result.failures
 # %% [markdown]
 # ## How much is explained, how much is forecast
 #
-# Total R2 knows the month's own returns: it measures how well a few factors describe a month. ALSTM and
-# Transformer have no factors and so no total R2. Predictive R2 knows the months before only.
+# Total R2 knows the month's own returns: it measures how well a few factors describe a month.
+# ALSTM and Transformer have no factors and so no total R2. Predictive R2 knows the months before
+# only.
 
 
 # %%
@@ -127,15 +129,16 @@ draw(right, "1", "predictive_r2", "predictive R2, %", 100)
 plt.show()
 
 # %% [markdown]
-# *How to read it.* Dots are means over seeds, bars two standard errors to each side: over the test
-# months (Newey-West) and over seeds together. Monthly returns are nearly unpredictable, so predictive
-# R2 lies around zero for everyone; what differs is the width of the bars.
+# *How to read it.* Dots are means over seeds, bars two standard errors to each side: over the
+# test months (Newey-West) and over seeds together. Monthly returns are nearly unpredictable, so
+# predictive R2 lies around zero for everyone; what differs is the width of the bars.
 
 # %% [markdown]
 # ## Money, and assets nobody trained on
 #
-# Long the best tenth by forecast, short the worst: three portfolios each here. Net of 30 basis points on
-# all that is traded. Then the harder question: assets left out of training, their returns hidden.
+# Long the best tenth by forecast, short the worst: three portfolios each here. Net of 30 basis
+# points on all that is traded. Then the harder question: assets left out of training, their
+# returns hidden.
 
 # %%
 table("2")
@@ -151,15 +154,15 @@ draw(axes[1], "3", "rank_ic", f"Rank IC of {most} assets never trained on", omit
 plt.show()
 
 # %% [markdown]
-# *How to read it.* Bars that cross zero, and one another, are the rule: three years of months cannot
-# rank six models by their Sharpe ratios.
+# *How to read it.* Bars that cross zero, and one another, are the rule: three years of months
+# cannot rank six models by their Sharpe ratios.
 
 # %% [markdown]
 # ## Whole distributions
 #
-# Here the forecasts differ: how wide, how heavy the tails, what moves together. The log score is the
-# joint density of a month's returns given the months before. Diebold and Mariano's test asks whether a
-# difference is more than chance.
+# Here the forecasts differ: how wide, how heavy the tails, what moves together. The log score is
+# the joint density of a month's returns given the months before. Diebold and Mariano's test asks
+# whether a difference is more than chance.
 
 # %%
 table("4")
@@ -194,7 +197,7 @@ for row in tests.itertuples():
 # ## Limits
 #
 # - Thirty diversified portfolios, 36 test months of calm markets, one history.
-# - Settings of the baselines are their authors' or near them, not tuned on this panel; nor are RVRAE's.
+# - Settings of the baselines are their authors' or near them, not tuned here; nor are RVRAE's.
 # - The paper's printed figures come from other, private data and cannot be set beside these.
 #
 # The same on your own panel, in parallel and resumable: [compare](../docs/howto_compare.md).
