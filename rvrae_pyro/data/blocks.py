@@ -11,7 +11,7 @@ from rvrae_pyro.names import CHARACTERISTICS
 
 __all__ = ["is_lazy", "row_blocks"]
 
-_CELLS: Final = 40_000_000
+_CELLS: Final = 8_000_000
 """Values that a block from disk holds at the most."""
 
 

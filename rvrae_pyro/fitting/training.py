@@ -213,7 +213,7 @@ def _slopes(
         yield Streamed(model, cut, config, together.total, together.rank)
         return
     with TemporaryDirectory(prefix="rvrae-") as folder:
-        spilled = SpilledPanel(panel, batch, Path(folder), config.shard_size or 4096, **who)
+        spilled = SpilledPanel(panel, batch, Path(folder), config.shard_size or 1024, **who)
         yield Streamed(model, spilled, config, together.total, together.rank)
 
 

@@ -105,7 +105,7 @@ class SpilledPanel:
         panel: xr.Dataset,
         light: Batch,
         folder: Path,
-        size: int = 4096,
+        size: int = 1024,
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
