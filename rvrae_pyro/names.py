@@ -14,7 +14,10 @@ __all__ = [
     "FACTORS",
     "FEATURE",
     "LOG_PRIOR",
+    "LOG_VARIANCE",
     "OBS",
+    "REGIME",
+    "REGIME_PROBABILITY",
     "RETURNS",
     "RISK_FREE",
     "SAMPLE_DIMS",
@@ -45,6 +48,11 @@ RISK_FREE: Final = "risk_free"
 # sites of the pair
 FACTORS: Final = "factors"
 DECODED_FACTORS: Final = "decoded_factors"
+LOG_VARIANCE: Final = "log_variance"
 
 # variables of a forecast
 LOG_PRIOR: Final = "log_prior"
+
+# what a prior's state says
+REGIME: Final = "regime"
+REGIME_PROBABILITY: Final = "regime_probability"

@@ -29,6 +29,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
+from rvrae_pyro.predictive import readings as _readings
 from rvrae_pyro.predictive import replicates as _replicates
 from rvrae_pyro.predictive.beliefs import Kind, stream_cross_section
 from rvrae_pyro.predictive.members import Member, believe_each, block_sizes, fixed_models
@@ -122,6 +123,30 @@ class Fit:
             coords={CHAIN: [0], DRAW: np.arange(draws.shape[0]), **coords},
             attrs={**self.attrs, "kind": kind, "draw_seed": seed},
         )
+
+    def prior_state(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.Dataset:
+        """Read the factor prior's hidden state, month by month, given returns up to it.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+
+        Returns
+        -------
+        xarray.Dataset
+            For ``RegimeSwitching``: ``regime_probability`` (time, regime), regimes in the order
+            of their factors' mean scale, calm first. For ``StochasticVolatility``:
+            ``log_variance`` (time, factor). Each with its standard deviation over particles
+            under ``<name>_sd``: how sure the filter is.
+
+        Raises
+        ------
+        ConfigError
+            If the factor prior's state has no such reading.
+        """
+        batch, beliefs = self._believe(panel, num_samples, seed)
+        return _readings.prior_state(self.model, batch, beliefs, self._draw_attrs(panel, seed))
 
     def loadings(self, panel: xr.Dataset) -> xr.DataArray:
         """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted.

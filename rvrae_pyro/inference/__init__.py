@@ -1,8 +1,18 @@
 """Training and filtering."""
 
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.fivo import FIVO
 from rvrae_pyro.inference.schedules import Constant, Cyclical, Linear
 from rvrae_pyro.inference.smc import Particles, smc_filter
 from rvrae_pyro.inference.svi import train
 
-__all__ = ["Constant", "Cyclical", "FitConfig", "Linear", "Particles", "smc_filter", "train"]
+__all__ = [
+    "FIVO",
+    "Constant",
+    "Cyclical",
+    "FitConfig",
+    "Linear",
+    "Particles",
+    "smc_filter",
+    "train",
+]

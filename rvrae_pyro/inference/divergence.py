@@ -7,34 +7,48 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.models.paths import FilteredPath
+from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import Walk
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior
+from rvrae_pyro.nn.volatility import LogVariance
 
 __all__ = ["marginal_kl", "month_kl"]
 
 
+@torch.no_grad()
 def month_kl(walk: Walk) -> Tensor:
     """KL(q(z_t | past, r_t) || p(z_t | past)) in nats given the walk's past, of shape (n_times,).
 
     Closed form where both are Gaussian, which is exact for an observed recurrence; for a latent
-    one the past is the walk's draw. Otherwise the log ratio at the draw.
+    one the past is the walk's draw. Otherwise the log ratio at the draw. A latent of the prior's
+    own adds its share.
     """
-    proposal = walk.proposal
+    kl = _path_kl(walk.proposal, walk.prior, walk.codes)
+    if walk.own is None:
+        return kl
+    return kl + _path_kl(walk.own.proposal, walk.own.prior, walk.own.values)
+
+
+def _path_kl(proposal: dist.TorchDistribution, ahead: Transition, values: Tensor) -> Tensor:
+    """Divergence of each month of one site."""
+    if isinstance(ahead, LogVariance):
+        ahead = Gaussian(ahead.loc, ahead.scale)
     if isinstance(proposal, FilteredPath) and proposal.drawn is not None:
         posterior = proposal.drawn[1].posterior
-        if isinstance(posterior, Posterior) and isinstance(walk.prior, Gaussian):
-            return posterior.kl_to(walk.prior)
+        if isinstance(posterior, Posterior) and isinstance(ahead, Gaussian):
+            return posterior.kl_to(ahead)
     moments = _gaussian_moments(proposal)
-    if moments is None or not isinstance(walk.prior, Gaussian):
-        ratio = proposal.log_prob(walk.codes.unsqueeze(-2)).squeeze(-1)
-        return ratio - walk.prior.log_prob(walk.codes)
+    if moments is None or not isinstance(ahead, Gaussian):
+        ratio = proposal.log_prob(values.unsqueeze(-2)).squeeze(-1)
+        return ratio - ahead.log_prob(values)
     mean, tril = moments
-    prior = dist.MultivariateNormal(walk.prior.loc, scale_tril=torch.diag_embed(walk.prior.scale))
+    prior = dist.MultivariateNormal(ahead.loc, scale_tril=torch.diag_embed(ahead.scale))
     guide = dist.MultivariateNormal(mean, scale_tril=tril)
     kl: Tensor = torch.distributions.kl_divergence(guide, prior)
     return kl
 
 
+@torch.no_grad()
 def marginal_kl(walk: Walk) -> Tensor:
     """KL of each factor's marginals given the walk's past, of shape (n_times, n_factors).
 

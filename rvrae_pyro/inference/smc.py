@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.pair import Parts, Shared
 from rvrae_pyro.models.paths import at_level
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Particles", "month_random", "smc_filter"]
+__all__ = ["Cloud", "Particles", "month_random", "smc_filter"]
 
 _TAIL_DF = 8.0
 """Degrees of freedom of proposals where the conjugate posterior is not exact."""
@@ -43,6 +44,9 @@ class Particles:
         Factors and codes given returns up to the month.
     smoothed : Tensor of shape (n_times, num_particles, n_factors)
         Factors given returns up to ``lag`` months after the month.
+    readings : dict of str to Tensor of shape (n_times, num_particles, size)
+        What the prior's state says by name, given returns up to the month: regime
+        probabilities, log variances; empty for most priors.
     log_evidence : Tensor of shape (n_times,)
         Estimate of log p(r_t | r_1..t-1); its exponential's product is unbiased.
     ess : Tensor of shape (n_times,)
@@ -56,8 +60,22 @@ class Particles:
     filtered: Tensor
     filtered_codes: Tensor
     smoothed: Tensor
+    readings: dict[str, Tensor]
     log_evidence: Tensor
     ess: Tensor
+
+
+class _Own(NamedTuple):
+    """A month's latent of the prior's own.
+
+    ``coming`` and ``moment`` are the context that the factors' prior reads, with the latent as
+    drawn from its prior and as proposed; ``value`` is the latter alone, None without a latent.
+    """
+
+    coming: Tensor | None
+    moment: Tensor | None
+    value: Tensor | None
+    log_weight: Tensor
 
 
 @contextmanager
@@ -112,35 +130,49 @@ def smc_filter(
     """
     if num_particles < 1:
         raise ConfigError(f"`num_particles` must be at least 1; got {num_particles}.")
-    cloud = _Cloud(model, batch, num_particles, seed, lag, cross)
+    shared = model.parts.prepare(batch, cross)
+    cloud = Cloud(model.parts, batch, num_particles, seed, lag, shared)
     for t in range(batch.n_times):
         cloud.step(t)
     return cloud.result()
 
 
-class _Cloud:
-    """The particles at the end of a month."""
+class Cloud:
+    """The particles at the end of a month.
+
+    Parameters
+    ----------
+    parts : Parts
+    batch : Batch
+    num_particles : int
+    seed : int or None
+        None draws from torch's global random stream.
+    lag : int
+    shared : Shared
+        What ``parts.prepare`` computed.
+    """
 
     def __init__(
         self,
-        model: RVRAE,
+        parts: Parts,
         batch: Batch,
         num_particles: int,
-        seed: int,
+        seed: int | None,
         lag: int,
-        cross: CrossSection | None,
+        shared: Shared,
     ) -> None:
-        self.parts, self.batch, self.seed, self.lag = model.parts, batch, seed, lag
-        shared = model.parts.prepare(batch, cross)
+        self.parts, self.batch, self.seed, self.lag = parts, batch, seed, lag
         self.cross, self.view = shared.cross, shared.view
-        self.exact = model.likelihood.exact_potential and model.decoder.affine
+        self.exact = parts.likelihood.exact_potential and parts.decoder.affine
         self.n = num_particles
         self.state = self._spread(shared.view.state)
-        self.decoder_state = self._spread(batch.state("decoder") or model.decoder.initial())
+        self.own_state = self._spread(shared.view.own_state)
+        self.decoder_state = self._spread(batch.state("decoder") or parts.decoder.initial())
         self.proposals: dist.TorchDistribution | None = None
-        if not model.decoder.affine:
+        if not parts.decoder.affine:
             weight = batch.returns.new_ones(batch.n_times)
-            self.proposals = model.parts.guide(batch, shared.cross.potential, shared.view, weight)
+            self.proposals = parts.guide(batch, shared.cross.potential, shared.view, weight)
+        self.readings: list[dict[str, Tensor]] = []
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
         self.log_prior: list[Tensor] = []
         self.recent: list[Tensor] = []
@@ -151,15 +183,27 @@ class _Cloud:
     def _spread(self, state: State) -> State:
         return tuple(s.expand(self.n, s.shape[-1]) for s in state)
 
+    def _random(self, t: int) -> AbstractContextManager[None]:
+        if self.seed is None:
+            return nullcontext()
+        return month_random(self.seed, self.batch.times[t], "filter")
+
     def step(self, t: int) -> None:
+        """Move all particles through a month."""
         prior, decoder = self.parts.factor_prior, self.parts.decoder
-        moment = None if self.view.context is None else self.view.context[t]
-        ahead = prior.transition(self.state, moment)
-        ahead = _for_each(ahead, self.n)
-        level = prior.level(self.state, moment)
-        with month_random(self.seed, self.batch.times[t], "filter"):
+        base = None if self.view.context is None else self.view.context[t]
+        with self._random(t):
+            own = self._own(t, base)
+            moment = own.coming
+            ahead = _for_each(prior.transition(self.state, moment), self.n)
+            level = prior.level(self.state, moment)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
-            codes, log_weight, chosen = self._propose(t, ahead, level)
+            met, met_level = ahead, level
+            if own.value is not None:
+                moment = own.moment
+                met = _for_each(prior.transition(self.state, moment), self.n)
+                met_level = prior.level(self.state, moment)
+            codes, log_weight, chosen = self._propose(t, met, met_level, own.log_weight)
             keep = self._resample(log_weight) if chosen is None else chosen
         self._account(log_weight)
         if chosen is None:
@@ -171,29 +215,68 @@ class _Cloud:
         driver = codes
         if self.view.walk is not None:
             driver = self.view.walk.factors[t].expand_as(codes)
+        if own.value is not None and moment is not None:
+            moment = moment[keep]
         self.state = prior.advance(tuple(s[keep] for s in self.state), driver, moment)
+        self._advance_own(t, own, keep)
+        self.readings.append(self._reading())
         self.decoder_state = after
         self.months.append((predicted, coming, level, filtered, codes))
         self.log_prior.append(ahead.log_prob(coming))
         self._remember(filtered, keep)
 
     def _propose(
-        self, t: int, ahead: Transition, level: Tensor | None
+        self, t: int, ahead: Transition, level: Tensor | None, log_weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Codes, log weights, and the ancestors if they were chosen before the move."""
+        """Codes, log weights, and the ancestors if they were chosen before the move.
+
+        ``log_weight`` is that of the prior's own latent, which has moved already.
+        """
         potential = at_level(
             Potential(self.cross.potential.precision[t], self.cross.potential.shift[t]), level
         )
         if self.exact and isinstance(ahead, Gaussian):
-            log_weight = ahead.evidence(potential) + self._constant(t, level)
+            log_weight = log_weight + ahead.evidence(potential) + self._constant(t, level)
             keep = self._resample(log_weight)
             posterior = ahead.update(potential)
             chosen = Posterior(*(field[keep] for field in posterior))
             codes = chosen.mean + chosen.deviate(torch.randn_like(chosen.mean))
             return codes, log_weight, keep
         codes, log_q = self._candidate(t, ahead, potential)
-        log_weight = ahead.log_prob(codes) + self._log_density(t, codes, level) - log_q
-        return codes, log_weight, None
+        log_weight = log_weight + ahead.log_prob(codes) - log_q
+        return codes, log_weight + self._log_density(t, codes, level), None
+
+    def _own(self, t: int, base: Tensor | None) -> _Own:
+        """Move the prior's own latent: as it comes, and as the month's returns suggest."""
+        prior, own = self.parts.factor_prior, self.view.prior.own
+        if own is None:
+            return _Own(base, base, None, self.cross.scale.new_zeros(()))
+        context = None if self.view.own_context is None else self.view.own_context[t]
+        ahead = _for_each(own.transition(self.own_state, context), self.n)
+        coming = ahead.sample(own.noise(ahead.loc.shape, ahead.loc))
+        potential = Potential(self.cross.potential.precision[t], self.cross.potential.shift[t])
+        if self.proposals is not None or not bool(self.batch.observed[t].any()):
+            # behind a decoder the quadratic form says nothing of the code
+            value, log_weight = coming, coming.new_zeros(())
+        else:
+            value, log_q = ahead.propose(potential, own.noise(ahead.loc.shape, ahead.loc))
+            log_weight = ahead.log_prob(value) - log_q
+        return _Own(prior.drive(base, coming), prior.drive(base, value), value, log_weight)
+
+    def _advance_own(self, t: int, own: _Own, keep: Tensor) -> None:
+        prior = self.view.prior.own
+        if prior is None or own.value is None:
+            return
+        context = None if self.view.own_context is None else self.view.own_context[t]
+        self.own_state = prior.advance(
+            tuple(s[keep] for s in self.own_state), own.value[keep], context
+        )
+
+    def _reading(self) -> dict[str, Tensor]:
+        """Read the states by name: that of the prior, and of its own latent."""
+        reading = self.parts.factor_prior.reading(self.state)
+        own = self.view.prior.own
+        return reading if own is None else {**own.reading(self.own_state), **reading}
 
     def _candidate(self, t: int, ahead: Transition, potential: Potential) -> tuple[Tensor, Tensor]:
         """Codes from a heavy conjugate proposal, or from prior and guide in equal parts."""
@@ -248,7 +331,7 @@ class _Cloud:
 
     def _resample(self, log_weight: Tensor) -> Tensor:
         """Systematic resampling, in random order."""
-        weight = torch.softmax(log_weight, 0)
+        weight = torch.softmax(log_weight.detach(), 0)
         u = (
             torch.arange(self.n, device=weight.device) + torch.rand((), device=weight.device)
         ) / self.n
@@ -266,6 +349,7 @@ class _Cloud:
             self.smoothed.append(self.recent.pop(0))
 
     def result(self) -> Particles:
+        """Put the months together."""
         predicted, coming, levels, filtered, codes = zip(*self.months, strict=True)
         return Particles(
             torch.stack(predicted),
@@ -275,6 +359,10 @@ class _Cloud:
             torch.stack(filtered),
             torch.stack(codes),
             torch.stack([*self.smoothed, *self.recent]),
+            {
+                name: torch.stack([month[name] for month in self.readings])
+                for name in self.readings[0]
+            },
             torch.stack(self.log_evidence),
             torch.stack(self.ess),
         )

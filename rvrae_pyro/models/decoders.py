@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.sequences import rnn_weights
 
-__all__ = ["MLP", "Decoder", "Identity", "Recurrent"]
+__all__ = ["MLP", "Decoder", "Identity", "LastCode", "Recurrent"]
 
 
 class Decoder(Part):
@@ -124,3 +125,76 @@ class Recurrent(Decoder):
         """Eq. (21)."""
         factors: Tensor = self.out(state[0])
         return factors
+
+
+class LastCode(Decoder):
+    r"""The paper's prose, taken at its word: a window's factors all come from its last code.
+
+    .. math::
+        h_0 = \tanh(W_z z_T + b_z), \quad o_0 = z_T, \quad
+        h_t = \tanh(W h_{t-1} + V o_{t-1} + b), \quad f_t = o_t = U h_t + c,
+
+    for the months t = 1, ..., T of a window. The codes before the last get their KL and decode
+    nothing, as in TWR-VAE.
+
+    Parameters
+    ----------
+    n_factors : int
+    hidden : int
+        Width of the state.
+    window : int
+        Months T of a window. A longer path is cut into windows from its end; a path that is
+        shorter, or what is left over at its start, takes the last places of a window.
+
+    Notes
+    -----
+    **Information set.** Within a window of training, month t's factors know returns up to T. A
+    filter or forecast takes each month as the last of its own window, so that it knows no more
+    than it may; the two agree in the last month of a window only, and the history of
+    ``rv.fit`` shows the filter's. Its ELBO is a bound for windows as they were cut, and none
+    with ``kl_reduction="mean"``.
+
+    **When not to use it.** For anything but the ablation: a single code has to hold the factors
+    of every month, and what it says fades with every step of the recurrence.
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (18)-(21) and (31); Fabius and van Amersfoort
+    (2015), arXiv 1412.6581; Li et al. (2020), TWR-VAE.
+    """
+
+    def __init__(self, n_factors: int, hidden: int = 16, window: int = 60) -> None:
+        super().__init__()
+        if not isinstance(window, int) or window < 1:
+            raise ConfigError(f"`window` must be a whole number of at least 1; got {window!r}.")
+        self.n_factors, self.hidden, self.window = n_factors, hidden, window
+        self.start = nn.Linear(n_factors, hidden)
+        self.rnn = nn.RNN(n_factors, hidden)
+        self.out = nn.Linear(hidden, n_factors)
+
+    def read(self, state: State, code: Tensor) -> Tensor:
+        """Factors of a month that is the last of its window."""
+        return self._unrolled(code)[-1]
+
+    def forward(self, codes: Tensor, state: State | None = None) -> Tensor:
+        """Factors of a path, window by window from its end."""
+        n_times = codes.shape[-2]
+        first = n_times % self.window
+        ends = [*range(first or self.window, n_times, self.window), n_times]
+        windows = torch.stack(self._unrolled(codes[..., [end - 1 for end in ends], :]), -2)
+        if first == 0:
+            return windows.flatten(-3, -2)
+        # what is left over at the start takes the last places of its window
+        left = windows[..., 0, self.window - first :, :]
+        return torch.cat([left, windows[..., 1:, :, :].flatten(-3, -2)], -2)
+
+    def _unrolled(self, code: Tensor) -> list[Tensor]:
+        """Return outputs of every place of a window, from its last code (*batch, n_factors)."""
+        w_in, w_state, b_in, b_state = rnn_weights(self.rnn)
+        linear = nn.functional.linear
+        hidden, output, outputs = torch.tanh(self.start(code)), code, []
+        for _ in range(self.window):
+            hidden = torch.tanh(linear(output, w_in, b_in) + linear(hidden, w_state, b_state))
+            output = self.out(hidden)
+            outputs.append(output)
+        return outputs

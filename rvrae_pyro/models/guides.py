@@ -7,7 +7,7 @@ returns up to month t.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro.distributions as dist
 import torch
@@ -15,14 +15,21 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.paths import FilteredPath, IndependentPath, Scan, at_level
+from rvrae_pyro.models.paths import FilteredPath, IndependentPath, Scan, Updated, at_level
 from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
 from rvrae_pyro.nn.sequences import by_month, rnn_weights
-from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Conjugate", "Guide", "PriorView", "Recurrent", "Smoothing", "month_features"]
+__all__ = [
+    "Conjugate",
+    "Guide",
+    "PriorView",
+    "Recurrent",
+    "Smoothing",
+    "month_features",
+    "own_path",
+]
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,29 @@ class PriorView:
     Attributes
     ----------
     prior : FactorPrior
-    context : Tensor of shape (n_times, n_features) or None
-        The month's context as the prior's ``encode`` left it.
+    context : Tensor of shape (*particles, n_times, n_features) or None
+        The month's context as the prior's ``encode`` left it, followed by the prior's own
+        latent once that is drawn.
     state : tuple of Tensor
         State before the first month.
     walk : Scan or None
         For an observed recurrence: prior and posterior of every month, already known.
+    own_context : Tensor of shape (n_times, n_features) or None
+        Context of the prior's own latent, if it has one.
+    own_state : tuple of Tensor
+        State of the prior's own latent before the first month; empty for none.
     """
 
     prior: FactorPrior
     context: Tensor | None
     state: State
     walk: Scan | None
+    own_context: Tensor | None = None
+    own_state: State = ()
+
+    def given(self, latent: Tensor) -> PriorView:
+        """View of the prior once its own latent (*particles, n_times, size) is drawn."""
+        return replace(self, context=self.prior.drive(self.context, latent))
 
 
 class Guide(Part):
@@ -82,6 +100,21 @@ class Guide(Part):
             (n_factors,).
         """
         raise NotImplementedError
+
+    def own(
+        self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> dist.TorchDistribution:
+        """Propose the path of the prior's own latent, before the factors.
+
+        Arguments as for ``forward``. Unless told: month by month, the latent's prior updated by
+        what the month's returns say of the factors.
+
+        Returns
+        -------
+        TorchDistribution
+            Batch shape (n_times, 1), event shape (size of the latent,).
+        """
+        return own_path(view, potential.tempered(kl_weight))
 
     def carry(self, batch: Batch, potential: Potential, starts: Sequence[int]) -> dict[int, State]:
         """State before each of some months; empty for a guide without one."""
@@ -141,12 +174,26 @@ class Recurrent(Guide):
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
         """Diagonal Gaussians from the recurrent state at each month."""
-        hidden = self._run(batch, potential)
-        scale = by_month(self.log_scale, hidden).clamp(-8.0, 4.0).exp()
-        loc = by_month(self.loc, hidden)
+        loc, scale = self._moments(batch, potential)
         months = dist.Normal(loc.unsqueeze(-2), scale.unsqueeze(-2), validate_args=False)
         path: dist.TorchDistribution = months.to_event(1)
         return path
+
+    def own(
+        self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> dist.TorchDistribution:
+        """Propose the prior's own latent from what the encoder makes of the month's code.
+
+        A decoder may stand between code and returns, whose quadratic form then says nothing.
+        """
+        loc, scale = self._moments(batch, potential)
+        precision = scale.square().reciprocal()
+        return own_path(view, Potential(torch.diag_embed(precision), precision * loc))
+
+    def _moments(self, batch: Batch, potential: Potential) -> tuple[Tensor, Tensor]:
+        hidden = self._run(batch, potential)
+        scale = by_month(self.log_scale, hidden).clamp(-8.0, 4.0).exp()
+        return by_month(self.loc, hidden), scale
 
     def carry(self, batch: Batch, potential: Potential, starts: Sequence[int]) -> dict[int, State]:
         """Recurrent state before each of some months."""
@@ -276,11 +323,15 @@ def month_features(potential: Potential) -> Tensor:
     return torch.cat([estimate, torch.log1p(precision.diagonal(dim1=-2, dim2=-1))], dim=-1)
 
 
-def independent(
-    posterior: Posterior | StudentTPosterior, view: PriorView
-) -> dist.TorchDistribution:
+def own_path(view: PriorView, potential: Potential) -> dist.TorchDistribution:
+    """Path of a prior's own latent, each month's prior updated by a potential of the factors."""
+    assert view.prior.own is not None  # a guide is only asked where there is one
+    return FilteredPath(view.prior.own, potential, view.own_context, view.own_state)
+
+
+def independent(posterior: Updated, view: PriorView) -> dist.TorchDistribution:
     """Months that are independent given the data, of batch shape (n_times, 1)."""
-    if isinstance(posterior, StudentTPosterior):
+    if not isinstance(posterior, Posterior):
         return IndependentPath(view.prior, posterior, view.state)
     tril = torch.linalg.cholesky_ex(posterior.covariance())[0]
     return dist.MultivariateNormal(

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +30,16 @@ from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 
-__all__ = ["CrossSection", "Guide", "Model", "Parts", "month_weights", "prior_distribution"]
+__all__ = [
+    "CrossSection",
+    "Guide",
+    "Model",
+    "Parts",
+    "Shared",
+    "month_weights",
+    "prior_distribution",
+    "shared_parts",
+]
 
 _serial = itertools.count()
 
@@ -69,13 +78,18 @@ class CrossSection:
         return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
 
 
+Walked = tuple[Tensor, priors.Transition, Tensor | None]
+"""A path that was drawn, and the prior and level that it met on its way."""
+
+
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What one call of the guide hands to the next call of the model."""
 
     cross: CrossSection
     view: PriorView
-    walked: tuple[Tensor, priors.Transition, Tensor | None] | None = None
+    walked: Walked | None = None
+    own_walked: Walked | None = None
 
 
 class Parts(nn.Module):
@@ -102,7 +116,7 @@ class Parts(nn.Module):
         self.weight_guide = MeanField(self)
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
-        self._slot: tuple[Batch, Weights, tuple[Any, ...], _Shared] | None = None
+        self._slot: tuple[Batch, Weights, tuple[Any, ...], Shared] | None = None
         self._silent = False
         self._enrol()
 
@@ -165,8 +179,7 @@ class Parts(nn.Module):
             alpha = call_with(self, "likelihood.alpha", weights, batch)
         returns = batch.returns / unit
         with torch.no_grad():
-            prior = self.factor_prior
-            start = prior.transition(prior.initial(), prior.encode(batch.context))
+            start = self.factor_prior.start(batch.context)
         potential = self.likelihood.potential(
             returns if alpha is None else returns - alpha, beta, scale, batch.observed, start
         )
@@ -201,31 +214,29 @@ class Parts(nn.Module):
         batch: Batch,
         cross: CrossSection | None = None,
         weights: Weights = NO_WEIGHTS,
-    ) -> _Shared:
+    ) -> Shared:
         """Compute what model and guide share, from the batch and drawn weights alone.
 
         Given a cross-section that was computed month by month, so is all the rest: no month's
         rounding then depends on how many follow.
         """
         prior = self.factor_prior
-        if cross is None:
-            cross = self.cross_section(batch, weights=weights)
-            context = prior.encode(batch.context)
-        elif batch.context is None:
-            context = prior.encode(None)
-        else:
-            encoded = [prior.encode(month) for month in batch.context.split(1)]
-            months = [month for month in encoded if month is not None]
-            context = torch.cat(months) if months else None
+        by_month = cross is not None
+        cross = self.cross_section(batch, weights=weights) if cross is None else cross
+        context = _encoded(prior, batch.context, by_month)
         state = batch.state("factor_prior") or prior.initial()
+        if prior.own is not None:
+            own_context = _encoded(prior.own, batch.context, by_month)
+            own_state = batch.state("own") or prior.own.initial()
+            return Shared(cross, PriorView(prior, context, state, None, own_context, own_state))
         walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
-        return _Shared(cross, PriorView(prior, context, state, walk))
+        return Shared(cross, PriorView(prior, context, state, walk))
 
-    def hand_over(self, batch: Batch, weights: Weights, shared: _Shared) -> None:
+    def hand_over(self, batch: Batch, weights: Weights, shared: Shared) -> None:
         """Leave what the guide computed for the next call of the model."""
         self._slot = (batch, weights, self._token(), shared)
 
-    def take(self, batch: Batch, weights: Weights) -> _Shared:
+    def take(self, batch: Batch, weights: Weights) -> Shared:
         """Consume what the guide left if it is for this batch and these weights; else compute."""
         slot, self._slot = self._slot, None
         if slot is None or slot[0] is not batch or slot[2] != self._token():
@@ -248,6 +259,14 @@ class Parts(nn.Module):
         for prior, matrices in map_weights(self, self.weight_guide.sites):
             total = total + prior.log_density(matrices)
         return total
+
+
+def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) -> Tensor | None:
+    """Context as a prior encodes it, if need be with every month's arithmetic on its own."""
+    if context is None or not by_month:
+        return prior.encode(context)
+    months = [month for month in map(prior.encode, context.split(1)) if month is not None]
+    return torch.cat(months) if months else None
 
 
 def _forget(serial: str) -> None:
@@ -277,6 +296,23 @@ class _Half(PyroModule):
         return parts
 
 
+def shared_parts(model: object, guide: object) -> Parts:
+    """Return the parts that a model and its guide share.
+
+    Raises
+    ------
+    ConfigError
+        If the two are not the ``model`` and ``guide`` of one RVRAE.
+    """
+    found = [half._modules["parts"] for half in (model, guide) if isinstance(half, _Half)]
+    if len(found) == 2 and found[0] is found[1] and isinstance(found[0], Parts):
+        return found[0]
+    raise ConfigError(
+        "`model` and `guide` must be those of one rv.RVRAE; got "
+        f"{type(model).__name__} and {type(guide).__name__}. Pass model.model and model.guide."
+    )
+
+
 class Model(_Half):
     """p(weights, factors, returns | characteristics), an ordinary Pyro model."""
 
@@ -284,14 +320,15 @@ class Model(_Half):
         """Sample weights with a posterior, ``factors`` and ``returns``; return the returns."""
         parts = self._enter()
         shared = parts.take(batch, parts.weight_guide.sample_prior(parts))
-        path = prior_distribution(shared.view, batch.n_times)
-        if isinstance(path, PriorPath):
-            path.walked = shared.walked
         months = pyro.plate(TIME, batch.n_times, dim=-2)
         # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
         # a path: its months depend on each other, so its frame must not equal the returns'
         months.counter = 0 if shared.view.walk is not None else 1
         with months, _weighted(kl_weight, batch):
+            shared = _sample_own(shared, batch)
+            path = prior_distribution(shared.view, batch.n_times)
+            if isinstance(path, PriorPath):
+                path.walked = shared.walked
             drawn = pyro.sample(FACTORS, path)
         months.counter = 0
         if shared.view.walk is not None:
@@ -324,23 +361,52 @@ class Guide(_Half):
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
         """Sample weights and ``factors``; hand what was computed to the next call of the model."""
         parts = self._enter()
-        weights = parts.weight_guide.sample_proposal(parts)
-        shared = parts.prepare(batch, weights=weights)
-        proposal = parts.guide(
-            batch, shared.cross.potential, shared.view, month_weights(kl_weight, batch)
-        )
+        drawn_weights = parts.weight_guide.sample_proposal(parts)
+        shared = parts.prepare(batch, weights=drawn_weights)
+        potential, view, own_walked = shared.cross.potential, shared.view, None
+        weights = month_weights(kl_weight, batch)
         with pyro.plate(TIME, batch.n_times, dim=-2), _weighted(kl_weight, batch):
+            if view.prior.own is not None:
+                own = parts.guide.own(batch, potential, view, weights)
+                latent: Tensor = pyro.sample(view.prior.own.site, own)
+                own_walked, view = _walked(own, latent), view.given(latent.squeeze(-2))
+            proposal = parts.guide(batch, potential, view, weights)
             code: Tensor = pyro.sample(FACTORS, proposal)
-        drawn = getattr(proposal, "drawn", None)
-        walked = None
-        if drawn is not None and drawn[0] is code:
-            walked = (code, drawn[1].prior, drawn[1].level)
-        parts.hand_over(batch, weights, _Shared(shared.cross, shared.view, walked))
+        walked = _walked(proposal, code)
+        parts.hand_over(batch, drawn_weights, Shared(shared.cross, shared.view, walked, own_walked))
         return code
 
 
+def _walked(proposal: dist.TorchDistribution, value: Tensor) -> Walked | None:
+    """Prior that a path met on its way, if it was drawn by walking with the prior."""
+    drawn = getattr(proposal, "drawn", None)
+    if drawn is None or drawn[0] is not value:
+        return None
+    return (value, drawn[1].prior, drawn[1].level)
+
+
+def _sample_own(shared: Shared, batch: Batch) -> Shared:
+    """Sample the prior's own latent, if it has one, and let the factors' prior know it."""
+    view, own = shared.view, shared.view.prior.own
+    if own is None:
+        return shared
+    path = PriorPath(own, batch.n_times, view.own_context, view.own_state)
+    path.walked = shared.own_walked
+    latent: Tensor = pyro.sample(own.site, path)
+    # what the guide's factors met on their way holds for the latent that it drew, no other
+    known = shared.own_walked is not None and shared.own_walked[0] is latent
+    return replace(
+        shared,
+        view=view.given(latent.squeeze(-2)),
+        walked=shared.walked if known else None,
+    )
+
+
 def prior_distribution(view: PriorView, n_times: int) -> dist.TorchDistribution:
-    """Distribution of the path under the factor prior, of batch shape (n_times, 1)."""
+    """Distribution of the path under the factor prior, of batch shape (n_times, 1).
+
+    A prior with a latent of its own needs a view that knows it (``view.given(latent)``).
+    """
     if view.walk is not None:
         gaussian = view.walk.prior
         if not isinstance(gaussian, Gaussian):

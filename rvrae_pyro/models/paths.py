@@ -18,10 +18,14 @@ from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior, Transition
+from rvrae_pyro.nn.flows import WarpedPosterior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
+
+Updated = Posterior | StudentTPosterior | WarpedPosterior
+"""Distribution of a month's factors given the state before it and the month's returns."""
 
 __all__ = [
     "FilteredPath",
@@ -29,6 +33,7 @@ __all__ = [
     "PathDistribution",
     "PriorPath",
     "Scan",
+    "Updated",
     "at_level",
     "scan",
 ]
@@ -45,14 +50,14 @@ class Scan(NamedTuple):
         p(z_t | h_{t-1}) along the walk, each (*batch, n_times, n_factors).
     level : Tensor of shape (*batch, n_times) or None
         Log multiplier of the idiosyncratic scales.
-    posterior : Posterior
+    posterior : Updated
         q(z_t | h_{t-1}, r_t) along the walk.
     """
 
     factors: Tensor
     prior: Transition
     level: Tensor | None
-    posterior: Posterior | StudentTPosterior
+    posterior: Updated
 
 
 def scan(
@@ -69,8 +74,8 @@ def scan(
     prior : FactorPrior
     potential : Potential
         Quadratic log-likelihood of every month at level 0, batch shape (*batch, n_times).
-    context : Tensor of shape (n_times, n_features) or None
-        As the prior's ``encode`` left it.
+    context : Tensor of shape (*batch or fewer, n_times, n_features) or None
+        As the prior's ``encode`` left it, with the months' own latents where it has any.
     state : tuple of Tensor
         State before the first month.
     noise : Tensor of shape (*batch, n_times, n_factors) or None
@@ -251,8 +256,8 @@ class PathDistribution(TorchDistribution):
     ----------
     prior : FactorPrior
     n_times : int
-    context : Tensor of shape (n_times, n_features) or None
-        As the prior's ``encode`` left it.
+    context : Tensor of shape (*batch or fewer, n_times, n_features) or None
+        As the prior's ``encode`` left it, with the months' own latents where it has any.
     state : tuple of Tensor
         State before the first month.
     particles : tuple of int
@@ -316,13 +321,11 @@ class IndependentPath(PathDistribution):
     ----------
     prior : FactorPrior
         Source of the noise.
-    months : Transition or StudentTPosterior
+    months : Transition or Updated
         Density of every month, batch shape (n_times,).
     """
 
-    def __init__(
-        self, prior: FactorPrior, months: Transition | Posterior | StudentTPosterior, state: State
-    ) -> None:
+    def __init__(self, prior: FactorPrior, months: Transition | Updated, state: State) -> None:
         mean = months.mean
         super().__init__(prior, mean.shape[-2], None, state, mean.shape[:-2])
         self.months = months
@@ -330,7 +333,7 @@ class IndependentPath(PathDistribution):
     def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draw every month."""
         noise = self._noise(sample_shape)
-        if isinstance(self.months, (Posterior, StudentTPosterior)):
+        if isinstance(self.months, Updated):
             return (self.months.mean + self.months.deviate(noise)).unsqueeze(-2)
         return self.months.sample(noise).unsqueeze(-2)
 

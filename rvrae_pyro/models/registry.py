@@ -25,12 +25,20 @@ PARTS: dict[str, dict[str, type]] = {
     },
     "factor_prior": {
         "AR1": priors.AR1,
+        "Flow": priors.Flow,
         "Recurrent": priors.Recurrent,
         "RegimeSwitching": priors.RegimeSwitching,
+        "StandardNormal": priors.StandardNormal,
+        "StochasticVolatility": priors.StochasticVolatility,
+    },
+    "base": {
+        "AR1": priors.AR1,
+        "Recurrent": priors.Recurrent,
         "StandardNormal": priors.StandardNormal,
     },
     "decoder": {
         "Identity": decoders.Identity,
+        "LastCode": decoders.LastCode,
         "MLP": decoders.MLP,
         "Recurrent": decoders.Recurrent,
     },

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.data.batch import Batch, Carry
+from rvrae_pyro.data.batch import Batch, Carry, State
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
@@ -20,7 +21,7 @@ from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weig
 from rvrae_pyro.models.part import rebuild
 from rvrae_pyro.models.random_weights import Weights
 
-__all__ = ["RVRAE", "CrossSection", "Walk"]
+__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk"]
 
 
 class RVRAE(nn.Module):
@@ -105,7 +106,15 @@ class RVRAE(nn.Module):
         self._pristine = _checksum(parts)
 
     @classmethod
-    def paper(cls, n_characteristics: int, n_factors: int = 5, *, hidden: int = 32) -> RVRAE:
+    def paper(
+        cls,
+        n_characteristics: int,
+        n_factors: int = 5,
+        *,
+        hidden: int = 32,
+        code: Literal["step", "last"] = "step",
+        window: int = 60,
+    ) -> RVRAE:
         """Build the literal reading of the paper.
 
         Plain LSTM loadings (22)-(29), recurrent encoder (11)-(16) and decoder (18)-(21), VRNN
@@ -118,7 +127,24 @@ class RVRAE(nn.Module):
         n_factors : int
         hidden : int
             Width of all networks; the paper does not state it.
+        code : {"step", "last"}
+            ``"step"``: every month's factors from that month's code (eqs. 4-6, 10 and 17), the
+            only reading that is a factor model of every month. ``"last"``: all factors of a
+            window from its last code, as the prose and eq. (31) have it; see
+            :class:`~rvrae_pyro.models.decoders.LastCode` for what its objective then is.
+        window : int
+            Months a window, for ``code="last"``. The paper does not state it.
+
+        Raises
+        ------
+        ConfigError
+            If ``code`` is neither.
         """
+        if code not in ("step", "last"):
+            raise ConfigError(f"`code` must be 'step' or 'last'; got {code!r}.")
+        decoder: decoders.Decoder = decoders.Recurrent(n_factors, hidden)
+        if code == "last":
+            decoder = decoders.LastCode(n_factors, hidden, window)
         return cls(
             n_characteristics,
             n_factors,
@@ -126,7 +152,7 @@ class RVRAE(nn.Module):
                 n_characteristics, n_factors, hidden=hidden, weights=None, skip=False
             ),
             factor_prior=priors.Recurrent(n_factors, hidden, idio_level=False, weights=None),
-            decoder=decoders.Recurrent(n_factors, hidden),
+            decoder=decoder,
             likelihood=likelihoods.Normal(),
             guide=guides.Recurrent(n_factors, hidden),
         )
@@ -248,23 +274,26 @@ class RVRAE(nn.Module):
         parts = self.parts
         beta, loadings_states = parts.loadings.online(batch, starts)
         shared = parts.prepare(batch, parts.cross_section(batch, beta))
-        proposal = parts.guide(
-            batch, shared.cross.potential, shared.view, month_weights(1.0, batch)
-        )
+        view, potential, weights = shared.view, shared.cross.potential, month_weights(1.0, batch)
+        own = None
+        if view.prior.own is not None:
+            own = _walk_own(view, parts.guide.own(batch, potential, view, weights))
+            view = view.given(own.values)
+        proposal = parts.guide(batch, potential, view, weights)
         codes = proposal.rsample().squeeze(-2)
-        view = shared.view
         driver = codes if view.walk is None else view.walk.factors
         prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
         decoder_states = parts.decoder.unroll(
             codes, batch.state("decoder") or parts.decoder.initial()
         )
-        guide_states = parts.guide.carry(batch, shared.cross.potential, starts)
+        guide_states = parts.guide.carry(batch, potential, starts)
         carries: dict[int, Carry] = {
             t: {
                 "loadings": loadings_states[t],
                 "factor_prior": tuple(s[..., t, :] for s in prior_states),
                 "decoder": tuple(s[..., t, :] for s in decoder_states),
                 "guide": guide_states[t],
+                "own": () if own is None else tuple(s[..., t, :] for s in own.states),
             }
             for t in starts
         }
@@ -276,7 +305,38 @@ class RVRAE(nn.Module):
         )
         log_likelihood = (likelihood.log_prob(batch.returns) * batch.observed).sum(-1)
         prior = parts.factor_prior.transition(before, view.context)
-        return Walk(carries, codes, prior, level, proposal, shared.cross, log_likelihood)
+        return Walk(carries, codes, prior, level, proposal, shared.cross, log_likelihood, own)
+
+
+def _walk_own(view: guides.PriorView, proposal: dist.TorchDistribution) -> OwnWalk:
+    """Draw the path of a prior's own latent, and note what it met."""
+    own = view.prior.own
+    assert own is not None
+    values = proposal.rsample().squeeze(-2)
+    states = own.unroll(values, view.own_context, view.own_state)
+    before = tuple(s[..., :-1, :] for s in states)
+    return OwnWalk(values, own.transition(before, view.own_context), proposal, states)
+
+
+@dataclass(frozen=True)
+class OwnWalk:
+    """The part of a filtering pass that is the prior's own latent.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n_times, size)
+        The guide's draw.
+    prior : Transition
+        The latent's prior along the draw.
+    proposal : TorchDistribution
+        The guide's distribution of the path.
+    states : tuple of Tensor of shape (n_times + 1, size)
+    """
+
+    values: Tensor
+    prior: priors.Transition
+    proposal: dist.TorchDistribution
+    states: State
 
 
 @dataclass(frozen=True)
@@ -298,6 +358,8 @@ class Walk:
     cross : CrossSection
     log_likelihood : Tensor of shape (n_times,)
         log p(r_t | f_t) of the observed returns at the draw, in nats.
+    own : OwnWalk or None
+        The same for the prior's own latent, if it has one.
     """
 
     carries: dict[int, Carry]
@@ -307,6 +369,7 @@ class Walk:
     proposal: dist.TorchDistribution
     cross: CrossSection
     log_likelihood: Tensor
+    own: OwnWalk | None = None
 
 
 def _checksum(parts: Parts) -> float:
@@ -338,6 +401,12 @@ def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:
                     f"`{name}` was built with {size}={got}, the model with {size}={expected}; "
                     "build both with the same number."
                 )
+    if parts.factor_prior.own is not None and parts.factor_prior.observed:
+        raise ConfigError(
+            "`factor_prior` with an observed recurrence conditions on the filtered mean of the "
+            f"factors, which a latent of its own ({parts.factor_prior.own.site!r}) makes random. "
+            "Leave `observed` False, or use rv.priors.Recurrent(recurrence='observed')."
+        )
     affine = parts.decoder.affine
     if parts.guide.needs_affine_decoder and not affine:
         raise ConfigError(

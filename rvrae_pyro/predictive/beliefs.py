@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -49,6 +49,9 @@ class Beliefs:
         Loadings and scales of every month.
     log_evidence : Tensor of shape (n_times,)
         log p(r_t | r_1..t-1) in nats, exact or estimated.
+    readings : dict of str to Tensor of shape (n_times, num_samples, size)
+        What the prior's state says by name, given returns up to the month; see
+        ``FactorPrior.reading``.
     """
 
     predicted: Tensor
@@ -59,6 +62,7 @@ class Beliefs:
     predicted_log_prior: Tensor
     cross: CrossSection
     log_evidence: Tensor
+    readings: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> Tensor:
         """Draws by name."""
@@ -115,6 +119,7 @@ def believe(
         cloud.predicted_log_prior,
         cross,
         cloud.log_evidence,
+        cloud.readings,
     )
 
 

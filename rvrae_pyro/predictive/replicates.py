@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.inference.importance import prior_terms
+from rvrae_pyro.inference.importance import draw_paths
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.pair import CrossSection, Parts
 from rvrae_pyro.models.rvrae import RVRAE
@@ -78,21 +78,28 @@ class _Path:
     log_prior: Tensor  # (n_draws, n_times), as log_q
     log_q: Tensor
     level: Tensor | None
+    own: dict[str, Tensor]  # the prior's own latent by site
 
 
 @torch.no_grad()
 def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
     parts = model.parts
     shared = parts.prepare(batch, parts.online_cross_section(batch))
-    weight = batch.returns.new_ones(batch.n_times)
     with month_random(seed, batch.times[0], "path"):
-        proposal = parts.guide(batch, shared.cross.potential, shared.view, weight)
-        draws = proposal.expand((size, batch.n_times, 1)).rsample()
-        log_q = proposal.expand((size, batch.n_times, 1)).log_prob(draws).squeeze(-1)
-    codes = draws.squeeze(-2)
-    log_prior, level = prior_terms(shared.view, codes)
+        drawn = draw_paths(model, batch, shared.view, shared.cross.potential, size)
+    codes = drawn.codes
     factors = parts.decoder(codes, batch.state("decoder") or None)
-    return _Path(parts, seed, shared.cross, codes, factors, log_prior, log_q, level)
+    return _Path(
+        parts,
+        seed,
+        shared.cross,
+        codes,
+        factors,
+        drawn.log_prior,
+        drawn.log_q,
+        drawn.level,
+        drawn.own,
+    )
 
 
 @torch.no_grad()
@@ -156,6 +163,10 @@ def _replicate_block(
     posterior = {FACTORS: ((CHAIN, DRAW, TIME, FACTOR), _months_last(factors, chosen))}
     if not all(path.factors is path.codes for path in paths):
         posterior["latents"] = ((CHAIN, DRAW, TIME, FACTOR), _months_last(codes, chosen))
+    for site in paths[0].own:
+        values = torch.cat([path.own[site] for path in paths])
+        dim = FACTOR if values.shape[-1] == factors.shape[-1] else f"{site}_dim"
+        posterior[site] = ((CHAIN, DRAW, TIME, dim), _months_last(values, chosen))
     likelihoods = torch.stack([density.sum(-1) for *_, density in rows], -1)
     lp = (log_prior[..., list(chosen)] + likelihoods).unsqueeze(0).cpu().numpy()
     observed = batch.returns[torch.as_tensor(when), torch.as_tensor(who)].cpu().numpy()

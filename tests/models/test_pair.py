@@ -41,6 +41,8 @@ CHOICES: dict[str, dict[str, Callable[[], object]]] = {
         "observed": lambda: rv.priors.Recurrent(K, hidden=3, recurrence="observed"),
         "heavy": lambda: rv.priors.Recurrent(K, hidden=3, innovation="student_t"),
         "regimes": lambda: rv.priors.RegimeSwitching(K),
+        "volatility": lambda: rv.priors.StochasticVolatility(K),
+        "flow": lambda: rv.priors.Flow(K, rv.priors.Recurrent(K, hidden=3)),
     },
     "likelihood": {
         "normal": rv.likelihoods.Normal,
@@ -53,6 +55,7 @@ CHOICES: dict[str, dict[str, Callable[[], object]]] = {
     "decoder": {
         "mlp": lambda: rv.decoders.MLP(K, hidden=3),
         "identity": rv.decoders.Identity,
+        "last": lambda: rv.decoders.LastCode(K, hidden=3, window=5),
         "recurrent": lambda: rv.decoders.Recurrent(K, hidden=3),
     },
     "guide": {
@@ -101,6 +104,18 @@ def default(seed: int = 0) -> rv.RVRAE:
     return build(("lstm", "latent", "student_t", "identity", "conjugate"), seed)
 
 
+def latents(model: rv.RVRAE) -> list[str]:
+    """Name the latent sites: one of the prior's own, if it has one, and the factors."""
+    own = model.factor_prior.own
+    return ["factors"] if own is None else [own.site, "factors"]
+
+
+def drawn(model: rv.RVRAE, batch: Batch) -> dict[str, Tensor]:
+    """Draw all latents from the guide."""
+    guide = poutine.trace(model.guide).get_trace(batch)
+    return {name: guide.nodes[name]["value"].detach() for name in latents(model)}
+
+
 def state(model: rv.RVRAE) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.parts.state_dict().items()}
 
@@ -145,11 +160,11 @@ def test_bound_is_the_sum_of_its_sites(kinds: tuple[str, ...], batch: Batch) -> 
     trace.compute_log_prob()
     sites = {n for n, s in trace.nodes.items() if s["type"] == "sample"} - {"time", "asset"}
     decoded = {"decoded_factors"} if kinds[3] != "identity" else set()
-    assert sites == {"factors", "returns"} | decoded
-    assert guide.nodes["factors"]["value"].shape == (batch.n_times, 1, K)
-    for owner in (guide, trace):
-        assert owner.nodes["factors"]["log_prob"].shape == (batch.n_times, 1)
-        frames = owner.nodes["factors"]["cond_indep_stack"]
+    assert sites == {*latents(model), "returns"} | decoded
+    for owner, name in itertools.product((guide, trace), latents(model)):
+        assert owner.nodes[name]["value"].shape == (batch.n_times, 1, K)
+        assert owner.nodes[name]["log_prob"].shape == (batch.n_times, 1)
+        frames = owner.nodes[name]["cond_indep_stack"]
         assert [(f.name, f.dim) for f in frames] == [("time", -2)]
     cells = trace.nodes["returns"]
     assert cells["log_prob"].shape == batch.returns.shape
@@ -173,18 +188,18 @@ def test_particles_in_a_plate_or_a_loop_agree(kinds: tuple[str, ...], batch: Bat
     trace = poutine.trace(poutine.replay(plate(model.model), guide)).get_trace(batch)
     trace.compute_log_prob()
     guide.compute_log_prob()
-    draws = guide.nodes["factors"]["value"]
-    assert draws.shape == (3, batch.n_times, 1, K)
-    for i, draw in enumerate(draws):
-        fixed = {"factors": draw.detach()}
+    draws = {name: guide.nodes[name]["value"].detach() for name in latents(model)}
+    assert draws["factors"].shape == (3, batch.n_times, 1, K)
+    for i in range(3):
+        fixed = {name: values[i] for name, values in draws.items()}
         one = poutine.trace(poutine.condition(model.model, fixed)).get_trace(batch)
         one_guide = poutine.trace(poutine.condition(model.guide, fixed)).get_trace(batch)
         one.compute_log_prob()
         one_guide.compute_log_prob()
+        both = ((trace, one), (guide, one_guide))
         for name, many, single in (
-            ("factors", trace, one),
             ("returns", trace, one),
-            ("factors", guide, one_guide),
+            *((name, owner, alone) for name in latents(model) for owner, alone in both),
         ):
             torch.testing.assert_close(
                 many.nodes[name]["log_prob"][i], single.nodes[name]["log_prob"]
@@ -331,12 +346,9 @@ def test_clearing_the_store_between_models_harms_nobody(batch: Batch) -> None:
     assert set(changed(kept, model)) == {n for n, _ in model.parts.named_parameters()}
 
 
-def log_joint(model: rv.RVRAE, batch: Batch, path: Tensor) -> Tensor:
-    return (
-        poutine.trace(poutine.condition(model.model, {"factors": path}))
-        .get_trace(batch)
-        .log_prob_sum()
-    )
+def log_joint(model: rv.RVRAE, batch: Batch, path: Tensor | dict[str, Tensor]) -> Tensor:
+    fixed = path if isinstance(path, dict) else {"factors": path}
+    return poutine.trace(poutine.condition(model.model, fixed)).get_trace(batch).log_prob_sum()
 
 
 @each_pair
@@ -344,7 +356,7 @@ def test_the_slot_changes_no_number(kinds: tuple[str, ...], batch: Batch) -> Non
     """The model says the same of a path alone, after its guide, or after a guide it must ignore."""
     model = build(kinds)
     other = double(random_panel(8, 9, seed=9))
-    path = poutine.trace(model.guide).get_trace(batch).nodes["factors"]["value"].detach()
+    path = drawn(model, batch)
     model.model(batch)  # consumes what the guide left
     alone = log_joint(model, batch, path)
     model.guide(batch)
@@ -466,11 +478,11 @@ def test_types_and_devices_move(kinds: tuple[str, ...], batch: Batch) -> None:
     """Float and double agree; the meta device shows that nothing is left behind on the CPU."""
     model = build(kinds)
     pyro.set_rng_seed(2)
-    path = model.guide(batch).detach()
+    path = drawn(model, batch)
     exact = log_joint(model, batch, path)
     single = copy.deepcopy(model).float()
     small = batch.to(dtype=torch.float32)
-    rounded = log_joint(single, small, path.float())
+    rounded = log_joint(single, small, {name: value.float() for name, value in path.items()})
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded.double(), exact, rtol=1e-3, atol=1e-2)
     back = single.double()

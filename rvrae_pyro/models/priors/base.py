@@ -1,0 +1,155 @@
+"""What every factor prior p(z_t | h_{t-1}) is: a state, a transition, and how a month moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.weights import WeightPrior
+from rvrae_pyro.names import FACTORS
+from rvrae_pyro.nn.flows import Warped
+from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.transitions import Mixture, StudentT
+from rvrae_pyro.nn.volatility import LogVariance
+
+__all__ = ["FactorPrior", "Transition"]
+
+Transition = Gaussian | StudentT | Mixture | LogVariance | Warped
+"""Distribution of a month's factors given the state before it."""
+
+
+class FactorPrior(Part):
+    """Base of all factor priors: a state, a transition from it, and how a month moves it.
+
+    A subclass gives ``initial``, ``transition`` and ``advance``; all three work on any leading
+    dimensions, so that one call serves a month, a path or many particles. Everything else
+    (sampling a path, its density month by month, the conjugate guide, the particle filter) is
+    derived from them.
+
+    A prior may have a latent of its own in every month, such as a log variance: ``own`` is then
+    a prior over that latent's path, which evolves by itself, and ``site`` its Pyro name. Model
+    and guide sample it under the time plate before the factors; :meth:`drive` puts the month's
+    value into the context that ``transition`` and ``level`` read.
+
+    Attributes
+    ----------
+    n_factors : int
+    n_context : int
+        Features of the month's context that the prior reads; 0 for none.
+    gaussian : bool
+        True if every transition is Gaussian: closed forms may then exist.
+    observed : bool
+        True if the state is driven by the filtered mean of the factors instead of the factors
+        themselves: then the evidence is exact, and the prior conditions on history.
+    own : FactorPrior or None
+        Prior over the path of a latent of the prior's own; it has none itself.
+    site : str
+        Pyro name of the site, for a prior that is another's ``own``.
+    """
+
+    n_factors: int
+    n_context: int = 0
+    gaussian: bool = True
+    observed: bool = False
+    weights: WeightPrior | None = None
+    site: str = FACTORS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: FactorPrior | None = None
+
+    def initial(self) -> State:
+        """State before the first month: a tuple of vectors."""
+        raise NotImplementedError
+
+    def transition(self, state: State, context: Tensor | None) -> Transition:
+        """Distribution of the month's factors given the state at the end of the month before.
+
+        Parameters
+        ----------
+        state : tuple of Tensor of shape (*batch, size)
+        context : Tensor of shape (*batch or fewer, n_features) or None
+            The month's context, known at the end of the month before, as ``encode`` left it.
+
+        Returns
+        -------
+        Gaussian, StudentT or Mixture
+            Location and scale of shape (*batch, n_factors).
+        """
+        raise NotImplementedError
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """State at the end of the month, given the month's factors (*batch, n_factors)."""
+        raise NotImplementedError
+
+    def level(self, state: State, context: Tensor | None) -> Tensor | None:
+        """Log of a factor on the month's idiosyncratic scales, of shape (*batch,); None for 0."""
+        return None
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Draw standard noise (*batch, n_factors) that the transition's ``sample`` maps."""
+        return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
+
+    def encode(self, context: Tensor | None) -> Tensor | None:
+        """Work on the whole path's context (n_times, n_features) once, before the loop."""
+        return context
+
+    def drive(self, context: Tensor | None, latent: Tensor) -> Tensor:
+        """Context of months whose own latent is known: the context, then the latent's value.
+
+        Parameters
+        ----------
+        context : Tensor of shape (*batch or fewer, n_features) or None
+            As ``encode`` left it.
+        latent : Tensor of shape (*batch, size of the own latent)
+        """
+        if context is None:
+            return latent
+        batch = torch.broadcast_shapes(context.shape[:-1], latent.shape[:-1])
+        both = (part.expand(*batch, part.shape[-1]) for part in (context, latent))
+        return torch.cat(list(both), -1)
+
+    def start(self, context: Tensor | None) -> Transition:
+        """Transition at the initial state, an own latent at its mean.
+
+        Parameters
+        ----------
+        context : Tensor of shape (n_times, n_features) or None
+            As the panel has it, before ``encode``.
+        """
+        state, encoded = self.initial(), self.encode(context)
+        if self.own is not None:
+            encoded = self.drive(encoded, self.own.start(context).mean)
+        return self.transition(state, encoded)
+
+    def reading(self, state: State) -> dict[str, Tensor]:
+        """Return what a reader may want to know of a state, by name; nothing unless told.
+
+        Values have shape (*batch, size); filters average them over what they do not know.
+        """
+        return {}
+
+    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
+        """States before each month of a given path, and after its last.
+
+        Parameters
+        ----------
+        factors : Tensor of shape (*batch, n_times, n_factors)
+        context : Tensor of shape (*batch or fewer, n_times, n_features) or None
+        state : tuple of Tensor
+            State before the first month.
+
+        Returns
+        -------
+        tuple of Tensor of shape (*batch, n_times + 1, size)
+        """
+        batch = factors.shape[:-2]
+        states = [tuple(s.expand(*batch, s.shape[-1]) for s in state)]
+        for t, month in enumerate(factors.unbind(-2)):
+            moment = None if context is None else context[..., t, :]
+            states.append(self.advance(states[-1], month, moment))
+        return tuple(torch.stack(s, dim=-2) for s in zip(*states, strict=True))

@@ -1,0 +1,87 @@
+"""Calm and wild markets: factors whose regime is a hidden Markov chain."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.priors.base import FactorPrior, Transition
+from rvrae_pyro.names import REGIME_PROBABILITY
+from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.transitions import Mixture
+
+__all__ = ["RegimeSwitching"]
+
+
+class RegimeSwitching(FactorPrior):
+    """Markov-switching factors: calm and wild markets, each with a mean, scale and idio level.
+
+    The regime is integrated out exactly: the state is the filtered log probability of every
+    regime given past factors (Hamilton's filter), and a month's prior is the mixture over
+    regimes that it implies. The conjugate guide matches its posterior's moments by one
+    Gaussian; filters draw from the exact mixture.
+
+    Parameters
+    ----------
+    n_factors : int
+    n_regimes : int
+        2 to 4.
+
+    References
+    ----------
+    Hamilton (1989), Econometrica 57.
+    """
+
+    gaussian = False
+
+    def __init__(self, n_factors: int, n_regimes: int = 2) -> None:
+        super().__init__()
+        if not 2 <= n_regimes <= 4:
+            raise ConfigError(f"`n_regimes` must be 2 to 4; got {n_regimes}.")
+        self.n_factors, self.n_regimes = n_factors, n_regimes
+        stay = 2.0 * torch.eye(n_regimes)
+        self.switching = nn.Parameter(stay)
+        self.locs = nn.Parameter(torch.zeros(n_regimes, n_factors))
+        # regimes start apart in scale, from calm to wild, or none would ever differ
+        spread = torch.linspace(-0.5, 0.5, n_regimes)
+        self.log_scales = nn.Parameter(spread.unsqueeze(-1).repeat(1, n_factors))
+        self.levels = nn.Parameter(0.2 * spread)
+
+    @property
+    def transition_matrix(self) -> Tensor:
+        """Probability of moving from one regime (row) to another (column) within a month."""
+        return torch.softmax(self.switching, -1)
+
+    def initial(self) -> State:
+        """Equal probabilities."""
+        return (self.switching.new_full((self.n_regimes,), -math.log(self.n_regimes)),)
+
+    def transition(self, state: State, context: Tensor | None) -> Transition:
+        """Mixture over the regimes that the month may be in."""
+        batch = state[0].shape[:-1]
+        shape = (*batch, self.n_regimes, self.n_factors)
+        return Mixture(
+            self._predict(state[0]), self.locs.expand(shape), self.log_scales.exp().expand(shape)
+        )
+
+    def level(self, state: State, context: Tensor | None) -> Tensor | None:
+        """Return the expected log multiplier of the idiosyncratic scales."""
+        return (self._predict(state[0]).exp() * self.levels).sum(-1)
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """Hamilton's update of the regime probabilities by the month's factors."""
+        within = Gaussian(self.locs, self.log_scales.exp()).log_prob(factors.unsqueeze(-2))
+        return (torch.log_softmax(self._predict(state[0]) + within, -1),)
+
+    def reading(self, state: State) -> dict[str, Tensor]:
+        """Probability of every regime, in the order of their factors' mean scale, calm first."""
+        order = self.log_scales.mean(-1).argsort()
+        return {REGIME_PROBABILITY: state[0].exp()[..., order]}
+
+    def _predict(self, log_filtered: Tensor) -> Tensor:
+        moved = log_filtered.unsqueeze(-1) + torch.log_softmax(self.switching, -1)
+        return torch.logsumexp(moved, -2)
