@@ -10,6 +10,7 @@ from rvrae_pyro._version import __version__
 from rvrae_pyro.errors import (
     CheckpointError,
     ConfigError,
+    ContractError,
     FitError,
     PanelError,
     RvraeError,
@@ -19,7 +20,7 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
-    from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference
+    from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference, testing
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit, load
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "Ensemble",
+    "ContractError",
     "Fit",
     "FitConfig",
     "FitError",
@@ -61,6 +63,7 @@ __all__ = [
     "priors",
     "risk",
     "schedules",
+    "testing",
     "to_datatree",
     "weights",
 ]
@@ -79,6 +82,7 @@ _LAZY_MODULES = {
     "loadings": "rvrae_pyro.models.loadings",
     "priors": "rvrae_pyro.models.priors",
     "schedules": "rvrae_pyro.inference.schedules",
+    "testing": "rvrae_pyro.testing",
     "weights": "rvrae_pyro.models.weights",
 }
 _LAZY_NAMES = {

@@ -6,6 +6,7 @@ A message says which argument, what was expected, what came, and what to do.
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ContractError",
     "FitError",
     "PanelError",
     "RvraeError",
@@ -32,6 +33,10 @@ class ShapeError(RvraeError, ValueError):
 
 class ConfigError(RvraeError, ValueError):
     """A setting is unknown, of the wrong type, or outside its range."""
+
+
+class ContractError(RvraeError, AssertionError):
+    """A part does not keep the contract that all parts share; see ``rv.testing``."""
 
 
 class FitError(RvraeError, RuntimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
@@ -19,7 +19,7 @@ from rvrae_pyro.nn.gaussian import Potential
 __all__ = ["FIVO"]
 
 
-class FIVO(ELBO):
+class FIVO(Trace_ELBO):
     r"""Bound on the evidence by a particle filter: ``E log prod_t mean_i w_t^i <= log p(r)``.
 
     Particles that explain a month badly are dropped before the next, so the bound tightens with
@@ -99,7 +99,7 @@ class FIVO(ELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
 
 class _TemperedCloud(Cloud):

@@ -541,7 +541,7 @@ def test_every_pair_of_parts_is_covered() -> None:
     for a, b in itertools.combinations(CHOICES, 2):
         for pair in itertools.product(CHOICES[a], CHOICES[b]):
             wanted = tuple(zip((a, b), pair, strict=True))
-            bent = dict(wanted).get("decoder") in ("recurrent", "mlp")
+            bent = dict(wanted).get("decoder") in ("last", "mlp", "recurrent")
             impossible = bent and (
                 dict(wanted).get("guide") in ("conjugate", "smoothing")
                 or dict(wanted).get("factor_prior") == "observed"
