@@ -27,7 +27,7 @@ from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood, weighted
 from rvrae_pyro.models.pair import CrossSection, Parts, month_weights, prior_distribution
 from rvrae_pyro.models.paths import PriorPath, scan
 from rvrae_pyro.models.priors import Transition
-from rvrae_pyro.models.rvrae import RVRAE, Walk
+from rvrae_pyro.models.rvrae import RVRAE, Walk, walk_own
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Streamed", "Total", "alone", "require_additive"]
@@ -233,7 +233,11 @@ class Streamed:
             states.append(of_shard)
         potential, _ = self._potential(months, cells)
         view = _view(parts, months, potential)
-        proposal = parts.guide(months, potential, view, month_weights(1.0, months))
+        weights, own = month_weights(1.0, months), None
+        if view.prior.own is not None:
+            own = walk_own(view, parts.guide.own(months, potential, view, weights))
+            view = view.given(own.values)
+        proposal = parts.guide(months, potential, view, weights)
         codes = proposal.rsample().squeeze(-2)
         driver = codes if view.walk is None else view.walk.factors
         prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
@@ -245,6 +249,7 @@ class Streamed:
                 "factor_prior": tuple(s[..., t, :] for s in prior_states),
                 "decoder": tuple(s[..., t, :] for s in decoder_states),
                 "guide": guide_states[t],
+                "own": () if own is None else tuple(s[..., t, :] for s in own.states),
             }
             for t in starts
         }
@@ -259,7 +264,8 @@ class Streamed:
         prior = parts.factor_prior.transition(before, view.context)
         nothing = months.returns
         cross = CrossSection(nothing.unsqueeze(-1), None, nothing, potential)
-        return Walk(carries, codes, prior, level, proposal, cross, self.total(log_likelihood))
+        likelihood = self.total(log_likelihood)
+        return Walk(carries, codes, prior, level, proposal, cross, likelihood, own)
 
     def _months(self, task: Task) -> Batch:
         carry = None if task.carry is None else {**task.carry, "loadings": ()}
@@ -298,7 +304,7 @@ class Streamed:
     def _potential(self, months: Batch, cells: Sequence[_Cells]) -> tuple[Potential, _Mode | None]:
         """Potentials of all months over all shards and processes."""
         likelihood, prior = self.parts.likelihood, self.parts.factor_prior
-        start = prior.transition(prior.initial(), prior.encode(months.context))
+        start = prior.start(months.context)
         mode = None
         if isinstance(likelihood, RobustLikelihood):
             mode = self._mode(likelihood, months, cells, start)
@@ -341,10 +347,16 @@ class Streamed:
     def _path(self, months: Batch, potential: Potential, kl_weight: float | Tensor) -> _Path:
         """Draw the factors; the graph of this is all that the months' side of the model needs."""
         parts, view = self.parts, _view(self.parts, months, potential)
-        proposal = parts.guide(months, potential, view, month_weights(kl_weight, months))
-        n = self.num_particles
-        if n > 1:
-            proposal = proposal.expand(torch.Size((n, months.n_times, 1)))
+        weights, n = month_weights(kl_weight, months), self.num_particles
+        shape = torch.Size((n, months.n_times, 1) if n > 1 else (months.n_times, 1))
+        own_ratio: float | Tensor = 0.0
+        if view.prior.own is not None:
+            own = parts.guide.own(months, potential, view, weights).expand(shape)
+            latent = own.rsample()
+            path = PriorPath(view.prior.own, months.n_times, view.own_context, view.own_state)
+            own_ratio = (own.log_prob(latent) - path.log_prob(latent)).squeeze(-1)
+            view = view.given(latent.squeeze(-2))
+        proposal = parts.guide(months, potential, view, weights).expand(shape)
         codes = proposal.rsample()
         prior = prior_distribution(view, months.n_times)
         drawn = getattr(proposal, "drawn", None)
@@ -353,7 +365,7 @@ class Streamed:
             prior.walked = (codes, drawn[1].prior, drawn[1].level)
         ratio = (proposal.log_prob(codes) - prior.log_prob(codes)).squeeze(-1)
         # a number stays one: as a tensor it would be rounded to single precision
-        divergence = (kl_weight * ratio).sum() / n
+        divergence = (kl_weight * (ratio + own_ratio)).sum() / n
         level = prior.along(codes)[1] if isinstance(prior, PriorPath) else None
         if view.walk is not None:
             level = view.walk.level
@@ -422,7 +434,7 @@ class Streamed:
         likelihood, months = self.parts.likelihood, self._months(task)
         prior = self.parts.factor_prior
         with torch.no_grad():
-            start = prior.transition(prior.initial(), prior.encode(months.context))
+            start = prior.start(months.context)
             factors, level = factors.detach(), None if level is None else level.detach()
         sums = [torch.zeros_like(weight) for weight in self.weights]
         used = torch.zeros(len(sums), dtype=sums[0].dtype, device=self.device)
@@ -484,5 +496,9 @@ def _view(parts: Parts, months: Batch, potential: Potential) -> PriorView:
     prior = parts.factor_prior
     context = prior.encode(months.context)
     state = months.state("factor_prior") or prior.initial()
+    if prior.own is not None:
+        own_state = months.state("own") or prior.own.initial()
+        own_context = prior.own.encode(months.context)
+        return PriorView(prior, context, state, None, own_context, own_state)
     walk = scan(prior, potential, context, state, None) if prior.observed else None
     return PriorView(prior, context, state, walk)

@@ -21,7 +21,7 @@ from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weig
 from rvrae_pyro.models.part import rebuild
 from rvrae_pyro.models.random_weights import Weights
 
-__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk"]
+__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "walk_own"]
 
 
 class RVRAE(nn.Module):
@@ -277,7 +277,7 @@ class RVRAE(nn.Module):
         view, potential, weights = shared.view, shared.cross.potential, month_weights(1.0, batch)
         own = None
         if view.prior.own is not None:
-            own = _walk_own(view, parts.guide.own(batch, potential, view, weights))
+            own = walk_own(view, parts.guide.own(batch, potential, view, weights))
             view = view.given(own.values)
         proposal = parts.guide(batch, potential, view, weights)
         codes = proposal.rsample().squeeze(-2)
@@ -308,7 +308,7 @@ class RVRAE(nn.Module):
         return Walk(carries, codes, prior, level, proposal, shared.cross, log_likelihood, own)
 
 
-def _walk_own(view: guides.PriorView, proposal: dist.TorchDistribution) -> OwnWalk:
+def walk_own(view: guides.PriorView, proposal: dist.TorchDistribution) -> OwnWalk:
     """Draw the path of a prior's own latent, and note what it met."""
     own = view.prior.own
     assert own is not None
