@@ -145,7 +145,8 @@ class Fit:
         ConfigError
             If the factor prior's state has no such reading.
         """
-        batch, beliefs = self._believe(panel, num_samples, seed)
+        batch, members = self._believe(panel, num_samples, seed)
+        beliefs = [member.beliefs for member in members]
         return _readings.prior_state(self.model, batch, beliefs, self._draw_attrs(panel, seed))
 
     def loadings(self, panel: xr.Dataset) -> xr.DataArray:

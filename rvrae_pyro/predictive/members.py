@@ -127,4 +127,5 @@ def _first(beliefs: Beliefs, size: int) -> Beliefs:
         smoothed=beliefs.smoothed[:, :size].clone(),
         predicted_codes=beliefs.predicted_codes[:, :size].clone(),
         level=None if level is None else level[:, :size].clone(),
+        readings={name: draws[:, :size].clone() for name, draws in beliefs.readings.items()},
     )
