@@ -22,7 +22,6 @@ from rvrae_pyro.predictive.export import to_datatree
 if TYPE_CHECKING:
     from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference, testing
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
-    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit, load
     from rvrae_pyro.inference import schedules
