@@ -2,7 +2,8 @@
 # make test      run the tests
 # make lint      ruff, mypy and the import layers
 # make bench     time and memory
-# make docs      build the site into docs/_build/html
+# make docs      build the site into docs/_build/html, running the notebooks at small sizes
+#                (NOTEBOOKS=full at full ones, NOTEBOOKS=off not at all)
 # make clean     remove .venv, caches and build output
 #
 # Each makes .venv with $(PYTHON) and installs what it needs, anew only when pyproject.toml,
@@ -10,6 +11,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+NOTEBOOKS ?= small
 RUN = . "$(VENV)/bin/activate" &&
 SOURCES := $(shell find rvrae_pyro -type f ! -name '*.pyc')
 INSTALLED_FROM = pyproject.toml constraints.txt $(SOURCES)
@@ -37,10 +39,10 @@ bench: $(VENV)/.installed-test
 	$(RUN) pytest -n 0 -m benchmark
 
 docs: $(VENV)/.installed-docs
-	$(RUN) sphinx-build -W -n --keep-going docs docs/_build/html
+	$(RUN) RVRAE_DOCS_NOTEBOOKS=$(NOTEBOOKS) sphinx-build -W -n --keep-going docs docs/_build/html
 
 clean:
-	rm -rf "$(VENV)" runs/demo build dist docs/_build docs/jupyter_execute
+	rm -rf "$(VENV)" runs/demo build dist docs/_build docs/api docs/notebooks
 	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find rvrae_pyro tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

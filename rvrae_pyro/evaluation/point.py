@@ -60,6 +60,7 @@ def total_r2(
     References
     ----------
     Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, eq. (20).
+    Wang and Guo (2024), arXiv 2403.02500, eq. (32).
     """
     return _r2(returns, fitted, "fitted", per, standard_error)
 
@@ -106,6 +107,7 @@ def predictive_r2(
     References
     ----------
     Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, eq. (21).
+    Wang and Guo (2024), arXiv 2403.02500, eq. (33).
     """
     return _r2(returns, forecast, "forecast", per, standard_error)
 

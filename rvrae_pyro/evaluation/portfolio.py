@@ -204,6 +204,7 @@ def sharpe_ratio(
     References
     ----------
     Lo (2002), The statistics of Sharpe ratios, Financial Analysts Journal 58, eqs. (9) and (A8).
+    Wang and Guo (2024), arXiv 2403.02500, eq. (34).
     """
     check_array(returns, "returns", TIME)
     if not 0.0 < periods < np.inf:

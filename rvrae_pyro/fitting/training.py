@@ -96,6 +96,10 @@ def fit(
     CheckpointError
         If ``checkpoint`` cannot be written, is held by another run, is damaged, or belongs to
         other data, settings or seed.
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
     """
     config = FitConfig() if config is None else config
     panel, n_train = join_months(train, valid)

@@ -68,6 +68,10 @@ class FitConfig:
         Epochs without a better validation ELBO before training stops.
     dtype : torch.dtype
     device : str
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (30), (31).
     """
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam

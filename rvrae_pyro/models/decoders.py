@@ -101,7 +101,7 @@ class Recurrent(Decoder):
 
     References
     ----------
-    Wang and Guo (2024), arXiv 2403.02500, eqs. (18)-(21).
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (5), (17)-(21).
     """
 
     def __init__(self, n_factors: int, hidden: int = 16) -> None:

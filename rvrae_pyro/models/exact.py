@@ -76,6 +76,7 @@ def evidence(model: RVRAE, batch: Batch) -> Tensor:
     References
     ----------
     Bayesian linear regression month by month; the information form of the Kalman filter.
+    Wang and Guo (2024), arXiv 2403.02500, eq. (8).
     """
     return month_evidence(model, batch).sum()
 
@@ -108,6 +109,11 @@ def smoother(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> M
     """Exact smoother: what is known of each month's factors from the returns of all months.
 
     Parameters and errors as :func:`evidence`. ``mean`` and ``covariance`` are the smoothed ones.
+
+    References
+    ----------
+    Rauch, Tung and Striebel (1965), AIAA Journal 3, 1445-1450.
+    Wang and Guo (2024), arXiv 2403.02500, eq. (9).
     """
     moments = filtered(model, batch, cross)
     prior = model.factor_prior

@@ -159,8 +159,8 @@ class Recurrent(Guide):
 
     References
     ----------
-    Wang and Guo (2024), arXiv 2403.02500, eqs. (11)-(16); Fabius and van Amersfoort (2015),
-    arXiv 1412.6581.
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (10)-(16).
+    Fabius and van Amersfoort (2015), arXiv 1412.6581.
     """
 
     def __init__(self, n_factors: int, hidden: int = 32) -> None:

@@ -23,6 +23,10 @@ class Loadings(Part):
     ``forward`` returns loadings of shape (*particles, n_times, n_assets, n_factors) per unit of
     ``model.return_scale``, from characteristics known at the end of the month before; what it
     says of unlisted cells is ignored.
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eq. (1).
     """
 
     n_characteristics: int

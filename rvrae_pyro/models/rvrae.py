@@ -68,8 +68,8 @@ class RVRAE(nn.Module):
 
     References
     ----------
-    Wang and Guo (2024), "RVRAE: A Dynamic Factor Model Based on Variational Recurrent
-    Autoencoder for Stock Returns Prediction", arXiv 2403.02500.
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (2), (7): "RVRAE: A Dynamic Factor Model Based
+    on Variational Recurrent Autoencoder for Stock Returns Prediction".
     """
 
     def __init__(

@@ -128,7 +128,7 @@ def to_datatree(
         The samples start with (chain, draw), as ``MCMC.get_samples(group_by_chain=True)``
         gives them. Otherwise there is one chain.
     attrs : mapping, optional
-        Attributes of the tree, say from :func:`provenance`.
+        Attributes of the tree, say from ``provenance``.
 
     Returns
     -------

@@ -48,8 +48,8 @@ class Recurrent(FactorPrior):
 
     References
     ----------
-    Chung et al. (2015), arXiv 1506.02216, eqs. (5) and (7); Wang and Guo (2024), eqs. (4), (6)
-    and (12).
+    Chung et al. (2015), arXiv 1506.02216, eqs. (5) and (7).
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (4), (6), (12).
     """
 
     def __init__(
