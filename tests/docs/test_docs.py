@@ -13,8 +13,8 @@ from tests.docs.pages import DOCS, PAGES, blocks_of, lookup, prose_of, text_of
 
 # An example of a part of one's own should fit on half a page.
 LONGEST_PART = 25
-# What a page may use and an ordinary installation lacks.
-OPTIONAL = ("skfolio",)
+# Has a test of its own, for it uses what an ordinary installation lacks.
+APART = {"howto_skfolio"}
 # A change log speaks of what was there at the time.
 CURRENT = [page for page in PAGES if page != "changelog"]
 
@@ -24,14 +24,11 @@ def test_there_are_pages() -> None:
     assert {"index", "data", "model", "information_set", "howto_own_data", "glossary"} <= set(PAGES)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)])
+@pytest.mark.parametrize("page", sorted({page for page in PAGES if blocks_of(page)} - APART))
 def test_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page in order, in one namespace and an empty folder."""
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"__name__": f"docs_{page}"}
-    for package in OPTIONAL:
-        if any(re.search(rf"^(?:from|import) {package}\b", c, re.M) for _, c in blocks_of(page)):
-            pytest.importorskip(package)
     for line, code in blocks_of(page):
         # leading newlines make a traceback point to the line of the page
         exec(compile("\n" * (line - 1) + code, str(DOCS / f"{page}.md"), "exec"), scope)
