@@ -79,7 +79,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 # -- API -------------------------------------------------------------------------------------------
 
-autosummary_generate = True
 # where file names do not tell upper from lower case, rv.Fit and rv.fit need two
 autosummary_filename_map = {"rvrae_pyro.Fit": "rvrae_pyro.Fit-class"}
 autodoc_member_order = "bysource"

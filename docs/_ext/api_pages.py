@@ -115,6 +115,8 @@ def write_pages(app: Sphinx, config: Config) -> None:
     for path in (folder / "generated").glob("*.rst"):
         if path.name not in stubs | {"rvrae_pyro.Fit-class.rst"}:
             path.unlink()
+    # told by name: in a rebuild Sphinx would look for new ones only after autosummary has run
+    config.autosummary_generate = [f"api/{name}" for name in pages]
     for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text("utf-8") != text:

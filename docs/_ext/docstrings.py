@@ -38,8 +38,16 @@ def resolve(
     short = re.sub(r"^rvrae_pyro\.(models\.)?", "", target)
     objects = domain.objects.items()
     found = [name for name, o in objects if name.endswith(f".{short}") and not o.aliased]
+    if not found and target.startswith("rvrae_pyro."):
+        # a module inside a public one, named by where its code stands
+        inner = target.rpartition(".")[2]
+        found = [name for name, o in objects if name.endswith(f".{inner}") and not o.aliased]
     if not found and node.get("reftype") == "mod" and target.startswith("rvrae_pyro."):
         found = [name for name in domain.modules if target.startswith(name + ".")]
+    if len(found) > 1:
+        # compare in the docstring of something in experiments is rv.experiments.compare
+        where = " ".join(filter(None, [target, node.get("py:module"), str(node["refdoc"])]))
+        found = [name for name in found if name.split(".")[1] in where.replace("/", ".").split(".")]
     if len(found) != 1:
         return None
     if found[0] in domain.objects:

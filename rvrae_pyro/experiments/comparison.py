@@ -54,7 +54,7 @@ class Comparison:
     tables : dict from number to DataFrame
         "1" to "5": ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error`` for
         months and seeds together, ``seed_sd``, ``n_seeds``; see
-        :data:`~rvrae_pyro.experiments.tables.TABLES`. "5" is empty without an ablation.
+        ``TABLES``. "5" is empty without an ablation.
     p_values : DataFrame
         Diebold-Mariano tests of log score and CRPS against ``reference``.
     monthly : dict from Cell to Result

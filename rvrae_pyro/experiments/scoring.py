@@ -221,7 +221,7 @@ def score(
         Realised excess returns of the cells to score; NaN where not observed.
     rules : Rules, optional
     metrics : tuple of str, optional
-        Keys of :data:`METRICS`; all unless told.
+        Keys of ``METRICS``; all unless told.
 
     Returns
     -------
