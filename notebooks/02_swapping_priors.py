@@ -404,7 +404,7 @@ pd.Series(
 #   moves are. It says next to nothing about whether the *means* can be traded on.
 # - Having looked at these test months, choosing among more priors on them would be fishing.
 #
-# Your own prior is a class of a few lines: see [parts](../docs/parts.md).
+# Your own prior is a class of a few lines: see [parts](../docs/howto_own_part.md).
 
 # %% [markdown]
 # ## The claim of this notebook, asserted
