@@ -17,6 +17,12 @@ from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = ["PARTS", "build_model", "build_part", "describe_model", "is_built_in"]
 
+_WEIGHTS: dict[str, type] = {
+    "GroupLog": weights.GroupLog,
+    "Horseshoe": weights.Horseshoe,
+    "Laplace": weights.Laplace,
+    "Normal": weights.Normal,
+}
 PARTS: dict[str, dict[str, type]] = {
     "loadings": {
         "LSTM": loadings.LSTM,
@@ -60,12 +66,8 @@ PARTS: dict[str, dict[str, type]] = {
     "alpha": {
         "Alpha": likelihoods.Alpha,
     },
-    "weights": {
-        "GroupLog": weights.GroupLog,
-        "Horseshoe": weights.Horseshoe,
-        "Laplace": weights.Laplace,
-        "Normal": weights.Normal,
-    },
+    "weights": _WEIGHTS,
+    "skip_weights": _WEIGHTS,
 }
 
 _SLOTS = ("loadings", "factor_prior", "decoder", "likelihood", "guide")

@@ -151,7 +151,9 @@ class RVRAE(nn.Module):
             loadings=_loadings.LSTM(
                 n_characteristics, n_factors, hidden=hidden, weights=None, skip=False
             ),
-            factor_prior=priors.Recurrent(n_factors, hidden, idio_level=False, weights=None),
+            factor_prior=priors.Recurrent(
+                n_factors, hidden, idio_level=False, weights=None, skip=False
+            ),
             decoder=decoder,
             likelihood=likelihoods.Normal(),
             guide=guides.Recurrent(n_factors, hidden),

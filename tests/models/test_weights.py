@@ -70,7 +70,7 @@ PARTS = {
     "linear": lambda w: rv.loadings.Linear(P, K, weights=w),
     "scale": lambda w: rv.likelihoods.CharacteristicScale(P, n_context=2, weights=w),
     "alpha": lambda w: rv.likelihoods.Alpha(P, weights=w),
-    "recurrent": lambda w: rv.priors.Recurrent(K, hidden=5, n_context=2, weights=w),
+    "recurrent": lambda w: rv.priors.Recurrent(K, hidden=5, skip=False, weights=w),
 }
 
 
@@ -106,7 +106,7 @@ def test_model_adds_the_priors_of_all_its_parts_and_of_nothing_else() -> None:
         K,
         loadings=rv.loadings.MLP(P, K, weights=rv.weights.Normal(0.5)),
         likelihood=rv.likelihoods.Normal(scale, rv.likelihoods.Alpha(P)),
-        factor_prior=rv.priors.Recurrent(K, weights=None),
+        factor_prior=rv.priors.Recurrent(K, weights=None, skip_weights=None),
     )
     parts: list[tuple[object, nn.Module]] = [
         (rv.weights.Normal(0.5), model.loadings),

@@ -47,17 +47,31 @@ def months(w, batch, k, paper):
         yield batch.returns[t, seen], unit * beta[t, seen], scale, batch.context[t]
 
 
-def prior(w, h, context, k):
+def prior(w, h, a, context, k):
     """Eq. (4): mean and scale of the month's code, and the level of its idiosyncratic scales."""
     out = dense(w, "factor_prior.head", h)
-    if "factor_prior.context_head.weight" in w:
-        out = out + dense(w, "factor_prior.context_head", context)
-    return out[:k], out[k : 2 * k].exp(), 2 * (out[-1] / 2).tanh()
+    if "factor_prior.memory.effects" in w:
+        lag, own, common = w["factor_prior.memory.effects"]
+        market = a[k:].mean()
+        level = w["factor_prior.memory.level"][0] * market
+        out = out + torch.cat([lag * a[:k], own * a[k:] + common * market, level])
+    if "factor_prior.context.layer.weight" in w:
+        shift = w["factor_prior.context.layer.weight"] @ context / len(context) ** 0.5
+        out = out + torch.cat([shift[:k] / 6, shift[k:]])
+    return out[:k], out[k : 2 * k].exp(), 3 * (out[-1] / 3).tanh()
+
+
+def remember(w, a, z):
+    """Leaky averages of the factors and of the log of their squares, beside eq. (6)."""
+    if "factor_prior.memory.unbounded_decay" not in w:
+        return a
+    keep = w["factor_prior.memory.unbounded_decay"].sigmoid()
+    return keep * a + (1 - keep) * torch.cat([z, (1 + z**2).log() - 0.53])
 
 
 def advance(w, h, z):
     """Eq. (6): one step of the gated recurrent unit."""
-    x, y = gates(w, "factor_prior.gru", ih=torch.cat([z, (1 + z**2).log()]), hh=h)
+    x, y = gates(w, "factor_prior.gru", ih=torch.cat([z, (1 + z**2).log() - 0.53]), hh=h)
     (xr, xu, xn), (yr, yu, yn) = x.chunk(3), y.chunk(3)
     update = (xu + yu).sigmoid()
     return (1 - update) * (xn + (xr + yr).sigmoid() * yn).tanh() + update * h
@@ -65,12 +79,12 @@ def advance(w, h, z):
 
 def model(w, batch, kl_weight, path, paper):
     k, h = path.shape[1], path.new_zeros(w["factor_prior.head.weight"].shape[1])
-    d = h  # all states are of one width
+    d, a = h, path.new_zeros(2 * k)  # recurrent states are of one width
     for t, (r, b, s, x) in pyro.markov(enumerate(months(w, batch, k, paper))):
-        loc, scale, level = prior(w, h, x, k)
+        loc, scale, level = prior(w, h, a, x, k)
         with poutine.scale(scale=kl_weight[t]):
             z = pyro.sample(f"z_{t}", dist.Normal(loc, scale).to_event(1))
-        h = advance(w, h, z)
+        h, a = advance(w, h, z), remember(w, a, z)
         if paper:  # eqs. (20) and (21)
             d = sum(gates(w, "decoder.rnn", ih=z, hh=d)).tanh()
             returns = dist.Normal(b @ dense(w, "decoder.out", d), s)
@@ -99,8 +113,9 @@ def quadratic(w, r, b, s, start, paper):
 
 def guide(w, batch, kl_weight, path, paper):
     k, h = path.shape[1], path.new_zeros(w["factor_prior.head.weight"].shape[1])
+    a = start = path.new_zeros(2 * k)
     for t, (r, b, s, x) in pyro.markov(enumerate(months(w, batch, k, paper))):
-        lam, eta = quadratic(w, r, b, s, None if paper else prior(w, h * 0, x, k), paper)
+        lam, eta = quadratic(w, r, b, s, None if paper else prior(w, h * 0, start, x, k), paper)
         if paper:  # eqs. (12)-(14)
             estimate = torch.linalg.solve(lam + torch.eye(k).to(path), eta)
             features = torch.cat([estimate, (1 + lam.diagonal()).log()])
@@ -108,7 +123,7 @@ def guide(w, batch, kl_weight, path, paper):
             m, precision = dense(w, "guide.loc", h), dense(w, "guide.log_scale", h).exp() ** -2
             precision = precision.diag()
         else:
-            loc, scale, level = prior(w, h, x, k)
+            loc, scale, level = prior(w, h, a, x, k)
             shrink = (-2 * level).exp() / kl_weight[t]
             precision = (scale**-2).diag() + shrink * lam
             m = torch.linalg.solve(precision, loc / scale**2 + shrink * eta)
@@ -117,4 +132,4 @@ def guide(w, batch, kl_weight, path, paper):
         log_q = dist.MultivariateNormal(m, precision_matrix=precision).log_prob(z)
         with poutine.scale(scale=kl_weight[t]):
             pyro.sample(f"z_{t}", dist.Delta(z, log_density=log_q, event_dim=1))
-        h = h if paper else advance(w, h, z)
+        h, a = (h, a) if paper else (advance(w, h, z), remember(w, a, z))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -25,6 +26,11 @@ class Recurrent(FactorPrior):
 
     The state before month t also moves the level of that month's idiosyncratic scales, for what
     a recurrent prior has to learn of markets is volatility more than means.
+
+    Beside the gated unit, leaky averages of past factors and of the log of their squares reach
+    the read-out directly: an autoregression of every factor, and persistent volatility, its own
+    and the market's. That little is what a few hundred months can teach; the gated unit corrects
+    it. All weights have priors that know how small monthly predictability is.
 
     Parameters
     ----------
@@ -43,8 +49,15 @@ class Recurrent(FactorPrior):
         Distribution of a month's factors around their mean; ``"student_t"`` gives all factors
         of a month one common heavy-tailed shock.
     weights : WeightPrior, optional
-        Prior over the read-out and context weights; a few hundred months teach little more than
-        a shrunk answer.
+        Prior over the gated unit and its read-out. Long-run means count in units that make
+        ``Normal(0.03)`` expect a tenth of a factor's standard deviation a month.
+    skip : bool
+        False leaves the leaky averages out and the long-run means without a prior: the paper's
+        plain recurrence.
+    skip_weights : WeightPrior, optional
+        Prior over the direct effects: autoregression, elasticities of volatility, and what a
+        standard deviation of all context together does. Effects of context on a month's mean
+        count in units that make ``Normal(0.3)`` expect a twentieth of a standard deviation.
 
     References
     ----------
@@ -61,6 +74,8 @@ class Recurrent(FactorPrior):
         idio_level: bool = True,
         innovation: Literal["normal", "student_t"] = "normal",
         weights: WeightPrior | None = Normal(0.03),
+        skip: bool = True,
+        skip_weights: WeightPrior | None = Normal(0.3),
     ) -> None:
         super().__init__()
         if innovation not in ("normal", "student_t"):
@@ -78,15 +93,13 @@ class Recurrent(FactorPrior):
         self.head = nn.Linear(hidden, 2 * n_factors + 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.context_head = (
-            nn.Linear(n_context, 2 * n_factors + 1, bias=False) if n_context else None
-        )
-        if self.context_head is not None:
-            nn.init.zeros_(self.context_head.weight)
+        self.skip, self.skip_weights = skip, skip_weights
+        self.memory = _Memory(n_factors, skip_weights) if skip else None
+        self.context = _Context(n_context, n_factors, skip_weights) if n_context else None
 
     def encode(self, context: Tensor | None) -> Tensor | None:
         """Map the context of all months to shifts of the read-out at once."""
-        if self.context_head is None:
+        if self.context is None:
             return None
         if context is None or context.shape[-1] != self.n_context:
             got = "none" if context is None else str(context.shape[-1])
@@ -94,11 +107,14 @@ class Recurrent(FactorPrior):
                 f"`context` must have {self.n_context} features, as the prior was built for; got "
                 f"{got}. Add it with rv.data.market_context(panel) or build with n_context=0."
             )
-        return by_month(self.context_head, context)
+        return by_month(self.context, context)
 
     def initial(self) -> State:
-        """Zeros."""
-        return (self.head.weight.new_zeros(self.hidden),)
+        """Zeros: of the gated unit, and of the leaky averages."""
+        zeros = self.head.weight.new_zeros
+        if self.memory is None:
+            return (zeros(self.hidden),)
+        return zeros(self.hidden), zeros(2 * self.n_factors)
 
     @property
     def degrees_of_freedom(self) -> Tensor | None:
@@ -107,7 +123,7 @@ class Recurrent(FactorPrior):
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
         """Mean and scale read out of the state and the month's context."""
-        out = self._read_out(state[0], context)
+        out = self._read_out(state, context)
         loc, log_scale = out[..., : self.n_factors], out[..., self.n_factors : -1]
         scale, df = log_scale.clamp(-8.0, 4.0).exp(), self.degrees_of_freedom
         return (
@@ -124,42 +140,114 @@ class Recurrent(FactorPrior):
         return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
-        """Log multiplier of the month's idiosyncratic scales, within (-2, 2)."""
+        """Log multiplier of the month's idiosyncratic scales, within (-3, 3)."""
         if not self.idio_level:
             return None
-        return 2.0 * torch.tanh(0.5 * self._read_out(state[0], context)[..., -1])
+        return 3.0 * torch.tanh(self._read_out(state, context)[..., -1] / 3.0)
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        """One step of the gated recurrent unit."""
-        batch = factors.shape[:-1]
-        features = self._features(factors).reshape(-1, 2 * self.n_factors)
+        """One step of the gated recurrent unit, and of the leaky averages."""
+        batch, features = factors.shape[:-1], self._features(factors)
         hidden = state[0].expand(*batch, self.hidden).reshape(-1, self.hidden)
-        moved = torch.gru_cell(features, hidden, *rnn_weights(self.gru))
-        return (moved.reshape(*batch, self.hidden),)
+        flat = features.reshape(-1, 2 * self.n_factors)
+        moved = torch.gru_cell(flat, hidden, *rnn_weights(self.gru)).reshape(*batch, self.hidden)
+        if self.memory is None:
+            return (moved,)
+        return moved, torch.lerp(features, state[1], self.memory.decay)
 
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
         """Run the whole path through the gated recurrent unit in one call."""
         batch, n_times = factors.shape[:-2], factors.shape[-2]
+        features = self._features(factors)
         first = state[0].expand(*batch, self.hidden).unsqueeze(-2)
-        features = self._features(factors).reshape(-1, n_times, 2 * self.n_factors)
         start = first.reshape(-1, 1, self.hidden).transpose(0, 1).contiguous()
-        output, _ = self.gru(features.transpose(0, 1), start)
+        flat = features.reshape(-1, n_times, 2 * self.n_factors).transpose(0, 1)
+        output, _ = self.gru(flat, start)
         path = output.transpose(0, 1).reshape(*batch, n_times, self.hidden)
-        return (torch.cat([first, path], dim=-2),)
+        hidden = torch.cat([first, path], dim=-2)
+        if self.memory is None:
+            return (hidden,)
+        averages, decay = [state[1].expand(*batch, 2 * self.n_factors)], self.memory.decay
+        for month in features.unbind(-2):
+            averages.append(torch.lerp(month, averages[-1], decay))
+        return hidden, torch.stack(averages, dim=-2)
 
     def weight_matrices(self) -> WeightMatrices:
-        """Read-out, context and recurrent weights; none sees the characteristics."""
+        """Read-out and recurrent weights; none sees the characteristics."""
         w_in, w_state, _, _ = rnn_weights(self.gru)
-        others: Sequence[Tensor] = [self.head.weight, w_in, w_state]
-        if self.context_head is not None:
-            others = [*others, self.context_head.weight]
+        others = [self.head.weight, w_in, w_state]
+        if self.skip:
+            others.append(self.head.bias[None, : self.n_factors] / _MEAN_UNIT)
         return WeightMatrices([], others)
 
-    def _read_out(self, hidden: Tensor, shift: Tensor | None) -> Tensor:
-        out: Tensor = self.head(hidden)
+    def _read_out(self, state: State, shift: Tensor | None) -> Tensor:
+        out: Tensor = self.head(state[0])
+        if self.memory is not None:
+            out = out + self.memory(state[1])
         return out if shift is None else out + shift
 
     @staticmethod
     def _features(factors: Tensor) -> Tensor:
         """Factors and the log of their squares, so that volatility is within easy reach."""
-        return torch.cat([factors, torch.log1p(factors.square())], dim=-1)
+        return torch.cat([factors, torch.log1p(factors.square()) - _TYPICAL], dim=-1)
+
+
+# mean of log(1 + z^2) for standard normal z: a calm start is a state of zero
+_TYPICAL = 0.53
+
+
+# what one unit of a weight on context does to a month's mean, in sds of the factor
+_CONTEXT_UNIT = 1 / 6
+# units of a long-run mean in a factor's standard deviation
+_MEAN_UNIT = 10 / 3
+
+
+class _Memory(Part):
+    """Leaky averages of past factors and of their log squares, and what they say of a month."""
+
+    def __init__(self, n_factors: int, weights: WeightPrior | None) -> None:
+        super().__init__()
+        self.n_factors, self.weights = n_factors, weights
+        # almost the last month's factors, and a memory of half a year of their squares
+        start = torch.tensor([-2.0, 1.6]).repeat_interleave(n_factors)
+        self.unbounded_decay = nn.Parameter(start)
+        # rows: autoregression, and elasticities to volatility of the factor's own and of all
+        self.effects = nn.Parameter(torch.zeros(3, n_factors))
+        self.level = nn.Parameter(torch.zeros(1, 1))
+
+    @property
+    def decay(self) -> Tensor:
+        """Share of each leaky average that a month leaves, in (0, 1), of shape (2 n_factors,)."""
+        return torch.sigmoid(self.unbounded_decay)
+
+    def forward(self, averages: Tensor) -> Tensor:
+        """Compute read-outs (*batch, 2 n_factors + 1) from averages (*batch, 2 n_factors)."""
+        factors, squares = averages.split(self.n_factors, -1)
+        lag, own, common = self.effects.unbind(0)
+        market = squares.mean(-1, keepdim=True)
+        read = [lag * factors, own * squares + common * market, self.level[0] * market]
+        return torch.cat(read, -1)
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return the effects; the speed of forgetting has no prior."""
+        return WeightMatrices([], [self.effects, self.level])
+
+
+class _Context(Part):
+    """What the month-level state known before the month adds to the read-out."""
+
+    def __init__(self, n_context: int, n_factors: int, weights: WeightPrior | None) -> None:
+        super().__init__()
+        self.n_context, self.n_factors, self.weights = n_context, n_factors, weights
+        self.layer = nn.Linear(n_context, 2 * n_factors + 1, bias=False)
+        nn.init.zeros_(self.layer.weight)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Compute shifts (*batch, 2 n_factors + 1), each feature a share of all."""
+        shift: Tensor = self.layer(context / math.sqrt(self.n_context))
+        loc, spread = shift.split([self.n_factors, self.n_factors + 1], -1)
+        return torch.cat([_CONTEXT_UNIT * loc, spread], -1)
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return the one matrix."""
+        return WeightMatrices([], [self.layer.weight])
