@@ -107,7 +107,8 @@ html_theme_options = {
     "header_links_before_dropdown": 7,
     "footer_start": ["sphinx-version"],
     "footer_end": [],
-    "secondary_sidebar_items": ["page-toc"],
+    # wide pages take the room of the contents on the right
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "model": [], "results": []},
     "pygments_light_style": "tango",
     "pygments_dark_style": "github-dark",
 }

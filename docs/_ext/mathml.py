@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 
 # MathML stretches delimiters by itself
 _SIZES = re.compile(r"\\[bB]igg?[lrm]?(?![a-zA-Z])")
+# \frac12 is a half: TeX takes single characters, the converter whole numbers
+_ABOVE = re.compile(r"(\\[td]?frac)\s*([0-9A-Za-z])")
+_BELOW = re.compile(r"(\\[td]?frac\{[^{}]*\})\s*([0-9A-Za-z])")
 
 
 def to_mathml(tex: str, *, block: bool) -> str:
@@ -22,7 +25,9 @@ def to_mathml(tex: str, *, block: bool) -> str:
     MathError
         If it holds a command that is not known.
     """
-    return tex2mathml(_SIZES.sub("", tex), as_block=block)
+    tex = _SIZES.sub("", tex)
+    tex = _BELOW.sub(r"\1{\2}", _ABOVE.sub(r"\1{\2}", tex))
+    return tex2mathml(tex, as_block=block)
 
 
 def _visit(self: Any, node: nodes.Element, *, block: bool) -> None:
