@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
+# These run with every change; the others by -m notebook.
+QUICK = {"01_quickstart", "02_swapping_priors"}
 # Seconds for one cell. The whole notebook takes far less; this only keeps a hang from lasting.
 TIMEOUT = 120
 
@@ -21,7 +23,7 @@ def _read(name: str, suffix: str) -> nbformat.NotebookNode:
 
 def test_there_are_notebooks() -> None:
     """An empty list would make every test below pass."""
-    assert {"01_quickstart", "02_swapping_priors"} <= set(NAMES)
+    assert set(NAMES) >= QUICK
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,7 +51,10 @@ def test_notebook_keeps_the_form(name: str) -> None:
     assert not private
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.notebook) for name in NAMES],
+)
 def test_notebook_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At small size, in a kernel of its own, from the notebooks' folder; no error is tolerated."""
     monkeypatch.setenv("RVRAE_SMOKE", "1")
