@@ -159,8 +159,8 @@ class LastCode(Decoder):
 
     References
     ----------
-    Wang and Guo (2024), arXiv 2403.02500, eqs. (18)-(21) and (31); Fabius and van Amersfoort
-    (2015), arXiv 1412.6581; Li et al. (2020), TWR-VAE.
+    Wang and Guo (2024), arXiv 2403.02500, eqs. (18)-(21), (31).
+    Fabius and van Amersfoort (2015), arXiv 1412.6581; Li et al. (2020), TWR-VAE.
     """
 
     def __init__(self, n_factors: int, hidden: int = 16, window: int = 60) -> None:

@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+import pytest
+
+from rvrae_pyro.models.registry import PARTS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 
 def example() -> str:
@@ -29,3 +34,29 @@ def test_example_runs_from_panel_to_risk(capsys):
 def test_example_is_as_short_as_promised():
     lines = [line for line in example().splitlines() if line.strip()]
     assert len(lines) <= 15
+
+
+def test_links_lead_to_files():
+    targets = re.findall(r"\]\(([^)#\s]+)\)", README.read_text())
+    assert [t for t in targets if "://" not in t and not (ROOT / t).is_file()] == []
+
+
+def test_each_claim_names_what_holds_it():
+    rows = re.findall(r"^\| (?!what|-)([^|]+) \| ([^|]+) \| ([^|]+) \|$", README.read_text(), re.M)
+    assert len(rows) >= 7
+    assert [claim for claim, _, held in rows if "](" not in held] == []
+
+
+@pytest.mark.parametrize(
+    ("slot", "word"),
+    [
+        ("factor_prior", "factor priors"),
+        ("loadings", "loadings"),
+        ("likelihood", "likelihoods"),
+        ("guide", "guides"),
+        ("decoder", "decoders"),
+        ("weights", "weight priors"),
+    ],
+)
+def test_parts_are_counted_right(slot, word):
+    assert f" {len(PARTS[slot])} {word}" in README.read_text()
