@@ -123,6 +123,7 @@ def _first(beliefs: Beliefs, size: int) -> Beliefs:
     return dataclasses.replace(
         beliefs,
         predicted=beliefs.predicted[:, :size].clone(),
+        predicted_log_prior=beliefs.predicted_log_prior[:, :size].clone(),
         filtered=beliefs.filtered[:, :size].clone(),
         smoothed=beliefs.smoothed[:, :size].clone(),
         predicted_codes=beliefs.predicted_codes[:, :size].clone(),
