@@ -25,6 +25,7 @@
 # %%
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 SEED = 0
@@ -49,6 +50,8 @@ import numpy as np
 import pandas as pd
 
 import rvrae_pyro as rv
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that is not used
 
 # %% [markdown]
 # ## Data, and holes in them
