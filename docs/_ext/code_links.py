@@ -38,6 +38,21 @@ def full_name(text: str) -> str | None:
     return f"{_OWNERS[head]}.{rest}"
 
 
+class ShortNames(SphinxPostTransform):
+    """Show names in the reference's tables as users type them: ``rv.fit``."""
+
+    default_priority = 9
+
+    def run(self, **kwargs: Any) -> None:
+        """Go through the page, if it is one of the reference."""
+        if not self.env.docname.startswith("api/"):
+            return
+        for literal in self.document.findall(nodes.literal):
+            text = literal.astext()
+            if re.fullmatch(r"rvrae_pyro(\.\w+)+", text):
+                literal.children = [nodes.Text(f"rv.{text.partition('.')[2]}")]
+
+
 class LinkCode(SphinxPostTransform):
     """Wrap literals that name a documented object in a reference to it."""
 
@@ -60,6 +75,7 @@ class LinkCode(SphinxPostTransform):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the transform."""
+    """Add the transforms."""
     app.add_post_transform(LinkCode)
+    app.add_post_transform(ShortNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
