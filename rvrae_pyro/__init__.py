@@ -21,9 +21,9 @@ from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
     from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference, testing
-    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
+    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble, load
     from rvrae_pyro.fitting.fit import Fit
-    from rvrae_pyro.fitting.training import fit, load
+    from rvrae_pyro.fitting.training import fit
     from rvrae_pyro.inference import schedules
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
@@ -92,7 +92,7 @@ _LAZY_NAMES = {
     "FitConfig": "rvrae_pyro.inference.config",
     "fit": "rvrae_pyro.fitting.training",
     "fit_ensemble": "rvrae_pyro.fitting.ensemble",
-    "load": "rvrae_pyro.fitting.training",
+    "load": "rvrae_pyro.fitting.ensemble",
     "prior_predictive": "rvrae_pyro.predictive.prior",
 }
 

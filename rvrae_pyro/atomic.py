@@ -21,7 +21,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "draft", "only_run", "remove", "write_bytes"]
+__all__ = ["LOCK", "draft", "only_run", "remove", "replacing", "write_bytes"]
 
 LOCK: Final = ".lock"
 """Name of the file that a run holds while it writes to a folder; inside: its process and host."""
@@ -79,6 +79,28 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what is written there takes its place on success.
+
+    A file or a folder; a folder that was there before is put back if the disk refuses.
+    """
+    temporary, old = draft(path), draft(path)
+    try:
+        yield temporary
+        if path.is_dir() and temporary.is_dir():
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        remove(temporary)
+        remove(old)
 
 
 @contextmanager

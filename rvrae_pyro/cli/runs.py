@@ -53,6 +53,8 @@ def load_run(folder: Path) -> Run:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{model} is damaged: {error!r}. Fit again.") from error
+    if not isinstance(fit, rv.Fit):
+        raise CheckpointError(f"RUN {folder} is an ensemble; name the folder of a single fit.")
     return Run(fit, Preparation.from_json(model / _PREPARATION))
 
 

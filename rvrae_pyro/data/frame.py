@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ from rvrae_pyro.names import (
 __all__ = ["from_frame", "to_frame"]
 
 Floats = NDArray[np.floating[Any]]
+
+_RATES: Final = frozenset({"rf", "risk_free", "riskfree", "risk-free", "rfree", "risk_free_rate"})
+"""Names of a risk-free rate, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def from_frame(
     Warns
     -----
     RvraeWarning
-        If nothing says that the returns are excess, or a column is left out.
+        If nothing says that the returns are excess, a column is left out, or one named like a
+        risk-free rate is about to become a characteristic.
 
     Notes
     -----
@@ -141,6 +145,7 @@ def from_frame(
         raise ConfigError(f"`lag` must be 0 or 1; got {lag!r}. Shift longer lags yourself.")
     check_frequency(frequency)
     rate_column = risk_free if isinstance(risk_free, str) else None
+    _warn_of_rates(frame, risk_free, excess, characteristics)
     columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
     grid = _Grid(frame, columns, frequency)
     raw = grid.dense(returns, np.dtype(np.float64))
@@ -171,6 +176,23 @@ def from_frame(
     )
     check_panel(panel)
     return panel
+
+
+def _warn_of_rates(
+    frame: pd.DataFrame, risk_free: object, excess: bool, characteristics: Sequence[str] | None
+) -> None:
+    """Warn where a column that is named like a risk-free rate would become a characteristic."""
+    if risk_free is not None or characteristics is not None or not isinstance(frame, pd.DataFrame):
+        return
+    names = [c for c in frame.columns if isinstance(c, str) and c.lower() in _RATES]
+    if names:
+        use = "excess=True, risk_free=" if excess else "risk_free="
+        warnings.warn(
+            f"column {names[0]!r} becomes a characteristic, as every numeric column that is not "
+            f"named; if it is the risk-free rate, pass {use}{names[0]!r}.",
+            RvraeWarning,
+            stacklevel=3,
+        )
 
 
 def _find_columns(

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import xarray as xr
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.frame import from_frame
@@ -24,7 +23,7 @@ from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RISK_FREE, TIME, WEIGHT
 
-__all__ = ["read_panel", "replacing", "write_panel"]
+__all__ = ["read_panel", "write_panel"]
 
 _CSV_MARK: Final = f"# {FORMAT_KEY} "
 _JSON_MARK: Final = "json:"
@@ -130,25 +129,6 @@ def _choose(path: Path, table: dict[str, Callable[..., Any]]) -> Callable[..., A
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` that takes its place on success."""
-    temporary, old = draft(path), draft(path)
-    try:
-        yield temporary
-        if path.is_dir() and temporary.is_dir():
-            os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        remove(temporary)
-        remove(old)
 
 
 def _write_parquet(panel: xr.Dataset, path: Path) -> None:

@@ -63,7 +63,8 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
     even if every month is proposed well; a filtering guide ignores the months to come, which
     shows in the path's weight and not in the months'. So judge the guide by the months, and
     use the particle filter's evidence for the whole. Weights of the model are taken as they
-    are. Costs O(num_samples n_assets n_factors) a month.
+    are, those with a posterior at its mean: it is the factors' guide that is judged. Costs
+    O(num_samples n_assets n_factors) a month.
 
     References
     ----------

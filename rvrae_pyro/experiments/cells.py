@@ -19,7 +19,8 @@ import torch
 import xarray as xr
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.data.io import read_panel, replacing
+from rvrae_pyro.atomic import replacing
+from rvrae_pyro.data.io import read_panel
 from rvrae_pyro.data.simulate import simulate_gkx
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.scoring import Rules, Scores, score

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rvrae_pyro.data.io import replacing
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.experiments.scoring import METRICS
 
 __all__ = ["draw_table", "save_figure"]

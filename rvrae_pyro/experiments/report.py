@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rvrae_pyro.data.io import replacing
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.figures import draw_table, save_figure
 from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK

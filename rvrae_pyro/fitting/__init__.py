@@ -1,7 +1,7 @@
 """Training, and what a trained model can say."""
 
-from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
+from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble, load
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.training import fit, load
+from rvrae_pyro.fitting.training import fit
 
 __all__ = ["Ensemble", "Fit", "fit", "fit_ensemble", "load"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,21 @@ import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.training import fit, load
+from rvrae_pyro.fitting.training import fit
+from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, FACTORS, TIME
 from rvrae_pyro.predictive.beliefs import Kind
 from rvrae_pyro.predictive.tree_files import write_tree
 
-__all__ = ["Ensemble", "fit_ensemble"]
+__all__ = ["Ensemble", "fit_ensemble", "load"]
 
 _META, _ROTATION = "ensemble.json", "rotation.nc"
 
@@ -243,25 +245,24 @@ class Ensemble:
             raise CheckpointError(
                 f"`path` {str(target)!r} holds something that is not an ensemble; choose another."
             )
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        old = draft.with_name(f"{draft.name}.old")
+        temporary, old = draft(target), draft(target)
         try:
-            draft.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for i, member in enumerate(self.members):
-                member.save(draft / f"member_{i:03d}")
-            write_tree(xr.DataTree(self.alignment), draft / _ROTATION)
+                member.save(temporary / f"member_{i:03d}")
+            write_tree(xr.DataTree(self.alignment), temporary / _ROTATION)
             meta = {"package": "rvrae_pyro", "format": 1, "n_members": len(self.members)}
-            (draft / _META).write_text(json.dumps(meta))
+            (temporary / _META).write_text(json.dumps(meta))
             if target.exists():
                 os.replace(target, old)
-            os.replace(draft, target)
+            os.replace(temporary, target)
         except OSError as error:
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise CheckpointError(f"`path` {str(target)!r} cannot be written: {error}.") from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(temporary)
+            remove(old)
         return target
 
     @classmethod
@@ -298,7 +299,7 @@ class Ensemble:
                 "the version of rvrae_pyro that wrote it, or a newer one."
             )
         folders = [folder / f"member_{i:03d}" for i in range(n_members)]
-        members = [load(each, None if make_model is None else make_model()) for each in folders]
+        members = [load_fit(each, None if make_model is None else make_model()) for each in folders]
         return cls(tuple(members), alignment)
 
     def _attrs(self) -> dict[str, Any]:
@@ -334,10 +335,36 @@ class Ensemble:
             joined = self._stacked(arrays)
             if key == FACTORS:
                 joined = rotate(joined, self.rotation)
-            elif key == "beta":
+            elif key in ("beta", "beta_by_weights"):
                 joined = rotate(joined, self.rotation, loadings=True)
             variables[key] = joined
         return xr.Dataset(variables, attrs=each[0].attrs)
+
+
+def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit | Ensemble:
+    """Read a fit or an ensemble that its ``save`` wrote, or a checkpoint's best state.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    model : RVRAE, optional
+        A model built as the saved one was; needed only where a part is not one of ours. Its
+        weights are filled in. For an ensemble every member gets a copy.
+
+    Returns
+    -------
+    Fit or Ensemble
+        What was saved.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing, damaged, foreign or of a newer version, or needs ``model``.
+    """
+    if (Path(path) / _META).exists():
+        return Ensemble.load(path, None if model is None else partial(copy.deepcopy, model))
+    return load_fit(path, model)
 
 
 def _check_new(model: object, members: Sequence[Fit]) -> None:

@@ -41,8 +41,12 @@ __all__ = ["Fit"]
 
 _LOADINGS_DRAWS = 20
 
+_FIXED = "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)"
+_MEAN_FIELD = (
+    "what is unknown about the weights as a whole: some have a posterior, one weight apart from "
+    "the other, which understates it; the rest are fixed (see seeds, ensembles)"
+)
 _LIMITS = (
-    "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)",
     "factors one by one: they are identified up to rotation, sign and scale",
     "survivorship and errors in your data; the model takes them as they are",
 )
@@ -236,7 +240,8 @@ class Fit:
         xarray.DataTree
             ``posterior`` (``factors``), ``posterior_predictive``, ``log_likelihood`` and
             ``observed_data`` (``returns`` over ``obs``, the observed cells, with coordinates
-            ``time`` and ``asset``), ``sample_stats`` (``lp``, ``log_q`` by month).
+            ``time`` and ``asset``), ``sample_stats`` (``lp``, ``log_q`` by month),
+            ``constant_data`` (``beta``, ``idio_scale`` of every listed asset).
 
         Notes
         -----
@@ -466,7 +471,8 @@ class Fit:
         )
         if panel is not None:
             findings.extend(judge_panel(self, panel, num_particles))
-        return Check(findings, _LIMITS)
+        weights = _MEAN_FIELD if self.model.weight_sites else _FIXED
+        return Check(findings, (weights, *_LIMITS))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fit to a folder: weights as safetensors, the rest as JSON and netCDF.

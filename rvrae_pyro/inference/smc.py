@@ -68,11 +68,10 @@ class Particles:
 class _Own(NamedTuple):
     """A month's latent of the prior's own.
 
-    ``coming`` and ``moment`` are the context that the factors' prior reads, with the latent as
-    drawn from its prior and as proposed; ``value`` is the latter alone, None without a latent.
+    ``moment`` is the context that the factors' prior reads with the latent as proposed;
+    ``value`` is the latter alone, None without a latent.
     """
 
-    coming: Tensor | None
     moment: Tensor | None
     value: Tensor | None
     log_weight: Tensor
@@ -193,11 +192,13 @@ class Cloud:
         prior, decoder = self.parts.factor_prior, self.parts.decoder
         base = None if self.view.context is None else self.view.context[t]
         with self._random(t):
-            own = self._own(t, base)
-            moment = own.coming
+            own_ahead, own_coming = self._own_ahead(t)
+            moment = base if own_coming is None else prior.drive(base, own_coming)
             ahead = _for_each(prior.transition(self.state, moment), self.n)
             level = prior.level(self.state, moment)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
+            # after all that is predicted: what is drawn here hangs on whether returns were seen
+            own = self._own_proposed(t, base, own_ahead, own_coming)
             met, met_level = ahead, level
             if own.value is not None:
                 moment = own.moment
@@ -246,14 +247,22 @@ class Cloud:
         log_weight = log_weight + ahead.log_prob(codes) - log_q
         return codes, log_weight + self._log_density(t, codes, level), None
 
-    def _own(self, t: int, base: Tensor | None) -> _Own:
-        """Move the prior's own latent: as it comes, and as the month's returns suggest."""
-        prior, own = self.parts.factor_prior, self.view.prior.own
+    def _own_ahead(self, t: int) -> tuple[Transition | None, Tensor | None]:
+        """Move the prior's own latent as it comes, with no regard to the month's returns."""
+        own = self.view.prior.own
         if own is None:
-            return _Own(base, base, None, self.cross.scale.new_zeros(()))
+            return None, None
         context = None if self.view.own_context is None else self.view.own_context[t]
         ahead = _for_each(own.transition(self.own_state, context), self.n)
-        coming = ahead.sample(own.noise(ahead.loc.shape, ahead.loc))
+        return ahead, ahead.sample(own.noise(ahead.loc.shape, ahead.loc))
+
+    def _own_proposed(
+        self, t: int, base: Tensor | None, ahead: Transition | None, coming: Tensor | None
+    ) -> _Own:
+        """Move the prior's own latent as the month's returns suggest."""
+        prior, own = self.parts.factor_prior, self.view.prior.own
+        if own is None or ahead is None or coming is None:
+            return _Own(base, None, self.cross.scale.new_zeros(()))
         potential = Potential(self.cross.potential.precision[t], self.cross.potential.shift[t])
         if self.proposals is not None or not bool(self.batch.observed[t].any()):
             # behind a decoder the quadratic form says nothing of the code
@@ -261,7 +270,7 @@ class Cloud:
         else:
             value, log_q = ahead.propose(potential, own.noise(ahead.loc.shape, ahead.loc))
             log_weight = ahead.log_prob(value) - log_q
-        return _Own(prior.drive(base, coming), prior.drive(base, value), value, log_weight)
+        return _Own(prior.drive(base, value), value, log_weight)
 
     def _advance_own(self, t: int, own: _Own, keep: Tensor) -> None:
         prior = self.view.prior.own

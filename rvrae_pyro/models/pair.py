@@ -220,6 +220,7 @@ class Parts(nn.Module):
         Given a cross-section that was computed month by month, so is all the rest: no month's
         rounding then depends on how many follow.
         """
+        _check_dtype(batch, self.return_scale)
         prior = self.factor_prior
         by_month = cross is not None
         cross = self.cross_section(batch, weights=weights) if cross is None else cross
@@ -267,6 +268,15 @@ def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) 
         return prior.encode(context)
     months = [month for month in map(prior.encode, context.split(1)) if month is not None]
     return torch.cat(months) if months else None
+
+
+def _check_dtype(batch: Batch, weight: Tensor) -> None:
+    """Raise where the batch has another floating type than the weights."""
+    if batch.returns.dtype != weight.dtype:
+        raise ShapeError(
+            f"`batch` must have the model's dtype {weight.dtype}; got {batch.returns.dtype}. Use "
+            f"to_batch(panel, dtype={weight.dtype}), or model.to(dtype={batch.returns.dtype})."
+        )
 
 
 def _forget(serial: str) -> None:

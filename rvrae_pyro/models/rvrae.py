@@ -41,7 +41,9 @@ class RVRAE(nn.Module):
     guide : Guide, optional
         q(z | r); conjugate unless told.
     n_context : int
-        Features of the panel's ``context`` that the default parts read.
+        Features of the panel's ``context`` that the default parts read: the factor prior,
+        which moves the factors and the level of all idiosyncratic scales with them; with
+        a prior of your own the default likelihood's scale.
 
     Attributes
     ----------
@@ -89,7 +91,9 @@ class RVRAE(nn.Module):
         self.n_characteristics, self.n_factors = n_characteristics, n_factors
         self.n_context = n_context
         if likelihood is None:
-            scale = likelihoods.CharacteristicScale(n_characteristics)
+            # the default prior moves the scales with the context; another one need not
+            read = 0 if factor_prior is None else n_context
+            scale = likelihoods.CharacteristicScale(n_characteristics, read)
             likelihood = likelihoods.StudentT(scale)
         parts = Parts(
             loadings or _loadings.LSTM(n_characteristics, n_factors),

@@ -10,11 +10,14 @@ from pyro import poutine
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.paths import at_level
+from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.predictive.beliefs import in_double
+from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 
 __all__ = ["prior_predictive", "simulate"]
@@ -44,6 +47,7 @@ def prior_predictive(
     xarray.DataTree
         Groups ``prior`` (``factors``, and drawn weights by the name of their site) and
         ``prior_predictive`` (``returns`` (chain, draw, time, asset), NaN where not listed).
+        Attributes: seed, versions, the model's description, the panel's fingerprint.
     """
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
@@ -69,13 +73,15 @@ def prior_predictive(
             ),
         }
     )
-    tree.attrs["seed"] = seed
+    tree.attrs.update(provenance(seed, {"model": describe_model(model)}, fingerprint(panel)))
     return tree
 
 
 @torch.no_grad()
 def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw codes and the returns of all assets from the model, whatever was observed.
+
+    Weights are as they are, those with a posterior at its mean.
 
     Parameters
     ----------
@@ -90,7 +96,7 @@ def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[T
     codes : Tensor of shape (num_samples, n_times, n_factors)
     returns : Tensor of shape (num_samples, n_times, n_assets)
     """
-    codes, returns, _ = _simulate(model, batch, num_samples, seed)
+    codes, returns, _ = _simulate(model, batch, num_samples, seed, fixed=True)
     return codes, returns
 
 
@@ -99,10 +105,12 @@ _Run = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 @torch.no_grad()
-def _simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> _Run:
+def _simulate(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
+) -> _Run:
     run = _simulate_forward if model.factor_prior.observed else _simulate_at_once
     with month_random(seed, batch.times[0], "prior"):
-        runs = [run(model, batch, size) for size in _chunks(model, batch, num_samples)]
+        runs = [run(model, batch, size, fixed) for size in _chunks(model, batch, num_samples)]
     codes, returns = torch.cat([r[0] for r in runs]), torch.cat([r[1] for r in runs])
     return codes, returns, {n: torch.cat([r[2][n] for r in runs]) for n in model.weight_sites}
 
@@ -122,10 +130,18 @@ def _labelled(name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
     return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
 
 
-def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> _Run:
+def _at_means(model: RVRAE, num_samples: int) -> dict[str, Tensor]:
+    """Means of all weights that have a posterior, the same for every draw."""
+    each = {name: model.parts.get_parameter(name).detach() for name in model.weight_sites}
+    return {name: mean.expand(num_samples, *mean.shape) for name, mean in each.items()}
+
+
+def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
     """Run the Pyro model itself, with particles on a plate of their own."""
+    known = _at_means(model, num_samples) if fixed else {}
+    given = poutine.condition(model.model, {n: w[:, None, None] for n, w in known.items()})
     with pyro.plate("particles", num_samples, dim=-3), pyro.validation_enabled(False):
-        trace = poutine.trace(model.model).get_trace(batch.without_returns())
+        trace = poutine.trace(given).get_trace(batch.without_returns())
     codes, returns = trace.nodes[FACTORS]["value"], trace.nodes[RETURNS]["value"]
     assert isinstance(codes, Tensor)
     assert isinstance(returns, Tensor)
@@ -138,14 +154,14 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int) -> _Run:
     return codes, returns.expand(num_samples, *returns.shape[-2:]), weights
 
 
-def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int) -> _Run:
+def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
     """Simulate an observed recurrence: a month's returns move the state of the next."""
     parts, prior = model.parts, model.factor_prior
     guide = parts.weight_guide
-    weights = {
-        site.name: guide.prior(parts, site).expand(torch.Size((num_samples,))).sample()
-        for site in guide.sites
-    }
+    weights = _at_means(model, num_samples)
+    if not fixed:
+        shape = torch.Size((num_samples,))
+        weights = {s.name: guide.prior(parts, s).expand(shape).sample() for s in guide.sites}
     # no return enters it: loadings and scales of all months are known beforehand
     sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
     cross = (

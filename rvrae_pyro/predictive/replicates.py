@@ -171,6 +171,7 @@ def _replicate_block(
     lp = (log_prior[..., list(chosen)] + likelihoods).unsqueeze(0).cpu().numpy()
     observed = batch.returns[torch.as_tensor(when), torch.as_tensor(who)].cpu().numpy()
     return {
+        "constant_data": _known(paths, batch, chosen),
         "posterior": xr.Dataset(posterior, coords={**sample, **months, **factor}),
         "posterior_predictive": xr.Dataset(
             {RETURNS: (over_cells, stacked([r for _, _, r, _ in rows]))}, coords={**sample, **cells}
@@ -190,6 +191,34 @@ def _replicate_block(
             coords={**sample, **months},
         ),
     }
+
+
+def _known(paths: Sequence[_Path], batch: Batch, chosen: Sequence[int]) -> xr.Dataset:
+    """Give loadings and idiosyncratic scales of all listed assets, means over the weights."""
+    rows, listed = list(chosen), batch.listed[list(chosen)]
+    beta = torch.stack([path.cross.beta[rows] for path in paths]).mean(0)
+    variance = torch.stack([_idio_variance(path, rows) for path in paths]).mean(0)
+    beta = beta.masked_fill(~listed.unsqueeze(-1), torch.nan)
+    scale = variance.sqrt().masked_fill(~listed, torch.nan)
+    return xr.Dataset(
+        {
+            "beta": ((TIME, ASSET, FACTOR), beta.cpu().numpy()),
+            "idio_scale": ((TIME, ASSET), scale.cpu().numpy()),
+        },
+        coords={
+            TIME: batch.times[rows],
+            ASSET: batch.assets,
+            FACTOR: factor_coord(beta.shape[-1]),
+        },
+    )
+
+
+def _idio_variance(path: _Path, rows: list[int]) -> Tensor:
+    """Idiosyncratic variances of a few months, averaged over the draws of their level."""
+    variance = path.parts.likelihood.deviation(path.cross.scale[rows]).square()
+    if path.level is None:
+        return variance
+    return variance * (2.0 * path.level[..., rows]).exp().mean(0).unsqueeze(-1)
 
 
 def _months_last(values: Tensor, chosen: Sequence[int]) -> np.ndarray:

@@ -144,6 +144,17 @@ def test_a_rate_column_must_agree_within_a_month():
         from_frame(table, risk_free="rf")
 
 
+def test_a_rate_that_nobody_named_is_pointed_out(recwarn):
+    table = long_table().assign(RF=0.001)
+    with pytest.warns(RvraeWarning, match=r"'RF' becomes a characteristic.*risk_free='RF'"):
+        panel = from_frame(table, excess=True)
+    assert "RF" in panel["characteristic"].values
+    recwarn.clear()
+    from_frame(table, excess=True, risk_free="RF")
+    from_frame(table, excess=True, characteristics=["RF"])
+    assert not recwarn.list
+
+
 def test_lag_moves_characteristics_one_calendar_month_within_the_asset():
     table = long_table().assign(cap=lambda d: np.exp(d["size"]))
     gap = table[~((table["asset"] == "s1") & (table["date"].dt.month == 3))]

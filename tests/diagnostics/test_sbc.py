@@ -138,3 +138,22 @@ def test_seed_and_misuse() -> None:
             rv.diagnostics.sbc(model, PANEL, **bad)
     with pytest.raises(rv.ConfigError, match="kl_weight"):
         rv.diagnostics.sbc(model, PANEL, kl_weight=0.0)
+
+
+@pytest.mark.parametrize("recurrence", ["latent", "observed"])
+def test_weights_with_a_posterior_stay_at_its_mean(recurrence: str) -> None:
+    """A model whose weights have a posterior is judged as the same model with fixed weights."""
+    panel = random_panel(4, 6, seed=2)
+
+    def build(inference: str) -> rv.RVRAE:
+        weights = rv.weights.Normal(inference=inference)  # type: ignore[arg-type]
+        prior = rv.priors.Recurrent(K, hidden=3, recurrence=recurrence)  # type: ignore[arg-type]
+        loadings = rv.loadings.Linear(P, K, weights=weights)
+        return rv.RVRAE(P, K, loadings=loadings, factor_prior=prior)
+
+    fixed, random = stir(build("map"), size=0.2), build("posterior")
+    state = random.parts.state_dict() | fixed.parts.state_dict()
+    random.parts.load_state_dict(state)
+    assert random.weight_sites
+    ours, theirs = (rv.diagnostics.sbc(m, panel, 6, 9)["ranks"] for m in (fixed, random))
+    xr.testing.assert_equal(ours.to_dataset(), theirs.to_dataset())

@@ -116,6 +116,24 @@ def test_replicates_reconstruction_and_scales(ensemble: rv.Ensemble, panel: xr.D
     assert ensemble.idio_scale(panel, 50).sizes["chain"] == 3
 
 
+def test_loadings_of_every_draw_of_the_weights_are_aligned(train: xr.Dataset) -> None:
+    def make() -> rv.RVRAE:
+        weights = rv.weights.GroupLog(inference="posterior")
+        return rv.RVRAE(P, K, loadings=rv.loadings.MLP(P, K, hidden=(3,), weights=weights))
+
+    both = rv.fit_ensemble(
+        make, train, seeds=(0, 1), config=rv.FitConfig(max_steps=2), progress=False
+    )
+    known = both.forecast(train, 20, times=train.time[-2:])["predictions_constant_data"]
+    each = known["beta_by_weights"]
+    assert set(each.dims) == {"chain", "weight_draw", "time", "asset", "factor"}
+    mean = each.mean("weight_draw").transpose(*known["beta"].dims)
+    np.testing.assert_allclose(mean, known["beta"], atol=1e-6)
+    note = str(both.members[0].check())
+    assert "some have a posterior" in note
+    assert "fixed at one estimate" not in note
+
+
 def test_save_and_load(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> None:
     path = ensemble.save(tmp_path / "members")
     again = rv.Ensemble.load(path)
@@ -123,6 +141,11 @@ def test_save_and_load(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> No
     xr.testing.assert_identical(first, second)
     ensemble.save(path)  # replaces
     rv.Ensemble.load(path, make_model)
+    xr.testing.assert_identical(first, rv.load(path).forecast(panel, 20, times=panel.time[-1]))
+    mine = rv.load(path, make_model())
+    assert isinstance(mine, rv.Ensemble)
+    assert len({id(member.model) for member in mine.members}) == 3
+    xr.testing.assert_identical(first, mine.forecast(panel, 20, times=panel.time[-1]))
     assert [p.name for p in tmp_path.iterdir()] == ["members"]
     ensemble.members[0].save(tmp_path / "single")
     with pytest.raises(rv.CheckpointError, match="not an ensemble"):

@@ -548,3 +548,19 @@ def test_every_pair_of_parts_is_covered() -> None:
             )
             assert (wanted in covered) != impossible
     assert len(PAIRS) < 40
+
+
+def test_a_batch_of_another_dtype_is_refused() -> None:
+    batch = rv.data.to_batch(random_panel(4, 5), dtype=torch.float64)
+    with pytest.raises(rv.ShapeError, match=r"model's dtype torch.float32; got torch.float64"):
+        Trace_ELBO().loss(*(lambda m: (m.model, m.guide))(rv.RVRAE(P, K)), batch)
+
+
+def test_the_default_scale_reads_the_context_beside_a_prior_of_your_own() -> None:
+    def scale(model: rv.RVRAE) -> rv.likelihoods.CharacteristicScale:
+        found = model.likelihood.scale
+        assert isinstance(found, rv.likelihoods.CharacteristicScale)
+        return found
+
+    assert scale(rv.RVRAE(P, K, n_context=2)).n_context == 0  # the default prior moves the scales
+    assert scale(rv.RVRAE(P, K, factor_prior=rv.priors.AR1(K), n_context=2)).n_context == 2

@@ -50,6 +50,15 @@ MODELS: dict[str, Callable[[], rv.RVRAE]] = {
         likelihood=rv.likelihoods.NormalMixture(),
         guide=rv.guides.Smoothing(K, hidden=3),
     ),
+    "volatility": lambda: rv.RVRAE(
+        P,
+        K,
+        loadings=rv.loadings.MLP(P, K, hidden=(5,)),
+        factor_prior=rv.priors.StochasticVolatility(K),
+    ),
+    "flow": lambda: rv.RVRAE(
+        P, K, loadings=rv.loadings.MLP(P, K, hidden=(5,)), factor_prior=rv.priors.Flow(K)
+    ),
     "linear": lambda: rv.RVRAE(
         P, K, loadings=rv.loadings.Linear(P, K), factor_prior=rv.priors.StandardNormal(K)
     ),

@@ -1,5 +1,6 @@
 """Prior predictive draws: no return is used, and moments are those of the prior."""
 
+import json
 import math
 
 import numpy as np
@@ -89,3 +90,11 @@ def test_returns_have_the_spread_of_factors_and_noise() -> None:
     listed = batch.listed.numpy()
     ratio = drawn.to_numpy().std(0)[listed] / sd.numpy()[listed]
     assert np.abs(ratio - 1).max() < 5 / math.sqrt(2 * n)
+
+
+def test_draws_say_where_they_come_from() -> None:
+    panel = random_panel(4, 5)
+    tree = rv.prior_predictive(rv.RVRAE(P, K), panel, 2, seed=7)
+    assert tree.attrs["seed"] == 7
+    assert {"versions", "config", "data_fingerprint"} <= set(tree.attrs)
+    assert json.loads(tree.attrs["config"])["model"]["n_factors"] == K

@@ -47,7 +47,8 @@ def panel() -> xr.Dataset:
 def test_groups_dimensions_and_cells(kind: str, panel: xr.Dataset) -> None:
     tree = FITS[kind].posterior_predictive(panel, num_samples=6)
     expected = {
-        "/posterior", "/posterior_predictive", "/log_likelihood", "/observed_data", "/sample_stats"
+        "/posterior", "/posterior_predictive", "/log_likelihood", "/observed_data",
+        "/sample_stats", "/constant_data",
     }  # fmt: skip
     assert expected <= set(tree.groups)
     assert tree["posterior"]["factors"].dims == ("chain", "draw", "time", "factor")
@@ -118,6 +119,19 @@ def test_streamed_draws_equal_those_in_memory(panel: xr.Dataset, tmp_path: Path)
         ours, theirs = streamed[group].to_dataset().load(), memory[group].to_dataset()
         for name in theirs.variables:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{group}/{name}")
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_known_loadings_and_scales_are_those_of_the_fit(kind: str, panel: xr.Dataset) -> None:
+    fit = FITS[kind]
+    known = fit.posterior_predictive(panel, num_samples=6)["constant_data"]
+    assert known["beta"].dims == ("time", "asset", "factor")
+    assert known["idio_scale"].dims == ("time", "asset")
+    np.testing.assert_array_equal(known["beta"].values, fit.loadings(panel).values)
+    scale = fit.idio_scale(panel, num_samples=6)
+    np.testing.assert_array_equal(known["idio_scale"].isnull(), scale.isnull())
+    if kind != "default":  # there the scales follow the factors' own path
+        np.testing.assert_allclose(known["idio_scale"], scale, rtol=1e-12)
 
 
 def test_months_without_a_return_are_refused(panel: xr.Dataset) -> None:
