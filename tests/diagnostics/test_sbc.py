@@ -53,9 +53,10 @@ def test_a_recurrent_guide_trained_under_a_weighted_kl_fails_visibly() -> None:
     """The model is the truth and stays fixed: what fails is the guide."""
     model = freeze(known_model(1, guide=rv.guides.Recurrent(1, 8)), but="guide")
     config = rv.FitConfig(
-        max_steps=100,
+        max_steps=150,
         window=12,
         learning_rate=0.01,
+        rate_schedule=rv.schedules.Flat(),
         kl_schedule=rv.schedules.Constant(),
         kl_reduction="mean",
         dtype=model.return_scale.dtype,
