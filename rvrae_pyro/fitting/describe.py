@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,16 @@ from rvrae_pyro.inference import schedules
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.part import describe
 
-__all__ = ["build_config", "describe_config"]
+__all__ = ["build_config", "describe_config", "resolve_config"]
 
 SCHEDULES = {
     "Constant": schedules.Constant,
     "Cyclical": schedules.Cyclical,
     "Linear": schedules.Linear,
 }
+_OWN = " (own)"
 RATE_SCHEDULES = {"Cosine": schedules.Cosine, "Flat": schedules.Flat}
+_SCHEDULES = {"kl_schedule": SCHEDULES, "rate_schedule": RATE_SCHEDULES}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -29,6 +32,9 @@ def describe_config(config: FitConfig) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name in _SCHEDULES and type(value) not in _SCHEDULES[field.name].values():
+            described[field.name] = _describe_own(value)
+            continue
         if isinstance(value, torch.dtype):
             value = str(value).removeprefix("torch.")
         elif isinstance(value, type):
@@ -66,6 +72,59 @@ def build_config(described: Mapping[str, Any]) -> FitConfig:
         return FitConfig(**settings)
     except TypeError as error:
         raise ConfigError(f"a setting of fit has the wrong type: {error}.") from error
+
+
+def resolve_config(described: Mapping[str, Any], config: FitConfig | None) -> FitConfig:
+    """Build the configuration of a saved fit, or take the one passed if it is the same.
+
+    Parameters
+    ----------
+    described : mapping
+        What :func:`describe_config` said of it.
+    config : FitConfig, optional
+        Needed where a schedule or the optimiser is not one of ours.
+
+    Raises
+    ------
+    ConfigError
+        If it is needed and missing, or differs; the message names the settings.
+    """
+    if config is not None:
+        given = describe_config(config)
+        differ = [
+            name for name in described if _spelled(given.get(name)) != _spelled(described[name])
+        ]
+        if differ:
+            raise ConfigError(
+                f"`config` differs from the saved one in {', '.join(differ)}: "
+                f"{_spelled(given.get(differ[0]))} is not {_spelled(described[differ[0]])}"
+            )
+        return config
+    for name in _SCHEDULES:
+        kind = dict(described.get(name) or {}).get("kind", "")
+        if kind.endswith(_OWN):
+            raise ConfigError(
+                f"its `{name}` {kind.removesuffix(_OWN)} is of your own. Build the configuration "
+                "as it was and pass it as `config=`"
+            )
+    return build_config(described)
+
+
+def _spelled(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _describe_own(schedule: object) -> dict[str, Any]:
+    """Describe a schedule of a user's own: its class, and what it holds as far as JSON can say."""
+    held = getattr(schedule, "__dict__", {})
+    said = {name: describe(value) for name, value in held.items() if _is_plain(value)}
+    return {"kind": f"{type(schedule).__name__}{_OWN}", **said}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _optimizer(name: object) -> type[torch.optim.Optimizer]:

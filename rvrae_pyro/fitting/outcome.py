@@ -15,7 +15,7 @@ import xarray as xr
 
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE, read_state
-from rvrae_pyro.fitting.describe import build_config
+from rvrae_pyro.fitting.describe import resolve_config
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Trained
@@ -94,7 +94,9 @@ def describe_outcome(
     }
 
 
-def from_checkpoint(folder: Path, model: RVRAE | None = None) -> Fit:
+def from_checkpoint(
+    folder: Path, model: RVRAE | None = None, config: FitConfig | None = None
+) -> Fit:
     """Read the best state so far of a run that keeps its state in a folder.
 
     Parameters
@@ -102,6 +104,8 @@ def from_checkpoint(folder: Path, model: RVRAE | None = None) -> Fit:
     folder : path
     model : RVRAE, optional
         A model built as the run's was; needed where a part is not one of ours.
+    config : FitConfig, optional
+        The run's configuration; needed where a schedule is not one of ours.
 
     Returns
     -------
@@ -129,7 +133,7 @@ def from_checkpoint(folder: Path, model: RVRAE | None = None) -> Fit:
         )
     try:
         model = build_model(saved.identity["model"]) if model is None else model
-        config = build_config(saved.identity["config"])
+        config = resolve_config(saved.identity["config"], config)
         weights: dict[str, torch.Tensor] = dict(saved.state["best_weights"])
         model.to(dtype=config.dtype)
         model.parts.load_state_dict(weights)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE
-from rvrae_pyro.fitting.describe import build_config, describe_config
+from rvrae_pyro.fitting.describe import describe_config, resolve_config
+from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.registry import build_model, describe_model, is_built_in
 from rvrae_pyro.models.rvrae import RVRAE
 
@@ -60,7 +61,9 @@ def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict[str, Any]:
+def load_parts(
+    path: str | os.PathLike[str], model: RVRAE | None = None, config: FitConfig | None = None
+) -> dict[str, Any]:
     """Read what :func:`save_parts` wrote: the arguments of a ``Fit``.
 
     Parameters
@@ -68,15 +71,18 @@ def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict
     path : path
     model : RVRAE, optional
         A model with the same parts; needed where a part is not one of ours.
+    config : FitConfig, optional
+        The same configuration; needed where a schedule is not one of ours.
 
     Raises
     ------
     CheckpointError
-        If the folder is missing, damaged, foreign, of a newer layout, or holds parts that are
-        not built in and no ``model`` was given.
+        If the folder is missing, damaged, foreign, of a newer layout, or holds parts or schedules
+        that are not built in and no ``model`` or ``config`` was given.
     """
     folder = Path(path)
     meta = _read_meta(folder)
+    settings = _settings(meta, folder, config)
     if model is None:
         model = _rebuild(meta, folder)
     try:
@@ -97,10 +103,20 @@ def load_parts(path: str | os.PathLike[str], model: RVRAE | None = None) -> dict
             "with the parts and sizes it was saved with."
         ) from error
     try:
-        return {"model": model, **_told(meta, training)}
+        return {"model": model, "config": settings, **_told(meta, training)}
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
+        ) from error
+
+
+def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> FitConfig:
+    try:
+        return resolve_config(meta["config"], config)
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"the settings in {str(folder)!r} cannot be read: {error}. If the file is damaged, "
+            "restore it from a copy or fit again."
         ) from error
 
 
@@ -108,7 +124,6 @@ def _told(meta: dict[str, Any], training: xr.Dataset) -> dict[str, Any]:
     """Arguments of a ``Fit`` that its settings and its training curves tell."""
     columns = [str(name) for name in training.data_vars if training[name].dims == ("epoch",)]
     return {
-        "config": build_config(meta["config"]),
         "seed": int(meta["seed"]),
         "history": training[columns].to_dataframe().reset_index(drop=True),
         "kl_total": _by_step(training, "kl_total"),

@@ -145,7 +145,9 @@ def fit(
     return outcome(model, config, seed, times, attrs, trained)
 
 
-def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit:
+def load(
+    path: str | os.PathLike[str], model: RVRAE | None = None, *, config: FitConfig | None = None
+) -> Fit:
     """Read a fit that :meth:`Fit.save` wrote, or the best state in a checkpoint's folder.
 
     Parameters
@@ -155,6 +157,8 @@ def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit:
     model : RVRAE, optional
         A model built as the saved one was; needed only where a part is not one of ours. Its
         weights are filled in.
+    config : FitConfig, optional
+        The configuration it was fitted with; needed only where a schedule is not one of ours.
 
     Returns
     -------
@@ -163,11 +167,12 @@ def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit:
     Raises
     ------
     CheckpointError
-        If the folder is missing, damaged, foreign or of a newer version, or needs ``model``.
+        If the folder is missing, damaged, foreign or of a newer version, or needs ``model`` or
+        ``config``.
     """
     if (Path(path) / STATE).exists():
-        return from_checkpoint(Path(path), model)
-    return Fit(**load_parts(path, model))
+        return from_checkpoint(Path(path), model, config)
+    return Fit(**load_parts(path, model, config))
 
 
 def _identity(

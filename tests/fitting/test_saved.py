@@ -1,5 +1,6 @@
 """Fits on disk: the same bits back, and one clear error for whatever is not a fit."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -240,3 +241,46 @@ def test_nothing_is_pickled(saved: Path) -> None:
     for path in saved.iterdir():
         assert b"\x80\x04\x95" not in path.read_bytes()[:64]
         assert not path.name.endswith((".pt", ".pkl"))
+
+
+class Steep:
+    """A KL schedule of a user's own, and no dataclass: weight 0.5, then 1."""
+
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+
+    def weight(self, step: int, n_times: int) -> float:
+        return 0.5 if step < self.turn else 1.0
+
+
+class Linear(Steep):
+    """Of the same name as a schedule of the package, which it is not."""
+
+
+@pytest.mark.parametrize("own", [Steep, Linear])
+def test_a_schedule_of_ones_own_is_passed_again(
+    own: type[Steep], panel: xr.Dataset, tmp_path: Path
+) -> None:
+    def config(turn: int) -> rv.FitConfig:
+        return rv.FitConfig(max_steps=3, window=4, kl_schedule=own(turn))
+
+    model = rv.RVRAE(P, K, n_context=2)
+    where = tmp_path / "run"
+    fit = rv.fit(model, panel, config=config(2), checkpoint=where, progress=False)
+    for folder in (where, fit.save(tmp_path / "fit")):
+        needed = f"`kl_schedule` {own.__name__} is of your own.*pass it as `config=`"
+        with pytest.raises(rv.CheckpointError, match=needed):
+            rv.load(folder)
+        with pytest.raises(rv.CheckpointError, match=r"`config` differs .* in kl_schedule"):
+            rv.load(folder, config=config(1))
+        chosen = config(2)
+        again = rv.load(folder, config=chosen)
+        assert again.config is chosen
+        for name, value in fit.model.parts.state_dict().items():
+            assert torch.equal(again.model.parts.state_dict()[name], value)
+
+
+def test_a_configuration_that_is_not_needed_must_still_be_the_same(saved: Path) -> None:
+    assert rv.load(saved, config=CONFIG).config is CONFIG
+    with pytest.raises(rv.CheckpointError, match="differs from the saved one in window: 5 is not"):
+        rv.load(saved, config=dataclasses.replace(CONFIG, window=5))
