@@ -21,7 +21,13 @@ from rvrae_pyro.data.splits import split as cut_panel
 from rvrae_pyro.errors import ConfigError, FitError
 from rvrae_pyro.experiments.cells import Cell, InMemory, Job, Result
 from rvrae_pyro.experiments.entrants import Entrant
-from rvrae_pyro.experiments.registry import ABLATIONS, RVRAE_NAME, enter_all, names_all
+from rvrae_pyro.experiments.registry import (
+    ABLATIONS,
+    PAPER_NAME,
+    RVRAE_NAME,
+    enter_all,
+    names_all,
+)
 from rvrae_pyro.experiments.report import write_report
 from rvrae_pyro.experiments.running import Failure, Submits, failed, run_cells
 from rvrae_pyro.experiments.scoring import Rules
@@ -135,7 +141,8 @@ def compare(
     n_jobs : int
         Processes. More than 1 needs a script whose top level is safe to import.
     executor : object with ``submit``, optional
-        As in :mod:`concurrent.futures`, or a dask client: takes the fits instead.
+        As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.cluster.connect`
+        yields for a dask scheduler: takes the fits instead.
     progress : bool
         Show a bar on a terminal.
 
@@ -218,7 +225,8 @@ def _summarise(
     # a dash for what a model does not define is decided by what its fits left
     reference = RVRAE_NAME if RVRAE_NAME in names else names[0]
     tables = {number: select(pool, number, names) for number in TABLES if number != "5"}
-    tables["5"] = select(pool, "5", [RVRAE_NAME, *variants] if variants else [])
+    standards = [name for name in (RVRAE_NAME, PAPER_NAME) if name in names]
+    tables["5"] = select(pool, "5", [*standards, *variants] if variants else [])
     versions = next(iter(results.values())).attrs.get("versions", "")
     tests = compare_densities(results, reference, [*names, *variants])
     info: dict[str, object] = {"versions": versions}

@@ -30,6 +30,7 @@ __all__ = [
     "ABLATIONS",
     "ALL",
     "COMPETITORS",
+    "PAPER_NAME",
     "RVRAE_NAME",
     "enter_all",
     "find_entrant",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 RVRAE_NAME: Final = "RVRAE"
+PAPER_NAME: Final = "RVRAE (paper)"
 
 Make = Callable[[int], Entrant]
 """From the number of factors to a competitor."""
@@ -57,6 +59,10 @@ def _rvrae(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
 
 def _paper(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
     return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors)
+
+
+def _last_code(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors, code="last")
 
 
 def _standard(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
@@ -90,14 +96,14 @@ COMPETITORS: Final[Mapping[str, Make]] = {
     "ALSTM": lambda k: BaselineEntrant("ALSTM", ALSTM()),
     "Transformer": lambda k: BaselineEntrant("Transformer", Transformer()),
     RVRAE_NAME: _model(RVRAE_NAME, _rvrae),
-    "RVRAE (paper)": _model("RVRAE (paper)", _paper, FitConfig.paper),
+    PAPER_NAME: _model(PAPER_NAME, _paper, FitConfig.paper),
     "CA0": _autoencoder((), "CA0"),
     "CA2": _autoencoder((32, 16), "CA2"),
     "CA3": _autoencoder((32, 16, 8), "CA3"),
 }
 """Every competitor by the name that tables and the command line use."""
 
-ALL: Final = ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", RVRAE_NAME, "RVRAE (paper)")
+ALL: Final = ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", RVRAE_NAME, PAPER_NAME)
 """What ``"all"`` stands for."""
 
 ABLATIONS: Final[Mapping[str, Make]] = {
@@ -105,9 +111,11 @@ ABLATIONS: Final[Mapping[str, Make]] = {
     "observed prior": _model("observed prior", _observed),
     "KL mean": _model("KL mean", _rvrae, lambda: FitConfig(kl_reduction="mean")),
     "LSTM without feed-forward path": _model("LSTM without feed-forward path", _plain_lstm),
+    "RVRAE (paper), last code": _model("RVRAE (paper), last code", _last_code, FitConfig.paper),
 }
 """One change each against RVRAE, which has a latent prior, one code a step, the summed KL and a
-feed-forward path."""
+feed-forward path; the last against RVRAE (paper), since a single code for all months of a window
+needs the paper's encoder."""
 
 
 def find_entrant(name: str, n_factors: int = 5) -> Entrant:
@@ -119,7 +127,7 @@ def find_entrant(name: str, n_factors: int = 5) -> Entrant:
         If there is none of that name; the message lists all.
     """
     known = {key.lower(): key for key in COMPETITORS}
-    aliases = {"conditionalautoencoder": "CA", "ca1": "CA", "paper": "RVRAE (paper)"}
+    aliases = {"conditionalautoencoder": "CA", "ca1": "CA", "paper": PAPER_NAME}
     key = known.get(name.lower(), aliases.get(name.lower()))
     if key is None:
         close = get_close_matches(name.lower(), known, n=1)

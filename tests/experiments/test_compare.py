@@ -11,7 +11,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.experiments import ModelEntrant, compare
 from rvrae_pyro.experiments.cells import Cell, Result
-from rvrae_pyro.experiments.registry import ALL, COMPETITORS, enter_all
+from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS, enter_all
 from rvrae_pyro.experiments.scoring import Scores
 from rvrae_pyro.experiments.tables import compare_densities, pooled
 from tests.experiments.helpers import SHORT, Slope, panel, small_model
@@ -37,6 +37,18 @@ def test_all_is_the_seven_of_the_paper():
         entrant = make(2)
         assert entrant.name == name
         json.dumps(entrant.describe(MARKET))
+
+
+def test_variants_differ_from_what_they_are_held_against():
+    described = {}
+    for name, make in {**COMPETITORS, **ABLATIONS}.items():
+        described[name] = make(2).describe(MARKET)
+    assert len(set(map(json.dumps, described.values()))) == len(described)
+    paper, last = (described[name] for name in ("RVRAE (paper)", "RVRAE (paper), last code"))
+    parts = [each["model"]["parts"] for each in (paper, last)]
+    differ = [name for name in parts[0] if parts[0][name] != parts[1][name]]
+    assert differ == ["decoder"]
+    assert parts[1]["decoder"]["kind"] == "LastCode"
 
 
 def test_tables_files_and_a_second_run(tmp_path):
