@@ -141,8 +141,7 @@ def compare(
     n_jobs : int
         Processes. More than 1 needs a script whose top level is safe to import.
     executor : object with ``submit``, optional
-        As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.cluster.connect`
-        yields for a dask scheduler: takes the fits instead.
+        As in :mod:`concurrent.futures`, or a dask client: takes the fits instead.
     progress : bool
         Show a bar on a terminal.
 

@@ -45,7 +45,7 @@ def test_variants_differ_from_what_they_are_held_against():
         described[name] = make(2).describe(MARKET)
     assert len(set(map(json.dumps, described.values()))) == len(described)
     paper, last = (described[name] for name in ("RVRAE (paper)", "RVRAE (paper), last code"))
-    parts = [each["model"]["parts"] for each in (paper, last)]
+    parts = [each["model"] for each in (paper, last)]
     differ = [name for name in parts[0] if parts[0][name] != parts[1][name]]
     assert differ == ["decoder"]
     assert parts[1]["decoder"]["kind"] == "LastCode"
