@@ -72,18 +72,20 @@ def possible(kinds: tuple[str, ...]) -> bool:
     return decoder == "identity" or (guide == "recurrent" and prior != "observed")
 
 
+GRID = [kinds for kinds in itertools.product(*CHOICES.values()) if possible(kinds)]
+
+
 def pairwise_set() -> list[tuple[str, ...]]:
     """Choose few combinations so that every possible pair of parts occurs in one of them."""
     slots = list(CHOICES)
-    everything = [c for c in itertools.product(*CHOICES.values()) if possible(c)]
 
     def pairs(kinds: tuple[str, ...]) -> set[object]:
         return set(itertools.combinations(zip(slots, kinds, strict=True), 2))
 
-    missing = set().union(*map(pairs, everything))
+    missing = set().union(*map(pairs, GRID))
     chosen = []
     while missing:
-        best = max(everything, key=lambda kinds: len(pairs(kinds) & missing))
+        best = max(GRID, key=lambda kinds: len(pairs(kinds) & missing))
         missing -= pairs(best)
         chosen.append(best)
     return chosen
@@ -204,6 +206,15 @@ def test_particles_in_a_plate_or_a_loop_agree(kinds: tuple[str, ...], batch: Bat
             torch.testing.assert_close(
                 many.nodes[name]["log_prob"][i], single.nodes[name]["log_prob"]
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", GRID, ids="-".join)
+def test_the_whole_grid_keeps_the_contract(kinds: tuple[str, ...], batch: Batch) -> None:
+    """Every possible model, not only every pair of parts: about five minutes."""
+    test_svi_trains_every_weight(kinds, False, batch)
+    test_bound_is_the_sum_of_its_sites(kinds, batch)
+    test_particles_in_a_plate_or_a_loop_agree(kinds, batch)
 
 
 @pytest.mark.parametrize(
