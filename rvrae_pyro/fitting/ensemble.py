@@ -267,7 +267,11 @@ class Ensemble:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], make_model: Callable[[], RVRAE] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        make_model: Callable[[], RVRAE] | None = None,
+        *,
+        config: FitConfig | None = None,
     ) -> Ensemble:
         """Read an ensemble that :meth:`save` wrote.
 
@@ -276,6 +280,8 @@ class Ensemble:
         path : path
         make_model : callable, optional
             As for ``fit_ensemble``; needed only where a part is not one of ours.
+        config : FitConfig, optional
+            As for :func:`load`.
 
         Raises
         ------
@@ -299,7 +305,10 @@ class Ensemble:
                 "the version of rvrae_pyro that wrote it, or a newer one."
             )
         folders = [folder / f"member_{i:03d}" for i in range(n_members)]
-        members = [load_fit(each, None if make_model is None else make_model()) for each in folders]
+        members = [
+            load_fit(each, None if make_model is None else make_model(), config=config)
+            for each in folders
+        ]
         return cls(tuple(members), alignment)
 
     def _attrs(self) -> dict[str, Any]:
@@ -341,7 +350,9 @@ class Ensemble:
         return xr.Dataset(variables, attrs=each[0].attrs)
 
 
-def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit | Ensemble:
+def load(
+    path: str | os.PathLike[str], model: RVRAE | None = None, *, config: FitConfig | None = None
+) -> Fit | Ensemble:
     """Read a fit or an ensemble that its ``save`` wrote, or a checkpoint's best state.
 
     Parameters
@@ -351,6 +362,8 @@ def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit | Ense
     model : RVRAE, optional
         A model built as the saved one was; needed only where a part is not one of ours. Its
         weights are filled in. For an ensemble every member gets a copy.
+    config : FitConfig, optional
+        The configuration it was fitted with; needed only where a schedule is not one of ours.
 
     Returns
     -------
@@ -363,8 +376,9 @@ def load(path: str | os.PathLike[str], model: RVRAE | None = None) -> Fit | Ense
         If the folder is missing, damaged, foreign or of a newer version, or needs ``model``.
     """
     if (Path(path) / _META).exists():
-        return Ensemble.load(path, None if model is None else partial(copy.deepcopy, model))
-    return load_fit(path, model)
+        make = None if model is None else partial(copy.deepcopy, model)
+        return Ensemble.load(path, make, config=config)
+    return load_fit(path, model, config=config)
 
 
 def _check_new(model: object, members: Sequence[Fit]) -> None:

@@ -218,7 +218,9 @@ def _idio_variance(path: _Path, rows: list[int]) -> Tensor:
     variance = path.parts.likelihood.deviation(path.cross.scale[rows]).square()
     if path.level is None:
         return variance
-    return variance * (2.0 * path.level[..., rows]).exp().mean(0).unsqueeze(-1)
+    # one level a month for all draws where the state is driven by filtered means
+    level = path.level.reshape(-1, path.level.shape[-1])[:, rows]
+    return variance * (2.0 * level).exp().mean(0).unsqueeze(-1)
 
 
 def _months_last(values: Tensor, chosen: Sequence[int]) -> np.ndarray:
