@@ -101,23 +101,6 @@ def test_fits_and_scores_side_by_side_over_chosen_months(scores) -> None:
     assert found["log_score"].sel(model="fit").item() == pytest.approx(expected.item())
 
 
-def test_a_real_fit_beats_one_that_was_not_trained() -> None:
-    panel = rv.data.rank_characteristics(rv.data.simulate_dynamic(40, 40, 4, 2, seed=2))
-    train, test = panel.isel(time=slice(0, 30)), panel.isel(time=slice(30, None))
-    fits = {
-        name: rv.fit(
-            rv.RVRAE(4, 2, loadings=rv.loadings.MLP(4, 2)),
-            train,
-            config=rv.FitConfig(max_steps=steps, learning_rate=0.01),
-            progress=False,
-        )
-        for name, steps in {"short": 1, "long": 60}.items()
-    }
-    found = rv.evaluation.compare(fits, panel, times=test.time, num_samples=100)
-    assert found["model"].values.tolist() == ["long", "short"]
-    assert found["difference"][1] < -2 * found["difference_error"][1]
-
-
 def test_misuse_is_refused(scores) -> None:
     with pytest.raises(rv.ConfigError, match="two names"):
         rv.evaluation.compare({"one": scores["plain"]})

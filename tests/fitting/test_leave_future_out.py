@@ -174,3 +174,20 @@ def test_a_month_given_all_others_is_that_of_dense_algebra() -> None:
     assert rv.evaluation.leave_month_out(Exact(model), panel).sizes["time"] == 7
     with pytest.raises(rv.ConfigError, match="got none"):
         rv.evaluation.leave_month_out(Exact(model), panel, times=panel.time[3])
+
+
+def test_a_real_fit_beats_one_that_was_not_trained() -> None:
+    panel = rv.data.rank_characteristics(rv.data.simulate_dynamic(40, 40, 4, 2, seed=2))
+    train, test = panel.isel(time=slice(0, 30)), panel.isel(time=slice(30, None))
+    fits = {
+        name: rv.fit(
+            rv.RVRAE(4, 2, loadings=rv.loadings.MLP(4, 2)),
+            train,
+            config=rv.FitConfig(max_steps=steps, learning_rate=0.01),
+            progress=False,
+        )
+        for name, steps in {"short": 1, "long": 60}.items()
+    }
+    found = rv.evaluation.compare(fits, panel, times=test.time, num_samples=100)
+    assert found["model"].values.tolist() == ["long", "short"]
+    assert found["difference"][1] < -2 * found["difference_error"][1]
