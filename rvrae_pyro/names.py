@@ -15,7 +15,9 @@ __all__ = [
     "FEATURE",
     "LOG_PRIOR",
     "LOG_VARIANCE",
+    "MEMBER",
     "OBS",
+    "OTHER_FACTOR",
     "REGIME",
     "REGIME_PROBABILITY",
     "RETURNS",
@@ -37,6 +39,8 @@ DRAW: Final = "draw"
 OBS: Final = "obs"
 SAMPLE_DIMS: Final = (CHAIN, DRAW)
 WEIGHT_DRAW: Final = "weight_draw"
+MEMBER: Final = "member"
+OTHER_FACTOR: Final = "other_factor"
 
 # variables of a panel
 RETURNS: Final = "returns"

@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.special import logsumexp
 
 from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.errors import CheckpointError, ConfigError
+from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHAIN, FACTORS, TIME
+from rvrae_pyro.names import CHAIN, FACTORS, MEMBER, TIME
 from rvrae_pyro.predictive.beliefs import Kind
 from rvrae_pyro.predictive.tree_files import write_tree
 
@@ -169,7 +172,7 @@ class Ensemble:
     ) -> xr.DataArray:
         """Fitted returns (time, asset), the mean over members; as :meth:`Fit.reconstruct`."""
         each = [member.reconstruct(panel, num_samples, seed) for member in self.members]
-        return self._stacked(each).mean(CHAIN, keep_attrs=True)
+        return self._pooled(each, by_member=False)
 
     def log_evidence(
         self,
@@ -223,6 +226,94 @@ class Ensemble:
         return self._joined(
             (m.forecast(panel, num_samples, seed, times) for m in self.members), out
         )
+
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Moments of month t's returns, all members in one row; as :meth:`Fit.moments`.
+
+        Each in its own factors' coordinates: what is asked of them does not depend on these.
+        """
+        each = [m.moments(panel, num_samples, seed, times) for m in self.members]
+        joined = xr.concat(each, MEMBER, join="exact", combine_attrs="override")
+        joined["share"] = joined["share"] / len(each)
+        return joined.assign_coords({MEMBER: np.arange(joined.sizes[MEMBER])})
+
+    def attribution(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        *,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        """Split every mean forecast by aligned factor; as :meth:`Fit.attribution`.
+
+        The mean over members, or with ``by_member`` each one's own, (chain, time, asset,
+        factor).
+        """
+        turns = self.rotation.to_numpy()
+        each = [
+            m._attribute(panel, num_samples, seed, times, turn)
+            for m, turn in zip(self.members, turns, strict=True)
+        ]
+        return self._pooled(each, by_member)
+
+    def sensitivity(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        *,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        """Slope of each mean forecast in each characteristic; as :meth:`Fit.sensitivity`.
+
+        The mean over members, or with ``by_member`` each one's own, with a leading ``chain``.
+        """
+        each = [m.sensitivity(panel, num_samples, seed, times) for m in self.members]
+        return self._pooled(each, by_member)
+
+    def relevance(
+        self, panel: xr.Dataset | None = None, num_draws: int = 100, seed: int = 0
+    ) -> xr.DataTree:
+        """Relevance of each characteristic, a chain a member; as :meth:`Fit.relevance`.
+
+        Each member's slopes are per unit of its own factors: ``share`` compares across members.
+        Where weights are at their MAP, the spread over chains is that between seeds.
+        """
+        each = [m.relevance(panel, num_draws, seed)["posterior"].to_dataset() for m in self.members]
+        joined = xr.Dataset({name: self._stacked([e[name] for e in each]) for name in each[0]})
+        if "note" in each[0].attrs:
+            joined.attrs["note"] = "weights are at their MAP: one draw a member, one member a seed"
+        return xr.DataTree.from_dict({"posterior": joined})
+
+    def prior_state(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.Dataset:
+        """Each member's filtered state of the factor prior, with ``chain``; as ``Fit``'s.
+
+        Regimes are in one order by scale. What belongs to single factors belongs to the
+        member's own: variances cannot be turned as factors are.
+        """
+        each = [m.prior_state(panel, num_samples, seed) for m in self.members]
+        data = xr.Dataset({name: self._stacked([e[name] for e in each]) for name in each[0]})
+        return data.assign_attrs({**each[0].attrs, **self._attrs()})
+
+    def factor_profile(
+        self,
+        panel: xr.Dataset,
+        known: xr.DataArray | pd.DataFrame | None = None,
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Say what each aligned factor is like, by its mean; as :meth:`Fit.factor_profile`."""
+        mean = self.factors(panel, num_samples=num_samples, seed=seed)["mean"]
+        return factor_profile(mean, managed_portfolios(panel), known)
 
     def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
         """Say in plain words what can be trusted: the worst member's page, and their agreement."""
@@ -318,6 +409,11 @@ class Ensemble:
         """Join one array a member along ``chain``, numbered anew."""
         joined = xr.concat(arrays, CHAIN, join="exact", combine_attrs="override")
         return joined.assign_coords({CHAIN: np.arange(len(arrays))})
+
+    def _pooled(self, each: Sequence[xr.DataArray], by_member: bool) -> xr.DataArray:
+        """Mean over members, or all of them along ``chain``."""
+        joined = self._stacked(each)
+        return joined if by_member else joined.mean(CHAIN, keep_attrs=True)
 
     def _joined(
         self, trees: Iterator[xr.DataTree], out: str | os.PathLike[str] | None

@@ -29,6 +29,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
+from rvrae_pyro.predictive import moments as _moments
 from rvrae_pyro.predictive import readings as _readings
 from rvrae_pyro.predictive import replicates as _replicates
 from rvrae_pyro.predictive.beliefs import Kind, stream_cross_section
@@ -180,7 +181,7 @@ class Fit:
         """Return idiosyncratic standard deviations (time, asset), known at the end of t-1."""
         batch, members = self._believe(panel, num_samples, seed)
         with torch.no_grad():
-            variance = torch.stack([_idio_variance(member) for member in members]).mean(0)
+            variance = torch.stack([_moments.idio_variance(m) for m in members]).mean(0)
         return _cells(variance.sqrt(), batch, "idio_scale", "idiosyncratic standard deviation")
 
     def reconstruct(
@@ -305,6 +306,40 @@ class Fit:
             attrs=self._draw_attrs(panel, seed),
         )
 
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Mean and low-rank covariance of month t's returns from data to t-1, by member.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            Draws behind the factors' moments; those of :meth:`forecast` with the same two.
+        times : label, slice or list, optional
+            Months; all unless told.
+
+        Returns
+        -------
+        Dataset
+            ``mean`` and ``idio_var`` (member, time, asset), ``beta`` (member, time, asset,
+            factor), ``factor_cov`` (member, time, factor, other_factor), NaN where not listed,
+            and ``share`` (member,), which adds up to 1. One member where weights are at their
+            MAP, else one a draw of the weights, in the order of ``weight_draw``.
+
+        Notes
+        -----
+        ``rv.risk.covariance`` puts the members together. Where one draw of the level of all
+        idiosyncratic scales belongs to each draw of the factors, ``idio_var`` is its mean.
+        """
+        batch, members = self._believe(panel, num_samples, seed)
+        data = _moments.moments(members, batch, pick_months(batch, times))
+        return data.assign_attrs(self._draw_attrs(panel, seed))
+
     def attribution(
         self,
         panel: xr.Dataset,
@@ -334,9 +369,7 @@ class Fit:
         only together with :meth:`factor_profile`. Noise has mean zero, so the mean over the
         draws of :meth:`forecast` differs from the sum by Monte-Carlo error alone.
         """
-        batch, members = self._believe(panel, num_samples, seed)
-        months = pick_months(batch, times)
-        return _mean([_attribution.attribute(batch, m.beliefs, months) for m in members])
+        return self._attribute(panel, num_samples, seed, times)
 
     def sensitivity(
         self,
@@ -506,16 +539,21 @@ class Fit:
         batch, members = self._memory["value"]
         return batch, members
 
+    def _attribute(
+        self,
+        panel: xr.Dataset,
+        num_samples: int,
+        seed: int,
+        times: object | None,
+        rotation: np.ndarray | None = None,
+    ) -> xr.DataArray:
+        """Split mean forecasts by factor, turned by ``rotation`` (factor, reference) if given."""
+        batch, members = self._believe(panel, num_samples, seed)
+        months = pick_months(batch, times)
+        return _mean([_attribution.attribute(batch, m.beliefs, months, rotation) for m in members])
+
     def _draw_attrs(self, panel: xr.Dataset, seed: int) -> dict[str, str | int]:
         return {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-
-
-def _idio_variance(member: Member) -> torch.Tensor:
-    beliefs = member.beliefs
-    variance = member.model.likelihood.deviation(beliefs.cross.scale).square()
-    if beliefs.level is None:
-        return variance
-    return variance * (2.0 * beliefs.level).exp().mean(-1, keepdim=True)
 
 
 def _mean(each: list[xr.DataArray]) -> xr.DataArray:

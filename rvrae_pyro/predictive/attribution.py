@@ -23,14 +23,20 @@ INTERCEPT: Final = 0
 """Label of the intercept beside the factors 1 to K."""
 
 
-def attribute(batch: Batch, beliefs: Beliefs, months: Sequence[int]) -> xr.DataArray:
+def attribute(
+    batch: Batch, beliefs: Beliefs, months: Sequence[int], rotation: np.ndarray | None = None
+) -> xr.DataArray:
     """Split the mean forecast by factor.
 
-    See :meth:`rvrae_pyro.fitting.fit.Fit.attribution`.
+    See :meth:`rvrae_pyro.fitting.fit.Fit.attribution`. ``rotation`` (factor, reference), as
+    ``rv.diagnostics.align`` finds it, turns factors, and loadings by its inverse, beforehand.
     """
     rows = list(months)
-    expected = beliefs.predicted[rows].mean(dim=1)
-    parts = beliefs.cross.beta[rows] * expected.unsqueeze(-2)
+    expected, beta = beliefs.predicted[rows].mean(dim=1), beliefs.cross.beta[rows]
+    if rotation is not None:
+        turn = torch.as_tensor(rotation, dtype=beta.dtype, device=beta.device)
+        expected, beta = expected @ turn, beta @ torch.linalg.inv(turn).mT
+    parts = beta * expected.unsqueeze(-2)
     labels = factor_coord(parts.shape[-1])
     if beliefs.cross.alpha is not None:
         parts = torch.cat([beliefs.cross.alpha[rows].unsqueeze(-1), parts], dim=-1)

@@ -10,7 +10,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME, WEIGHT_DRAW
+from rvrae_pyro.names import (
+    ASSET,
+    CHAIN,
+    DRAW,
+    FACTOR,
+    FACTORS,
+    MEMBER,
+    RETURNS,
+    TIME,
+    WEIGHT_DRAW,
+)
 
 __all__ = [
     "MIXED",
@@ -25,7 +35,6 @@ __all__ = [
 Array = NDArray[np.float64]
 
 MIXED = "`predictions/returns` must be NaN in all draws of a cell or in none; some cells mix them."
-_MEMBER = "member"
 _BY_WEIGHTS = "beta_by_weights"
 _FEW = 10  # draws expected in a tail, below which its estimates are rough
 
@@ -57,7 +66,7 @@ class Forecast:
         """Loadings (member, time, asset, factor), of length 1 if all share them."""
         if self.beta_by_weights is not None or self.beta is None:
             return self.beta_by_weights
-        return self.beta.rename({CHAIN: _MEMBER})
+        return self.beta.rename({CHAIN: MEMBER})
 
     @property
     def n_draws(self) -> int:
@@ -115,9 +124,9 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     each = _stacked(constant.to_dataset()[_BY_WEIGHTS])
     _fits(each, returns, (TIME, ASSET), f"predictions_constant_data/{_BY_WEIGHTS}")
     forecast = Forecast(returns, factors, beta, each)
-    if each.sizes[_MEMBER] != forecast.n_members:
+    if each.sizes[MEMBER] != forecast.n_members:
         raise ShapeError(
-            f"`predictions_constant_data/{_BY_WEIGHTS}` holds loadings of {each.sizes[_MEMBER]} "
+            f"`predictions_constant_data/{_BY_WEIGHTS}` holds loadings of {each.sizes[MEMBER]} "
             f"members and `predictions` draws of {forecast.n_members}. Select the same from both."
         )
     return forecast
@@ -142,7 +151,7 @@ def _stacked(beta: xr.DataArray) -> xr.DataArray:
     beta = beta.transpose(CHAIN, WEIGHT_DRAW, TIME, ASSET, FACTOR)
     values = beta.values.reshape(-1, *beta.shape[2:])
     coords = {dim: beta[dim] for dim in (TIME, ASSET, FACTOR) if dim in beta.coords}
-    return xr.DataArray(values, coords, (_MEMBER, TIME, ASSET, FACTOR))
+    return xr.DataArray(values, coords, (MEMBER, TIME, ASSET, FACTOR))
 
 
 def _ordered(values: xr.DataArray, dims: tuple[str, ...], name: str) -> xr.DataArray:

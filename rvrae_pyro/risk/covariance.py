@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
 
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, MEMBER, OTHER_FACTOR, TIME
 from rvrae_pyro.risk._draws import Array, read_forecast
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
 
-__all__ = ["FactorCovariance", "FactorModel", "covariance"]
+__all__ = ["FactorCovariance", "FactorModel", "Moments", "covariance"]
 
 OTHER_ASSET = "other_asset"
-OTHER_FACTOR = "other_factor"
 
 
 class FactorModel(Protocol):
@@ -38,8 +37,23 @@ class FactorModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Moments(Protocol):
+    """A fit or an ensemble: several sets of weights, each with its own mean and covariance."""
+
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Return ``mean``, ``beta``, ``factor_cov``, ``idio_var`` and ``share`` by member."""
+        ...
+
+
 def covariance(
-    fit: FactorModel,
+    fit: FactorModel | Moments,
     panel: xr.Dataset,
     times: object | None = None,
     num_samples: int = 1000,
@@ -47,12 +61,17 @@ def covariance(
 ) -> FactorCovariance:
     r"""Predict the covariance of returns of every month, low-rank plus diagonal.
 
-    .. math:: \Sigma_t = B_t S_t B_t' + D_t
+    .. math:: \Sigma_t = \sum_m \pi_m (B_{mt} S_{mt} B_{mt}' + D_{mt})
+        + \sum_m \pi_m (\mu_{mt} - \bar\mu_t)(\mu_{mt} - \bar\mu_t)'
+
+    over members m with shares :math:`\pi_m`: one where weights are fixed, so that
+    :math:`\Sigma_t = B_t S_t B_t' + D_t`; the fits of an ensemble; draws of the weights where
+    these have a posterior.
 
     Parameters
     ----------
-    fit : Fit
-        Anything with ``loadings``, ``idio_scale`` and ``factors`` as a fit has them.
+    fit : Fit or Ensemble
+        Or anything with ``loadings``, ``idio_scale`` and ``factors`` as a fit has them.
     panel : Dataset
         May be longer than the training panel; its last month may be live.
     times : label, slice or list, optional
@@ -75,13 +94,18 @@ def covariance(
     Notes
     -----
     Information set: month t's covariance knows data up to t-1. ``S_t`` is the covariance of the
-    predicted factors, with what is unknown about their state; the weights of the model are
-    fixed. Cost: one filtering pass, then O(T N K^2).
+    predicted factors, with what is unknown about their state. What is unknown about the weights
+    is in the differences between members, and nowhere where there is only one. M > 1 members
+    have a root of M (K + 1) columns: K a member and one for its mean, so ``factor`` then counts
+    columns ("member 1 factor 2", "member 1 mean"). Cost: one filtering pass a member, then
+    O(T N M^2 (K + 1)^2).
     """
     if TIME not in getattr(panel, "coords", {}):
         raise PanelError(f"`panel` must be a Dataset with coordinate 'time'; got {panel!r:.60}.")
     rows = pick_times(panel.indexes[TIME], times)
     panel = panel.isel({TIME: slice(0, int(rows[-1]) + 1)})
+    if isinstance(fit, Moments):
+        return _mixture(fit.moments(panel, num_samples, seed, panel[TIME].to_numpy()[rows]))
     chosen = {TIME: rows}
     factors = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)
     deviation = fit.idio_scale(panel, num_samples=num_samples, seed=seed).isel(chosen)
@@ -314,6 +338,37 @@ class FactorCovariance:
             raise ConfigError("`factor_cov` must be finite and symmetric.")
         if (np.linalg.eigvalsh(matrix)[..., 0] < -1e-8 * size).any():
             raise ConfigError("`factor_cov` must be positive semi-definite.")
+
+
+def _mixture(data: xr.Dataset) -> FactorCovariance:
+    """Covariance of a mixture of members by the law of total variance, kept low-rank."""
+    n_members, share = data.sizes[MEMBER], data["share"].values
+    if n_members == 1:
+        only = data.isel({MEMBER: 0}, drop=True)
+        return FactorCovariance(only["beta"], only["factor_cov"], only["idio_var"])
+    beta = data["beta"].transpose(TIME, ASSET, MEMBER, FACTOR).values
+    mean = data["mean"].transpose(TIME, ASSET, MEMBER).values
+    apart = mean - (mean * share).sum(-1, keepdims=True)
+    n_times, n_assets, _, n_factors = beta.shape
+    columns = np.concatenate([beta, apart[..., None]], -1).reshape(n_times, n_assets, -1)
+    cov = np.zeros((n_times, n_members, n_factors + 1, n_members, n_factors + 1))
+    within = data["factor_cov"].transpose(MEMBER, TIME, FACTOR, OTHER_FACTOR).values
+    for m in range(n_members):
+        cov[:, m, :-1, m, :-1] = share[m] * within[m]
+        cov[:, m, -1, m, -1] = share[m]
+    of_member = [*(f"factor {k}" for k in data[FACTOR].values), "mean"]
+    labels = np.array([f"member {m + 1} {name}" for m in range(n_members) for name in of_member])
+    months, assets = {TIME: data[TIME].values}, {ASSET: data[ASSET].values}
+    factors, others = {FACTOR: labels}, {OTHER_FACTOR: labels}
+    return FactorCovariance(
+        xr.DataArray(columns, months | assets | factors, (TIME, ASSET, FACTOR)),
+        xr.DataArray(
+            cov.reshape(n_times, len(labels), len(labels)),
+            months | factors | others,
+            (TIME, FACTOR, OTHER_FACTOR),
+        ),
+        (data["idio_var"] * data["share"]).sum(MEMBER, skipna=False),
+    )
 
 
 def _sample_covariance(factors: xr.DataArray) -> xr.DataArray:

@@ -1,5 +1,7 @@
 """Members as chains: aligned factors, mixtures, and a variance that splits."""
 
+import inspect
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -132,6 +134,135 @@ def test_loadings_of_every_draw_of_the_weights_are_aligned(train: xr.Dataset) ->
     note = str(both.members[0].check())
     assert "some have a posterior" in note
     assert "fixed at one estimate" not in note
+
+
+def test_an_ensemble_is_read_as_a_fit_is() -> None:
+    """Every reading of a fit, with the same parameters in the same order and defaults."""
+    own = {"save"}
+    readings = {
+        name
+        for name, value in vars(rv.Fit).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+    assert {"attribution", "relevance", "sensitivity", "factor_profile"} <= readings
+    for name in readings - own:
+        asked = inspect.signature(getattr(rv.Fit, name)).parameters
+        given = inspect.signature(getattr(rv.Ensemble, name)).parameters
+        assert [str(p) for p in given.values()][: len(asked)] == [str(p) for p in asked.values()]
+        assert set(given) - set(asked) <= {"by_member"}
+
+
+def test_attribution_is_of_aligned_factors(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    last = panel.time[-2:]
+    parts = ensemble.attribution(panel, 60, by_member=True, times=last)
+    assert parts.dims == ("chain", "time", "asset", "factor")
+    expected = ensemble.factors(panel, "predicted", 60)["factors"].mean("draw")
+    expected = ensemble.loadings(panel) * expected
+    np.testing.assert_allclose(parts, expected.sel(time=last).transpose(*parts.dims), rtol=1e-6)
+    own = [m.attribution(panel, 60, times=last).sum("factor") for m in ensemble.members]
+    np.testing.assert_allclose(parts.sum("factor"), own, rtol=1e-6, atol=1e-12)
+    pooled = ensemble.attribution(panel, 60, times=last)
+    assert pooled.dims == ("time", "asset", "factor")
+    np.testing.assert_allclose(pooled, parts.mean("chain"))
+
+
+def test_an_intercept_is_not_turned(train: xr.Dataset) -> None:
+    def make() -> rv.RVRAE:
+        likelihood = rv.likelihoods.Normal(alpha=rv.likelihoods.Alpha(P))
+        return rv.RVRAE(P, K, loadings=rv.loadings.MLP(P, K), likelihood=likelihood)
+
+    both = rv.fit_ensemble(
+        make, train, seeds=(0, 1), config=rv.FitConfig(max_steps=3), progress=False
+    )
+    parts = both.attribution(train, 30, by_member=True)
+    assert parts["factor"].values.tolist() == [0, 1, 2]
+    for c, member in enumerate(both.members):
+        own = member.attribution(train, 30)
+        np.testing.assert_array_equal(parts[c].sel(factor=0), own.sel(factor=0))
+        np.testing.assert_allclose(parts[c].sum("factor"), own.sum("factor"), atol=1e-12)
+
+
+def test_slopes_relevance_and_names(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    last = panel.time[-1:]
+    slopes = ensemble.sensitivity(panel, 40, times=last)
+    own = [m.sensitivity(panel, 40, times=last) for m in ensemble.members]
+    np.testing.assert_allclose(slopes, np.mean(own, 0))
+    assert ensemble.sensitivity(panel, 40, times=last, by_member=True).sizes["chain"] == 3
+    found = ensemble.relevance(panel)["posterior"]
+    assert found["relevance"].dims == ("chain", "draw", "characteristic")
+    single = [m.relevance(panel)["posterior"]["share"][0] for m in ensemble.members]
+    np.testing.assert_allclose(found["share"], single)
+    assert "one draw a member" in found.attrs["note"]
+    profile = ensemble.factor_profile(panel, num_samples=60)
+    aligned = ensemble.factors(panel, num_samples=60)["mean"]
+    named = rv.data.managed_portfolios(panel)
+    xr.testing.assert_identical(profile, rv.evaluation.factor_profile(aligned, named))
+
+
+def test_states_of_the_prior_stand_side_by_side(train: xr.Dataset) -> None:
+    def make() -> rv.RVRAE:
+        loadings = rv.loadings.Linear(P, K)
+        return rv.RVRAE(P, K, loadings=loadings, factor_prior=rv.priors.RegimeSwitching(K))
+
+    both = rv.fit_ensemble(
+        make, train, seeds=(0, 1), config=rv.FitConfig(max_steps=2), progress=False
+    )
+    found = both.prior_state(train, 30)["regime_probability"]
+    assert found.dims == ("chain", "time", "regime")
+    own = [m.prior_state(train, 30)["regime_probability"] for m in both.members]
+    np.testing.assert_array_equal(found, own)
+
+
+def _variance_of_draws(tree: xr.DataTree) -> np.ndarray:
+    """Covariance over all draws of the factors' part of the returns, of the first month."""
+    factors = tree["predictions"]["factors"].isel(time=0)
+    known = tree["predictions_constant_data"].to_dataset().isel(time=0)
+    beta = known.get("beta_by_weights", known["beta"])
+    if "weight_draw" in beta.dims:
+        beta = beta.sel(weight_draw=tree["predictions"]["weight_draw"])
+    drawn = xr.dot(beta, factors, dim="factor").transpose("chain", "draw", "asset").values
+    drawn = drawn.reshape(-1, drawn.shape[-1])
+    return np.cov(drawn[:, ~np.isnan(drawn).any(0)].T, ddof=0)
+
+
+def test_covariance_is_that_of_the_mixture(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
+    month = panel.time[-1:]
+    tree = ensemble.forecast(panel, 300, times=month)
+    found = rv.risk.covariance(ensemble, panel, times=month, num_samples=300)
+    assert found.beta.sizes["factor"] == 3 * (K + 1)
+    assert found.beta["factor"].values[K] == "member 1 mean"
+    listed = found.listed.values[0]
+    noise = np.mean([m.idio_scale(panel, 300).sel(time=month) ** 2 for m in ensemble.members], 0)
+    dense = found.to_dense().values[0][np.ix_(listed, listed)]
+    # draws of the factors are the same, so that this part agrees to rounding
+    expected = _variance_of_draws(tree) + np.diag(noise[0, listed])
+    np.testing.assert_allclose(dense, expected, rtol=1e-4, atol=1e-9)
+    parts = rv.risk.summarize(tree, 0.05).isel(time=0)
+    # 900 Student-t draws a cell, and 16 cells: the mean ratio of variances is near 1
+    ratio = (parts["sd"] ** 2 / found.variance()[0]).mean().item()
+    assert ratio == pytest.approx(1.0, abs=0.15)
+    # between members: more than the mean of their own covariances
+    own = [rv.risk.covariance(m, panel, times=month, num_samples=300) for m in ensemble.members]
+    assert own[0].beta.sizes["factor"] == K
+    between = found.variance() - np.mean([c.variance() for c in own], 0)
+    mean = ensemble.moments(panel, 300, times=month)["mean"]
+    np.testing.assert_allclose(between, mean.var("member"), rtol=1e-6, atol=1e-12)
+
+
+def test_covariance_holds_what_is_unknown_about_weights(train: xr.Dataset) -> None:
+    weights = rv.weights.Normal(inference="posterior")
+    model = rv.RVRAE(P, K, loadings=rv.loadings.Linear(P, K, weights=weights))
+    fit = rv.fit(model, train, config=rv.FitConfig(max_steps=5), progress=False)
+    month = train.time[-1:]
+    tree = fit.forecast(train, 400, times=month)
+    found = rv.risk.covariance(fit, train, times=month, num_samples=400)
+    listed = found.listed.values[0]
+    dense = found.to_dense().values[0][np.ix_(listed, listed)]
+    noise = tree["predictions_constant_data"]["idio_scale"].values[0, listed] ** 2
+    np.testing.assert_allclose(
+        dense, _variance_of_draws(tree) + np.diag(noise), rtol=1e-4, atol=1e-8
+    )
+    np.testing.assert_allclose(fit.moments(train, 400)["share"].sum(), 1.0)
 
 
 def test_save_and_load(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> None:
