@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.packing import Packing, pack
 from rvrae_pyro.data.panel import listed, validate_panel
 from rvrae_pyro.errors import PanelError, ShapeError
 from rvrae_pyro.names import (
@@ -74,20 +75,25 @@ class Batch:
     replicate: bool = False
 
     @cached_property
-    def rows(self) -> Tensor:
-        """Flat positions ``time * n_assets + asset`` of the listed cells, in order."""
-        return self.listed.reshape(-1).nonzero().squeeze(-1)
+    def packing(self) -> Packing:
+        """Order in which listed cells become rows."""
+        return pack(self.listed)
 
     @cached_property
     def row_characteristics(self) -> Tensor:
-        """Characteristics of the listed cells, of shape (n_rows, n_characteristics)."""
+        """Characteristics of the listed cells in packed order (n_rows, n_characteristics)."""
         flat = self.characteristics.reshape(-1, self.n_characteristics)
-        return flat if self.rows.numel() == flat.shape[0] else flat.index_select(0, self.rows)
+        rows = self.packing.cells
+        return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Put values of listed cells (n_rows, size) back to (n_times, n_assets, size), else 0."""
-        cells = values.new_zeros(self.listed.numel(), values.shape[-1])
-        return cells.index_copy(0, self.rows, values).reshape(*self.listed.shape, -1)
+        """Put values of rows (n_rows, size) back to their cells (n_times, n_assets, size), else 0.
+
+        The assets of a month lie side by side in memory, so that sums over them are fast.
+        """
+        cells = values.new_zeros(values.shape[-1], self.listed.numel())
+        spread = cells.index_copy(1, self.packing.cells, values.mT)
+        return spread.reshape(-1, *self.listed.shape).permute(1, 2, 0)
 
     @property
     def n_times(self) -> int:

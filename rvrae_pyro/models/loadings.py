@@ -12,7 +12,8 @@ from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
-from rvrae_pyro.nn.sequences import pack_buckets, rnn_weights, run_lstm_online
+from rvrae_pyro.nn.lstm import run_lstm_packed
+from rvrae_pyro.nn.sequences import rnn_weights, run_lstm_online
 
 __all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward"]
 
@@ -190,20 +191,10 @@ class LSTM(Loadings):
     def forward(self, batch: Batch) -> Tensor:
         """Compute loadings of shape (n_times, n_assets, n_factors), 0 where not listed."""
         self.check(batch)
-        flat = batch.characteristics.reshape(-1, self.n_characteristics)
-        hidden, cell = self._initial(batch)
-        targets, betas = [], []
-        for bucket in pack_buckets(batch.listed):
-            inputs = flat.index_select(0, bucket.cells.reshape(-1)).reshape(*bucket.cells.shape, -1)
-            state = (hidden[bucket.assets].unsqueeze(0), cell[bucket.assets].unsqueeze(0))
-            output, _ = self.lstm(inputs, state)
-            targets.append(bucket.targets)
-            betas.append(self._read_out(inputs, output).reshape(-1, self.n_factors))
-        # one row more than there are cells takes what the padding says
-        beta = flat.new_zeros(flat.shape[0] + 1, self.n_factors)
-        if targets:
-            beta = beta.index_copy(0, torch.cat(targets), torch.cat(betas))
-        return beta[:-1].reshape(batch.n_times, batch.n_assets, self.n_factors)
+        packing, rows = batch.packing, batch.row_characteristics
+        hidden, cell = (each.index_select(0, packing.assets) for each in self._initial(batch))
+        output = run_lstm_packed(self.lstm, rows, packing.counts, (hidden, cell))
+        return batch.spread(self._read_out(rows, output))
 
     def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
         """Compute loadings month by month over the listed rows; see :meth:`Loadings.online`."""
