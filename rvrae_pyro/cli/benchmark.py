@@ -9,7 +9,9 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.compare import (
     DrawsOption,
     JobsOption,
+    SchedulerOption,
     check_results_folder,
+    executor_at,
     read_names,
 )
 from rvrae_pyro.cli.console import say, say_json, say_table, tell
@@ -40,6 +42,7 @@ def gkx(
         Path | None, typer.Option(help="Folder of tables; fits found there are reused.")
     ] = None,
     jobs: JobsOption = 2,
+    scheduler: SchedulerOption = "",
     draws: DrawsOption = 500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -53,16 +56,19 @@ def gkx(
         raise ConfigError(f"`--case` must be linear or nonlinear; got {case!r}.")
     if out is not None:
         check_results_folder(out)
-    result = rv.experiments.benchmark_gkx(
-        case,  # type: ignore[arg-type]
-        reps,
-        factors,
-        read_names(models),
-        seed=seed,
-        out=out,
-        num_samples=draws,
-        n_jobs=jobs,
-    )
+    names = read_names(models)
+    with executor_at(scheduler) as executor:
+        result = rv.experiments.benchmark_gkx(
+            case,  # type: ignore[arg-type]
+            reps,
+            factors,
+            names,
+            seed=seed,
+            out=out,
+            num_samples=draws,
+            n_jobs=jobs,
+            executor=executor,
+        )
     if as_json:
         rows = result.table.to_dict(orient="records")
         failures = [{"model": f.cell.model, "message": f.message} for f in result.failures]

@@ -1,6 +1,7 @@
 """``rvrae compare``: competitors on one panel, as tables."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -27,13 +28,16 @@ from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS
 
 if TYPE_CHECKING:
+    from rvrae_pyro.experiments.cluster import Cluster
     from rvrae_pyro.experiments.comparison import Comparison
 
 __all__ = [
     "DrawsOption",
     "JobsOption",
+    "SchedulerOption",
     "check_results_folder",
     "compare",
+    "executor_at",
     "read_names",
     "read_numbers",
 ]
@@ -42,6 +46,10 @@ _PAPER: Final = (180, 36, 36)
 _SHARES: Final = (5 / 7, 1 / 7, 1 / 7)  # the paper's spans, of a shorter panel
 
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
+SchedulerOption = Annotated[
+    str,
+    typer.Option(help="Address of a dask scheduler whose workers take the fits, tcp://HOST:PORT."),
+]
 DrawsOption = Annotated[int, typer.Option("--draws", help="Predictive draws.")]
 
 
@@ -66,6 +74,7 @@ def compare(
         bool | None, typer.Option(help="Also fit the variants of Table 5 [with 'all'].")
     ] = None,
     jobs: JobsOption = 2,
+    scheduler: SchedulerOption = "",
     draws: DrawsOption = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     time: TimeOption = None,
@@ -88,18 +97,21 @@ def compare(
     counts = read_numbers("--omit", omit)
     check_results_folder(out)
     ready, _ = prepare(_checked(read_panel(panel, layout)))
-    result = rv.experiments.compare(
-        ready,
-        read_names(models),
-        split=_read_split(split, ready),
-        seeds=seeds,
-        omit=counts,
-        out=out,
-        n_factors=factors,
-        ablation=ablation,
-        num_samples=draws,
-        n_jobs=jobs,
-    )
+    names, parts = read_names(models), _read_split(split, ready)
+    with executor_at(scheduler) as executor:
+        result = rv.experiments.compare(
+            ready,
+            names,
+            split=parts,
+            seeds=seeds,
+            omit=counts,
+            out=out,
+            n_factors=factors,
+            ablation=ablation,
+            num_samples=draws,
+            n_jobs=jobs,
+            executor=executor,
+        )
     _report(out, result, as_json)
     if result.failures:
         first = result.failures[0]
@@ -116,6 +128,11 @@ def _checked(panel: xr.Dataset) -> xr.Dataset:
     if not bool(panel[RETURNS].notnull().any()):
         raise PanelError("the panel has no observed return to train on or to score.")
     return panel
+
+
+def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:
+    """Connect to a scheduler; without an address there is no executor."""
+    return rv.experiments.connect(address) if address else nullcontext()
 
 
 def read_names(models: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Experiments: models against each other, on the same panel with the same protocol."""
 
+from rvrae_pyro.experiments.cluster import Cluster, connect
 from rvrae_pyro.experiments.comparison import Comparison, compare
 from rvrae_pyro.experiments.entrants import (
     BaselineEntrant,
@@ -25,6 +26,7 @@ __all__ = [
     "METRICS",
     "BaselineEntrant",
     "Benchmark",
+    "Cluster",
     "Comparison",
     "Entrant",
     "FactoryEntrant",
@@ -38,6 +40,7 @@ __all__ = [
     "benchmark_gkx",
     "build_outlook",
     "compare",
+    "connect",
     "score",
     "walk_forward",
 ]

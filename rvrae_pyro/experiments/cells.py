@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _LAYOUT = 1
+_ALONE = threading.Lock()
 
 
 class Source(Protocol):
@@ -195,12 +197,15 @@ def run_job(job: Job) -> Result:
 
     Notes
     -----
+    Fits in threads of one process wait for each other: Pyro's stack of handlers and torch's random
+    stream belong to the process, and two fits at once would mix them.
+
     Omitted assets are dropped from training and validation. In the panel that is forecast their
     returns are hidden in every month, test months too, so that nothing is known of them but
     their characteristics.
     """
-    started = time.perf_counter()
-    with _one_thread():
+    with _ALONE, _one_thread():
+        started = time.perf_counter()
         panel = job.source.load()
         end = job.n_train + job.n_valid
         train, valid = panel.isel({TIME: slice(job.n_train)}), None

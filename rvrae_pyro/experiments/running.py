@@ -42,7 +42,7 @@ class Future(Protocol):
 
 
 class Submits(Protocol):
-    """An executor as in :mod:`concurrent.futures`; a dask client is one too."""
+    """An executor as in :mod:`concurrent.futures`; see ``rv.experiments.connect`` for dask."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
         """Run ``fn(*args)`` somewhere and return a future."""
@@ -134,16 +134,16 @@ def _outcomes(jobs: Mapping[Cell, Job], n_jobs: int, executor: Submits | None) -
 def _submitted(jobs: Mapping[Cell, Job], executor: Submits) -> Iterator[Outcome]:
     """Yield outcomes in the order in which they come."""
     done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-    waiting = 0
+    waiting = []  # kept, since dask forgets a task whose last future is gone
     for cell, job in jobs.items():
         try:
             future = executor.submit(run_job, job)
         except Exception as error:  # a pool that broke while cells were handed to it
             yield cell, error
         else:
-            waiting += 1
+            waiting.append(future)
             future.add_done_callback(partial(_put, done, cell))
-    for _ in range(waiting):
+    for _ in waiting:
         cell, future = done.get()
         try:
             yield cell, future.result()

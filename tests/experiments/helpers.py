@@ -1,5 +1,6 @@
 """Competitors that cost nothing, and a panel for them."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,3 +67,11 @@ class Slope:
             raise RuntimeError(f"no luck with {seed}\nsecond line")
         self.trained.append((train, valid, seed))
         return Said(self.slope, train, self.shown)
+
+
+class Slow(Slope):
+    """A competitor that takes its time, so that a worker can be killed while it is at it."""
+
+    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Said:
+        time.sleep(0.4)
+        return super().fit(train, valid, seed)

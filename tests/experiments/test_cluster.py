@@ -1,0 +1,179 @@
+"""Fits on the workers of a dask.distributed scheduler."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import rvrae_pyro as rv
+from rvrae_pyro.cli.app import main
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.experiments import BaselineEntrant, cluster, connect
+from rvrae_pyro.experiments.cells import Cell, InMemory, Job, SimulatedGKX
+from rvrae_pyro.experiments.running import run_cells
+from rvrae_pyro.experiments.tables import long_table
+from tests.experiments.helpers import Slow, panel
+
+pytest.importorskip("distributed")
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKET = panel()
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process of dask's, quiet, with this package and its tests on the path."""
+    command = [sys.executable, "-m", "dask", *arguments]
+    # a dead worker is asked for what it had until this time is up
+    patience = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
+    path = {**os.environ, **patience, "PYTHONPATH": str(ROOT)}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=path, stdout=quiet, stderr=quiet)
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers of one thread, each a process of its own."""
+    note = tmp_path / "scheduler.json"
+    local = ("--host", "127.0.0.1", "--no-dashboard")
+    processes = [start("scheduler", *local, "--port", "0", "--scheduler-file", str(note))]
+    try:
+        for _ in range(600):
+            if note.exists() and note.read_text().strip().endswith("}"):
+                break
+            time.sleep(0.1)
+        address = json.loads(note.read_text())["address"]
+        lone = ("--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path))
+        processes += [start("worker", address, *local, *lone) for _ in range(2)]
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+def jobs_of(seeds: int) -> dict[Cell, Job]:
+    mark, source = fingerprint(MARKET), InMemory(MARKET)
+    entrants = [Slow(), BaselineEntrant("IPCA", rv.baselines.IPCA(2))]
+    jobs = [
+        Job(entrant, source, 20, 6, seed, num_samples=200)
+        for seed in range(seeds)
+        for entrant in entrants
+    ]
+    jobs.append(Job(Slow(name="unlucky", fails=(1,)), source, 20, 6, 1, num_samples=200))
+    return {job.cell(MARKET, mark): job for job in jobs}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_and_nothing_counts_twice(
+    scheduler: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    address, workers = scheduler
+    jobs = jobs_of(5)
+    told: list[Cell] = []
+
+    def on_done(cell: Cell) -> None:
+        told.append(cell)
+        if len(told) == len(jobs) // 3:
+            workers[0].send_signal(signal.SIGKILL)
+
+    with connect(address, timeout=60) as executor:
+        executor.client.wait_for_workers(2, timeout=60)
+        results, failures = run_cells(
+            jobs, folder=tmp_path / "cells", executor=executor, on_done=on_done
+        )
+        assert len(executor.client.nthreads()) == 1
+    assert workers[0].wait() == -signal.SIGKILL
+    assert workers[1].poll() is None
+    # every cell once, the one that raises among the failures, as where there is no cluster
+    assert Counter(told) == Counter(list(jobs))
+    assert [f.cell.model for f in failures] == ["unlucky"]
+    assert failures[0].message == "RuntimeError: no luck with 1"
+    assert len(list((tmp_path / "cells").iterdir())) == len(results) == len(jobs) - 1
+    here, _ = run_cells(jobs)
+    ordered = long_table({cell: results[cell] for cell in here})
+    pd.testing.assert_frame_equal(ordered, long_table(here))
+
+
+@pytest.mark.slow
+def test_commands_send_their_fits(
+    scheduler: tuple[str, list[subprocess.Popen[bytes]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, _ = scheduler
+    rv.data.write_panel(MARKET, tmp_path / "panel.nc")
+
+    def tables(*more: str) -> object:
+        out = str(tmp_path / f"out{len(more)}")
+        chosen = ("--models", "IPCA,ALSTM", "--split", "20,6,10", "--draws", "200", "--json")
+        panel_file = str(tmp_path / "panel.nc")
+        assert main(["compare", panel_file, *chosen, "--out", out, *more]) == 0
+        return json.loads(capsys.readouterr().out)["tables"]
+
+    assert tables("--scheduler", address) == tables("--jobs", "1", "--factors", "5")
+    options = ["--case", "linear", "--models", "IPCA", "--json"]
+    assert main(["benchmark", "gkx", *options, "--scheduler", address]) == 0
+    there = json.loads(capsys.readouterr().out)["table"]
+    assert main(["benchmark", "gkx", *options, "--jobs", "1"]) == 0
+    assert there == json.loads(capsys.readouterr().out)["table"]
+
+
+class Recorder:
+    """A client that only keeps what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+
+    def submit(self, fn: object, *arguments: object, pure: bool) -> str:
+        assert not pure
+        self.asked.append((fn, *arguments))
+        return f"future {len(self.asked)}"
+
+
+def test_panels_travel_once() -> None:
+    client = Recorder()
+    executor = cluster.Cluster(client)  # type: ignore[arg-type]
+    jobs = list(jobs_of(2).values())
+    for job in jobs:
+        executor.submit(len, job)  # type: ignore[arg-type]
+    drawn = Job(jobs[0].entrant, SimulatedGKX("linear", 0), 20, 6, 0)
+    executor.submit(len, drawn)  # type: ignore[arg-type]
+    first, *others, last = client.asked
+    assert first[1] is MARKET
+    assert len(others) == len(jobs)
+    for asked, job in zip(others, jobs, strict=True):
+        bare = asked[2]
+        assert isinstance(bare, Job)
+        assert bare.entrant is job.entrant
+        assert not isinstance(bare.source, InMemory)
+        assert asked[3] == "future 1"
+    assert last == (len, drawn)
+
+
+def test_an_address_that_does_not_answer() -> None:
+    with socket.socket() as taken:  # bound, not listening: nobody answers
+        taken.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        message = f"no dask scheduler answers at '{address}'"
+        with pytest.raises(rv.ConfigError, match=message), connect(address, timeout=0.5):
+            pass
+    with pytest.raises(rv.ConfigError, match="no dask scheduler answers"), connect("::", 0.5):
+        pass
+
+
+def test_without_dask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    command = ["benchmark", "gkx", "--models", "IPCA", "--scheduler", "tcp://127.0.0.1:1"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "needs dask.distributed, which is not installed" in said
+    assert "rvrae-pyro[scale]" in said
