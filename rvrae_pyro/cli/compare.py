@@ -10,6 +10,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_table, tell
+from rvrae_pyro.cli.files import visible
 from rvrae_pyro.cli.panels import (
     AssetOption,
     ExcessOption,
@@ -198,7 +199,7 @@ def check_results_folder(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+    if path.is_dir() and not (path / "cells").is_dir() and any(map(visible, path.iterdir())):
         raise ConfigError(
             f"`--out` {path} holds something that is not a comparison; choose another folder."
         )

@@ -15,6 +15,7 @@ __all__ = [
     "check_file",
     "check_folder",
     "replaced",
+    "visible",
     "write_text",
 ]
 
@@ -39,7 +40,7 @@ def check_folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
     known = (path / MODEL / _MARK).is_file() or (path / CHECKPOINT).is_dir()
-    if path.is_dir() and not known and any(map(_visible, path.iterdir())):
+    if path.is_dir() and not known and any(map(visible, path.iterdir())):
         raise ConfigError(
             f"`--out` {path} holds something that is not a run; choose another folder."
         )
@@ -77,7 +78,8 @@ def _check_permission(path: Path) -> None:
         raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
 
 
-def _visible(path: Path) -> bool:
+def visible(path: Path) -> bool:
+    """Whether a name is none of the hidden ones that a killed run may leave behind."""
     return not path.name.startswith(".")
 
 

@@ -6,12 +6,12 @@ from rvrae_pyro.experiments.entrants import (
     BaselineEntrant,
     Entrant,
     FactoryEntrant,
-    Fitted,
     ModelEntrant,
-    Oracle,
     as_entrant,
 )
+from rvrae_pyro.experiments.fitted import Fitted
 from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
+from rvrae_pyro.experiments.oracle import Oracle
 from rvrae_pyro.experiments.outlook import build_outlook
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
 from rvrae_pyro.experiments.running import Failure

@@ -6,77 +6,34 @@ import hashlib
 import json
 import math
 import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.atomic import replacing
-from rvrae_pyro.data.io import read_panel
 from rvrae_pyro.data.simulate import simulate_gkx
+from rvrae_pyro.data.sources import Source
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.scoring import Rules, Scores, score
+from rvrae_pyro.fitting.parallel import one_thread
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 __all__ = [
     "Cell",
-    "InMemory",
     "Job",
-    "OnDisk",
     "Result",
     "SimulatedGKX",
-    "Source",
     "read_result",
     "run_job",
     "write_result",
 ]
 
 _LAYOUT = 1
-_ALONE = threading.Lock()
-
-
-class Source(Protocol):
-    """Where a process finds the panel."""
-
-    def load(self) -> xr.Dataset:
-        """Return the panel."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class InMemory:
-    """A panel that travels with the job."""
-
-    panel: xr.Dataset
-
-    def load(self) -> xr.Dataset:
-        """Return the panel."""
-        return self.panel
-
-
-@dataclass(frozen=True)
-class OnDisk:
-    """A panel in a file that all processes see; each reads it once."""
-
-    path: str
-
-    def load(self) -> xr.Dataset:
-        """Read the panel."""
-        return _read_once(self.path)
-
-
-@lru_cache(maxsize=1)
-def _read_once(path: str) -> xr.Dataset:
-    return read_panel(path)
 
 
 @dataclass(frozen=True)
@@ -197,15 +154,12 @@ def run_job(job: Job) -> Result:
 
     Notes
     -----
-    Fits in threads of one process wait for each other: Pyro's stack of handlers and torch's random
-    stream belong to the process, and two fits at once would mix them.
-
     Omitted assets are dropped from training and validation. In the panel that is forecast their
     returns are hidden in every month, test months too, so that nothing is known of them but
     their characteristics.
     """
-    with _ALONE, _one_thread():
-        started = time.perf_counter()
+    started = time.perf_counter()
+    with one_thread():
         panel = job.source.load()
         end = job.n_train + job.n_valid
         train, valid = panel.isel({TIME: slice(job.n_train)}), None
@@ -223,17 +177,6 @@ def run_job(job: Job) -> Result:
         tree = fitted.outlook(shown, panel[TIME].values[end:], job.num_samples, job.seed)
         scores = score(tree, returns, job.rules, job.metrics)
     return Result(scores, time.perf_counter() - started, {str(k): v for k, v in tree.attrs.items()})
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Make numbers the same whatever the process, and keep processes from fighting for cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_result(folder: Path, cell: Cell, result: Result) -> Path:
@@ -280,7 +223,7 @@ def read_result(folder: Path, cell: Cell) -> Result | None:
             list(content["times"]),
         )
         return Result(scores, float(content["seconds"]), dict(content["attrs"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from rvrae_pyro._version import __version__
+from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.experiments.cells import InMemory, Job, OnDisk
+from rvrae_pyro.fitting.parallel import panels_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,35 +38,30 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self._panels: dict[int, tuple[InMemory | OnDisk, Any]] = {}
+        self._panels: dict[int, tuple[InMemory, Any]] = {}
 
-    def submit(self, fn: Callable[[Job], Any], job: Job, /) -> Any:
+    def submit(self, fn: Callable[[Any], Any], job: Any, /) -> Any:
         """Run ``fn(job)`` on some worker and return a future."""
-        source = job.source
+        panels = {name: self._panel(source) for name, source in panels_of(job).items()}
+        bare = replace(job, **dict.fromkeys(panels))
         # a name of its own for every task: fits of different calls must not be taken for one
-        if not isinstance(source, InMemory | OnDisk):
-            return self.client.submit(fn, job, pure=False)
-        bare = replace(job, source=OnDisk(""))
-        return self.client.submit(_run_with, fn, bare, self._panel(source), pure=False)
+        return self.client.submit(_run_with, fn, bare, list(panels), *panels.values(), pure=False)
 
-    def _panel(self, source: InMemory | OnDisk) -> Any:
+    def _panel(self, source: InMemory) -> Any:
         """Make a task of a panel: unlike scattered data it outlives the workers that hold it."""
         if id(source) not in self._panels:
             import dask
 
-            panel = source.load()
-            if panel.chunks:
-                panel = panel.compute()
             # dask advises against large arguments, which this one travels as on purpose
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1PiB"}):
-                future = self.client.submit(_keep, panel, pure=False)
+                future = self.client.submit(_keep, source.panel.compute(), pure=False)
             self._panels[id(source)] = (source, future)  # the source too: it keeps its id
         return self._panels[id(source)][1]
 
 
 @contextmanager
 def connect(address: str, timeout: float = 10.0) -> Iterator[Cluster]:
-    """Connect to a dask.distributed scheduler, for ``executor=`` of a comparison.
+    """Connect to a dask.distributed scheduler; what it gives is for ``executor=``.
 
     Parameters
     ----------
@@ -86,7 +82,8 @@ def connect(address: str, timeout: float = 10.0) -> Iterator[Cluster]:
 
     Notes
     -----
-    Fits in threads of one process run one after another; start workers with one thread each:
+    ``compare``, ``benchmark_gkx``, ``walk_forward`` and ``rv.fit_ensemble`` take the executor. Fits
+    in threads of one process run one after another; start workers with one thread each:
     ``dask worker tcp://host:8786 --nworkers 8 --nthreads 1``. A scheduler runs what anybody who
     reaches it sends; keep it behind a firewall. Leaving the context, also by an error or Ctrl-C,
     takes back the fits that have not begun.
@@ -154,5 +151,6 @@ def _keep(panel: xr.Dataset) -> xr.Dataset:
     return panel
 
 
-def _run_with(fn: Callable[[Job], Any], job: Job, panel: xr.Dataset) -> Any:
-    return fn(replace(job, source=InMemory(panel)))
+def _run_with(fn: Callable[[Any], Any], job: Any, names: list[str], *panels: xr.Dataset) -> Any:
+    sources = map(InMemory, panels)
+    return fn(replace(job, **dict(zip(names, sources, strict=True))))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.dates import periods_per_year
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import Split
-from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import ConfigError, FitError
-from rvrae_pyro.experiments.cells import Cell, InMemory, Job, Result
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.entrants import Entrant
+from rvrae_pyro.experiments.planning import (
+    check_count,
+    cut,
+    draw_omitted,
+    omit_counts,
+    plan,
+    read_seeds,
+    study_months,
+)
 from rvrae_pyro.experiments.registry import (
     ABLATIONS,
     PAPER_NAME,
@@ -29,7 +34,7 @@ from rvrae_pyro.experiments.registry import (
     names_all,
 )
 from rvrae_pyro.experiments.report import write_report
-from rvrae_pyro.experiments.running import Failure, Submits, failed, run_cells
+from rvrae_pyro.experiments.running import Failure, hold, run_grid
 from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.experiments.tables import (
     TABLES,
@@ -39,12 +44,11 @@ from rvrae_pyro.experiments.tables import (
     select,
     wide,
 )
-from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.fitting.parallel import Submits
+from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["Comparison", "check_count", "compare", "progress_bar", "read_seeds"]
+__all__ = ["Comparison", "compare"]
 
-_RANK_METRICS = ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running")
-_LEAST = 3  # pairs of a rank correlation
 _LEAST_DRAWS = 200
 
 
@@ -141,7 +145,8 @@ def compare(
     n_jobs : int
         Processes. More than 1 needs a script whose top level is safe to import.
     executor : object with ``submit``, optional
-        As in :mod:`concurrent.futures`, or a dask client: takes the fits instead.
+        As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.connect` gives:
+        takes the fits instead.
     progress : bool
         Show a bar on a terminal.
 
@@ -157,6 +162,8 @@ def compare(
         If the split does not fit the panel.
     FitError
         If every single fit failed.
+    CheckpointError
+        If another run writes to ``out``, or the disk refuses; fits that are there are kept.
 
     Notes
     -----
@@ -176,44 +183,42 @@ def compare(
             f"`num_samples` must be at least {_LEAST_DRAWS}, or the 5 % tail holds too few draws; "
             f"got {num_samples}."
         )
-    parts = _cut(panel, split)
-    study = _study(panel, parts)
-    drawn = {(m, s): _draw_omitted(parts, m, s) for m in _counts(omit, parts) for s in numbers}
+    parts = cut(panel, split)
+    study = study_months(panel, parts)
+    drawn = {(m, s): draw_omitted(parts, m, s) for m in omit_counts(omit, parts) for s in numbers}
     rules = Rules(periods=periods_per_year(panel)) if rules is None else rules
     folder = None if out is None else _check_out(Path(out))
-    jobs, unplanned = _plan(
+    jobs, unplanned = plan(
         [*entrants, *extra], entrants, study, parts, numbers, drawn, num_samples, rules
     )
-    with progress_bar("comparing", len(jobs), progress) as advance:
-        results, failures = run_cells(
+    with hold(folder):
+        results, failures = run_grid(
             jobs,
+            unplanned,
+            name="comparing",
             folder=None if folder is None else folder / "cells",
             n_jobs=n_jobs,
             executor=executor,
-            on_done=advance,
+            progress=progress,
         )
-    failures = unplanned + failures
-    if not results:
-        raise FitError(f"every fit failed; the first said: {failures[0].message}")
-    results = {cell: results[cell] for cell in jobs if cell in results}  # in their own order
-    names, variants = ([e.name for e in each] for each in (entrants, extra))
-    comparison = _summarise(results, failures, names, variants)
-    comparison.info.update(
-        _spans(parts),
-        seeds=numbers,
-        omit=sorted({m for m, _ in drawn}),
-        n_factors=n_factors,
-        num_samples=num_samples,
-        n_assets=int(study.sizes[ASSET]),
-        cost=rules.cost,
-        quantile=rules.quantile,
-        data_fingerprint=fingerprint(study),
-        seconds=round(time.perf_counter() - began, 1),
-        seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
-    )
-    if folder is not None:
-        comparison.write(folder)
-    return comparison
+        names, variants = ([e.name for e in each] for each in (entrants, extra))
+        comparison = _summarise(results, failures, names, variants)
+        comparison.info.update(
+            _spans(parts),
+            seeds=numbers,
+            omit=sorted({m for m, _ in drawn}),
+            n_factors=n_factors,
+            num_samples=num_samples,
+            n_assets=int(study.sizes[ASSET]),
+            cost=rules.cost,
+            quantile=rules.quantile,
+            data_fingerprint=fingerprint(study),
+            seconds=round(time.perf_counter() - began, 1),
+            seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
+        )
+        if folder is not None:
+            comparison.write(folder)
+        return comparison
 
 
 def _summarise(
@@ -241,124 +246,9 @@ def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
     return [make(n_factors) for make in ABLATIONS.values()]
 
 
-def _plan(
-    everyone: list[Entrant],
-    entrants: list[Entrant],
-    study: xr.Dataset,
-    parts: Split,
-    seeds: list[int],
-    drawn: Mapping[tuple[int, int], tuple[str, ...]],
-    num_samples: int,
-    rules: Rules,
-) -> tuple[dict[Cell, Job], list[Failure]]:
-    """One job a fit, those with all assets first, and those that cannot even be described."""
-    source, mark = InMemory(study), fingerprint(study)
-    n_train, n_valid = parts.train.sizes[TIME], parts.valid.sizes[TIME]
-
-    def job(entrant: Entrant, seed: int, names: tuple[str, ...]) -> Job:
-        metrics = _RANK_METRICS if names else None
-        return Job(entrant, source, n_train, n_valid, seed, names, num_samples, rules, metrics)
-
-    jobs = [job(entrant, seed, ()) for seed in seeds for entrant in everyone]
-    jobs += [job(e, seed, names) for (_, seed), names in drawn.items() for e in entrants]
-    named: dict[Cell, Job] = {}
-    failures = []
-    for each in jobs:
-        try:
-            named[each.cell(study, mark)] = each
-        except Exception as error:  # a user's own function may raise anything
-            failures.append(
-                failed(Cell(each.entrant.name, each.seed, len(each.omitted), ""), error)
-            )
-    return named, failures
-
-
-def _cut(panel: xr.Dataset, split: object) -> Split:
-    if isinstance(split, Split):
-        return split
-    if isinstance(split, Mapping):
-        split = tuple(split.get(name) for name in ("train", "valid", "test"))
-    if not isinstance(split, tuple | list) or len(split) != 3:
-        raise ConfigError(
-            "`split` must be (train, valid, test): counts of rows, fractions or dates, or what "
-            f"rv.data.split returns; got {split!r}."
-        )
-    return cut_panel(panel, *split)
-
-
-def _study(panel: xr.Dataset, parts: Split) -> xr.Dataset:
-    """Months from the first training month to the last test month, with no gap between parts."""
-    times = [part[TIME].values for part in parts]
-    study = panel.sel({TIME: slice(times[0][0], times[-1][-1])})
-    if not np.array_equal(study[TIME].values, np.concatenate(times)):
-        raise ConfigError(
-            "`split` must leave no months between its parts here: filters run through them all. "
-            "Let each part begin where the one before it ends."
-        )
-    return study
-
-
 def _spans(parts: Split) -> dict[str, list[str]]:
     named = zip(("train", "valid", "test"), parts, strict=True)
     return {name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named}
-
-
-def _counts(omit: object, parts: Split) -> list[int]:
-    several = isinstance(omit, Iterable) and not isinstance(omit, str)
-    counts: list[Any] = list(omit) if several else [omit]  # type: ignore[call-overload]
-    most = len(_candidates(parts)) - 2
-    for count in counts:
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or not _LEAST <= count <= most:
-            raise ConfigError(
-                f"`omit` must hold whole numbers from {_LEAST} (for a rank correlation) to {most} "
-                "(assets with returns in training and test months, less two to train on); got "
-                f"{count!r}."
-            )
-    return sorted({int(count) for count in counts})
-
-
-def _candidates(parts: Split) -> list[str]:
-    """Assets with returns both before and in the test months, in the order of their labels."""
-    train, test = (
-        set(part[ASSET].values[part[RETURNS].transpose(TIME, ASSET).notnull().any(TIME).values])
-        for part in (parts.train, parts.test)
-    )
-    return sorted(map(str, train & test))
-
-
-def _draw_omitted(parts: Split, count: int, seed: int) -> tuple[str, ...]:
-    rng = np.random.default_rng([seed, count])
-    return tuple(sorted(rng.choice(_candidates(parts), count, replace=False).tolist()))
-
-
-def read_seeds(seeds: object) -> list[int]:
-    """Turn a count or a sequence into distinct seeds.
-
-    Raises
-    ------
-    ConfigError
-        If a seed is not a whole number of at least 0, or there is none.
-    """
-    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        check_count("seeds", int(seeds))
-        return list(range(int(seeds)))
-    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
-    good = all(
-        isinstance(s, int | np.integer) and not isinstance(s, bool) and s >= 0 for s in listed
-    )
-    if not listed or not good or len(set(listed)) < len(listed):
-        raise ConfigError(
-            f"`seeds` must be a count or distinct whole numbers of at least 0; got {seeds!r}."
-        )
-    return [int(s) for s in listed]
-
-
-def check_count(name: str, value: object) -> int:
-    """Return a whole number of at least 1, or say what is wrong with it."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
-    return value
 
 
 def _check_out(path: Path) -> Path:
@@ -369,23 +259,3 @@ def _check_out(path: Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"`out` {str(path)!r} cannot be written: no permission.")
     return path
-
-
-@contextmanager
-def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[Cell], None]]:
-    """Show a bar over fits on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    shown = wanted and (console.is_terminal or console.is_jupyter)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task(name, total=total, last="")
-        yield lambda cell: bar.update(task, advance=1, last=f"{cell.model}, seed {cell.seed}")

@@ -12,16 +12,18 @@ from typing import Final, Literal
 import pandas as pd
 
 from rvrae_pyro.baselines.ipca import IPCA
-from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.cells import Cell, Job, Result, SimulatedGKX
-from rvrae_pyro.experiments.comparison import check_count, progress_bar
-from rvrae_pyro.experiments.entrants import BaselineEntrant, Entrant, Oracle
+from rvrae_pyro.experiments.entrants import BaselineEntrant, Entrant
+from rvrae_pyro.experiments.oracle import Oracle
+from rvrae_pyro.experiments.planning import check_count
 from rvrae_pyro.experiments.published import GKX_TABLE
 from rvrae_pyro.experiments.registry import enter_all
 from rvrae_pyro.experiments.report import failure_table, write_csv, write_text
-from rvrae_pyro.experiments.running import Failure, Submits, failed, run_cells
+from rvrae_pyro.experiments.running import Failure, failed, hold, run_grid
 from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.experiments.tables import long_table, to_markdown
+from rvrae_pyro.fitting.parallel import Submits
 
 __all__ = ["GKX_MODELS", "Benchmark", "benchmark_gkx"]
 
@@ -170,6 +172,8 @@ def benchmark_gkx(
         For an unknown case or model, or a count that is not a whole number of at least 1.
     FitError
         If every single fit failed.
+    CheckpointError
+        If another run writes to ``out``, or the disk refuses; fits that are there are kept.
 
     References
     ----------
@@ -186,29 +190,27 @@ def benchmark_gkx(
     began = time.perf_counter()
     jobs, unplanned = _plan(entrants, case, range(seed, seed + reps), num_samples, sizes or {})
     folder = None if out is None else Path(out)
-    with progress_bar(f"{case} case", len(jobs), progress) as advance:
-        results, failures = run_cells(
+    with hold(folder):
+        results, failures = run_grid(
             jobs,
+            unplanned,
+            name=f"{case} case",
             folder=None if folder is None else folder / "cells",
             n_jobs=n_jobs,
             executor=executor,
-            on_done=advance,
+            progress=progress,
         )
-    failures = unplanned + failures
-    if not results:
-        raise FitError(f"every fit failed; the first said: {failures[0].message}")
-    results = {cell: results[cell] for cell in jobs if cell in results}
-    found = _summarise(results, failures, case, n_factors)
-    found.info.update(
-        reps=reps,
-        n_factors=n_factors,
-        seed=seed,
-        seconds=round(time.perf_counter() - began, 1),
-        seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
-    )
-    if folder is not None:
-        found.write(folder)
-    return found
+        found = _summarise(results, failures, case, n_factors)
+        found.info.update(
+            reps=reps,
+            n_factors=n_factors,
+            seed=seed,
+            seconds=round(time.perf_counter() - began, 1),
+            seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
+        )
+        if folder is not None:
+            found.write(folder)
+        return found
 
 
 def _as_published(entrant: Entrant) -> Entrant:

@@ -1,52 +1,18 @@
-"""Running many cells: here, in processes, or wherever an executor takes them."""
+"""Running the cells of a comparison: kept as they are done, past those that fail."""
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from rvrae_pyro.data.io import write_panel
-from rvrae_pyro.experiments.cells import (
-    Cell,
-    InMemory,
-    Job,
-    OnDisk,
-    Result,
-    read_result,
-    run_job,
-    write_result,
-)
+from rvrae_pyro.atomic import only_run
+from rvrae_pyro.errors import CheckpointError, FitError
+from rvrae_pyro.experiments.cells import Cell, Job, Result, read_result, run_job, write_result
+from rvrae_pyro.fitting.parallel import Submits, outcomes
 
-__all__ = ["Failure", "Submits", "failed", "run_cells"]
-
-
-class Future(Protocol):
-    """What an executor hands back at once."""
-
-    def result(self) -> Any:
-        """Wait for the value, or raise what was raised."""
-        ...
-
-    def add_done_callback(self, fn: Callable[[Any], object]) -> Any:
-        """Call ``fn`` with the future when it is done."""
-        ...
-
-
-class Submits(Protocol):
-    """An executor as in :mod:`concurrent.futures`; see ``rv.experiments.connect`` for dask."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        """Run ``fn(*args)`` somewhere and return a future."""
-        ...
+__all__ = ["Failure", "failed", "hold", "progress_bar", "run_cells", "run_grid"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +57,11 @@ def run_cells(
     results : dict from Cell to Result
     failures : list of Failure
         In the order of ``jobs``.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk refuses a file; those that are written already are kept.
     """
     results: dict[Cell, Result] = {}
     failures: dict[Cell, Failure] = {}
@@ -103,101 +74,88 @@ def run_cells(
         else:
             results[cell] = found
             tell(cell)
-    for cell, outcome in _outcomes(todo, n_jobs, executor):
+    for cell, outcome in outcomes(run_job, todo, n_jobs=n_jobs, executor=executor):
         if isinstance(outcome, Exception):
             failures[cell] = failed(cell, outcome)
         else:
             results[cell] = outcome
             if folder is not None:
-                write_result(folder, cell, outcome)
+                _keep(folder, cell, outcome)
         tell(cell)
     return results, [failures[cell] for cell in jobs if cell in failures]
 
 
-Outcome = tuple[Cell, Result | Exception]
-
-
-def _outcomes(jobs: Mapping[Cell, Job], n_jobs: int, executor: Submits | None) -> Iterator[Outcome]:
-    if executor is not None:
-        yield from _submitted(jobs, executor)
-    elif n_jobs == 1 or len(jobs) < 2:
-        for cell, job in jobs.items():
-            try:
-                yield cell, run_job(job)
-            except Exception as error:  # whatever a model of the user's own may raise
-                yield cell, error
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield from _in_processes(_share(jobs, Path(scratch)), n_jobs)
-
-
-def _submitted(jobs: Mapping[Cell, Job], executor: Submits) -> Iterator[Outcome]:
-    """Yield outcomes in the order in which they come."""
-    done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-    waiting = []  # kept, since dask forgets a task whose last future is gone
-    for cell, job in jobs.items():
-        try:
-            future = executor.submit(run_job, job)
-        except Exception as error:  # a pool that broke while cells were handed to it
-            yield cell, error
-        else:
-            waiting.append(future)
-            future.add_done_callback(partial(_put, done, cell))
-    for _ in waiting:
-        cell, future = done.get()
-        try:
-            yield cell, future.result()
-        except Exception as error:
-            yield cell, error
-
-
-def _put(done: queue.SimpleQueue[tuple[Cell, Any]], cell: Cell, future: Any) -> None:
-    done.put((cell, future))
-
-
-def _in_processes(jobs: Mapping[Cell, Job], n_jobs: int) -> Iterator[Outcome]:
-    alone: dict[Cell, Job] = {}
-    with _pool(n_jobs) as pool:
-        for cell, outcome in _submitted(jobs, pool):
-            if isinstance(outcome, BrokenProcessPool):
-                alone[cell] = jobs[cell]
-            else:
-                yield cell, outcome
-    # a process died and took others along; one at a time, only the culprit fails again
-    for cell, job in alone.items():
-        with _pool(1) as pool:
-            yield from _submitted({cell: job}, pool)
-
-
-@contextmanager
-def _pool(n_jobs: int) -> Iterator[ProcessPoolExecutor]:
-    # spawned, not forked: a forked child of a process that uses threads may hang
-    pool = ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn"))
+def _keep(folder: Path, cell: Cell, result: Result) -> None:
     try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+        write_result(folder, cell, result)
+    except OSError as error:
+        raise CheckpointError(
+            f"{str(folder)!r} cannot be written: {error}. The fits that are in it are kept; make "
+            "room and run again to go on."
+        ) from error
 
 
-def _share(jobs: Mapping[Cell, Job], folder: Path) -> dict[Cell, Job]:
-    """Put panels into files, so that each process reads one once."""
-    files: dict[int, OnDisk] = {}
-    shared = {}
-    for cell, job in jobs.items():
-        source = job.source
-        if isinstance(source, InMemory):
-            if id(source) not in files:
-                path = folder / f"panel{len(files)}.nc"
-                write_panel(source.panel, path)
-                files[id(source)] = OnDisk(str(path))
-            job = replace(job, source=files[id(source)])
-        shared[cell] = job
-    return shared
+def run_grid(
+    jobs: Mapping[Cell, Job],
+    unplanned: list[Failure],
+    *,
+    name: str,
+    folder: Path | None,
+    n_jobs: int,
+    executor: Submits | None,
+    progress: bool,
+) -> tuple[dict[Cell, Result], list[Failure]]:
+    """Run cells as :func:`run_cells` does, under a bar; results come in the order of ``jobs``.
+
+    Raises
+    ------
+    FitError
+        If every single fit failed, ``unplanned`` ones included.
+    CheckpointError
+        As :func:`run_cells`.
+    """
+    with progress_bar(name, len(jobs), progress) as advance:
+        results, failures = run_cells(
+            jobs, folder=folder, n_jobs=n_jobs, executor=executor, on_done=advance
+        )
+    failures = unplanned + failures
+    if not results:
+        raise FitError(f"every fit failed; the first said: {failures[0].message}")
+    return {cell: results[cell] for cell in jobs if cell in results}, failures
+
+
+def hold(folder: Path | None) -> AbstractContextManager[None]:
+    """Hold a folder of results against another run; nothing without a folder.
+
+    Raises
+    ------
+    CheckpointError
+        If another run holds it, or it cannot be written.
+    """
+    return nullcontext() if folder is None else only_run(folder)
 
 
 def failed(cell: Cell, error: Exception) -> Failure:
     """Put an error into words."""
     text = str(error).strip().splitlines()
     return Failure(cell, f"{type(error).__name__}: {text[0]}" if text else type(error).__name__)
+
+
+@contextmanager
+def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[Cell], None]]:
+    """Show a bar over fits on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    shown = wanted and (console.is_terminal or console.is_jupyter)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task(name, total=total, last="")
+        yield lambda cell: bar.update(task, advance=1, last=f"{cell.model}, seed {cell.seed}")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.entrants import Entrant, as_entrant
+from rvrae_pyro.experiments.planning import check_count
 from rvrae_pyro.experiments.registry import find_entrant
+from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.names import RETURNS, TIME
 
@@ -32,6 +37,8 @@ def walk_forward(
     seed: int = 0,
     num_samples: int = 1000,
     n_factors: int = 5,
+    n_jobs: int = 1,
+    executor: Submits | None = None,
 ) -> xr.DataTree:
     """Refit again and again as months go by, and join the forecasts between the refits.
 
@@ -59,6 +66,12 @@ def walk_forward(
         Predictive draws.
     n_factors : int
         Of a model given by name.
+    n_jobs : int
+        Processes. More than 1 needs a script whose top level is safe to import, and gives every
+        refit one thread.
+    executor : object with ``submit``, optional
+        As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.connect` gives:
+        takes the refits instead.
 
     Returns
     -------
@@ -94,15 +107,25 @@ def walk_forward(
             f"forecast; got {gap}."
         )
     cuts = list(cut_forward(panel, train, valid, test, gap, expanding=expanding, partial=partial))
-    trees, records = [], []
+    check_count("n_jobs", n_jobs)
+    source, refits = InMemory(panel), {}
     for number, cut in enumerate(cuts):
         months = cut.test[TIME].values
         if number + 1 < len(cuts):
             months = months[months < cuts[number + 1].test[TIME].values[0]]
-        tree = _one_refit(panel, entrant, cut, months, num_samples, seed)
-        records.append({"attrs": dict(tree.attrs), **_spans(cut), "seed": seed})
-        trees.append(_number(tree, number))
-    joined = _join(trees)
+        ends = tuple((part[TIME].values[0], part[TIME].values[-1]) for part in cut[:2])
+        refits[number] = _Refit(entrant, source, ends, months, num_samples, seed)
+    found: dict[int, xr.DataTree] = {}
+    with closing(outcomes(_run_refit, refits, n_jobs=n_jobs, executor=executor)) as running:
+        for number, outcome in running:
+            if isinstance(outcome, Exception):
+                raise outcome
+            found[number] = outcome
+    joined = _join([_number(found[number], number) for number in refits])
+    records = [
+        {"attrs": dict(found[number].attrs), **_spans(cut), "seed": seed}
+        for number, cut in enumerate(cuts)
+    ]
     joined.attrs.update(model=entrant.name, seed=seed, refits=json.dumps(records))
     return joined
 
@@ -111,18 +134,25 @@ def _enter(model: object, config: FitConfig | None) -> Entrant:
     return as_entrant(model, config=config)
 
 
-def _one_refit(
-    panel: xr.Dataset,
-    entrant: Entrant,
-    cut: Split,
-    months: np.ndarray,
-    num_samples: int,
-    seed: int,
-) -> xr.DataTree:
-    fitted = entrant.fit(cut.train, cut.valid, seed)
-    seen = panel.sel({TIME: slice(cut.train[TIME].values[0], months[-1])})
-    tree = fitted.outlook(seen, months, num_samples, seed)
-    observed = cut.test[[RETURNS]].sel({TIME: months}).reset_coords(drop=True)
+@dataclass(frozen=True, eq=False)
+class _Refit:
+    """One refit and the months it forecasts."""
+
+    entrant: Entrant
+    source: Source
+    spans: tuple[tuple[np.datetime64, np.datetime64], ...]
+    months: np.ndarray
+    num_samples: int
+    seed: int
+
+
+def _run_refit(job: _Refit) -> xr.DataTree:
+    panel = job.source.load()
+    train, valid = (panel.sel({TIME: slice(*span)}) for span in job.spans)
+    fitted = job.entrant.fit(train, valid, job.seed)
+    seen = panel.sel({TIME: slice(job.spans[0][0], job.months[-1])})
+    tree = fitted.outlook(seen, job.months, job.num_samples, job.seed)
+    observed = panel[[RETURNS]].sel({TIME: job.months}).reset_coords(drop=True)
     tree["observed_data"] = xr.DataTree(observed)
     return tree
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,14 @@ from scipy.special import logsumexp
 
 from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
@@ -45,6 +48,8 @@ def fit_ensemble(
     seeds: Iterable[int] = range(10),
     config: FitConfig | None = None,
     progress: bool = True,
+    n_jobs: int = 1,
+    executor: Submits | None = None,
 ) -> Ensemble:
     """Fit the same model from several seeds; members are the chains of all draws that follow.
 
@@ -58,7 +63,13 @@ def fit_ensemble(
         One a member, all different. A seed sets starting weights and the order of months.
     config : FitConfig, optional
     progress : bool
-        Show a progress bar on a terminal, one a member.
+        Show a progress bar on a terminal, one a member; none where others fit them.
+    n_jobs : int
+        Processes. More than 1 needs a script whose top level is safe to import, and gives every
+        member one thread.
+    executor : object with ``submit``, optional
+        As in :mod:`concurrent.futures`, or what ``rv.experiments.connect`` gives: takes the fits
+        instead.
 
     Returns
     -------
@@ -68,7 +79,9 @@ def fit_ensemble(
     ------
     ConfigError
         Without a seed, with a seed twice, or if ``make_model`` returns a model it had returned
-        before, one that was trained, or anything but a model.
+        before or one that shares weights with it, one that was trained, or anything but a model.
+    FitError
+        If a member's fit fails, as ``rv.fit`` does; the others are given up.
 
     Notes
     -----
@@ -84,12 +97,46 @@ def fit_ensemble(
     chosen = [int(seed) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ConfigError(f"`seeds` must hold one or more different numbers; got {chosen}.")
-    members: list[Fit] = []
+    if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs < 1:
+        raise ConfigError(f"`n_jobs` must be a whole number of at least 1; got {n_jobs!r}.")
+    here = executor is None and n_jobs == 1
+    months = InMemory(train), None if valid is None else InMemory(valid)
+    jobs: dict[int, _Member] = {}
     for seed in chosen:
         model = make_model()
-        _check_new(model, members)
-        members.append(fit(model, train, valid, config=config, seed=seed, progress=progress))
-    return Ensemble.of(members, train)
+        _check_new(model, [job.model for job in jobs.values()])
+        jobs[seed] = _Member(model, *months, config, seed, progress and here)
+    fits: dict[int, Fit] = {}
+    with closing(outcomes(_fit_member, jobs, n_jobs=n_jobs, executor=executor)) as running:
+        for seed, outcome in running:
+            if isinstance(outcome, Exception):
+                raise outcome
+            fits[seed] = outcome
+    return Ensemble.of([fits[seed] for seed in chosen], train)
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """All that a process needs to fit a member."""
+
+    model: RVRAE
+    train: Source
+    valid: Source | None
+    config: FitConfig | None
+    seed: int
+    progress: bool
+
+
+def _fit_member(job: _Member) -> Fit:
+    valid = None if job.valid is None else job.valid.load()
+    return fit(
+        job.model,
+        job.train.load(),
+        valid,
+        config=job.config,
+        seed=job.seed,
+        progress=job.progress,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -477,11 +524,13 @@ def load(
     return load_fit(path, model, config=config)
 
 
-def _check_new(model: object, members: Sequence[Fit]) -> None:
+def _check_new(model: object, others: Sequence[RVRAE]) -> None:
     if not isinstance(model, RVRAE):
         raise ConfigError(f"`make_model` must return an rv.RVRAE; got {type(model).__name__}.")
-    if any(member.model is model for member in members) or not model.untouched:
+    weights = {id(weight) for other in others for weight in other.parameters()}
+    if not model.untouched or any(id(weight) in weights for weight in model.parameters()):
         raise ConfigError(
             "`make_model` must build a new model at every call; it returned one that is trained "
-            "already. Build it inside: make_model=lambda: rv.RVRAE(...)."
+            "already, or has weights of one before. Build it inside: make_model=lambda: "
+            "rv.RVRAE(...)."
         )

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -202,6 +203,42 @@ def test_a_killed_forecast_leaves_nothing_and_starts_anew(
     assert len(list(tmp_path.iterdir())) == 1
     assert rvrae(*arguments).code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["f.csv"]
+    whole = tmp_path / "whole.csv"
+    assert rvrae(*arguments[:-1], whole).code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_to_the_same_bits(
+    rvrae: Command, panel_file: Path, tmp_path: Path
+) -> None:
+    """Killed after its first fit; that one is kept, and no process of it is left behind."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = ("compare", panel_file, "--models", "IPCA", "--seeds", 4, "--factors", 2)
+    command += ("--split", "14,4,5", "--draws", 200)
+    process = begin(*command, "--jobs", 2, "--out", out)
+    limit = time.monotonic() + 120
+    while not list(out.glob("cells/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+    assert not (out / "report.md").exists()
+    kept = {path: path.read_bytes() for path in out.glob("cells/*.json")}
+    assert 0 < len(kept) < 4
+    assert rvrae(*command, "--jobs", 1, "--out", out).code == 0
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert rvrae(*command, "--jobs", 1, "--out", whole).code == 0
+    for name in ("results.csv", "p_values.csv", "failures.csv", "table1.csv", "table4.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    names = [
+        sorted(p.relative_to(each).as_posix() for p in each.rglob("*")) for each in (out, whole)
+    ]
+    assert names[0] == names[1]
 
 
 def test_a_panel_on_disk_just_works(

@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.experiments import BaselineEntrant, cluster, connect
-from rvrae_pyro.experiments.cells import Cell, InMemory, Job, SimulatedGKX
+from rvrae_pyro.experiments.cells import Cell, Job, SimulatedGKX, run_job
 from rvrae_pyro.experiments.running import run_cells
 from rvrae_pyro.experiments.tables import long_table
-from tests.experiments.helpers import Slow, panel
+from tests.experiments.helpers import Slow, panel, small_model
 
 pytest.importorskip("distributed")
 
@@ -104,7 +107,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_counts_twice(
 
 
 @pytest.mark.slow
-def test_commands_send_their_fits(
+def test_commands_refits_and_members_are_sent(
     scheduler: tuple[str, list[subprocess.Popen[bytes]]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -126,6 +129,59 @@ def test_commands_send_their_fits(
     assert main(["benchmark", "gkx", *options, "--jobs", "1"]) == 0
     assert there == json.loads(capsys.readouterr().out)["table"]
 
+    with connect(address, timeout=60) as executor:
+        check_walk_and_ensemble(executor=executor)
+
+
+def test_threads_of_one_worker_take_turns() -> None:
+    """Two threads, one scheduler, all in this process: quick, and the hardest on shared state."""
+    from distributed import LocalCluster
+
+    local = {"processes": False, "dashboard_address": None, "protocol": "inproc"}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, **local) as workers,
+        connect(workers.scheduler_address) as executor,
+    ):
+        there, here = compared(executor=executor), compared()
+        assert walked(executor=executor).identical(walked())
+    pd.testing.assert_frame_equal(there.results, here.results)
+
+
+@pytest.mark.slow
+def test_refits_and_members_in_processes() -> None:
+    check_walk_and_ensemble(n_jobs=2)
+
+
+def compared(**how: object) -> rv.experiments.Comparison:
+    models = [rv.baselines.IPCA(2), Slow()]
+    return rv.experiments.compare(MARKET, models, split=(20, 6, 10), num_samples=200, **how)  # type: ignore[arg-type]
+
+
+def walked(**how: object) -> xr.DataTree:
+    spans = {"train": 15, "valid": 5, "test": 10, "num_samples": 50}
+    return rv.experiments.walk_forward(MARKET, rv.baselines.IPCA(2), **spans, **how)  # type: ignore[arg-type]
+
+
+def ensemble(**how: object) -> rv.Ensemble:
+    train, valid, _ = rv.data.split(MARKET, 20, 6, 10)
+    config = rv.FitConfig(max_steps=2)
+    quiet = {"seeds": (3, 1), "config": config, "progress": False}
+    return rv.fit_ensemble(lambda: small_model(MARKET), train, valid, **quiet, **how)  # type: ignore[arg-type]
+
+
+def check_walk_and_ensemble(**how: object) -> None:
+    """Numbers are those of this process, to the bit."""
+    assert walked(**how).identical(walked())
+    there, here = ensemble(**how), ensemble()
+    assert [member.seed for member in there.members] == [3, 1]
+    for one, other in zip(there.members, here.members, strict=True):
+        assert one.attrs == other.attrs
+        weights = other.model.state_dict()
+        for name, value in one.model.state_dict().items():
+            assert torch.equal(value, weights[name]), name
+    draws = [each.forecast(MARKET, 20, times=MARKET.time.values[-2:]) for each in (there, here)]
+    assert draws[0].identical(draws[1])
+
 
 class Recorder:
     """A client that only keeps what it is asked to do."""
@@ -144,19 +200,17 @@ def test_panels_travel_once() -> None:
     executor = cluster.Cluster(client)  # type: ignore[arg-type]
     jobs = list(jobs_of(2).values())
     for job in jobs:
-        executor.submit(len, job)  # type: ignore[arg-type]
+        executor.submit(len, job)
     drawn = Job(jobs[0].entrant, SimulatedGKX("linear", 0), 20, 6, 0)
-    executor.submit(len, drawn)  # type: ignore[arg-type]
+    executor.submit(run_job, drawn)
     first, *others, last = client.asked
-    assert first[1] is MARKET
+    assert first[1].identical(MARKET)  # type: ignore[attr-defined]
     assert len(others) == len(jobs)
-    for asked, job in zip(others, jobs, strict=True):
-        bare = asked[2]
+    for (_, fn, bare, names, panel_), job in zip(others, jobs, strict=True):
+        assert (fn, names, panel_) == (len, ["source"], "future 1")
         assert isinstance(bare, Job)
-        assert bare.entrant is job.entrant
-        assert not isinstance(bare.source, InMemory)
-        assert asked[3] == "future 1"
-    assert last == (len, drawn)
+        assert (bare.entrant, bare.source) == (job.entrant, None)
+    assert (last[1], last[3:]) == (run_job, ([],))
 
 
 def test_an_address_that_does_not_answer() -> None:

@@ -1,7 +1,9 @@
 """The comparison: cells, tables, failures, files."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +11,9 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.atomic import only_run
 from rvrae_pyro.experiments import ModelEntrant, compare
-from rvrae_pyro.experiments.cells import Cell, Result
+from rvrae_pyro.experiments.cells import Cell, Result, read_result, write_result
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS, enter_all
 from rvrae_pyro.experiments.scoring import Scores
 from rvrae_pyro.experiments.tables import compare_densities, pooled
@@ -242,3 +245,56 @@ def test_misuse(settings, error, match, tmp_path):
 def test_all_failing_is_an_error():
     with pytest.raises(rv.FitError, match="every fit failed; the first said: RuntimeError"):
         compare(MARKET, [Slope(fails=(0,))], split=SPLIT, seeds=1, num_samples=200)
+
+
+def test_a_full_disk_keeps_the_fits_that_are_done(tmp_path, monkeypatch):
+    plain, written = os.replace, []
+
+    def full(old, new):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        plain(old, new)
+        written.append(new)
+
+    def run(entrant):
+        return compare(
+            MARKET, [entrant], split=SPLIT, seeds=4, num_samples=200, out=tmp_path / "out"
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        with pytest.raises(rv.CheckpointError, match=r"No space left .* fits that are in it"):
+            run(Slope())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cells"]
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+    entrant = Slope()
+    assert len(run(entrant).monthly) == 4
+    assert [seed for *_, seed in entrant.trained] == [2, 3]
+
+
+def test_two_runs_into_one_folder(tmp_path):
+    with (
+        only_run(tmp_path),
+        pytest.raises(rv.CheckpointError, match="another run writes to"),
+    ):
+        compare(MARKET, [Slope()], split=SPLIT, seeds=1, num_samples=200, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"key": 3}', "", "\x00\xff", "null"])
+def test_a_foreign_file_in_a_cells_place_is_no_result(tmp_path, content):
+    cell = Cell("mine", 0, 0, "a" * 64)
+    (tmp_path / cell.file_name).write_text(content)
+    assert read_result(tmp_path, cell) is None
+    result = Result(Scores({"a": (1.0, float("nan"))}, {"a": [0.1]}, ["2000-01"]), 2.5, {"x": 1})
+    write_result(tmp_path, cell, result)
+    whole = json.loads((tmp_path / cell.file_name).read_text())
+    for broken in ({**whole, "estimates": []}, {**whole, "estimates": {"a": []}}):
+        (tmp_path / cell.file_name).write_text(json.dumps(broken))
+        assert read_result(tmp_path, cell) is None
+    # a key is of everything, so another one's file is never taken over
+    write_result(tmp_path, cell, result)
+    assert read_result(tmp_path, replace(cell, key="a" * 63 + "b")) is None
+    found = read_result(tmp_path, cell)
+    assert found is not None
+    assert (found.seconds, found.attrs) == (2.5, {"x": 1})

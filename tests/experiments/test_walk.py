@@ -126,3 +126,7 @@ def test_misuse():
     rv.fit(trained, market, config=rv.FitConfig(max_steps=1), progress=False)
     with pytest.raises(rv.ConfigError, match="must be untrained"):
         walk_forward(market, trained, train=12, valid=4, test=6)
+    with pytest.raises(rv.ConfigError, match="`n_jobs` must be a whole number"):
+        walk_forward(market, Slope(), train=12, valid=4, test=6, n_jobs=0)
+    with pytest.raises(RuntimeError, match="no luck with 0"):
+        walk_forward(market, Slope(fails=(0,)), train=12, valid=4, test=6)

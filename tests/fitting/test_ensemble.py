@@ -1,6 +1,7 @@
 """Members as chains: aligned factors, mixtures, and a variance that splits."""
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -313,6 +314,12 @@ def test_misuse_is_refused(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
     model = make_model()
     with pytest.raises(rv.ConfigError, match="new model at every call"):
         rv.fit_ensemble(lambda: model, train, seeds=[0, 1], **settings)
+    part = rv.loadings.MLP(P, K)
+    with pytest.raises(rv.ConfigError, match="weights of one before"):
+        rv.fit_ensemble(lambda: rv.RVRAE(P, K, loadings=part), train, seeds=[0, 1], **settings)
+    for count in (0, 1.5, True):
+        with pytest.raises(rv.ConfigError, match="`n_jobs` must be a whole number"):
+            rv.fit_ensemble(make_model, train, seeds=[0], n_jobs=count, **settings)
     with pytest.raises(rv.ConfigError, match=r"rv\.RVRAE; got int"):
         rv.fit_ensemble(lambda: 3, train, seeds=[0], **settings)
     for seeds in ([], [1, 1]):
@@ -323,3 +330,14 @@ def test_misuse_is_refused(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
     other = rv.fit(rv.RVRAE(P, 3), train, config=rv.FitConfig(max_steps=1), progress=False)
     with pytest.raises(rv.ConfigError, match=r"number of factors; got \[2, 3\]"):
         rv.Ensemble.of([ensemble.members[0], other], train)
+
+
+def test_a_member_that_fails_is_told_as_it_is(train: xr.Dataset) -> None:
+    """Fits of four characteristics by a model of three, elsewhere."""
+    with (
+        ThreadPoolExecutor(2) as executor,
+        pytest.raises(rv.ShapeError, match="characteristics"),
+    ):
+        rv.fit_ensemble(
+            lambda: rv.RVRAE(P + 1, K), train, seeds=SEEDS, progress=False, executor=executor
+        )

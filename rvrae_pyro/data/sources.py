@@ -1,0 +1,59 @@
+"""Where a process finds a panel: sent along, or in a file that it reads once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import xarray as xr
+
+from rvrae_pyro.data.io import read_panel
+
+__all__ = ["InMemory", "OnDisk", "Source"]
+
+
+class Source(Protocol):
+    """Where a process finds the panel."""
+
+    def load(self) -> xr.Dataset:
+        """Return the panel."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A panel that travels with the job.
+
+    Parameters
+    ----------
+    panel : Dataset
+    """
+
+    panel: xr.Dataset
+
+    def load(self) -> xr.Dataset:
+        """Return the panel."""
+        return self.panel
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A panel in a file that all processes see; each reads it once.
+
+    Parameters
+    ----------
+    path : str
+        Absolute: processes may work in other folders.
+    """
+
+    path: str
+
+    def load(self) -> xr.Dataset:
+        """Read the panel."""
+        return _read_once(self.path)
+
+
+@lru_cache(maxsize=2)  # the training and the validation months of a fit
+def _read_once(path: str) -> xr.Dataset:
+    return read_panel(path)

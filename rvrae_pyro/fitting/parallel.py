@@ -1,0 +1,215 @@
+"""Many independent fits: here, in processes, or wherever an executor takes them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from rvrae_pyro.data.io import write_panel
+from rvrae_pyro.data.sources import InMemory, OnDisk
+
+__all__ = ["InTurn", "Submits", "one_thread", "outcomes", "panels_of"]
+
+Key = TypeVar("Key", bound=Hashable)
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+_TURN = threading.Lock()
+
+
+class Future(Protocol):
+    """What an executor hands back at once."""
+
+    def result(self) -> Any:
+        """Wait for the value, or raise what was raised."""
+        ...
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> Any:
+        """Call ``fn`` with the future when it is done."""
+        ...
+
+
+class Submits(Protocol):
+    """An executor as in :mod:`concurrent.futures`; see ``rv.experiments.connect`` for dask."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+        """Run ``fn(*args)`` somewhere and return a future."""
+        ...
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Make numbers the same whatever the process, and keep processes from fighting for cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class InTurn(Generic[Job, Answer]):
+    """A function of a job that runs on one thread, one call at a time within a process.
+
+    Pyro's stack of handlers and torch's random stream belong to the process; two fits at once, in
+    threads of an executor, would mix them.
+
+    Parameters
+    ----------
+    fn : callable
+    """
+
+    fn: Callable[[Job], Answer]
+
+    def __call__(self, job: Job) -> Answer:
+        """Run it."""
+        with _TURN, one_thread():
+            return self.fn(job)
+
+
+def outcomes(
+    fn: Callable[[Job], Answer],
+    jobs: Mapping[Key, Job],
+    *,
+    n_jobs: int = 1,
+    executor: Submits | None = None,
+) -> Generator[tuple[Key, Answer | Exception], None, None]:
+    """Run a function over jobs; yield answers, or what was raised, as they come.
+
+    Parameters
+    ----------
+    fn : callable
+        At the top level of a module, so that other processes find it.
+    jobs : mapping from key to a dataclass
+        Fields that hold an ``InMemory`` panel are sent once to each process, not with each job.
+    n_jobs : int
+        Processes; 1 runs in this one, with its threads. In others a fit has one thread.
+    executor : Submits, optional
+        Takes the jobs instead; it is not shut down.
+
+    Yields
+    ------
+    key, answer : pair
+        Every key once. A process that dies takes others' jobs along; these are run again.
+
+    Notes
+    -----
+    Closing the generator takes back the jobs that have not begun.
+    """
+    if executor is not None:
+        yield from _submitted(InTurn(fn), jobs, executor)
+    elif n_jobs == 1 or len(jobs) < 2:
+        for key, job in jobs.items():
+            try:
+                answer: Answer | Exception = fn(job)
+            except Exception as error:  # whatever a model of the user's own may raise
+                answer = error
+            yield key, answer
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            shared = _share(jobs, Path(scratch))
+            yield from _in_processes(InTurn(fn), shared, min(n_jobs, len(jobs)))
+
+
+def panels_of(job: Any) -> dict[str, InMemory]:
+    """Return the fields of a job that hold a panel."""
+    held = {field.name: getattr(job, field.name) for field in fields(job)}
+    return {name: value for name, value in held.items() if isinstance(value, InMemory)}
+
+
+def _submitted(
+    fn: Callable[[Job], Answer], jobs: Mapping[Key, Job], executor: Submits
+) -> Iterator[tuple[Key, Answer | Exception]]:
+    """Yield outcomes in the order in which they come."""
+    done: queue.SimpleQueue[tuple[Key, Any]] = queue.SimpleQueue()
+    waiting: dict[Key, Any] = {}  # kept, since dask forgets a task whose last future is gone
+    for key, job in jobs.items():
+        try:
+            future = executor.submit(fn, job)
+        except Exception as error:  # a pool that broke while jobs were handed to it
+            yield key, error
+        else:
+            waiting[key] = future
+            future.add_done_callback(partial(_put, done, key))
+    while waiting:
+        key, future = done.get()
+        del waiting[key]
+        try:
+            yield key, future.result()
+        except Exception as error:
+            yield key, error
+
+
+def _put(done: queue.SimpleQueue[tuple[Key, Any]], key: Key, future: Any) -> None:
+    done.put((key, future))
+
+
+def _in_processes(
+    fn: Callable[[Job], Answer], jobs: Mapping[Key, Job], n_jobs: int
+) -> Iterator[tuple[Key, Answer | Exception]]:
+    alone: dict[Key, Job] = {}
+    with _pool(n_jobs) as pool:
+        for key, outcome in _submitted(fn, jobs, pool):
+            if isinstance(outcome, BrokenProcessPool):
+                alone[key] = jobs[key]
+            else:
+                yield key, outcome
+    # a process died and took others along; one at a time, only the culprit fails again
+    for key, job in alone.items():
+        with _pool(1) as pool:
+            yield from _submitted(fn, {key: job}, pool)
+
+
+@contextmanager
+def _pool(n_jobs: int) -> Iterator[ProcessPoolExecutor]:
+    # spawned, not forked: a forked child of a process that uses threads may hang
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_jobs, mp_context=context, initializer=_end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    """Let a worker die with the process that started it, which may be killed outright."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _share(jobs: Mapping[Key, Job], folder: Path) -> dict[Key, Job]:
+    """Put panels into files, so that each process reads one once."""
+    files: dict[int, OnDisk] = {}
+    shared = {}
+    for key, job in jobs.items():
+        elsewhere = {}
+        for name, source in panels_of(job).items():
+            if id(source) not in files:
+                path = folder / f"panel{len(files)}.nc"
+                write_panel(source.panel, path)
+                files[id(source)] = OnDisk(str(path))
+            elsewhere[name] = files[id(source)]
+        shared[key] = replace(job, **elsewhere) if elsewhere else job  # type: ignore[type-var]
+    return shared
