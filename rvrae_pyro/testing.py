@@ -296,7 +296,7 @@ def _batch() -> Batch:
 def _stirred(make: Callable[[], RVRAE]) -> RVRAE:
     """Model whose weights all moved a little: no zero of the initialisation hides an error."""
     model = make().double()
-    model.set_return_scale(_batch())
+    model.set_units(_batch())
     with torch.no_grad():
         for weight in model.parts.parameters():
             weight.add_(0.1 * torch.randn_like(weight))

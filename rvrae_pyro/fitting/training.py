@@ -111,7 +111,7 @@ def fit(
         _warm_start(model, init)
     elif model.untouched:
         model.redraw(seed)
-        model.set_return_scale(batch.window(0, n_train, every_asset=True))
+        model.set_units(batch.window(0, n_train, every_asset=True))
     attrs = _attrs(model, config, seed, train)
     attrs["characteristics"] = json.dumps(batch.names.tolist())
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())

@@ -19,6 +19,7 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.standardise import Standardise
 
 __all__ = [
     "Alpha",
@@ -82,9 +83,15 @@ class CharacteristicScale(Scale):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, -0.3)
+        self.unit = Standardise(n_context) if n_context else None
         self.context = nn.Linear(n_context, 1, bias=False) if n_context else None
         if self.context is not None:
             nn.init.zeros_(self.context.weight)
+
+    def set_units(self, batch: Batch) -> None:
+        """Count each feature of the context in standard deviations of the training months."""
+        if self.unit is not None and batch.context is not None:
+            self.unit.take(batch.context)
 
     def forward(self, batch: Batch) -> Tensor:
         """Log scales, of shape (n_times, n_assets)."""
@@ -94,14 +101,14 @@ class CharacteristicScale(Scale):
                 f"built for; got {batch.n_characteristics}."
             )
         log_scale = batch.spread(self.network(batch.row_characteristics)).squeeze(-1)
-        if self.context is None:
+        if self.context is None or self.unit is None:
             return log_scale
         if batch.context is None or batch.context.shape[-1] != self.n_context:
             raise ShapeError(
                 f"`context` must have {self.n_context} features, as the scale was built for. Add "
                 "it with rv.data.market_context(panel) or build with n_context=0."
             )
-        shift: Tensor = self.context(batch.context)
+        shift: Tensor = self.context(self.unit(batch.context))
         return log_scale + shift
 
     def weight_matrices(self) -> WeightMatrices:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from rvrae_pyro.data.batch import Batch
+
 __all__ = ["Part", "describe", "rebuild"]
 
 
@@ -22,6 +24,12 @@ class Part(nn.Module):
         """Return constructor arguments by name, read back from the attributes of the same name."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def set_units(self, batch: Batch) -> None:
+        """Take the units of inputs from a batch of training months; by default there are none.
+
+        ``rv.fit`` calls it once, before the first step, on every part of an untouched model.
+        """
 
     def extra_repr(self) -> str:
         """Show scalar arguments in ``print(model)``."""

@@ -18,7 +18,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weights
-from rvrae_pyro.models.part import rebuild
+from rvrae_pyro.models.part import Part, rebuild
 from rvrae_pyro.models.random_weights import Weights
 
 __all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "walk_own"]
@@ -253,8 +253,14 @@ class RVRAE(nn.Module):
         return [(name, part) for name, part in self.parts.named_children() if part is not guide]
 
     @torch.no_grad()
-    def set_return_scale(self, batch: Batch) -> None:
-        """Set the unit to 1.48 x the median absolute observed return of a training batch."""
+    def set_units(self, batch: Batch) -> None:
+        """Set all units from a batch of training months: of returns, and of parts' inputs.
+
+        ``return_scale`` becomes 1.48 x the median absolute observed return.
+        """
+        for part in self.parts.modules():
+            if isinstance(part, Part):
+                part.set_units(batch)
         seen = batch.returns[batch.observed]
         if seen.numel() and bool((seen != 0).any()):
             typical = seen.abs().median() / 0.6745

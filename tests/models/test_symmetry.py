@@ -122,13 +122,27 @@ def test_units_of_returns_move_the_bound_by_their_jacobian_only(kind: str) -> No
 def test_return_scale_is_robust_and_set_from_seen_returns() -> None:
     batch = double(random_panel(7, 10))
     model = rv.RVRAE(P, K).double()
-    model.set_return_scale(batch)
+    model.set_units(batch)
     seen = batch.returns[batch.observed].abs()
     assert model.return_scale.item() == pytest.approx(seen.median().item() / 0.6745)
     empty = dataclasses.replace(batch, observed=torch.zeros_like(batch.observed))
     before = model.return_scale.item()
-    model.set_return_scale(empty)
+    model.set_units(empty)
     assert model.return_scale.item() == before
+
+
+def test_units_of_the_context_do_not_matter() -> None:
+    """A context in other units, set from the same months, gives the same bound."""
+    batch = double(random_panel(12, 10))
+    assert batch.context is not None
+    other = dataclasses.replace(batch, context=batch.context * 20.0 + 5.0)
+    likelihood = rv.likelihoods.StudentT(rv.likelihoods.CharacteristicScale(P, n_context=2))
+    model = stir(rv.RVRAE(P, K, n_context=2, likelihood=likelihood).double(), size=0.2)
+    model.set_units(batch)
+    ours = loss_and_gradient(model, batch)
+    assert not torch.allclose(loss_and_gradient(model, other)[0], ours[0])
+    model.set_units(other)
+    agree(loss_and_gradient(model, other), ours)
 
 
 def test_cutting_a_cross_section_in_two_adds_up() -> None:

@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.data.batch import State
+from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.sequences import by_month, rnn_weights
+from rvrae_pyro.nn.standardise import Standardise
 from rvrae_pyro.nn.transitions import StudentT
 
 __all__ = ["Recurrent"]
@@ -42,7 +43,8 @@ class Recurrent(FactorPrior):
         ``"observed"``: driven by the filtered mean of the factors (the paper's eq. 12, made free
         of the number of assets): the evidence is exact, and the prior conditions on history.
     n_context : int
-        Features of the panel's context to read; 0 for none.
+        Features of the panel's context to read; 0 for none. Each counts in standard deviations
+        of the training months, so its own unit does not matter.
     idio_level : bool
         False keeps the idiosyncratic scales out of the state's reach.
     innovation : {"normal", "student_t"}
@@ -239,12 +241,18 @@ class _Context(Part):
     def __init__(self, n_context: int, n_factors: int, weights: WeightPrior | None) -> None:
         super().__init__()
         self.n_context, self.n_factors, self.weights = n_context, n_factors, weights
+        self.unit = Standardise(n_context)
         self.layer = nn.Linear(n_context, 2 * n_factors + 1, bias=False)
         nn.init.zeros_(self.layer.weight)
 
+    def set_units(self, batch: Batch) -> None:
+        """Count each feature in standard deviations of the training months."""
+        if batch.context is not None:
+            self.unit.take(batch.context)
+
     def forward(self, context: Tensor) -> Tensor:
         """Compute shifts (*batch, 2 n_factors + 1), each feature a share of all."""
-        shift: Tensor = self.layer(context / math.sqrt(self.n_context))
+        shift: Tensor = self.layer(self.unit(context) / math.sqrt(self.n_context))
         loc, spread = shift.split([self.n_factors, self.n_factors + 1], -1)
         return torch.cat([_CONTEXT_UNIT * loc, spread], -1)
 
