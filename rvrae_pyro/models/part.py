@@ -10,7 +10,7 @@ from torch import nn
 
 from rvrae_pyro.data.batch import Batch
 
-__all__ = ["Part", "describe", "rebuild"]
+__all__ = ["Part", "describe", "rebuild", "spell"]
 
 
 class Part(nn.Module):
@@ -35,6 +35,14 @@ class Part(nn.Module):
         """Show scalar arguments in ``print(model)``."""
         shown = {k: v for k, v in self.arguments().items() if not isinstance(v, nn.Module)}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def spell(value: Any) -> str:
+    """Write a part, or an argument of one, as the call that makes it."""
+    if not isinstance(value, Part):
+        return repr(value)
+    arguments = ", ".join(f"{name}={spell(v)}" for name, v in value.arguments().items())
+    return f"{type(value).__name__}({arguments})"
 
 
 def describe(value: Any) -> Any:

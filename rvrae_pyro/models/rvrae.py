@@ -18,7 +18,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weights
-from rvrae_pyro.models.part import Part, rebuild
+from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.random_weights import Weights
 
 __all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "walk_own"]
@@ -162,6 +162,12 @@ class RVRAE(nn.Module):
             likelihood=likelihoods.Normal(),
             guide=guides.Recurrent(n_factors, hidden),
         )
+
+    def __repr__(self) -> str:
+        """Show the parts, one a line, as the calls that make them."""
+        size = sum(weight.numel() for weight in self.parts.parameters())
+        lines = [f"  {name}={spell(part)}," for name, part in self._named_parts()]
+        return "\n".join([f"RVRAE(  # {size:,} weights", *lines, ")"])
 
     @property
     def loadings(self) -> _loadings.Loadings:

@@ -135,3 +135,10 @@ def test_redraw_depends_on_the_seed_alone_and_spares_touched_weights() -> None:
 def test_parts_print_their_arguments() -> None:
     assert "hidden=6" in repr(rv.loadings.LSTM(P, K, hidden=6))
     assert "recurrence='observed'" in repr(rv.priors.Recurrent(K, recurrence="observed"))
+
+
+def test_a_printed_model_shows_each_part_once_as_the_call_that_makes_it() -> None:
+    lines = repr(rv.RVRAE(P, K)).splitlines()
+    names = [line.strip().split("=")[0] for line in lines[1:-1]]
+    assert names == ["loadings", "factor_prior", "decoder", "likelihood", "guide"]
+    assert "scale=CharacteristicScale(n_characteristics=" in lines[4]
