@@ -12,8 +12,8 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import Cloud
 from rvrae_pyro.models.pair import Parts, Shared, month_weights, shared_parts
-from rvrae_pyro.models.paths import at_level
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["FIVO"]

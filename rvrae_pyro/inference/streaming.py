@@ -25,9 +25,10 @@ from rvrae_pyro.inference.slopes import Task
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood, weighted_potential
 from rvrae_pyro.models.pair import CrossSection, Parts, month_weights, prior_distribution
-from rvrae_pyro.models.paths import PriorPath, scan
+from rvrae_pyro.models.paths import PriorPath
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE, Walk, walk_own
+from rvrae_pyro.models.scan import scan
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Streamed", "Total", "alone", "require_additive"]

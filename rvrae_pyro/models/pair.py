@@ -25,8 +25,9 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.paths import IndependentPath, PriorPath, scan
+from rvrae_pyro.models.paths import IndependentPath, PriorPath
 from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
+from rvrae_pyro.models.scan import scan
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,235 +18,17 @@ from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior, Transition
-from rvrae_pyro.nn.flows import WarpedPosterior
-from rvrae_pyro.nn.gaussian import Posterior, Potential
-from rvrae_pyro.nn.transitions import StudentTPosterior
+from rvrae_pyro.models.scan import Scan, Updated, at_level, scan
+from rvrae_pyro.nn.gaussian import Potential
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
-
-Updated = Posterior | StudentTPosterior | WarpedPosterior
-"""Distribution of a month's factors given the state before it and the month's returns."""
 
 __all__ = [
     "FilteredPath",
     "IndependentPath",
     "PathDistribution",
     "PriorPath",
-    "Scan",
-    "Updated",
-    "at_level",
-    "scan",
 ]
-
-
-class Scan(NamedTuple):
-    """A walk through the months in which prior and returns meet.
-
-    Attributes
-    ----------
-    factors : Tensor of shape (*batch, n_times, n_factors)
-        What drove the state: draws, or posterior means.
-    prior : Transition
-        p(z_t | h_{t-1}) along the walk, each (*batch, n_times, n_factors).
-    level : Tensor of shape (*batch, n_times) or None
-        Log multiplier of the idiosyncratic scales.
-    posterior : Updated
-        q(z_t | h_{t-1}, r_t) along the walk.
-    """
-
-    factors: Tensor
-    prior: Transition
-    level: Tensor | None
-    posterior: Updated
-
-
-def scan(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> Scan:
-    """Walk through the months, conditioning each month's prior on its potential.
-
-    Parameters
-    ----------
-    prior : FactorPrior
-    potential : Potential
-        Quadratic log-likelihood of every month at level 0, batch shape (*batch, n_times).
-    context : Tensor of shape (*batch or fewer, n_times, n_features) or None
-        As the prior's ``encode`` left it, with the months' own latents where it has any.
-    state : tuple of Tensor
-        State before the first month.
-    noise : Tensor of shape (*batch, n_times, n_factors) or None
-        Standard normal; the state is driven by ``mean + deviate(noise)``. None drives it by the
-        posterior means: the paper's eq. (12), made free of the number of assets.
-
-    Returns
-    -------
-    Scan
-        Month t of it depends on returns up to t only. Costs O(n_times n_factors^3).
-    """
-    size = sum(s.shape[-1] for s in state)
-    if not torch.is_grad_enabled() or potential.shift.shape[-2] <= _LONG * size:
-        months, _ = _loop(prior, potential, context, state, noise)
-        return months
-    with torch.no_grad():
-        _, before = _loop(prior, potential, context, state, noise)
-    leaves = tuple(s.detach().requires_grad_() for s in before)
-    walk, after = _month(prior, potential, context, leaves, noise)
-    batch = walk.factors.shape[:-2]
-    first = tuple(s.expand(*batch, s.shape[-1]) for s in state)
-    linked = AdjointChain.apply(  # type: ignore[no-untyped-call]
-        len(state), *leaves, *first, *after, *_fields(walk)
-    )
-    return _like(walk, linked)
-
-
-# An adjoint costs as much as one month's backward pass for every entry of the state, whatever
-# the number of months; below this many months an entry the plain loop is cheaper.
-_LONG = 4
-
-
-def _month(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> tuple[Scan, State]:
-    """One month, or many at once given the state before each."""
-    ahead = prior.transition(state, context)
-    level = prior.level(state, context)
-    posterior = ahead.update(at_level(potential, level))
-    factors = posterior.mean if noise is None else posterior.mean + posterior.deviate(noise)
-    return Scan(factors, ahead, level, posterior), prior.advance(state, factors, context)
-
-
-def _loop(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> tuple[Scan, State]:
-    """Month after month; also the states before each month."""
-    precisions, shifts = potential.precision.unbind(-3), potential.shift.unbind(-2)
-    noises = [None] * len(shifts) if noise is None else noise.unbind(-2)
-    contexts = [None] * len(shifts) if context is None else context.unbind(-2)
-    months, states = [], []
-    for precision, shift, eps, moment in zip(precisions, shifts, noises, contexts, strict=True):
-        states.append(state)
-        month, state = _month(prior, Potential(precision, shift), moment, state, eps)
-        months.append(month)
-    fields = zip(*(_fields(month) for month in months), strict=True)
-    stacked = [
-        _stack(field, -1 - dims) for field, dims in zip(fields, _event_dims(months[0]), strict=True)
-    ]
-    return _like(months[0], stacked), tuple(_stack(s, -2) for s in zip(*states, strict=True))
-
-
-def _fields(walk: Scan) -> tuple[Tensor, ...]:
-    level = () if walk.level is None else (walk.level,)
-    return (walk.factors, *walk.prior, *walk.posterior, *level)
-
-
-def _event_dims(walk: Scan) -> tuple[int, ...]:
-    level = () if walk.level is None else (0,)
-    return (1, *walk.prior.event_dims, *walk.posterior.event_dims, *level)
-
-
-def _like(walk: Scan, fields: Sequence[Tensor]) -> Scan:
-    """Put fields back into the shape of a walk."""
-    n_prior, n_posterior = len(walk.prior), len(walk.posterior)
-    prior = type(walk.prior)(*fields[1 : 1 + n_prior])
-    posterior = type(walk.posterior)(*fields[1 + n_prior : 1 + n_prior + n_posterior])
-    return Scan(fields[0], prior, None if walk.level is None else fields[-1], posterior)
-
-
-class AdjointChain(torch.autograd.Function):
-    """Gradient of a chain whose months were computed at once, given the states between them.
-
-    Forward, the fields of all months pass unchanged. Backward, the gradient with respect to the
-    state before month t is the direct one plus ``J_t' g_{t+1}``, with ``J_t`` the Jacobian of
-    the step, found for all months at once by one backward pass for every entry of the state; the
-    adjoints then enter the months' own graph as gradients of the states after them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, n_states: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Pass the fields through. ``tensors``: leaves, first states, states after, fields."""
-        ctx.n_states = n_states
-        ctx.leaves, ctx.after = tensors[:n_states], tensors[2 * n_states : 3 * n_states]
-        ctx.fields = tensors[3 * n_states :]
-        return tuple(field.view_as(field) for field in ctx.fields)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Walk the adjoints back in time."""
-        leaves, after, n = ctx.leaves, ctx.after, ctx.n_states
-
-        def pull(outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Tensor:
-            pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
-            if not pairs:
-                return torch.cat([torch.zeros_like(leaf) for leaf in leaves], -1)
-            pulled = torch.autograd.grad(
-                [output for output, _ in pairs],
-                leaves,
-                [cotangent for _, cotangent in pairs],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            return torch.cat(pulled, -1)
-
-        with torch.enable_grad():
-            direct = pull(ctx.fields, grads)
-            sizes = [s.shape[-1] for s in after]
-            jacobian = _jacobian(after, leaves)
-        adjoint = [direct[..., -1, :]]
-        for t in range(direct.shape[-2] - 2, -1, -1):
-            carried = (adjoint[-1].unsqueeze(-2) @ jacobian[..., t, :, :]).squeeze(-2)
-            adjoint.append(direct[..., t, :] + carried)
-        total = torch.stack(adjoint[::-1], -2)
-        end = torch.zeros_like(total[..., :1, :])
-        onward = torch.cat([total[..., 1:, :], end], -2).split(sizes, -1)
-        first = total[..., 0, :].split(sizes, -1)
-        return (None, *([None] * n), *first, *onward, *grads)
-
-
-def at_level(potential: Potential, level: Tensor | None) -> Potential:
-    """Potential of a month whose idiosyncratic scales are multiplied by ``exp(level)``."""
-    if level is None:
-        return potential
-    shrink = torch.exp(-2.0 * level)
-    return Potential(
-        potential.precision * shrink[..., None, None], potential.shift * shrink[..., None]
-    )
-
-
-def _stack(tensors: Any, dim: int) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*tensors), dim)
-
-
-def _jacobian(after: State, before: State) -> Tensor:
-    """Return derivatives (..., entry after, entry before) of every month's step at once."""
-    flat = torch.cat(after, -1)
-    size = flat.shape[-1]
-    basis = torch.eye(size, dtype=flat.dtype, device=flat.device)
-    basis = basis.reshape(size, *[1] * (flat.ndim - 1), size).expand(size, *flat.shape)
-    if not flat.requires_grad:
-        return torch.zeros(*flat.shape, size, dtype=flat.dtype, device=flat.device)
-    rows = torch.autograd.grad(
-        flat,
-        before,
-        basis,
-        retain_graph=True,
-        is_grads_batched=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return torch.cat(rows, -1).movedim(0, -2)
 
 
 class PathDistribution(TorchDistribution):

@@ -12,9 +12,9 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.inference.smc import month_random
-from rvrae_pyro.models.paths import at_level
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.predictive.beliefs import in_double
 from rvrae_pyro.predictive.export import provenance

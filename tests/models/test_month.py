@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rvrae_pyro as rv
-from rvrae_pyro.models.paths import at_level
+from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Gaussian, Potential
 
 

@@ -1,0 +1,93 @@
+"""Months walked all at once against months walked one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rvrae_pyro as rv
+from rvrae_pyro.models import scan as walks
+from rvrae_pyro.nn.gaussian import Potential
+
+K, LONG = 2, 60
+
+PRIORS = {
+    "recurrent": lambda: rv.priors.Recurrent(K, hidden=4, n_context=3),
+    "heavy": lambda: rv.priors.Recurrent(K, hidden=4, n_context=3, innovation="student_t"),
+    "plain": lambda: rv.priors.Recurrent(K, hidden=4, n_context=3, skip=False),
+    "ar1": lambda: rv.priors.AR1(K),
+    "regimes": lambda: rv.priors.RegimeSwitching(K),
+}
+
+
+def setting(name, strength, seed=0, n_times=LONG):
+    """A prior with weights in its way, potentials of some strength, noise and context."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    prior = PRIORS[name]().double()
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.add_(0.3 * draw(*weight.shape))
+    root = strength * draw(n_times, K, 8) / 8**0.5
+    potential = Potential(root @ root.mT, 3.0 * strength * draw(n_times, K))
+    context = prior.encode(draw(n_times, 3)) if prior.n_context else None
+    return prior, potential, context, draw(n_times, K)
+
+
+def slopes(walk, potential, prior):
+    """Derivatives of a sum in which every field of the walk has a part of its own."""
+    rng = torch.Generator().manual_seed(1)
+    fields = [f for f in walks._fields(walk) if f.requires_grad]
+    total = sum((f * torch.randn(f.shape, generator=rng, dtype=f.dtype)).sum() for f in fields)
+    wanted = [*potential, *(w for w in prior.parameters() if w.requires_grad)]
+    return torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("driven", ["by draws", "by means"])
+@pytest.mark.parametrize("strength", [10.0, 1.0, 0.1])
+@pytest.mark.parametrize("name", PRIORS)
+def test_values_and_gradients_are_those_of_the_loop(name, strength, driven):
+    prior, potential, context, noise = setting(name, strength)
+    noise = noise if driven == "by draws" else None
+    context = None if context is None else context.detach()
+    potential = Potential(*(each.requires_grad_() for each in potential))
+    state = prior.initial()
+    loop, _ = walks._loop(prior, potential, context, state, noise)
+    together = walks.scan(prior, potential, context, state, noise)
+    for field, other in zip(walks._fields(together), walks._fields(loop), strict=True):
+        torch.testing.assert_close(field, other, rtol=1e-9, atol=1e-11)
+    found = slopes(together, potential, prior)
+    for slope, other in zip(found, slopes(loop, potential, prior), strict=True):
+        torch.testing.assert_close(slope, other, rtol=1e-7, atol=1e-9 * float(other.abs().max()))
+
+
+def test_strong_returns_need_few_passes_and_states_agree_to_rounding(monkeypatch):
+    prior, potential, context, noise = setting("recurrent", 10.0)
+    passes = []
+    meet = walks._meet
+    monkeypatch.setattr(walks, "_meet", lambda *args: passes.append(1) or meet(*args))
+    with torch.no_grad():
+        before = walks._relax(prior, potential, context, prior.initial(), noise)
+        n_passes = len(passes)
+        _, expected = walks._loop(prior, potential, context, prior.initial(), noise)
+    assert before is not None
+    assert n_passes <= 20
+    for states, other in zip(before, expected, strict=True):
+        torch.testing.assert_close(states, other, rtol=0, atol=1e-12)
+
+
+def test_a_path_that_only_its_past_knows_is_left_to_the_loop():
+    prior, potential, context, noise = setting("ar1", 1e-4)
+    with torch.no_grad():
+        prior.unbounded_coefficient.fill_(3.0)
+        assert walks._relax(prior, potential, context, prior.initial(), noise) is None
+
+
+def test_returns_that_are_not_finite_are_left_to_the_loop():
+    prior, potential, context, noise = setting("recurrent", 1.0)
+    potential.shift[5] = torch.nan
+    with torch.no_grad():
+        assert walks._relax(prior, potential, context, prior.initial(), noise) is None
