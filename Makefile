@@ -1,7 +1,8 @@
 # make demo      fit the embedded panel and write forecasts and risk to runs/demo/
 # make test      run the tests
 # make lint      ruff, mypy and the import layers
-# make bench     time and memory
+# make bench     time of a step and its growth with every size; BENCH=tests/benchmarks runs all, for hours
+# make bench-compare BASE=REVISION   what became slower since, by a factor of 1.3 or more
 # make docs      build the site into docs/_build/html, running the notebooks at small sizes
 #                (NOTEBOOKS=full at full ones, NOTEBOOKS=off not at all)
 # make clean     remove .venv, caches and build output
@@ -12,13 +13,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 NOTEBOOKS ?= small
+BENCH ?= tests/benchmarks/test_step.py tests/benchmarks/test_growth.py
+BASE ?= HEAD~1
+HEAD ?= HEAD
 RUN = . "$(VENV)/bin/activate" &&
 SOURCES := $(shell find rvrae_pyro -type f ! -name '*.pyc')
 INSTALLED_FROM = pyproject.toml constraints.txt $(SOURCES)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench bench-compare docs clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -36,7 +40,10 @@ lint: $(VENV)/.installed-dev
 
 bench: export OMP_NUM_THREADS = 1
 bench: $(VENV)/.installed-test
-	$(RUN) pytest -n 0 -m benchmark
+	$(RUN) pytest -n 0 -m benchmark $(BENCH)
+
+bench-compare: $(VENV)/.installed-test
+	$(RUN) python -m tests.benchmarks.revisions $(BASE) $(HEAD)
 
 docs: $(VENV)/.installed-docs
 	$(RUN) RVRAE_DOCS_NOTEBOOKS=$(NOTEBOOKS) sphinx-build -W -n --keep-going docs docs/_build/html

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 import xarray as xr
 
@@ -30,7 +29,7 @@ from rvrae_pyro.cli.panels import (
 from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.cli.settings import cut, read_settings, to_toml
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -139,9 +138,11 @@ def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict
         "steps": int(history["step"].iloc[-1]),
         "stopped": result.stopped,
         "best_step": result.best_step,
-        "train_elbo_a_return": float(kept["elbo"]) / _n_observed(train),
+        "train_elbo_a_return": float(kept["elbo"]) / int(result.attrs["n_train_returns"]),
         "valid_elbo_a_return": (
-            None if valid is None else float(kept["valid_elbo"]) / max(1, _n_observed(valid))
+            None
+            if valid is None
+            else float(kept["valid_elbo"]) / max(1, int(result.attrs["n_valid_returns"]))
         ),
         "kl_a_month": float(kept["kl"]) / train.sizes[TIME],
         "seed": result.seed,
@@ -153,11 +154,6 @@ def _span(panel: xr.Dataset | None) -> list[str] | None:
     if panel is None:
         return None
     return [str(panel[TIME].values[k])[:10] for k in (0, -1)]
-
-
-def _n_observed(panel: xr.Dataset) -> int:
-    seen = ~np.isnan(panel[RETURNS].values) & rv.data.listed(panel).values
-    return int(seen.sum())
 
 
 def _text(value: Any) -> str:

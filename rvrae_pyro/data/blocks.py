@@ -12,7 +12,10 @@ from rvrae_pyro.names import CHARACTERISTICS
 __all__ = ["is_lazy", "row_blocks"]
 
 _CELLS: Final = 8_000_000
-"""Values that a block from disk holds at the most."""
+"""Values that a block from disk holds, unless a single chunk of rows has more."""
+
+_MOST: Final = 4 * _CELLS
+"""Values of a chunk of rows above which it is read in parts, and each part anew."""
 
 
 def is_lazy(panel: xr.Dataset) -> bool:
@@ -35,7 +38,9 @@ def row_blocks(array: xr.DataArray | xr.Variable) -> Iterator[tuple[int, NDArray
         yield 0, np.asarray(array.values)
         return
     chunk = max(array.chunks[0], default=1)
-    most = max(1, _CELLS // max(1, int(np.prod(array.shape[1:]))))
-    step = chunk * (most // chunk) if most >= chunk else most
+    row = max(1, int(np.prod(array.shape[1:])))
+    most = max(1, _CELLS // row)
+    whole = chunk * row <= _MOST
+    step = chunk * max(1, most // chunk) if whole else most
     for start in range(0, n_rows, step):
         yield start, np.asarray(array[start : start + step].values)

@@ -112,7 +112,8 @@ def fit(
     elif model.untouched:
         model.redraw(seed)
         model.set_units(batch.window(0, n_train, every_asset=True))
-    attrs = _attrs(model, config, seed, train)
+    mark = fingerprint(train)
+    attrs = _attrs(model, config, seed, mark)
     attrs["characteristics"] = json.dumps(batch.names.tolist())
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
@@ -122,7 +123,7 @@ def fit(
     with (
         _checkpointed(
             checkpoint,
-            lambda: _identity(model, config, seed, train, valid, elbo),
+            lambda: _identity(model, config, seed, mark, valid, elbo),
             describe_outcome(model, times, attrs),
             model,
             together,
@@ -179,13 +180,13 @@ def _identity(
     model: RVRAE,
     config: FitConfig,
     seed: int,
-    train_panel: xr.Dataset,
+    mark: str,
     valid: xr.Dataset | None,
     elbo: ELBO | None,
 ) -> dict[str, Any]:
     """Describe what decides a run."""
     return {
-        "train": fingerprint(train_panel),
+        "train": mark,
         "valid": None if valid is None else fingerprint(valid),
         "model": describe_model(model),
         "weights at the start": digest_of(model.parts.state_dict()),
@@ -286,9 +287,9 @@ def _warm_start(model: RVRAE, init: Fit) -> None:
     model.parts.load_state_dict(theirs)
 
 
-def _attrs(model: RVRAE, config: FitConfig, seed: int, panel: xr.Dataset) -> dict[str, str | int]:
+def _attrs(model: RVRAE, config: FitConfig, seed: int, mark: str) -> dict[str, str | int]:
     described = {"config": describe_config(config), "model": describe_model(model)}
-    return provenance(seed=seed, config=described, fingerprint=fingerprint(panel))
+    return provenance(seed=seed, config=described, fingerprint=mark)
 
 
 @contextmanager

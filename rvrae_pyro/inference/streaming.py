@@ -200,11 +200,9 @@ class Streamed:
             return False
         months = self._months(task)
         with torch.no_grad():
-            windows = list(self._windows(task))
-            cells = [_light(_cells_of(self.parts, batch)) for batch in windows]
+            cells = [_light(_cells_of(self.parts, batch)) for batch in self._windows(task)]
             potential, mode = self._potential(months, cells)
-            samples = self._samples([batch.n_assets for batch in windows])
-        del windows
+            samples = self._samples([each.batch.n_assets for each in cells])
         leaves = Potential(*(each.requires_grad_() for each in potential))
         path = self._path(months, leaves, task.kl_weight)
         factors = path.factors.detach().requires_grad_()
@@ -246,7 +244,8 @@ class Streamed:
         guide_states = parts.guide.carry(months, potential, starts)
         carries: dict[int, Carry] = {
             t: {
-                "loadings": tuple(map(torch.cat, zip(*(s[t] for s in states), strict=True))),
+                # taken out as they are joined, or they would all be there twice
+                "loadings": tuple(map(torch.cat, zip(*(s.pop(t) for s in states), strict=True))),
                 "factor_prior": tuple(s[..., t, :] for s in prior_states),
                 "decoder": tuple(s[..., t, :] for s in decoder_states),
                 "guide": guide_states[t],
@@ -487,8 +486,12 @@ def _cells_of(parts: Parts, batch: Batch, beta: Tensor | None = None) -> _Cells:
 
 
 def _light(cells: _Cells) -> _Cells:
-    """Cells without the characteristics, which the networks have read."""
-    batch = dataclasses.replace(cells.batch, characteristics=cells.batch.characteristics[..., :0])
+    """Cells without the characteristics, which the networks have read.
+
+    Not as an empty view, which would keep all of them in memory.
+    """
+    x = cells.batch.characteristics
+    batch = dataclasses.replace(cells.batch, characteristics=x.new_empty(*x.shape[:-1], 0))
     return dataclasses.replace(cells, batch=batch)
 
 

@@ -16,7 +16,11 @@ SIZES = {"a": (180, 500, 20), "b": (240, 1000, 46), "c": (252, 5682, 46)}
 
 def make_batch(size: str, alive: float = 0.45) -> Batch:
     """Random panel in which assets enter and leave; ``alive`` is the share of listed cells."""
-    n_times, n_assets, n_characteristics = SIZES[size]
+    return random_batch(*SIZES[size], alive)
+
+
+def random_batch(n_times: int, n_assets: int, n_characteristics: int, alive: float = 0.45) -> Batch:
+    """Noise of any size, as :func:`make_batch` makes it."""
     rng = torch.Generator().manual_seed(0)
     ends = torch.rand(2, n_assets, generator=rng).sort(0).values
     stretch = (alive - 1 / 3) / (2 / 3)

@@ -72,6 +72,7 @@ def test_blocks_are_consecutive_rows(on_disk: xr.Dataset, monkeypatch: pytest.Mo
     whole = on_disk["characteristics"].values
     for most in (1, 14 * 4 * 2, 14 * 4 * 11, 10**9):
         monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", most)
+        monkeypatch.setattr("rvrae_pyro.data.blocks._MOST", 2 * most)
         blocks = list(row_blocks(on_disk["characteristics"]))
         np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
         starts = np.cumsum([0, *(len(b) for _, b in blocks)])[:-1]

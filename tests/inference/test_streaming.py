@@ -14,7 +14,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.shards import CutPanel
 from rvrae_pyro.inference.slopes import Task, window_loss
-from rvrae_pyro.inference.streaming import Streamed, _Samples
+from rvrae_pyro.inference.streaming import Streamed, _cells_of, _light, _Samples
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
@@ -212,3 +212,12 @@ def test_a_broken_bound_names_its_term(batch: Batch) -> None:
         pyro.validation_enabled(False),  # as in training
     ):
         slopes.descend(Task(0, 4, None, 1.0, 0.0, 7), 1.0)
+
+
+def test_cells_let_go_of_the_characteristics(batch: Batch) -> None:
+    """An empty view would keep every shard's characteristics in memory until the walk ends."""
+    model = build("observed t")
+    cells = _light(_cells_of(model.parts, batch))
+    assert cells.batch.characteristics.shape == (batch.n_times, batch.n_assets, 0)
+    assert cells.batch.characteristics.untyped_storage().nbytes() == 0
+    assert batch.characteristics.untyped_storage().nbytes() > 0
