@@ -52,7 +52,7 @@ panel = rv.data.simulate_linear_gaussian(SIZES["assets"], SIZES["months"], 1, se
 year = rv.data.simulate_linear_gaussian(SIZES["assets"], 12, 1, seed=SEED + 1)
 
 
-def truth(guide):
+def truth(guide, memory=0.9):
     """Build the simulator as a model: weights at the truth, those of the guide free."""
     model = rv.RVRAE(
         1,
@@ -66,7 +66,7 @@ def truth(guide):
         model.return_scale.fill_(0.05)
         model.loadings.layer.weight.fill_(1.0)
         model.loadings.layer.bias.zero_()
-        model.factor_prior.unbounded_coefficient.fill_(float(np.arctanh(0.9)))
+        model.factor_prior.unbounded_coefficient.fill_(float(np.arctanh(memory)))
         model.factor_prior.log_scale.fill_(0.5 * float(np.log(0.5)))
         model.likelihood.scale.log_scale.zero_()
     for name, weight in model.parts.named_parameters():
@@ -74,9 +74,9 @@ def truth(guide):
     return model
 
 
-def train(schedule, reduction="sum", seed=SEED):
+def train(schedule, reduction="sum", data=panel, memory=0.9):
     """Fit the guide under a weighted divergence."""
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     config = rv.FitConfig(
         max_steps=SIZES["steps"],
         window=SIZES["window"],
@@ -84,7 +84,8 @@ def train(schedule, reduction="sum", seed=SEED):
         kl_reduction=reduction,
         dtype=torch.float64,
     )
-    return rv.fit(truth(rv.guides.Recurrent(1, 8)), panel, config=config, progress=False)
+    guide = rv.guides.Recurrent(1, 8)
+    return rv.fit(truth(guide, memory), data, config=config, progress=False)
 
 
 # %% [markdown]
@@ -119,6 +120,10 @@ plt.show()
 #
 # A posterior collapses when the guide answers with the prior, whatever it sees: divergence zero. A
 # strong weight on the divergence provokes it at once. Starting there and annealing to 1 cures it.
+#
+# Factors without memory show it best. A guide that draws each month by itself stays at least
+# $\frac12 \log(1 + \phi^2)$ away from a prior with coefficient $\phi$, 0.30 nats a month for 0.9,
+# however collapsed it is: a divergence above zero is no proof that a factor is in use.
 
 
 # %%
@@ -138,15 +143,24 @@ class Heavy:
         return 200.0 if step < self.until else 1.0
 
 
-collapsed, cured = train(Heavy(steps + 1)), train(Heavy(steps // 3))
+forgetful = rv.data.simulate_linear_gaussian(
+    SIZES["assets"], SIZES["months"], 1, phi=0.0, seed=SEED
+)
+collapsed, cured, never = (
+    train(schedule, data=forgetful, memory=0.0)
+    for schedule in (Heavy(steps + 1), Heavy(steps // 3), rv.schedules.Constant())
+)
 pd.Series(
-    {"collapsed": divergence(collapsed), "cured": divergence(cured)}
-    | {name: divergence(fit) for name, fit in fits.items()},
+    {
+        "weight 200": divergence(collapsed),
+        "weight 200, then 1": divergence(cured),
+        "weight 1": divergence(never),
+    },
     name="KL, nats a month",
 ).round(3).to_frame()
 
 # %%
-collapsed.check()
+print(collapsed.check())
 
 # %% [markdown]
 # ## What it does to calibration
@@ -205,9 +219,14 @@ for name in ("exact guide", "recurrent, weight 1/T"):
 # ## The claim of this notebook, asserted
 #
 # The guide that is optimal under 1/T is far too sure, the exact one is not; the collapsed guide has
-# lost its divergence, and annealing brings it back.
+# lost its divergence, annealing brings it back, and `fit.check` names the fit that lost it.
 
 # %%
 spread = table["spread of ranks (1 is honest, more is too sure)"]
 assert spread["optimal under 1/T"] > 1.5 * spread["exact guide"], spread
-assert divergence(cured) > divergence(collapsed), (divergence(cured), divergence(collapsed))
+assert divergence(cured) > 2 * divergence(collapsed), (divergence(cured), divergence(collapsed))
+if SIZES["steps"] >= 900:  # with the steps it takes
+    assert "carry nothing" in str(collapsed.check())
+    assert abs(divergence(cured) / divergence(never) - 1) < 0.15
+    assert table["p-value of uniformity"]["exact guide"] > 0.001
+    assert table["p-value of uniformity"]["recurrent, weight 1/T"] < 1e-6

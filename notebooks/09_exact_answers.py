@@ -179,7 +179,7 @@ pd.Series(
         "exact evidence": exact.sum(),
         "particle filter": cloud.log_evidence.sum().item(),
         "guide, importance weighted": judged["log_evidence"].item(),
-        "ELBO": fit.history["elbo"].iloc[-1],
+        "ELBO, mean of the last hundred steps": fit.history["elbo"].iloc[-100:].mean(),
         "k-hat of the path (good below 0.67)": judged["khat_path"].item(),
     },
     name="nats",
@@ -188,7 +188,12 @@ pd.Series(
 # %% [markdown]
 # *How to read it.* NUTS has Monte-Carlo errors of its own: a few hundredths of a deviation with
 # thousands of draws. The guide is off by what training left, which k-hat measures without knowing
-# the exact answer. That is why `fit.check(panel)` asks it.
+# the exact answer. That is why `fit.check(panel)` asks it. The ELBO of one step is an estimate from
+# one draw, which may lie above the evidence; its mean may not.
+#
+# With the seed above all three come within a tenth of a posterior deviation of Kalman's means, with
+# deviations right to one per cent, and k-hat is near zero. What differs is the cost: the closed
+# form takes milliseconds, particles seconds, SVI and NUTS minutes.
 
 # %% [markdown]
 # ## Limits
@@ -206,3 +211,7 @@ assert abs(cloud.log_evidence.sum().item() - exact.sum()) < 1.0
 assert table.loc["NUTS", "largest error of a mean, posterior deviations"] < 1.0
 assert 0.7 < table.loc["NUTS", "mean ratio of deviations"] < 1.3
 assert table.loc["SVI", "largest error of a mean, posterior deviations"] < 1.0
+if SIZES["steps"] >= 1500:  # with the draws and steps it takes
+    others = table.drop("Kalman")
+    assert (others["largest error of a mean, posterior deviations"] < 0.15).all(), others
+    assert (others["mean ratio of deviations"] - 1).abs().max() < 0.05, others

@@ -5,7 +5,7 @@ from rvrae_pyro.diagnostics.check import Check, Finding, check_training
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.diagnostics.factors import active_units
 from rvrae_pyro.diagnostics.predictive import predictive_check, statistics
-from rvrae_pyro.diagnostics.psis import psis
+from rvrae_pyro.diagnostics.psis import psis, psis_weights
 from rvrae_pyro.diagnostics.sbc import sbc, uniformity
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "check_training",
     "predictive_check",
     "psis",
+    "psis_weights",
     "rotate",
     "sbc",
     "statistics",

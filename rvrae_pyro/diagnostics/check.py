@@ -99,7 +99,7 @@ def check_training(
     -------
     list of Finding
     """
-    findings = [_converged(history, stopped, best_step)]
+    findings = [_converged(history, stopped, best_step, n_train, n_valid)]
     if kl_reduction != "sum" or float(history["kl_weight"].iloc[-1]) < 1.0:
         findings.append(_weight(history, kl_reduction))
     findings.append(_collapsed(kl, best_step))
@@ -126,7 +126,9 @@ def check_evidence(bound: xr.DataArray, evidence: xr.DataArray) -> Finding:
     return Finding(question, verdict, answer, "guide=rv.guides.Conjugate(), or train for longer.")
 
 
-def _converged(history: pd.DataFrame, stopped: str, best_step: int) -> Finding:
+def _converged(
+    history: pd.DataFrame, stopped: str, best_step: int, n_train: int, n_valid: int
+) -> Finding:
     question = "Did training converge?"
     last = int(history["step"].iloc[-1])
     if stopped == "converged":
@@ -143,17 +145,18 @@ def _converged(history: pd.DataFrame, stopped: str, best_step: int) -> Finding:
     if judged and best_step <= 0.75 * last:
         answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."
         return Finding(question, "good", answer)
-    bound = history["valid_elbo"] if judged else history["elbo"]
+    # by return: a percentage of a log density would change with the unit of the returns
+    bound = history["valid_elbo"] / n_valid if judged else history["elbo"] / n_train
     final = float(bound.iloc[-1])
     tenth = bound.iloc[-max(2, len(bound) // 10)]
     # a rate that falls to nothing hides what is left to gain in the last tenth, less in a third
     third = bound[history["step"] <= last * 2 / 3].iloc[-1]
-    gain, longer = ((final - float(b)) / max(1.0, abs(final)) for b in (tenth, third))
+    gain, longer = final - float(tenth), final - float(third)
     answer = (
-        f"It used all {last} steps; the bound moved {100 * gain:+.2f} % over the last tenth "
-        f"of them, {100 * longer:+.2f} % over the last third (best at step {best_step})."
+        f"It used all {last} steps; the bound moved by {gain:+.3f} nats a return over the last "
+        f"tenth of them, {longer:+.3f} over the last third (best at step {best_step})."
     )
-    verdict: Verdict = "look" if gain < 0.002 and longer < 0.01 else "bad"
+    verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
     return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
 
 

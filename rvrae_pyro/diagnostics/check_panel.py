@@ -27,7 +27,7 @@ def check_weights(found: xr.Dataset) -> Finding:
     share = float((khat > limit).mean())
     answer = (
         f"k-hat by month: median {float(khat.median()):.2f}, {100 * share:.0f} % of months above "
-        f"{limit:.2f}; whole path {float(found['khat_path']):.2f}."
+        f"{limit:.2f} (whole path {float(found['khat_path']):.2f}: it grows with the months)."
     )
     question = "Can the guide's draws be used as they are?"
     if share <= 0.05:
@@ -64,7 +64,7 @@ def check_spread(guide: xr.DataArray, exact: xr.DataArray) -> Finding:
     )
 
 
-def check_calibration(returns: xr.DataArray, draws: xr.DataArray) -> Finding:
+def check_calibration(returns: xr.DataArray, draws: xr.DataArray, n_trained: int = 0) -> Finding:
     """Judge forecasts by the share of returns inside their central 90 % intervals.
 
     Parameters
@@ -72,6 +72,8 @@ def check_calibration(returns: xr.DataArray, draws: xr.DataArray) -> Finding:
     returns : DataArray (time, asset)
     draws : DataArray (chain, draw, time, asset)
         One month ahead.
+    n_trained : int
+        Months among them whose returns the weights have seen.
     """
     ends = draws.quantile([(1 - _PROB) / 2, (1 + _PROB) / 2], (CHAIN, DRAW), skipna=False)
     known = returns.notnull() & ends.notnull().all("quantile")
@@ -85,7 +87,7 @@ def check_calibration(returns: xr.DataArray, draws: xr.DataArray) -> Finding:
     error = float(month.std(ddof=1)) / np.sqrt(month.sizes[TIME])
     answer = (
         f"{100 * share:.0f} % of returns fell inside 90 % intervals (s.e. {100 * error:.0f}, "
-        f"{month.sizes[TIME]} months)."
+        f"{month.sizes[TIME]} months{_trained_on(n_trained)})."
     )
     miss = abs(share - _PROB)
     if miss < max(0.04, 2 * error):
@@ -123,31 +125,45 @@ def check_tails(check: xr.DataTree) -> Finding:
     )
     if p_value > 0.01:
         return Finding(question, "good", answer)
-    large = abs(curve[0] - curve[1]) > max(0.5, 0.25 * abs(curve[1]))
-    way = "thin" if curve[0] + tails[0] > curve[1] + tails[1] else "heavy"
-    remedy = "rv.likelihoods.StudentT()" if way == "thin" else "rv.likelihoods.Normal()"
+    thin = curve[0] + tails[0] > curve[1] + tails[1]
+    remedy = "rv.likelihoods.StudentT()" if thin else "rv.likelihoods.Normal()"
+    if abs(curve[0] - curve[1]) <= max(0.5, 0.25 * abs(curve[1])):
+        way, size = ("thin", "small") if thin else ("heavy", "large")
+        return Finding(
+            question,
+            "look",
+            f"{answer} Its tails are a little {way}: far out, VaR and expected shortfall come out "
+            f"somewhat {size}.",
+            f"rv.evaluation.compare with a fit that has likelihood={remedy}.",
+        )
     return Finding(
         question,
-        "bad" if large else "look",
-        f"{answer} Its tails are too {way}: do not believe VaR and expected shortfall.",
+        "bad",
+        f"{answer} Its tails are too {'thin' if thin else 'heavy'}: do not believe VaR and "
+        "expected shortfall.",
         f"likelihood={remedy}.",
     )
 
 
-def check_skill(returns: xr.DataArray, forecast: xr.DataArray) -> Finding:
+def check_skill(returns: xr.DataArray, forecast: xr.DataArray, n_trained: int = 0) -> Finding:
     """Judge whether forecasts are too good to be true.
 
     Parameters
     ----------
     returns, forecast : DataArray (time, asset)
         Realised returns and their means one month ahead.
+    n_trained : int
+        Months among them whose returns the weights have seen.
     """
     known = returns.notnull() & forecast.notnull()
     squared = ((returns - forecast) ** 2).where(known).sum()
     r2 = float(1.0 - squared / (returns**2).where(known).sum())
     ic = _rank_correlation(returns.where(known), forecast.where(known))
     question = "Is the skill believable?"
-    answer = f"Predictive R2 {100 * r2:.1f} %, mean rank correlation {ic:.2f} a month."
+    answer = (
+        f"Predictive R2 {100 * r2:.1f} %, mean rank correlation {ic:.2f} a month "
+        f"({returns.sizes[TIME]} months{_trained_on(n_trained)})."
+    )
     if r2 < 0.1 and not ic > 0.2:
         return Finding(question, "good", answer)
     return Finding(
@@ -158,6 +174,10 @@ def check_skill(returns: xr.DataArray, forecast: xr.DataArray) -> Finding:
         "lag=1 in rv.data.from_frame, rv.data.check_panel, dates of publication of every "
         "characteristic.",
     )
+
+
+def _trained_on(n_trained: int) -> str:
+    return f", {n_trained} of them trained on" if n_trained else ""
 
 
 def _rank_correlation(returns: xr.DataArray, forecast: xr.DataArray) -> float:

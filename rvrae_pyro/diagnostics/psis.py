@@ -1,21 +1,23 @@
-"""Whether the guide is good enough, by the tails of its importance weights."""
+"""Whether the guides of factors and weights are good enough, by the tails of their ratios."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import numpy as np
+import torch
 import xarray as xr
 
-from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.inference.importance import GuidePaths, guide_paths
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import TIME
+from rvrae_pyro.names import TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.beliefs import in_double
+from rvrae_pyro.predictive.members import drawn_weights, evidence_by_weights
 from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 
-__all__ = ["HasModel", "psis"]
+__all__ = ["HasModel", "psis", "psis_weights"]
 
 
 class HasModel(Protocol):
@@ -62,9 +64,12 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
     Information set: a smoothing guide's. The path's k-hat grows with the number of months
     even if every month is proposed well; a filtering guide ignores the months to come, which
     shows in the path's weight and not in the months'. So judge the guide by the months, and
-    use the particle filter's evidence for the whole. Weights of the model are taken as they
-    are, those with a posterior at its mean: it is the factors' guide that is judged. Costs
-    O(num_samples n_assets n_factors) a month.
+    use the particle filter's evidence for the whole. Costs O(num_samples n_assets n_factors) a
+    month.
+
+    Everything is conditional on one value of the model's weights, the mean where they have a
+    posterior (attribute ``weights``): it is the factors' guide that is judged.
+    :func:`psis_weights` judges the posterior of the weights, with the factors integrated out.
 
     References
     ----------
@@ -84,22 +89,102 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
         raise ShapeError(f"`num_samples` must be at least {FEWEST}; got {num_samples}.")
     batch, device = load(fit.model, panel)
     paths = guide_paths(in_double(fit.model).to(device), batch, num_samples, seed)
-    return _judge(paths, batch.times, seed)
+    found = _judge(paths, batch.times, seed)
+    found.attrs["weights"] = "posterior mean" if fit.model.weight_sites else "as they are"
+    return found
+
+
+@torch.no_grad()
+def psis_weights(
+    fit: HasModel,
+    panel: xr.Dataset,
+    num_draws: int = 200,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Judge the posterior of the weights by the tail of its importance ratios.
+
+    .. math:: w_s = \frac{p(\theta_s) \, p(r_{1:T} \mid \theta_s)}{q(\theta_s)}, \qquad
+        \theta_s \sim q
+
+    with the factors integrated out of :math:`p(r_{1:T} \mid \theta)`: exactly where a closed
+    form exists, else by particle filter.
+
+    Parameters
+    ----------
+    fit : Fit
+        Anything with a ``model`` whose weights have a posterior.
+    panel : xarray.Dataset
+        The *training* months: the posterior is of them. On other months the ratios say how far
+        these would move it.
+    num_draws : int
+        Draws of the weights, at least 25.
+    num_samples, seed : int
+        Particles a filter, which an exact model does without.
+
+    Returns
+    -------
+    Dataset
+        ``khat``, ``ess``: tail shape and effective share of the draws, as in :func:`psis`.
+        ``log_evidence``: importance estimate of log p(r_1..T) in nats, weights integrated out.
+        ``log_ratio`` (weight_draw,). Attribute ``good_khat``.
+
+    Raises
+    ------
+    ConfigError
+        If no weight has a posterior.
+    ShapeError
+        With fewer than 25 draws.
+
+    Notes
+    -----
+    Mean field over hundreds of weights is expected to fail this: k-hat above 1 says that its
+    draws are not the posterior's, so that ``parameter_var`` is a lower bound and no more. The
+    draws are those of ``fit.log_evidence(panel, by_weights=num_draws)``; error of the particle
+    filter raises k-hat. Parameters without a posterior stay as they are. Costs a filter a draw.
+
+    References
+    ----------
+    Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?, ICML.
+    """
+    if num_draws < FEWEST:
+        raise ShapeError(f"`num_draws` must be at least {FEWEST}; got {num_draws}.")
+    if not fit.model.weight_sites:
+        raise ConfigError(
+            "`fit` must have weights with a posterior; all of this model's are at their MAP. "
+            "Build its parts with weights=rv.weights...(inference='posterior')."
+        )
+    batch, device = load(fit.model, panel)
+    model = in_double(fit.model).to(device)
+    guide = model.parts.weight_guide
+    evidence = evidence_by_weights(model, batch, num_draws, num_samples, seed).sum(-1)
+    drawn = drawn_weights(model, num_draws, seed)
+    prior = torch.stack([guide.log_ratio(model.parts, weights) for weights, _ in drawn])
+    ratios = (evidence + prior).cpu().numpy()
+    weights, khat = smooth_weights(ratios)
+    return xr.Dataset(
+        {
+            "khat": ((), float(khat), {"long_name": "tail shape of the weights' ratios"}),
+            "ess": ((), float(_effective(weights)), {"long_name": "effective share of draws"}),
+            "log_evidence": ((), _log_mean(ratios), {"units": "nats"}),
+            "log_ratio": (WEIGHT_DRAW, ratios),
+        },
+        coords={WEIGHT_DRAW: np.arange(num_draws)},
+        attrs={"good_khat": good_khat(num_draws), "num_draws": num_draws, "seed": seed},
+    )
 
 
 def _judge(paths: GuidePaths, times: np.ndarray, seed: int) -> xr.Dataset:
     ratios = paths.log_ratios.cpu().numpy()
     weights, khat = smooth_weights(ratios.T)
     path_weights, khat_path = smooth_weights(ratios.sum(1))
-    total = ratios.sum(1)
-    raw = np.log(np.mean(np.exp(total - total.max()))) + total.max()
     return xr.Dataset(
         {
             "khat": (TIME, khat, {"long_name": "tail shape of the month's importance weights"}),
             "ess": (TIME, _effective(weights), {"long_name": "effective share of the draws"}),
             "khat_path": ((), float(khat_path)),
             "ess_path": ((), float(_effective(path_weights))),
-            "log_evidence": ((), float(raw), {"units": "nats"}),
+            "log_evidence": ((), _log_mean(ratios.sum(1)), {"units": "nats"}),
         },
         coords={TIME: times},
         attrs={
@@ -108,6 +193,11 @@ def _judge(paths: GuidePaths, times: np.ndarray, seed: int) -> xr.Dataset:
             "seed": seed,
         },
     )
+
+
+def _log_mean(log_values: np.ndarray) -> float:
+    top = log_values.max()
+    return float(np.log(np.mean(np.exp(log_values - top))) + top)
 
 
 def _effective(log_weights: np.ndarray) -> np.ndarray:

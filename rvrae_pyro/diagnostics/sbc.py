@@ -74,8 +74,13 @@ def sbc(
     model makes up: ranks piled up at both ends come from a posterior that is too narrow, a
     hump from one that is too wide, a slope from a biased one. They do not say that the model
     is right about real returns. A filtering guide that ignores the months to come is exact
-    in the last month alone. Weights are fixed, those with a posterior at its mean, in the
-    simulated panels and in the guide alike. Costs num_datasets passes of the guide.
+    in the last month alone. Costs num_datasets passes of the guide.
+
+    Everything is conditional on one value of the model's weights, the mean where they have a
+    posterior, in the simulated panels and in the guide alike (attribute ``weights``): ranks are
+    of the factors only. The guide of the weights is no function of the returns; to rank weights
+    it would have to be trained anew on every simulated panel, from weights drawn from their
+    prior. :func:`rvrae_pyro.diagnostics.psis_weights` judges it on the panel at hand.
 
     References
     ----------
@@ -105,7 +110,9 @@ def sbc(
         ranks[FACTORS].append(_rank(paths.factors[:, months], truth[months]))
         fit_of_truth = path_log_likelihood(precise, data, codes[i : i + 1], cross).sum()
         ranks["log_likelihood"].append(_rank(paths.log_likelihood.sum(-1), fit_of_truth))
-    return _tree(ranks, batch.times[months], model.n_factors, num_samples, seed, kl_weight)
+    tree = _tree(ranks, batch.times[months], model.n_factors, num_samples, seed, kl_weight)
+    tree.attrs["weights"] = "posterior mean" if model.weight_sites else "as they are"
+    return tree
 
 
 def uniformity(ranks: xr.DataArray, num_samples: int) -> xr.Dataset:

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._scored import LogEvidence
-from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME
+from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 
 __all__ = ["leave_future_out", "leave_month_out"]
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class Score(Protocol):
-    """Log score of every month given those before: (time,), or with ``chain`` or ``draw``."""
+    """Log score of every month given those before: (time,), or with dims of draws."""
 
     def __call__(self, fitted: LogEvidence, panel: xr.Dataset) -> xr.DataArray:
         """Score every month of the panel."""
@@ -55,9 +55,10 @@ def leave_future_out(
     step : int
         Months after which the fit is made anew in any case.
     score : callable, optional
-        Called as ``score(fitted, panel)``: log scores (time,), with a dim ``chain`` or ``draw``
-        where the weights have draws; ``fitted.log_evidence(panel)`` unless told. For an
-        ensemble pass ``lambda fitted, panel: fitted.log_evidence(panel, by_member=True)``.
+        Called as ``score(fitted, panel)``: log scores (time,), with a dim ``chain``, ``draw`` or
+        ``weight_draw`` where the weights have draws; ``fitted.log_evidence(panel)`` unless told.
+        Where weights have a posterior, ``lambda fitted, panel: fitted.log_evidence(panel,
+        by_weights=200)`` gives each draw's own, which is what can be brought up to date.
     threshold : float, optional
         k-hat of the Pareto-smoothed weights above which the fit is made anew at once;
         ``min(1 - 1 / log10(S), 0.7)`` unless told.
@@ -66,9 +67,10 @@ def leave_future_out(
     -------
     Dataset
         By ``time`` from the first month scored: ``log_score`` in nats (0 without a return),
-        ``khat`` (NaN where no weights were needed), ``refit`` (True where a fit was made on
-        the months before this one), ``age`` (months since that fit). Attributes ``elpd``,
-        ``n_refits``.
+        ``khat`` of the weights that bring the last fit's draws up to this month (NaN where none
+        were needed), ``refit`` (True where a fit was made on the months before this one, be it
+        for ``step`` or because this ``khat`` was too large), ``age`` (months since that fit).
+        Attributes ``elpd``, ``n_refits``.
 
     Raises
     ------
@@ -81,6 +83,11 @@ def leave_future_out(
     months since the last one change their posterior little. That takes 25 draws or more; with
     fewer (an ensemble's members, a single estimate) draws keep equal weights and the fit is
     made anew every ``step`` months alone. Factors are filtered month by month either way.
+
+    What comes up to date is what has draws. With ``inference="posterior"`` that is the
+    feed-forward weights of loadings, scale and alpha; the factor prior, recurrent weights, biases
+    and scales that are parameters stay where the last fit left them, and so does whatever the
+    mean-field posterior got wrong about the months it saw.
     The months that are scored are removed from what ``make_fit`` sees, not hidden in it.
 
     References
@@ -130,7 +137,7 @@ class _Walk:
         if not refit and khat > self._limit():
             refit = True
             self._refit(t)
-            log_weight, khat = self._weights(t)
+            log_weight, _ = self._weights(t)  # the k-hat that asked for it is what is reported
         value = float(logsumexp(log_weight + self.scores[:, t]))
         return {"log_score": value, "khat": khat, "refit": refit, "age": t - self.fitted_at}
 
@@ -140,10 +147,10 @@ class _Walk:
     def _refit(self, t: int) -> None:
         fitted = self.make_fit(self.panel.isel({TIME: slice(0, t)}))
         scores = self.score(fitted, self.panel)
-        if TIME not in scores.dims or set(scores.dims) - {TIME, *SAMPLE_DIMS}:
+        if TIME not in scores.dims or set(scores.dims) - {TIME, WEIGHT_DRAW, *SAMPLE_DIMS}:
             raise ShapeError(
-                "`score` must give dims (time,), with 'chain' or 'draw' at most; got "
-                f"{scores.dims}."
+                "`score` must give dims (time,), with 'chain', 'draw' or 'weight_draw' at most; "
+                f"got {scores.dims}."
             )
         values = scores.transpose(..., TIME).to_numpy().astype(np.float64)
         self.scores, self.fitted_at = values.reshape(-1, values.shape[-1]), t

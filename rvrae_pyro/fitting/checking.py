@@ -23,7 +23,7 @@ from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
-from rvrae_pyro.predictive.beliefs import Kind, in_double
+from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -47,23 +47,27 @@ def judge_panel(fit: Fit, panel: xr.Dataset, num_particles: int) -> list[Finding
     Returns
     -------
     list of Finding
-        Forecasts and replicates are judged on the last months, as many as memory allows.
+        Forecasts and replicates are judged on the last months, as many as memory allows. The
+        factors' guide is judged at one value of the weights, their mean where they have a
+        posterior; forecasts and replicates hold what is unknown about them.
     """
-    findings = [_bound(fit, panel, num_particles)]
+    beliefs = _at_one_weight(fit, panel, num_particles)
+    findings = [_bound(fit, panel, beliefs)]
     findings.append(check_weights(psis(fit, panel, max(100, num_particles), fit.seed)))
-    findings.append(_spread(fit, panel, num_particles))
+    findings.append(_spread(fit, panel, beliefs, num_particles))
     times = _last_months(panel, num_particles)
     if times.size:
         tree = fit.forecast(panel, num_particles, fit.seed, times=times)
         draws = tree["predictions"].to_dataset()[RETURNS]
         seen = panel[RETURNS].transpose(TIME, ASSET).sel({TIME: times})
-        findings.append(check_calibration(seen, draws))
+        n_trained = int(np.isin(times, fit.kl_total[TIME].to_numpy()).sum())
+        findings.append(check_calibration(seen, draws, n_trained))
         findings.append(
             check_tails(
                 predictive_check(fit, panel, num_samples=_REPLICATES, seed=fit.seed, times=times)
             )
         )
-        findings.append(check_skill(seen, draws.mean((CHAIN, DRAW))))
+        findings.append(check_skill(seen, draws.mean((CHAIN, DRAW)), n_trained))
     return findings
 
 
@@ -75,22 +79,30 @@ def _last_months(panel: xr.Dataset, num_draws: int) -> np.ndarray:
     return months[-most:]
 
 
-def _bound(fit: Fit, panel: xr.Dataset, num_particles: int) -> Finding:
+def _at_one_weight(fit: Fit, panel: xr.Dataset, num_particles: int) -> Beliefs:
+    """Filter with the weights that the guide is judged at: the mean where they have a posterior."""
+    if not fit.model.weight_sites:
+        return fit._believe(panel, num_particles, fit.seed)[1][0].beliefs
+    return believe(in_double(fit.model), fit._batch(panel), num_particles, fit.seed)
+
+
+def _bound(fit: Fit, panel: xr.Dataset, beliefs: Beliefs) -> Finding:
     batch = fit._batch(panel)
     model = in_double(fit.model)
     with month_random(fit.seed, batch.times[0], "check"):
         walks = [model.walk(batch) for _ in range(8)]
     bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
-    bound = xr.DataArray(bounds.cpu().numpy(), coords={TIME: batch.times}, dims=TIME)
-    return check_evidence(bound, fit.log_evidence(panel, num_particles, fit.seed))
+    each = (bounds, beliefs.log_evidence)
+    bound, evidence = (xr.DataArray(v.cpu().numpy(), {TIME: batch.times}, TIME) for v in each)
+    return check_evidence(bound, evidence)
 
 
-def _spread(fit: Fit, panel: xr.Dataset, num_particles: int) -> Finding:
+def _spread(fit: Fit, panel: xr.Dataset, beliefs: Beliefs, num_particles: int) -> Finding:
     batch = fit._batch(panel)
     model = in_double(fit.model)
     paths = guide_paths(model, batch, max(100, num_particles), fit.seed)
     seen = batch.observed.any(-1).cpu().numpy()
     kind: Kind = "smoothed" if isinstance(fit.model.guide_part, Smoothing) else "filtered"
-    exact = fit.factors(panel, kind, num_particles, fit.seed)["sd"].isel({TIME: seen})
-    guide = exact.copy(data=paths.factors.std(0).cpu().numpy()[seen])
-    return check_spread(guide.transpose(TIME, FACTOR), exact)
+    each = (paths.factors.std(0), beliefs.of(kind).std(1, correction=0))
+    guide, exact = (xr.DataArray(sd.cpu().numpy()[seen], dims=(TIME, FACTOR)) for sd in each)
+    return check_spread(guide, exact)

@@ -227,15 +227,19 @@ class Ensemble:
         num_samples: int = 1000,
         seed: int = 0,
         *,
+        by_weights: int | None = None,
         by_member: bool = False,
     ) -> xr.DataArray:
         """Log density of each month's returns given the months before (time,), in nats.
 
         Of the mixture of the members with equal weights in every month, which is what
-        :meth:`forecast` draws from; ``by_member`` gives each one's own, (chain, time).
+        :meth:`forecast` draws from; ``by_member`` gives each one's own, (chain, time), and
+        ``by_weights`` that of as many draws of each one's weights, (chain, weight_draw, time).
         """
-        each = self._stacked([m.log_evidence(panel, num_samples, seed) for m in self.members])
-        if by_member:
+        each = self._stacked(
+            [m.log_evidence(panel, num_samples, seed, by_weights=by_weights) for m in self.members]
+        )
+        if by_member or by_weights is not None:
             return each
         mixed = each.isel({CHAIN: 0}, drop=True)
         values = logsumexp(each.transpose(CHAIN, TIME).to_numpy(), axis=0)

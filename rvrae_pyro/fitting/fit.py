@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,15 +26,21 @@ from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.fitting.checking import judge_panel
 from rvrae_pyro.fitting.saved import save_parts
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast
 from rvrae_pyro.predictive import moments as _moments
 from rvrae_pyro.predictive import readings as _readings
 from rvrae_pyro.predictive import replicates as _replicates
 from rvrae_pyro.predictive.beliefs import Kind, stream_cross_section
-from rvrae_pyro.predictive.members import Member, believe_each, block_sizes, fixed_models
+from rvrae_pyro.predictive.members import (
+    Member,
+    believe_each,
+    block_sizes,
+    evidence_by_weights,
+    fixed_models,
+)
 from rvrae_pyro.predictive.months import factor_coord, pick_months
 from rvrae_pyro.predictive.relevance import relevance as _relevance
 from rvrae_pyro.predictive.relevance import typical_batch
@@ -45,7 +52,8 @@ _LOADINGS_DRAWS = 20
 _FIXED = "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)"
 _MEAN_FIELD = (
     "what is unknown about the weights as a whole: some have a posterior, one weight apart from "
-    "the other, which understates it; the rest are fixed (see seeds, ensembles)"
+    "the other, which understates it; the rest are fixed (see seeds, ensembles, and "
+    "rv.diagnostics.psis_weights for how far that posterior is off)"
 )
 _LIMITS = (
     "factors one by one: they are identified up to rotation, sign and scale",
@@ -197,7 +205,12 @@ class Fit:
         return _cells(fitted, batch, "fitted", "fitted return given the month's own returns")
 
     def log_evidence(
-        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        *,
+        by_weights: int | None = None,
     ) -> xr.DataArray:
         """Log density of each month's observed returns given all months before (time,), in nats.
 
@@ -205,17 +218,21 @@ class Fit:
         filter's estimate with ``num_samples`` particles. Divide by the number of observed
         returns for nats a cell; 0 in a month without a return. Where weights have a posterior,
         the density of the mixture over their draws that :meth:`forecast` draws from.
+
+        ``by_weights`` asks for as many draws of the weights and gives the density under each,
+        (weight_draw, time): what ``rv.evaluation.leave_future_out`` brings up to date. One row
+        where weights are at their MAP.
         """
+        attrs = {"long_name": "log density given the months before", "units": "nats"}
+        if by_weights is not None:
+            batch, cross = self._light(panel)
+            rows = evidence_by_weights(self.model, batch, by_weights, num_samples, seed, cross)
+            coords = {WEIGHT_DRAW: np.arange(len(rows)), TIME: batch.times}
+            return xr.DataArray(rows.cpu().numpy(), coords, tuple(coords), "log_evidence", attrs)
         batch, members = self._believe(panel, num_samples, seed)
         each = torch.stack([member.beliefs.log_evidence for member in members])
-        log_evidence = torch.logsumexp(each, 0) - math.log(len(members))
-        return xr.DataArray(
-            log_evidence.cpu().numpy(),
-            coords={TIME: batch.times},
-            dims=TIME,
-            name="log_evidence",
-            attrs={"units": "nats"},
-        )
+        mixed = (torch.logsumexp(each, 0) - math.log(len(members))).cpu().numpy()
+        return xr.DataArray(mixed, {TIME: batch.times}, TIME, "log_evidence", attrs)
 
     def posterior_predictive(
         self,
@@ -519,19 +536,21 @@ class Fit:
         self.model.loadings.check(batch)
         return batch
 
+    def _light(self, panel: xr.Dataset) -> tuple[Batch, Callable[[RVRAE], CrossSection] | None]:
+        """Make the batch of a panel; of one on disk without its characteristics, and a reader."""
+        if not is_lazy(panel):
+            return self._batch(panel), None
+        batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
+        self.model.loadings.check(batch)
+        return batch, partial(stream_cross_section, panel=panel, light=batch)
+
     def _believe(
         self, panel: xr.Dataset, num_samples: int, seed: int
     ) -> tuple[Batch, list[Member]]:
         """Filter a panel, once for all that is asked of the same panel, draws and weights."""
         key = (fingerprint(panel), num_samples, seed, self.model.parts.version())
         if self._memory.get("key") != key:
-            cross = None
-            if is_lazy(panel):
-                batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
-                self.model.loadings.check(batch)
-                cross = partial(stream_cross_section, panel=panel, light=batch)
-            else:
-                batch = self._batch(panel)
+            batch, cross = self._light(panel)
             members = believe_each(self.model, batch, num_samples, seed, cross)
             # the filter has read the characteristics; what follows needs only their labels
             light = dataclasses.replace(batch, characteristics=batch.characteristics[..., :0])

@@ -110,9 +110,10 @@ def to_datatree(
     panel : Dataset
         The panel the model was called with, for labels, observed and listed cells.
     kind : {"posterior", "prior", "predictions"}
-        What the samples are. ``returns`` goes to the group's predictive, along ``obs``
-        (observed cells); with ``"predictions"`` all goes to one group and ``returns`` stays
-        (time, asset), NaN where not listed.
+        What the samples are. ``returns`` goes to the group's predictive. Of a posterior it runs
+        along ``obs`` (observed cells); of a prior it stays (time, asset), NaN where not listed,
+        as ``rv.prior_predictive`` has it, and so it does with ``"predictions"``, where all goes
+        to one group.
     log_likelihood : mapping, optional
         Log density of every return under every draw, (sample, n_times, n_assets), say from
         a trace; unobserved cells are dropped.
@@ -181,9 +182,10 @@ def to_datatree(
             sites[LATENTS] = sites.pop(FACTORS)
         sites[FACTORS] = sites.pop(DECODED_FACTORS)
     groups: dict[str, Mapping[str, ArrayLike]] = {}
+    if kind != "posterior" and RETURNS in sites:
+        # these speak of every listed cell, whether its return was observed or not
+        sites[RETURNS] = np.where(is_listed.values, sites[RETURNS], np.nan)
     if kind == "predictions":
-        if RETURNS in sites:
-            sites[RETURNS] = np.where(is_listed.values, sites[RETURNS], np.nan)
         groups[kind] = sites
     else:
         returns = sites.pop(RETURNS, None)

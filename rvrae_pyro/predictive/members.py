@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,20 @@ import torch
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.inference.smc import smc_filter
+from rvrae_pyro.models import exact
 from rvrae_pyro.models.rvrae import RVRAE, CrossSection
 from rvrae_pyro.predictive.beliefs import Beliefs, believe, in_double
 
-__all__ = ["Member", "believe_each", "block_sizes", "fixed_models", "weight_labels"]
+__all__ = [
+    "Member",
+    "believe_each",
+    "block_sizes",
+    "drawn_weights",
+    "evidence_by_weights",
+    "fixed_models",
+    "weight_labels",
+]
 
 _LEAST, _A_BLOCK = 20, 50
 
@@ -56,23 +67,32 @@ def block_sizes(model: RVRAE, num_samples: int) -> list[int]:
     return [num_samples // n_blocks + (b < num_samples % n_blocks) for b in range(n_blocks)]
 
 
-def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, int]]:
-    """Models in double precision with weights drawn from their posterior, and seeds of their own.
+def drawn_weights(
+    precise: RVRAE, num_draws: int, seed: int
+) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+    """Draw weights by site from their posterior, each with a seed of its own.
 
-    The draws depend on the seed and their number in the sequence, not on any panel: they know
-    what training knew and nothing of the months that are filtered later.
+    One empty draw, with ``seed`` itself, where weights are at their MAP. The draws depend on the
+    seed and their number in the sequence, not on any panel: they know what training knew and
+    nothing of the months that are filtered later.
     """
-    precise = in_double(model)
-    if not model.weight_sites:
-        return [(precise, seed)]
-    found = []
-    for block in range(n_blocks):
-        stamp = f"{seed}|{block}|weights".encode()
+    if not precise.weight_sites:
+        yield {}, seed
+        return
+    for number in range(num_draws):
+        stamp = f"{seed}|{number}|weights".encode()
         key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(key)
-            found.append((precise.at(precise.draw_weights()), key))
-    return found
+            weights = precise.draw_weights()
+        yield weights, key
+
+
+def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, int]]:
+    """Models in double precision with weights drawn from their posterior, and their seeds."""
+    precise = in_double(model)
+    drawn = drawn_weights(precise, n_blocks, seed)
+    return [(precise.at(weights) if weights else precise, key) for weights, key in drawn]
 
 
 def believe_each(
@@ -108,6 +128,36 @@ def believe_each(
         beliefs = believe(fixed, batch, num_samples, key, known)
         members.append(Member(fixed, _first(beliefs, size), key))
     return members
+
+
+@torch.no_grad()
+def evidence_by_weights(
+    model: RVRAE,
+    batch: Batch,
+    num_draws: int,
+    num_samples: int,
+    seed: int,
+    cross: Callable[[RVRAE], CrossSection] | None = None,
+) -> torch.Tensor:
+    """Log evidence (n_draws, n_times) of every month under each of ``num_draws`` weights.
+
+    Parameters as for :func:`believe_each`; ``num_samples`` are particles of each filter, which
+    an exact model does without. One row where weights have no posterior.
+    """
+    if not isinstance(num_draws, int) or num_draws < 1:
+        raise ConfigError(f"`by_weights` must be a whole number of at least 1; got {num_draws!r}.")
+    rows = []
+    precise = in_double(model)
+    fixed = copy.deepcopy(precise)
+    for weights, key in drawn_weights(precise, num_draws, seed):
+        for name, value in weights.items():
+            fixed.parts.get_parameter(name).copy_(value)
+        known = fixed.parts.online_cross_section(batch) if cross is None else cross(fixed)
+        if exact.is_exact(fixed):
+            rows.append(exact.filtered(fixed, batch, known).log_evidence)
+        else:
+            rows.append(smc_filter(fixed, batch, num_samples, key, cross=known).log_evidence)
+    return torch.stack(rows)
 
 
 def weight_labels(sizes: Sequence[int]) -> np.ndarray:

@@ -50,7 +50,7 @@ DIMS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
 }
 # The plates of the model: their place in a site is known, counted from its event dims.
 PLATES: Final = (TIME, ASSET)
-_OVER_CELLS: Final = ("posterior_predictive", "prior_predictive", "log_likelihood", "observed_data")
+_OVER_CELLS: Final = ("posterior_predictive", "log_likelihood", "observed_data")
 
 
 def build_tree(
@@ -72,10 +72,9 @@ def build_tree(
     coords : mapping from dim to labels
         At least ``time`` and ``asset`` where they occur; ``factor`` counts from 1 if absent.
     observed : bool array of shape (n_times, n_assets), optional
-        Cells with a return. ``returns`` in ``posterior_predictive``, ``prior_predictive``,
-        ``log_likelihood`` and ``observed_data`` then run along ``obs``, month by month, with
-        coordinates ``time`` and ``asset`` along it; arrays that end in (n_times, n_assets)
-        are reduced to these cells.
+        Cells with a return. ``returns`` in ``posterior_predictive``, ``log_likelihood`` and
+        ``observed_data`` then run along ``obs``, month by month, with coordinates ``time`` and
+        ``asset`` along it; arrays that end in (n_times, n_assets) are reduced to these cells.
     dims : mapping from variable to dims, optional
         Dims after the sample dims, for variables that the package does not know.
     attrs : mapping, optional

@@ -27,6 +27,7 @@ __all__ = [
     "Array",
     "Forecast",
     "check_tails",
+    "is_empty",
     "read_forecast",
     "tail_losses",
     "tail_share",
@@ -170,25 +171,37 @@ def _fits(values: xr.DataArray, other: xr.DataArray, dims: tuple[str, ...], name
             )
 
 
-def check_tails(tail: float | Sequence[float], n_draws: int) -> tuple[float, ...]:
-    """Return the tails as numbers; called directly by the public function that warns."""
+def check_tails(
+    tail: float | Sequence[float], n_draws: int, *, some_empty: bool = False
+) -> tuple[float, ...]:
+    """Return the tails as numbers; called directly by the public function that warns.
+
+    A tail that holds no draw is an error; with ``some_empty`` only if no other one holds any.
+    """
     tails = tuple(np.atleast_1d(np.asarray(tail, dtype=float)).tolist())
     if not tails or any(not 0 < each < 1 for each in tails) or len(set(tails)) < len(tails):
         raise ConfigError(f"`tail` must hold different numbers in (0, 1); got {tail!r}.")
     least = min(tails)
-    if least * n_draws < 1 - 1e-9:
+    empty = is_empty(least, n_draws)
+    if empty and not (some_empty and not is_empty(max(tails), n_draws)):
         raise ConfigError(
             f"`tail` {least:g} holds none of {n_draws} draws; forecast with num_samples="
             f"{math.ceil(_FEW / least)} or more, or ask for a larger tail."
         )
     if least * n_draws < _FEW - 1e-9:
+        fate = "left NaN" if empty else "rough"
         warnings.warn(
             f"only {least * n_draws:g} of {n_draws} draws are expected in the tail {least:g}, so "
-            f"its VaR and ES are rough; {math.ceil(_FEW / least)} draws give {_FEW}",
+            f"its VaR and ES are {fate}; {math.ceil(_FEW / least)} draws give {_FEW}",
             RvraeWarning,
             stacklevel=3,
         )
     return tails
+
+
+def is_empty(tail: float, n_draws: int) -> bool:
+    """Whether a tail holds less than one draw."""
+    return tail * n_draws < 1 - 1e-9
 
 
 def tail_share(size: int, tail: float) -> Array:

@@ -14,6 +14,7 @@ from rvrae_pyro.risk._draws import (
     Array,
     Forecast,
     check_tails,
+    is_empty,
     read_forecast,
     tail_losses,
 )
@@ -70,12 +71,13 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     ShapeError
         If the tree is no forecast, or its parts do not fit together.
     ConfigError
-        If a tail is outside (0, 1), repeated, or holds less than one draw.
+        If a tail is outside (0, 1) or repeated, or if none holds a draw.
 
     Warns
     -----
     RvraeWarning
-        If fewer than 10 draws are expected in a tail.
+        If fewer than 10 draws are expected in a tail. Where it is less than one, as 1 % of 50 is,
+        and another tail holds some, ``var`` and ``es`` of this tail are NaN.
 
     Notes
     -----
@@ -99,7 +101,9 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     Finance 26, eq. (11).
     """
     forecast = read_forecast(tree)
-    return summarize_forecast(forecast, check_tails(tail, forecast.n_draws), tree.attrs)
+    return summarize_forecast(
+        forecast, check_tails(tail, forecast.n_draws, some_empty=True), tree.attrs
+    )
 
 
 def summarize_forecast(
@@ -136,6 +140,9 @@ def _summarize_block(
     flat = np.ascontiguousarray(pooled).reshape(*listed.shape, -1)
     results["prob_loss"] = np.where(listed, (flat < 0).mean(axis=-1), np.nan)
     results["var"], results["es"] = tail_losses(flat, tails)
+    empty = [is_empty(tail, flat.shape[-1]) for tail in tails]
+    for name in ("var", "es"):
+        results[name][empty] = np.nan
     return results
 
 

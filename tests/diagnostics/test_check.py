@@ -56,6 +56,14 @@ def test_a_best_state_long_ago_is_no_reason_to_go_on():
     assert "step 30 of 190" in finding.answer
 
 
+def test_convergence_does_not_hang_on_the_unit_of_returns():
+    """Returns in percent move every log density by log 100, and no judgement with it."""
+    for bounds in (RISING, SETTLED):
+        shifted = [value - 100 * np.log(100) for value in bounds]
+        first, second = (judge(*run(b))["Did training converge?"] for b in (bounds, shifted))
+        assert first == second
+
+
 def test_an_interrupted_run_is_named():
     assert judge(*run(SETTLED), stopped="interrupted")["Did training converge?"].verdict == "bad"
 

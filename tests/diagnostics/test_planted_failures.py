@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.diagnostics.check_panel import check_calibration, check_tails
 from tests.diagnostics.helpers import freeze, known_model, known_panel
 
 PANEL = known_panel(20, 40, 1, seed=4)
@@ -44,6 +45,9 @@ def test_a_sound_fit_is_not_blamed() -> None:
         "Is the skill believable?",
     ):
         assert found[question].verdict == "good", found[question]
+    # every month of it was in the training: the reader is told
+    for question in ("Are forecasts calibrated, one month ahead?", "Is the skill believable?"):
+        assert "40 months, 40 of them trained on" in found[question].answer
 
 
 def test_a_collapsed_posterior_is_named() -> None:
@@ -147,9 +151,24 @@ def test_members_that_found_other_factors_are_named() -> None:
     assert found[1].verdict != "good"
 
 
-def test_too_few_months_cannot_be_judged() -> None:
-    from rvrae_pyro.diagnostics.check_panel import check_calibration
+@pytest.mark.parametrize(("extra", "way"), [(0.35, "small"), (-0.35, "large")])
+def test_tails_a_little_off_are_not_condemned(extra: float, way: str) -> None:
+    """Kurtosis off by less than a half: which way risk errs, and a comparison to make."""
+    made = xr.Dataset(
+        {"tails": ("draw", np.full(50, 0.02)), "kurtosis": ("draw", np.full(50, 0.6))}
+    )
+    seen = xr.Dataset({"tails": 0.02, "kurtosis": 0.6 + extra})
+    p_value = xr.Dataset({"tails": 0.5, "kurtosis": 0.0})
+    tree = xr.DataTree.from_dict(
+        {"posterior_predictive": made, "observed_data": seen, "p_value": p_value}
+    )
+    finding = check_tails(tree)
+    assert finding.verdict == "look"
+    assert f"somewhat {way}" in finding.answer
+    assert "compare" in finding.remedy
 
+
+def test_too_few_months_cannot_be_judged() -> None:
     returns = xr.DataArray(np.zeros((3, 5)), dims=("time", "asset"))
     draws = xr.DataArray(np.ones((1, 50, 3, 5)), dims=("chain", "draw", "time", "asset"))
     assert "too few" in check_calibration(returns, draws).answer
@@ -157,8 +176,6 @@ def test_too_few_months_cannot_be_judged() -> None:
 
 @pytest.mark.parametrize(("scale", "verdict"), [(1.0, "good"), (0.7, "bad"), (1.8, "look")])
 def test_coverage_is_judged(scale, verdict) -> None:
-    from rvrae_pyro.diagnostics.check_panel import check_calibration
-
     rng = np.random.default_rng(0)
     returns = xr.DataArray(rng.normal(size=(60, 40)), dims=("time", "asset"))
     draws = xr.DataArray(

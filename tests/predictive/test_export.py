@@ -179,6 +179,18 @@ def test_prior_and_chains(panel):
     )
 
 
+def test_prior_returns_are_those_of_every_listed_cell(panel):
+    samples, _ = draw(panel)
+    found = to_datatree(samples, panel, kind="prior")["prior_predictive/returns"]
+    assert found.dims == ("chain", "draw", "time", "asset")
+    listed = panel.characteristics.notnull().any("characteristic").values
+    assert not listed.all()
+    np.testing.assert_array_equal(found.values[0], np.where(listed, samples["returns"], np.nan))
+    live = listed & panel.returns.isnull().values
+    assert live.any()
+    assert np.isfinite(found.values[:, :, live]).all()
+
+
 def test_predictions_cover_listed_cells_only(panel, forecast):
     returns = forecast["predictions/returns"]
     assert returns.dims == ("chain", "draw", "time", "asset")

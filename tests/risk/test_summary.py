@@ -194,7 +194,15 @@ def test_few_draws_warn_and_none_fail():
     with pytest.raises(
         ConfigError, match=r"`tail` 0.01 holds none of 50 draws; .* num_samples=1000"
     ):
-        summarize(make_tree(draws[:, :50]))
+        summarize(make_tree(draws[:, :50]), tail=0.01)
+    # as asked for by default: what can be had is given, the rest is NaN and not a guess
+    with pytest.warns(RvraeWarning, match=r"tail 0.01, so its VaR and ES are left NaN; 1000 draws"):
+        found = summarize(make_tree(draws[:, :50]))
+    assert found["tail"].values.tolist() == [0.05, 0.01]
+    assert bool(found[["var", "es"]].sel(tail=0.01).isnull().to_array().all())
+    with pytest.warns(RvraeWarning, match="are rough"):
+        alone = summarize(make_tree(draws[:, :50]), tail=0.05)
+    assert found["es"].sel(tail=0.05).item() == alone["es"].item()
 
 
 @pytest.mark.parametrize("tail", [0.0, 1.0, 5, -0.1, (), (0.05, 0.05), float("nan")])
