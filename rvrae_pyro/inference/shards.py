@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
+import weakref
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +20,7 @@ from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
-__all__ = ["CutPanel", "Shards", "SpilledPanel"]
+__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel"]
 
 
 class Shards(Protocol):
@@ -43,6 +46,57 @@ class Shards(Protocol):
     def n_observed(self, start: int, stop: int | None) -> int:
         """Observed returns in months ``start`` to ``stop`` of all shards."""
         ...
+
+    def put(self, value: Tensor) -> Tensor:
+        """Keep a tensor that grows with the assets where the shards are kept."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the memory behind such tensors; they can be read again."""
+        ...
+
+
+class Scratch:
+    """Tensors in nameless files, paged in as they are read and let go of when told.
+
+    Nothing is left behind, however the process ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a file system with room for them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+    def put(self, value: Tensor) -> Tensor:
+        """Write a tensor and return it as one that takes no memory until it is read.
+
+        Raises
+        ------
+        FitError
+            If the disk refuses.
+        """
+        if not value.numel() or not value.is_contiguous() or value.device.type != "cpu":
+            return value  # nothing, a number that stands for many, or not in this memory at all
+        array = value.detach().numpy()
+        try:
+            with TemporaryFile(dir=self.folder) as file:
+                array.tofile(file)
+                file.flush()
+                pages = mmap.mmap(file.fileno(), array.nbytes)
+        except OSError as error:
+            raise _no_room(self.folder, error) from error
+        self._maps.add(pages)
+        return torch.from_numpy(np.frombuffer(pages, array.dtype).reshape(array.shape))
+
+    def release(self) -> None:
+        """Give the pages that were read back to the system, which may read them again."""
+        for pages in self._maps:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
 
 
 class CutPanel:
@@ -75,6 +129,13 @@ class CutPanel:
     def n_observed(self, start: int, stop: int | None) -> int:
         """Observed returns in months ``start`` to ``stop`` of all shards."""
         return sum(int(shard.observed[start:stop].sum()) for shard in self.shards)
+
+    def put(self, value: Tensor) -> Tensor:
+        """Return the tensor: what belongs to a panel in memory fits there too."""
+        return value
+
+    def release(self) -> None:
+        """Do nothing."""
 
 
 class SpilledPanel:
@@ -117,13 +178,11 @@ class SpilledPanel:
         self.n_shards, self.sizes = len(self._places), [len(place) for place in self._places]
         self._files = [folder / f"shard_{i}.bin" for i in range(self.n_shards)]
         self._type = np.dtype(torch.empty(0, dtype=light.returns.dtype).numpy().dtype)
+        self._scratch = Scratch(folder)
         try:
             self._spill(panel)
         except OSError as error:
-            raise FitError(
-                f"the panel's shards cannot be written to {folder}: {error}. Free some space, or "
-                "name a larger folder in the environment variable TMPDIR."
-            ) from error
+            raise _no_room(folder, error) from error
 
     def _spill(self, panel: xr.Dataset) -> None:
         values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
@@ -151,6 +210,21 @@ class SpilledPanel:
     def n_observed(self, start: int, stop: int | None) -> int:
         """Observed returns in months ``start`` to ``stop`` of all shards."""
         return sum(int(shard.observed[start:stop].sum()) for shard in self._light)
+
+    def put(self, value: Tensor) -> Tensor:
+        """Keep a tensor that grows with the assets in a file beside the shards'."""
+        return self._scratch.put(value)
+
+    def release(self) -> None:
+        """Let go of the memory behind such tensors."""
+        self._scratch.release()
+
+
+def _no_room(folder: Path, error: OSError) -> FitError:
+    return FitError(
+        f"the panel's shards cannot be written to {folder}: {error}. Free some space, or name a "
+        "larger folder in the environment variable TMPDIR."
+    )
 
 
 def without_assets(batch: Batch) -> Batch:

@@ -75,6 +75,12 @@ class _Cells:
         assert isinstance(likelihood, RobustLikelihood)
         return likelihood.about(*cells, mode.mean, mode.covariance)
 
+    def kept(self, put: Callable[[Tensor], Tensor]) -> _Cells:
+        """Cells whose tensors are where ``put`` leaves them."""
+        alpha = None if self.alpha is None else put(self.alpha)
+        beta, scale, residual = map(put, (self.beta, self.scale, self.residual))
+        return _Cells(self.batch, beta, alpha, scale, residual)
+
     def select(self, places: Tensor) -> _Cells:
         """Cells of some assets."""
         alpha = None if self.alpha is None else self.alpha[:, places]
@@ -228,8 +234,8 @@ class Streamed:
         for shard in range(self.shards.n_shards):
             batch = self.shards.window(shard, 0, months.n_times)
             beta, of_shard = parts.loadings.online(batch, starts)
-            cells.append(_light(_cells_of(parts, batch, beta)))
-            states.append(of_shard)
+            cells.append(_light(_cells_of(parts, batch, beta)).kept(self.shards.put))
+            states.append({t: tuple(map(self.shards.put, s)) for t, s in of_shard.items()})
         potential, _ = self._potential(months, cells)
         view = _view(parts, months, potential)
         weights, own = month_weights(1.0, months), None
@@ -245,7 +251,7 @@ class Streamed:
         carries: dict[int, Carry] = {
             t: {
                 # taken out as they are joined, or they would all be there twice
-                "loadings": tuple(map(torch.cat, zip(*(s.pop(t) for s in states), strict=True))),
+                "loadings": self._joined([s.pop(t) for s in states]),
                 "factor_prior": tuple(s[..., t, :] for s in prior_states),
                 "decoder": tuple(s[..., t, :] for s in decoder_states),
                 "guide": guide_states[t],
@@ -257,7 +263,7 @@ class Streamed:
         level = parts.factor_prior.level(before, view.context)
         factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
         log_likelihood = codes.new_zeros(months.n_times)
-        for each in cells:
+        for each in self._turns(cells):
             log_likelihood += each.log_likelihood(
                 parts.likelihood, parts.return_scale, factors, level
             )
@@ -283,6 +289,19 @@ class Streamed:
             first += size
             if bool(batch.listed.any()):
                 yield batch.window(0, batch.n_times, carry)
+            self.shards.release()
+
+    def _turns(self, cells: Sequence[_Cells]) -> Iterator[_Cells]:
+        """Cells of one shard after another; what they took is let go of in between."""
+        for each in cells:
+            yield each
+            self.shards.release()
+
+    def _joined(self, states: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """States of all shards, one after another along the assets."""
+        whole = tuple(self.shards.put(torch.cat(each)) for each in zip(*states, strict=True))
+        self.shards.release()
+        return whole
 
     def _samples(self, sizes: Sequence[int]) -> list[_Samples]:
         """Draw assets of each shard for the likelihood and, apart, for the potentials."""
@@ -308,7 +327,9 @@ class Streamed:
         mode = None
         if isinstance(likelihood, RobustLikelihood):
             mode = self._mode(likelihood, months, cells, start)
-        return self._sum(months, [c.potential(likelihood, mode, start) for c in cells]), mode
+        return self._sum(
+            months, [c.potential(likelihood, mode, start) for c in self._turns(cells)]
+        ), mode
 
     def _mode(
         self,
@@ -322,14 +343,14 @@ class Streamed:
             months,
             [
                 weighted_potential(c.residual, c.beta, c.batch.observed / c.scale.square())
-                for c in cells
+                for c in self._turns(cells)
             ],
         )
         posterior, fisher = start.update(plain), likelihood.information() * plain.precision
         for _ in range(likelihood.sweeps):
             mode = posterior.mean
             pull = torch.zeros_like(plain.shift)
-            for c in cells:
+            for c in self._turns(cells):
                 pull += likelihood.pull(c.residual, c.beta, c.scale, c.batch.observed, mode)
             shift = self.total(pull) + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
             posterior = start.update(Potential(fisher, shift))

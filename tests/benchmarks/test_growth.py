@@ -70,7 +70,7 @@ def test_growth(capsys: pytest.CaptureFixture[str]) -> None:
             rows.append(Growth(name, seconds))
         rows.append(forecasts())
         step, cells = step_at()
-        flops, seconds = flops_of(step), cpu_median(step, 5)
+        seconds, flops = cpu_median(step, 5), flops_of(step)
     machine = measure_machine()
     with capsys.disabled():
         print(

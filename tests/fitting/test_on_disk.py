@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray as xr
@@ -10,7 +11,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import SpilledPanel
+from rvrae_pyro.inference.shards import Scratch, SpilledPanel
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -150,3 +151,36 @@ def test_missing_and_foreign_folders(tmp_path: Path) -> None:
     (tmp_path / "empty.zarr").mkdir()
     with pytest.raises(rv.PanelError, match="cannot read"):
         rv.data.read_panel(tmp_path / "empty.zarr")
+
+
+def test_scratch_gives_back_what_was_put(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    values = [torch.randn(3, 4), torch.arange(5), torch.randn(2, 2, dtype=torch.float64)]
+    kept = [scratch.put(value) for value in values]
+    assert list(tmp_path.iterdir()) == []  # nameless: nothing is left by a killed process
+    for value, copy in zip(values, kept, strict=True):
+        assert copy.dtype == value.dtype
+        assert copy.data_ptr() != value.data_ptr()
+        assert torch.equal(copy, value)
+    scratch.release()
+    assert all(torch.equal(copy, value) for value, copy in zip(values, kept, strict=True))
+    for odd in (torch.zeros(0, 3), torch.ones(()).expand(4, 5)):
+        assert scratch.put(odd) is odd
+
+
+def test_scratch_takes_memory_only_while_it_is_read(tmp_path: Path) -> None:
+    def resident() -> float:
+        return psutil.Process().memory_info().rss / 2**20
+
+    scratch = Scratch(tmp_path)
+    kept = scratch.put(torch.ones(16 * 2**20))  # 64 MiB
+    before = resident()
+    assert float(kept.sum()) == kept.numel()
+    assert resident() - before > 50
+    scratch.release()
+    assert resident() - before < 10
+
+
+def test_scratch_without_room(tmp_path: Path) -> None:
+    with pytest.raises(rv.FitError, match=r"cannot be written to .* TMPDIR"):
+        Scratch(tmp_path / "gone").put(torch.ones(3))
