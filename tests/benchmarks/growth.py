@@ -66,6 +66,10 @@ def flops_of(work: Callable[[], object]) -> float:
     return counter.total
 
 
+_ADDMM = torch.ops.aten.addmm
+_FORMULAS = {**flop_registry, torch.ops.aten.addmm_: flop_registry[_ADDMM]}
+
+
 class _Count(TorchDispatchMode):
     """Adds up torch's own formulas; torch's counter trips over derivatives within derivatives."""
 
@@ -76,7 +80,7 @@ class _Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         out = func(*args, **named)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **named, out_val=out)
         return out

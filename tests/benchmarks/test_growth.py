@@ -107,3 +107,4 @@ def test_exponents_of_known_powers() -> None:
 def test_operations_of_a_product() -> None:
     a, b = torch.zeros(3, 5), torch.zeros(5, 7)
     assert flops_of(lambda: a @ b) == 2 * 3 * 5 * 7
+    assert flops_of(lambda: torch.zeros(3, 7).addmm_(a, b)) == 2 * 3 * 5 * 7
