@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.processes import Team, team
-from rvrae_pyro.inference.shards import CutPanel, SpilledPanel
+from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, scratch_folder
 from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.registry import describe_model
@@ -222,8 +221,8 @@ def _slopes(
         cut = CutPanel(batch, config.shard_size, **who)
         yield Streamed(model, cut, config, together.total, together.rank)
         return
-    with TemporaryDirectory(prefix="rvrae-") as folder:
-        spilled = SpilledPanel(panel, batch, Path(folder), config.shard_size or 1024, **who)
+    with scratch_folder() as folder:
+        spilled = SpilledPanel(panel, batch, folder, config.shard_size or 1024, **who)
         yield Streamed(model, spilled, config, together.total, together.rank)
 
 

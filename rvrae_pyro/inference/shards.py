@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Protocol
 
 import numpy as np
@@ -15,12 +16,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from rvrae_pyro.atomic import draft, remove
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
-__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel"]
+__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel", "scratch_folder"]
 
 
 class Shards(Protocol):
@@ -218,6 +220,29 @@ class SpilledPanel:
     def release(self) -> None:
         """Let go of the memory behind such tensors."""
         self._scratch.release()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder for shards where the system keeps temporary files, and remove it in the end.
+
+    What killed processes left behind there is cleared away first.
+
+    Raises
+    ------
+    FitError
+        If the disk refuses.
+    """
+    where = Path(gettempdir())
+    folder = draft(where / "rvrae-shards")
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise _no_room(where, error) from error
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def _no_room(folder: Path, error: OSError) -> FitError:

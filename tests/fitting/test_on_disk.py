@@ -1,5 +1,7 @@
 """Panels on disk: every answer is that of the same panel in memory."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import Scratch, SpilledPanel
+from rvrae_pyro.inference.shards import Scratch, SpilledPanel, scratch_folder
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -184,3 +186,21 @@ def test_scratch_takes_memory_only_while_it_is_read(tmp_path: Path) -> None:
 def test_scratch_without_room(tmp_path: Path) -> None:
     with pytest.raises(rv.FitError, match=r"cannot be written to .* TMPDIR"):
         Scratch(tmp_path / "gone").put(torch.ones(3))
+
+
+def test_scratch_of_a_killed_process_is_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "from rvrae_pyro.inference.shards import scratch_folder as f; import os, tempfile, sys\n"
+    code += "tempfile.tempdir = sys.argv[1]\nwith f() as d: (d / 'x').write_text('x'); os._exit(9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+        assert folder.stat().st_mode & 0o077 == 0
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(rv.FitError, match="TMPDIR"), scratch_folder():
+        pass
