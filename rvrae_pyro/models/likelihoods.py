@@ -14,7 +14,7 @@ from torch.distributions.utils import broadcast_all
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.models.loadings import feed_forward
+from rvrae_pyro.models.loadings import feed_forward, over_rows
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
@@ -100,7 +100,7 @@ class CharacteristicScale(Scale):
                 f"`characteristics` must have {self.n_characteristics} columns, as the scale was "
                 f"built for; got {batch.n_characteristics}."
             )
-        log_scale = batch.spread(self.network(batch.row_characteristics)).squeeze(-1)
+        log_scale = batch.spread(over_rows(self.network, batch.row_characteristics)).squeeze(-1)
         if self.context is None or self.unit is None:
             return log_scale
         if batch.context is None or batch.context.shape[-1] != self.n_context:

@@ -15,7 +15,7 @@ from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.lstm import run_lstm_packed
 from rvrae_pyro.nn.sequences import rnn_weights, run_lstm_online
 
-__all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward"]
+__all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward", "over_rows"]
 
 
 class Loadings(Part):
@@ -136,7 +136,7 @@ class MLP(_FeedForward):
     def forward(self, batch: Batch) -> Tensor:
         """Compute loadings of shape (n_times, n_assets, n_factors)."""
         self.check(batch)
-        return batch.spread(self.network(batch.row_characteristics))
+        return batch.spread(over_rows(self.network, batch.row_characteristics))
 
     def weight_matrices(self) -> WeightMatrices:
         """First layer as inputs, the rest as others."""
@@ -219,7 +219,7 @@ class LSTM(Loadings):
 
     def _read_out(self, inputs: Tensor, output: Tensor) -> Tensor:
         beta: Tensor = self.head(output)
-        return beta if self.path is None else beta + self.path(inputs)
+        return beta if self.path is None else beta + over_rows(self.path, inputs)
 
     def _initial(self, batch: Batch) -> tuple[Tensor, Tensor]:
         state = batch.state("loadings")
@@ -233,5 +233,13 @@ def feed_forward(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them."""
     layers: list[nn.Module] = []
     for wide, narrow in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+        layers += [nn.Linear(wide, narrow), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def over_rows(network: nn.Module, rows: Tensor) -> Tensor:
+    """Apply a network to some thousand rows at a time, so that its layers stay in the cache."""
+    return torch.cat([network(block) for block in rows.split(_ROWS)])
+
+
+_ROWS = 8192

@@ -61,16 +61,36 @@ def run_lstm_packed(
 
 
 def _gates_in_order(weight: Tensor) -> Tensor:
-    """From torch's order (input, forget, cell, output) to one with the sigmoids side by side."""
+    """From torch's order (input, forget, cell, output) to (cell, input, forget, output).
+
+    The sigmoids are then side by side, and so are the gates that the cell state hangs on.
+    """
     enter, forget, cell, leave = weight.chunk(4)
-    return torch.cat([enter, forget, leave, cell])
+    return torch.cat([cell, enter, forget, leave])
+
+
+# Rows that are worked on at once outside of the recursion: few enough to stay in the cache.
+_ROWS = 4096
+
+
+def _blocks(counts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Cut consecutive steps into blocks of about the same number of rows."""
+    blocks: list[tuple[int, ...]] = []
+    block: list[int] = []
+    for n in counts:
+        block.append(n)
+        if sum(block) >= _ROWS:
+            blocks.append(tuple(block))
+            block = []
+    return [*blocks, tuple(block)] if block else blocks
 
 
 class PackedLSTM(torch.autograd.Function):
-    """Forward and backward pass of a packed LSTM, step by step, written out.
+    """Forward and backward pass of a packed LSTM, written out.
 
     Next to a graph of one node an operation this saves the nodes; next to the fused kernels of
-    a library it saves the padding and the derivative by the inputs, which are data.
+    a library it saves the padding and the derivative by the inputs, which are data. What is not
+    part of the recursion is done for a block of steps at once.
     """
 
     @staticmethod
@@ -84,21 +104,27 @@ class PackedLSTM(torch.autograd.Function):
         counts: tuple[int, ...],
         keep: bool,
     ) -> tuple[Tensor, ...]:
-        """Hidden states (n_rows, hidden); then, to keep, the cells and gates of every step."""
+        """Hidden states (n_rows, hidden); then, to keep, cells and gates of every block."""
         size = w_state.shape[1]
         output = rows.new_empty(rows.shape[0], size)
         into, onward = w_in.t().contiguous(), w_state.t().contiguous()
+        blocks = _blocks(counts)
+        sizes = [sum(block) for block in blocks]
         cells, gates = [], []
-        for n, x, after in zip(counts, rows.split(counts), output.split(counts), strict=True):
-            gate = torch.mm(x, into).add_(bias).addmm_(hidden[:n], onward)
-            gate[:, : 3 * size].sigmoid_()
-            enter, forget, leave, new = gate.split(size, 1)
-            new.tanh_()
-            cell = torch.mul(forget, cell[:n]).addcmul_(enter, new)
-            hidden = torch.tanh(cell, out=after).mul_(leave)
+        for block, x, after in zip(blocks, rows.split(sizes), output.split(sizes), strict=True):
+            together = torch.addmm(bias, x, into)
+            after_each, kept = after.split(block), rows.new_empty(x.shape[0], size)
+            steps = zip(block, together.split(block), after_each, kept.split(block), strict=True)
+            for n, gate, then, stay in steps:
+                gate.addmm_(hidden[:n], onward)
+                gate[:, size:].sigmoid_()
+                new, enter, forget, leave = gate.split(size, 1)
+                new.tanh_()
+                cell = torch.mul(forget, cell[:n], out=stay).addcmul_(enter, new)
+                hidden = torch.tanh(cell, out=then).mul_(leave)
             if keep:
-                cells.append(cell)
-                gates.append(gate)
+                cells.append(kept)
+                gates.append(together)
         return output, *cells, *gates
 
     @staticmethod
@@ -128,41 +154,91 @@ class PackedLSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Walk back through the steps."""
+        """Walk back through the blocks, and through the steps of each."""
         if above is None:
             return (None,) * 8
         rows, hidden, cell, w_in, w_state, output, *kept = ctx.saved_tensors
-        counts, size = ctx.counts, w_state.shape[1]
-        steps = len(counts)
-        cells, gates = [cell, *kept[:steps]], kept[steps:]
-        hiddens, inputs = [hidden, *output.split(counts)], rows.split(counts)
+        blocks = _blocks(ctx.counts)
+        sizes = [sum(block) for block in blocks]
+        cells, gates = kept[: len(blocks)], kept[len(blocks) :]
+        hiddens, inputs, aboves = output.split(sizes), rows.split(sizes), above.split(sizes)
         d_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        d_inputs = None if d_rows is None else d_rows.split(counts)
         d_w_in, d_w_state = torch.zeros_like(w_in), torch.zeros_like(w_state)
         d_bias = w_in.new_zeros(w_in.shape[0])
-        # gradients by the gates and by the states after the step, over and over in one place
-        d_gates, d_cells = rows.new_empty(counts[0], 4 * size), rows.new_empty(counts[0], size)
-        d_hidden, d_cell = rows.new_zeros(0, size), rows.new_zeros(0, size)
-        aboves = above.split(counts)
-        for t in range(steps - 1, -1, -1):
-            n, later, gate, d_gate = counts[t], d_hidden.shape[0], gates[t], d_gates[: counts[t]]
-            enter, forget, leave, new = gate.split(size, 1)
-            d_enter, d_forget, d_leave, d_new = d_gate.split(size, 1)
-            squashed, d = cells[t + 1].tanh(), d_cells[:n].copy_(aboves[t])
-            d[:later] += d_hidden
-            torch.mul(d, squashed, out=d_leave)
-            _tanh_backward(d.mul_(leave), squashed, grad_input=d)
-            d[:later] += d_cell
-            torch.mul(d, new, out=d_enter)
-            torch.mul(d, cells[t][:n], out=d_forget)
-            torch.mul(d, enter, out=d_new)
-            both, sigmoids = d_gate[:, : 3 * size], gate[:, : 3 * size]
-            _sigmoid_backward(both, sigmoids, grad_input=both)
-            _tanh_backward(d_new, new, grad_input=d_new)
-            d_cell, d_hidden = torch.mul(d, forget), torch.mm(d_gate, w_state)
-            d_w_state.addmm_(d_gate.t(), hiddens[t][:n])
-            d_w_in.addmm_(d_gate.t(), inputs[t])
-            d_bias += d_gate.sum(0)
-            if d_inputs is not None:
-                torch.mm(d_gate, w_in, out=d_inputs[t])
-        return d_rows, d_hidden, d_cell, d_w_in, d_w_state, d_bias, None, None
+        nothing = rows.new_zeros(0, w_state.shape[1])
+        carried = (nothing, nothing)
+        for i in range(len(blocks) - 1, -1, -1):
+            # the last step of the block before, or the states before the first row
+            last = None if i == 0 else blocks[i - 1][-1]
+            starts = (
+                (hidden, cell) if last is None else (hiddens[i - 1][-last:], cells[i - 1][-last:])
+            )
+            states = _before(blocks[i], hiddens[i], starts[0])
+            slopes = _slopes(gates[i], cells[i], _before(blocks[i], cells[i], starts[1]))
+            d_gates, carried = _back(blocks[i], slopes, aboves[i], w_state, carried)
+            d_w_state.addmm_(d_gates.t(), states)
+            d_w_in.addmm_(d_gates.t(), inputs[i])
+            d_bias += d_gates.sum(0)
+            if d_rows is not None:
+                torch.mm(d_gates, w_in, out=d_rows.split(sizes)[i])
+        return d_rows, *carried, d_w_in, d_w_state, d_bias, None, None
+
+
+def _before(block: tuple[int, ...], states: Tensor, start: Tensor) -> Tensor:
+    """States before every row of a block, from those after its rows and before its first."""
+    steps = (start, *states.split(block)[:-1])
+    return torch.cat([state[:n] for n, state in zip(block, steps, strict=True)])
+
+
+def _slopes(gates: Tensor, cells: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute derivatives of a block's steps, each step on its own.
+
+    Returns
+    -------
+    gates : Tensor of shape (n_rows, 4 hidden)
+        Of the cell state by what enters the first three gates, of the hidden state by what
+        enters the fourth.
+    squashed : Tensor of shape (n_rows, hidden)
+        Of the hidden state by the cell state.
+    forget : Tensor of shape (n_rows, hidden)
+        Of the cell state by the one before.
+    """
+    new, enter, forget, leave = gates.chunk(4, 1)
+    slopes, after = torch.empty_like(gates), cells.tanh()
+    by_new, by_enter, by_forget, by_leave = slopes.chunk(4, 1)
+    _tanh_backward(enter, new, grad_input=by_new)
+    _sigmoid_backward(new, enter, grad_input=by_enter)
+    _sigmoid_backward(before, forget, grad_input=by_forget)
+    _sigmoid_backward(after, leave, grad_input=by_leave)
+    return slopes, _tanh_backward(leave, after, grad_input=after), forget
+
+
+def _back(
+    block: tuple[int, ...],
+    slopes: tuple[Tensor, Tensor, Tensor],
+    above: Tensor,
+    w_state: Tensor,
+    carried: tuple[Tensor, Tensor],
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Gradients by what enters a block's gates, and by the states before the block.
+
+    ``carried`` are those by the states after it. Overwrites the first of the slopes.
+    """
+    by_gates = slopes[0].view(len(above), 4, -1)
+    each = [table.split(block) for table in (by_gates, *slopes[1:], above)]
+    d_hidden, d_cell = carried
+    for gate, squashed, forget, own in list(zip(*each, strict=True))[::-1]:
+        n, later = own.shape[0], d_hidden.shape[0]
+        if later == n:
+            d_hidden = d_hidden.add_(own)
+            d_cell = d_cell.addcmul_(d_hidden, squashed)
+        else:
+            whole = own.clone()
+            whole[:later] += d_hidden
+            total = whole * squashed
+            total[:later] += d_cell
+            d_hidden, d_cell = whole, total
+        gate[:, :3].mul_(d_cell.unsqueeze(1))
+        gate[:, 3].mul_(d_hidden)
+        d_cell, d_hidden = d_cell * forget, gate.flatten(1) @ w_state
+    return slopes[0], (d_hidden, d_cell)

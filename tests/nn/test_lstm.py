@@ -100,3 +100,20 @@ def test_many_weights_at_once_are_run_one_by_one():
     many = torch.vmap(scaled)(scale)
     one_by_one = torch.stack([scaled(factor) for factor in scale])
     torch.testing.assert_close(many, one_by_one)
+
+
+def test_many_blocks_of_steps_say_what_one_says(monkeypatch):
+    torch.manual_seed(0)
+    lstm, counts = torch.nn.LSTM(3, 5).double(), (6, 6, 5, 3, 3, 1)
+    rows = torch.randn(sum(counts), 3, dtype=torch.float64, requires_grad=True)
+    state = tuple(torch.randn(6, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(sum(counts), 5, dtype=torch.float64)
+    wanted = (rows, *state, *lstm.parameters())
+    answers = []
+    for n_rows in (4096, 8, 1):
+        monkeypatch.setattr("rvrae_pyro.nn.lstm._ROWS", n_rows)
+        output = run_lstm_packed(lstm, rows, counts, state)
+        answers.append((output, *torch.autograd.grad((output * weight).sum(), wanted)))
+    for other in answers[1:]:
+        for got, expected in zip(other, answers[0], strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
