@@ -18,8 +18,12 @@ from tests.benchmarks.reference_sizes import cpu_median, dense_reference, make_b
 pytestmark = pytest.mark.benchmark
 
 TARGETS = {
-    ("b", "observed"): 0.8,
-    ("b", "latent"): 1.1,
+    ("a", "observed"): 1.0,
+    ("a", "latent"): 2.0,
+    ("b", "observed"): 0.5,
+    ("b", "latent"): 0.8,
+    ("c", "observed"): 0.5,
+    ("c", "latent"): 0.55,
 }
 
 
