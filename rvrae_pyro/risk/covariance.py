@@ -176,6 +176,9 @@ class FactorCovariance:
     def from_forecast(cls, tree: xr.DataTree) -> FactorCovariance:
         """Take the covariance behind a forecast's draws, without a fit.
 
+        Where weights have a posterior it is that of the mean loadings; :func:`covariance` of the
+        fit also holds what is unknown about them.
+
         Raises
         ------
         ShapeError
