@@ -115,7 +115,7 @@ pd.DataFrame(
 model = rv.RVRAE(
     panel.sizes["characteristic"], SIZES["n_factors"], n_context=panel.sizes["feature"]
 )
-model.set_return_scale(rv.data.to_batch(train))
+model.set_units(rv.data.to_batch(train))
 prior = rv.prior_predictive(model, train, num_samples=100, seed=SEED)
 
 expected = prior["prior_predictive"]["returns"]

@@ -146,7 +146,7 @@ before = {}
 for name, prior in PRIORS.items():
     model = build(prior())
     model.redraw(SEED)
-    model.set_return_scale(rv.data.to_batch(train))
+    model.set_units(rv.data.to_batch(train))
     before[name] = simulate(model)
 describe(before)
 
@@ -362,6 +362,18 @@ print(
 )
 
 # %% [markdown]
+# **In words, at the sizes above.** Factors are worth 27 nats a month over none, whatever is
+# expected of them. The VRNN gains 0.93 nats a month over `StandardNormal` (standard error 0.42 over
+# months, 0.17 over seeds) and 1.01 (0.43) over `AR1`, which gains nothing: -0.08 (0.04). That is
+# two standard errors: more than noise, and not by much. 90 % intervals cover 86 % of returns
+# instead of 84 %.
+#
+# What is it paid for? 0.36 (0.18) by the factors' means and scales, 0.57 (0.26) by the level that
+# moves all idiosyncratic scales together. Reading the market state as well costs 0.88 (0.45): on
+# twenty years of thirty portfolios it is more to overfit, though with 23 % of the best mixture of
+# forecasts it is not useless. That mixture gives the VRNN 65 %, `StandardNormal` 12 %, `AR1` none.
+
+# %% [markdown]
 # ## Sensitivity: would other choices have given another answer?
 #
 # Three choices that were not the point: the seeds of training, the particles of the filter, and the
@@ -406,8 +418,8 @@ pd.Series(
 # %% [markdown]
 # ## The claim of this notebook, asserted
 #
-# Common factors are worth far more than the choice of their prior; and the filter's own noise is
-# too small to have decided between priors.
+# Common factors are worth far more than the choice of their prior; the filter's own noise is too
+# small to have decided between priors; and the VRNN is ahead by more than two standard errors.
 
 # %%
 worth = answer["nats a month"]
@@ -417,3 +429,6 @@ assert worth.iloc[0] > 3 * among_priors, worth
 ranked = table.sel(model="no factors")
 assert ranked["difference"] < -2 * ranked["difference_error"], table
 assert abs(redrawn) < found["s.e. (months)"], redrawn
+if SIZES["months"]["test"] >= 120:  # a year of a smaller run cannot tell
+    assert found["nats a month"] > 2 * found["s.e. (months)"], found
+    assert table.sel(model="VRNN")["log_score"] > table.sel(model="AR1")["log_score"], table

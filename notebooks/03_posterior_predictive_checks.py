@@ -78,7 +78,7 @@ def build(name):
 
 # %%
 untrained = build("StudentT")
-untrained.set_return_scale(rv.data.to_batch(train))
+untrained.set_units(rv.data.to_batch(train))
 before = rv.diagnostics.predictive_check(
     untrained, train, when="prior", num_samples=SIZES["draws"] // 4, seed=SEED
 )
