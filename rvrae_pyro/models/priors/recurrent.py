@@ -58,8 +58,9 @@ class Recurrent(FactorPrior):
         plain recurrence.
     skip_weights : WeightPrior, optional
         Prior over the direct effects: autoregression, elasticities of volatility, and what a
-        standard deviation of all context together does. Effects of context on a month's mean
-        count in units that make ``Normal(0.3)`` expect a twentieth of a standard deviation.
+        standard deviation of all context together does. Effects of context on a factor's mean
+        count in units that make ``Normal(0.3)`` expect a twentieth of a standard deviation, and
+        on the log of its scale in units that make it expect a tenth.
 
     References
     ----------
@@ -198,8 +199,9 @@ class Recurrent(FactorPrior):
 _TYPICAL = 0.53
 
 
-# what one unit of a weight on context does to a month's mean, in sds of the factor
-_CONTEXT_UNIT = 1 / 6
+# what one unit of a weight on context does to a month's mean, in sds of the factor, and to the
+# log of its scale; a month says much of the level of all noise, so that needs no help
+_LOC_UNIT, _SCALE_UNIT = 1 / 6, 1 / 3
 # units of a long-run mean in a factor's standard deviation
 _MEAN_UNIT = 10 / 3
 
@@ -253,8 +255,8 @@ class _Context(Part):
     def forward(self, context: Tensor) -> Tensor:
         """Compute shifts (*batch, 2 n_factors + 1), each feature a share of all."""
         shift: Tensor = self.layer(self.unit(context) / math.sqrt(self.n_context))
-        loc, spread = shift.split([self.n_factors, self.n_factors + 1], -1)
-        return torch.cat([_CONTEXT_UNIT * loc, spread], -1)
+        loc, log_scale, level = shift.split([self.n_factors, self.n_factors, 1], -1)
+        return torch.cat([_LOC_UNIT * loc, _SCALE_UNIT * log_scale, level], -1)
 
     def weight_matrices(self) -> WeightMatrices:
         """Return the one matrix."""
