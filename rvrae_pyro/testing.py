@@ -26,12 +26,14 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.simulate_market import simulate_dynamic
-from rvrae_pyro.errors import ConfigError, ContractError
+from rvrae_pyro.errors import ConfigError, ContractError, RvraeError
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit, load
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.models import guides, likelihoods, loadings, priors
+from rvrae_pyro.models.contract import check_arguments, check_likelihood, check_prior
+from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import FACTORS, RETURNS
 
@@ -110,7 +112,17 @@ def check_model(make: Callable[[], RVRAE]) -> None:
     for check in CHECKS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            check(make)
+            _run(check, make)
+
+
+def parts_are_well_formed(make: Callable[[], RVRAE]) -> None:
+    """States, transitions and distributions have the types and shapes that others rely on."""
+    model = make().double()
+    for part in (model.loadings, model.factor_prior, model.likelihood, model.guide_part):
+        if isinstance(part, Part):
+            check_arguments(part)
+    check_prior(model.factor_prior, torch.float64)
+    check_likelihood(model.likelihood, torch.float64)
 
 
 def shapes_and_plates(make: Callable[[], RVRAE]) -> None:
@@ -256,6 +268,7 @@ def no_return_gives_the_prior(make: Callable[[], RVRAE]) -> None:
 
 
 CHECKS: tuple[Callable[[Callable[[], RVRAE]], None], ...] = (
+    parts_are_well_formed,
     shapes_and_plates,
     particles_agree,
     predictive_works,
@@ -266,6 +279,21 @@ CHECKS: tuple[Callable[[Callable[[], RVRAE]], None], ...] = (
     saving_keeps_everything,
 )
 """All checks, each a function of what makes a model; :func:`check_model` runs them in order."""
+
+
+def _run(check: Callable[[Callable[[], RVRAE]], None], make: Callable[[], RVRAE]) -> None:
+    """Run one check; whatever the part raises in it becomes a breach that names the check."""
+    try:
+        check(make)
+    except RvraeError:
+        raise
+    except Exception as error:
+        told = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ContractError(
+            f"the check `{check.__name__}` ended in {type(error).__name__}: {told} "
+            "(the part's own lines are in the traceback above). Expected: "
+            f"{(check.__doc__ or '').splitlines()[0]}"
+        ) from error
 
 
 def _expect(holds: bool, message: str) -> None:

@@ -164,6 +164,13 @@ def check_skill(returns: xr.DataArray, forecast: xr.DataArray, n_trained: int = 
         f"Predictive R2 {100 * r2:.1f} %, mean rank correlation {ic:.2f} a month "
         f"({returns.sizes[TIME]} months{_trained_on(n_trained)})."
     )
+    if r2 < -1.0:
+        return Finding(
+            question,
+            "look",
+            f"{answer} Forecasts err far more than a forecast of zero.",
+            "a longer training, or a likelihood whose mean exists (a Cauchy has none).",
+        )
     if r2 < 0.1 and not ic > 0.2:
         return Finding(question, "good", answer)
     return Finding(

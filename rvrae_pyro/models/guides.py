@@ -100,7 +100,9 @@ class Guide(Part):
             Batch shape (n_times, 1), with the potential's particles in front; event shape
             (n_factors,).
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method `forward(batch, potential, view, kl_weight)`."
+        )
 
     def own(
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor

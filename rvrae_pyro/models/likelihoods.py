@@ -168,7 +168,9 @@ class Likelihood(Part):
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """Distribution of returns given location and scale (*particles, n_times, n_assets)."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method `distribution(loc, scale)`."
+        )
 
     def deviation(self, scale: Tensor) -> Tensor:
         """Idiosyncratic standard deviation that belongs to a scale."""
@@ -257,11 +259,11 @@ class RobustLikelihood(Likelihood):
 
     def score(self, error: Tensor) -> Tensor:
         """Return the derivative of the standard log density with respect to its location."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method `score(error)`.")
 
     def information(self) -> Tensor:
         """Fisher information of the standard density about its location; a scalar."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method `information()`.")
 
     def potential(
         self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition

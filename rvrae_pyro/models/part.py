@@ -25,6 +25,14 @@ class Part(nn.Module):
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
+    def lost_arguments(self) -> list[str]:
+        """Return names of constructor arguments that are not kept; there should be none."""
+        given = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        named = [
+            each.name for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        return [name for name in named if not hasattr(self, name)]
+
     def set_units(self, batch: Batch) -> None:
         """Take the units of inputs from a batch of training months; by default there are none.
 
@@ -65,6 +73,9 @@ def rebuild(part: nn.Module) -> nn.Module:
     """Construct a part anew from its own arguments, with freshly drawn weights."""
     if not isinstance(part, Part):
         raise TypeError(f"{type(part).__name__} does not keep its arguments; derive it from Part.")
+    lost = part.lost_arguments()
+    if lost:  # a default in its place would be another part
+        raise TypeError(f"{type(part).__name__} does not keep its arguments {', '.join(lost)}.")
     arguments = {
         name: rebuild(value) if isinstance(value, nn.Module) else value
         for name, value in part.arguments().items()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, Final, Literal
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.data.panel import listed
-from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTICS,
@@ -148,6 +149,12 @@ def to_datatree(
     ConfigError
         For an unknown ``kind``.
 
+    Warns
+    -----
+    RvraeWarning
+        If every draw of ``returns`` is the panel's own: ``Predictive`` was called on a batch that
+        holds them. ``batch.without_returns()`` leaves them to be drawn.
+
     Notes
     -----
     Information set: that of the samples. A smoothing guide's draws know later months, and
@@ -191,6 +198,10 @@ def to_datatree(
         returns = sites.pop(RETURNS, None)
         groups[kind] = sites
         if returns is not None:
+            if returns.shape[-2:] == observed.shape:
+                _warn_of_copies(
+                    returns[..., observed], panel[RETURNS].transpose(TIME, ASSET).values[observed]
+                )
             groups[f"{kind}_predictive"] = {RETURNS: returns}
         if observed.any():
             groups["observed_data"] = {RETURNS: panel[RETURNS].transpose(TIME, ASSET).values}
@@ -205,6 +216,19 @@ def to_datatree(
         dims=dims,
         attrs=attrs,
     )
+
+
+def _warn_of_copies(returns: Array, given: Array) -> None:
+    """Warn where draws (chain, draw, cells) are the data: the model was given the returns."""
+    draws = returns.reshape(-1, returns.shape[-1])
+    if len(draws) > 1 and given.size and np.allclose(draws, given, rtol=1e-5, atol=1e-9):
+        warnings.warn(
+            "every draw of `returns` is the panel's own: the model was given them and drew none, "
+            "so that a predictive check would find no fault. Call Predictive on "
+            "`batch.without_returns()`.",
+            RvraeWarning,
+            stacklevel=3,
+        )
 
 
 def _check_samples(arrays: Mapping[str, Array], lead: int) -> None:

@@ -64,7 +64,7 @@ class FactorPrior(Part):
 
     def initial(self) -> State:
         """State before the first month: a tuple of vectors."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method `initial()`.")
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
         """Distribution of the month's factors given the state at the end of the month before.
@@ -80,11 +80,15 @@ class FactorPrior(Part):
         Gaussian, StudentT or Mixture
             Location and scale of shape (*batch, n_factors).
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method `transition(state, context)`."
+        )
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """State at the end of the month, given the month's factors (*batch, n_factors)."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method `advance(state, factors, context)`."
+        )
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
         """Log of a factor on the month's idiosyncratic scales, of shape (*batch,); None for 0."""
