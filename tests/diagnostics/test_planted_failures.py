@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.diagnostics.check_panel import check_calibration, check_tails
+from rvrae_pyro.diagnostics.check_panel import check_calibration, check_skill, check_tails
 from tests.diagnostics.helpers import freeze, known_model, known_panel
 
 PANEL = known_panel(20, 40, 1, seed=4)
@@ -184,3 +184,13 @@ def test_coverage_is_judged(scale, verdict) -> None:
     finding = check_calibration(returns, draws)
     assert finding.verdict == verdict, finding
     assert ("narrow" in finding.answer) == (scale < 1)
+
+
+def test_forecasts_far_worse_than_zero_are_not_called_fine() -> None:
+    generator = np.random.default_rng(0)
+    returns = xr.DataArray(generator.normal(size=(12, 9)), dims=("time", "asset"))
+    wild = 100.0 * generator.normal(size=(12, 9))  # as means of draws that have no mean
+    finding = check_skill(returns, returns.copy(data=wild))
+    assert finding.verdict == "look"
+    assert "far more than a forecast of zero" in finding.answer
+    assert check_skill(returns, 0.0 * returns).verdict == "good"
