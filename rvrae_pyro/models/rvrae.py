@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import pyro
 import pyro.distributions as dist
@@ -161,6 +161,13 @@ class RVRAE(nn.Module):
             decoder=decoder,
             likelihood=likelihoods.Normal(),
             guide=guides.Recurrent(n_factors, hidden),
+        )
+
+    def forward(self, *_: object, **__: object) -> NoReturn:
+        """Say what to call instead: there is no one answer of a pair."""
+        raise TypeError(
+            "an RVRAE is a pair, not a function; pass `model.model` and `model.guide` to Pyro, "
+            "or train it with rv.fit(model, train, valid)."
         )
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ from tests.data.test_real_panels import needs_us_panel
 pytestmark = [pytest.mark.quality, pytest.mark.realdata, needs_us_panel]
 
 SPANS = {"choose": range(2010, 2016), "final": range(2016, 2019)}
-N_FACTORS = int(os.environ.get("RVRAE_US_FACTORS", "8"))
+N_FACTORS = int(os.environ.get("RVRAE_US_FACTORS", "15"))
 
 
 def default_model(panel: xr.Dataset) -> rv.RVRAE:
@@ -37,7 +37,7 @@ def forecast_year(panel: xr.Dataset, year: int, make=default_model, config=None,
     train = until.sel(time=slice(None, str(year - 2)))
     valid = until.sel(time=str(year - 1))
     fit = rv.fit(make(panel), train, valid, config=config, seed=seed, progress=False)
-    tree = fit.forecast(until, num_samples=500, times=str(year))
+    tree = fit.forecast(until, num_samples=1000, times=str(year))
     evidence = fit.log_evidence(until, num_samples=500).sel(time=str(year))
     return tree, evidence, fit
 

@@ -137,6 +137,11 @@ def test_parts_print_their_arguments() -> None:
     assert "recurrence='observed'" in repr(rv.priors.Recurrent(K, recurrence="observed"))
 
 
+def test_calling_the_pair_itself_says_what_to_call() -> None:
+    with pytest.raises(TypeError, match=r"model\.model.*model\.guide"):
+        rv.RVRAE(P, K)(None)
+
+
 def test_a_printed_model_shows_each_part_once_as_the_call_that_makes_it() -> None:
     lines = repr(rv.RVRAE(P, K)).splitlines()
     names = [line.strip().split("=")[0] for line in lines[1:-1]]
