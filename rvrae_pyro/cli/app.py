@@ -11,7 +11,7 @@ from rvrae_pyro._version import __version__
 from rvrae_pyro.cli.benchmark import benchmark
 from rvrae_pyro.cli.check import check
 from rvrae_pyro.cli.compare import compare
-from rvrae_pyro.cli.console import tell, terminable, warnings_told
+from rvrae_pyro.cli.console import as_options, tell, terminable, warnings_told
 from rvrae_pyro.cli.demo import demo
 from rvrae_pyro.cli.fit import fit
 from rvrae_pyro.cli.forecast import forecast
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return done.code if isinstance(done.code, int) else int(done.code is not None)
         except RvraeError as error:
             if os.environ.get("RANK", "0") == "0":  # of many processes, one talks
-                tell(f"rvrae: {error}")
+                tell(f"rvrae: {as_options(str(error))}")
             return 1 if isinstance(error, FitError) else 2
     return 0
 

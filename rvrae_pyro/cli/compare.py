@@ -67,12 +67,12 @@ def compare(
     split: Annotated[
         str,
         typer.Option(
-            help="TRAIN,VALID,TEST: months, shares or last dates [180,36,36, or as 5:1:1]."
+            help="TRAIN,VALID,TEST: months, shares or last dates (default: 180,36,36, or as 5:1:1)."
         ),
     ] = "",
     factors: Annotated[int, typer.Option(help="Factors of every model that has any.")] = 5,
     ablation: Annotated[
-        bool | None, typer.Option(help="Also fit the variants of Table 5 [with 'all'].")
+        bool | None, typer.Option(help="Also fit the variants of Table 5 (default: with 'all').")
     ] = None,
     jobs: JobsOption = 2,
     scheduler: SchedulerOption = "",

@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import typer
 from rich import box
@@ -17,6 +18,7 @@ from rich.table import Table
 from rvrae_pyro.errors import RvraeWarning
 
 __all__ = [
+    "as_options",
     "progress",
     "say",
     "say_json",
@@ -27,6 +29,12 @@ __all__ = [
     "terminable",
     "warnings_told",
 ]
+
+
+# `name=...` or `name='value'`, of the arguments of `rv.data.from_frame` that are options here
+_ARGUMENT: Final = re.compile(
+    r"\b(?P<name>time|asset|returns|weight|risk_free|frequency)=(?:\.\.\.|'(?P<value>[^']*)')"
+)
 
 
 def say(text: str) -> None:
@@ -67,6 +75,23 @@ def say_pairs(pairs: Mapping[str, str]) -> None:
         typer.echo(f"  {name:<{width}}  {value}")
 
 
+def as_options(text: str) -> str:
+    """Turn the arguments that a message of the library asks for into options of the commands.
+
+    >>> as_options("Pass time=... or risk_free='rf'.")
+    'Pass --time COLUMN or --risk-free rf.'
+    """
+    text = _ARGUMENT.sub(_option, text)
+    return text.replace("excess=True, --risk-free", "--excess --risk-free").replace(
+        "excess=True", "--excess"
+    )
+
+
+def _option(found: re.Match[str]) -> str:
+    name, value = found["name"].replace("_", "-"), found["value"] or "COLUMN"
+    return f"--{name} {value}"
+
+
 def tell(text: str) -> None:
     """Write a message to standard error."""
     typer.echo(text, err=True)
@@ -94,7 +119,7 @@ def warnings_told() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, RvraeWarning):
-                tell(f"warning: {message}")
+                tell(f"warning: {as_options(str(message))}")
             else:
                 plain(message, category, filename, lineno, file, line)
 

@@ -1,6 +1,7 @@
 """``rvrae fit``: train a model on a panel and keep it."""
 
 import dataclasses
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,7 +44,7 @@ def fit(
         Path | None, typer.Option(help="Folder of the run; an earlier run in it is replaced.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Settings (.toml): [data], [model], [fit], [split].")
+        Path | None, typer.Option(help="Settings (.toml) in sections data, model, fit, split.")
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings in force and stop.")
@@ -62,9 +63,9 @@ def fit(
     """Fit RVRAE to a panel.
 
     Characteristics are ranked unless the panel says they are, and a market context is made from
-    raw ones; `rvrae forecast` repeats both. Without [split] the last 15 % of the months tell when
-    to stop, and those before them train. A fit that was stopped, however that came, goes on when
-    the same command is given again.
+    raw ones; `rvrae forecast` repeats both. Without settings for the split the last 15 % of the
+    months tell when to stop, and those before them train. A fit that was stopped, however that
+    came, goes on when the same command is given again.
     """
     if out is None and not print_config:
         raise ConfigError("`--out` is missing: name the folder to write the run to.")
@@ -96,7 +97,7 @@ def fit(
             write_text(folder / "config.toml", written)
         if result.stopped != "interrupted":
             remove(out / CHECKPOINT)
-    _report(out, panel, result, train, valid, as_json)
+    _report(out, shlex.join([str(panel), *layout.options()]), result, train, valid, as_json)
     if result.stopped == "interrupted":
         tell(
             f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "
@@ -107,7 +108,7 @@ def fit(
 
 def _report(
     out: Path,
-    panel: Path,
+    source: str,
     result: "Fit",
     train: xr.Dataset,
     valid: xr.Dataset | None,
@@ -122,7 +123,8 @@ def _report(
     say(f"Wrote {out}:")
     say_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
     say(f"\n{judged}")
-    say(f"\nNext: rvrae forecast {out} {panel} --out forecast.csv")
+    say(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
+    say(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")
 
 
 def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def forecast(
     say(f"Wrote {out}: {int(listed.sum())} forecasts for {span}, {num_samples} draws each.")
     if table is not None:
         _show(table)
+        _tell_of_noise(table, num_samples)
 
 
 def _months(times: str, panel: xr.Dataset) -> object | None:
@@ -118,6 +119,19 @@ def last_listed(panel: xr.Dataset) -> np.datetime64:
         raise PanelError("no asset is listed in any row: there is nothing to forecast.")
     date: np.datetime64 = panel[TIME].values[rows[-1]]
     return date
+
+
+def _tell_of_noise(table: pd.DataFrame, num_samples: int) -> None:
+    """Say where the draws' own error blurs the ranking: variances of means say how much of it."""
+    month = table[table["date"] == table["date"].iloc[-1]]
+    error = float((month["sd"] ** 2).mean() / num_samples) ** 0.5
+    spread = float(month["mean"].std())
+    if len(month) > 1 and spread < 2 * error:
+        say(
+            f"Means of {num_samples} draws are off by {100 * error:.2f} % (s.e.) and differ by "
+            f"{100 * spread:.2f} %: read no ranking into them. Give --num-samples more, or see "
+            "`rvrae report`, which ranks without the noise of the draws."
+        )
 
 
 def _show(table: pd.DataFrame) -> None:

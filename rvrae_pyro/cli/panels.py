@@ -46,18 +46,18 @@ PanelPath = Annotated[
 ]
 TimeOption = Annotated[
     str | None,
-    typer.Option("--time", metavar="COLUMN", help="Dates [date].", rich_help_panel=_PLAIN),
+    typer.Option("--time", metavar="COLUMN", help="Dates (default: date).", rich_help_panel=_PLAIN),
 ]
 AssetOption = Annotated[
     str | None,
-    typer.Option("--asset", metavar="COLUMN", help="Ids [asset].", rich_help_panel=_PLAIN),
+    typer.Option("--asset", metavar="COLUMN", help="Ids (default: asset).", rich_help_panel=_PLAIN),
 ]
 ReturnsOption = Annotated[
     str | None,
     typer.Option(
         "--returns",
         metavar="COLUMN",
-        help="Simple returns, decimal [ret].",
+        help="Simple returns, decimal (default: ret).",
         rich_help_panel=_PLAIN,
     ),
 ]
@@ -65,7 +65,7 @@ LagOption = Annotated[
     int | None,
     typer.Option(
         "--lag",
-        help="0: characteristics are known before the row's month; 1: at its end [0].",
+        help="0: characteristics are known before the row's month; 1: at its end (default: 0).",
         rich_help_panel=_PLAIN,
     ),
 ]
@@ -89,12 +89,19 @@ ExcessOption = Annotated[
 WeightOption = Annotated[
     str | None,
     typer.Option(
-        "--weight", metavar="COLUMN", help="Market values [weight].", rich_help_panel=_PLAIN
+        "--weight",
+        metavar="COLUMN",
+        help="Market values (default: weight, if there).",
+        rich_help_panel=_PLAIN,
     ),
 ]
 FrequencyOption = Annotated[
     str | None,
-    typer.Option("--frequency", help="monthly, weekly or daily [monthly].", rich_help_panel=_PLAIN),
+    typer.Option(
+        "--frequency",
+        help="monthly, weekly or daily (default: monthly).",
+        rich_help_panel=_PLAIN,
+    ),
 ]
 
 
@@ -114,7 +121,18 @@ class Layout:
     def chosen(self) -> dict[str, Any]:
         """Return the settings that were given, by name."""
         given = dataclasses.asdict(self)
-        return {name: value for name, value in given.items() if value not in (None, False)}
+        return {
+            name: value for name, value in given.items() if value is not None and value is not False
+        }
+
+    def options(self) -> list[str]:
+        """Return the settings that were given, as words of a command line."""
+        words = []
+        for name, value in self.chosen().items():
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
+        return words
 
 
 def read_panel(path: Path, layout: Layout) -> xr.Dataset:

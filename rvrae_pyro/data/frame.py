@@ -145,8 +145,8 @@ def from_frame(
         raise ConfigError(f"`lag` must be 0 or 1; got {lag!r}. Shift longer lags yourself.")
     check_frequency(frequency)
     rate_column = risk_free if isinstance(risk_free, str) else None
-    _warn_of_rates(frame, risk_free, excess, characteristics)
     columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
+    _warn_of_rates(frame, risk_free, excess, characteristics)
     grid = _Grid(frame, columns, frequency)
     raw = grid.dense(returns, np.dtype(np.float64))
     values = _stack(grid, frame, columns.characteristics)

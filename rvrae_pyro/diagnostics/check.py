@@ -161,14 +161,24 @@ def _converged(
 
 
 def _weight(history: pd.DataFrame, kl_reduction: str) -> Finding:
-    weight = float(history["kl_weight"].iloc[-1])
+    weights = history["kl_weight"].to_numpy()
+    weight = float(weights[-1])
     answer = f"No: the KL weight ended at {weight:.3g} (kl_reduction={kl_reduction!r})."
-    narrow = 1.0 / np.sqrt(weight)
+    remedy = "kl_reduction='sum' and a schedule that ends at 1."
+    if kl_reduction == "sum":
+        remedy = "a `kl_schedule` that ends at 1."
+        if len(weights) > 1 and weight > weights[-2]:
+            answer = (
+                f"No: training ended while the KL weight was still rising, at {weight:.3g} of 1."
+            )
+            remedy = "a larger `max_steps`, or a `kl_schedule` that reaches 1 in fewer steps."
+    # two digits: 1.1 times is not 1
+    narrow = f"{1.0 / np.sqrt(weight):.1f}".removesuffix(".0")
     return Finding(
         "Was the objective a bound on the evidence?",
         "bad",
-        f"{answer} A learned guide's factor posteriors can be up to {narrow:.0f} times too narrow.",
-        "kl_reduction='sum' and a schedule that ends at 1.",
+        f"{answer} A learned guide's factor posteriors can be up to {narrow} times too narrow.",
+        remedy,
     )
 
 

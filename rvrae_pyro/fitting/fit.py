@@ -98,6 +98,16 @@ class Fit:
     attrs: dict[str, str | int]
     _memory: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        """Say in a line what was fitted and how training ended; ``history`` has the rest."""
+        size = sum(weight.numel() for weight in self.model.parts.parameters())
+        last = int(self.history["step"].iloc[-1])
+        return (
+            f"Fit({self.model.n_factors} factors, {size:,} weights, seed {self.seed}; "
+            f"{self.stopped} at step {last}, kept step {self.best_step}; saw data to "
+            f"{self.attrs.get('last_seen_month', 'an unknown month')})"
+        )
+
     def factors(
         self,
         panel: xr.Dataset,

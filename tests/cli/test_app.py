@@ -112,3 +112,26 @@ def test_main_takes_the_arguments_of_the_process(
     monkeypatch.setattr(sys, "argv", ["rvrae", "--version"])
     assert app.main() == 0
     assert capsys.readouterr().out == f"{rv.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["check", "fit", "forecast", "report"])
+def test_help_shows_the_defaults_of_the_columns(rvrae: Command, command: str) -> None:
+    """Brackets in a help text are taken for markup, and vanish."""
+    said = " ".join(rvrae(command, "--help").out.replace("│", " ").split())
+    for default in ("date", "asset", "ret", "monthly"):
+        assert f"(default: {default})" in said
+    if command == "fit":
+        assert "data, model, fit, split" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Pass time=...", "Pass --time COLUMN"),
+        ("pass excess=True, risk_free='Rf'.", "pass --excess --risk-free Rf."),
+        ("want frequency='weekly'", "want --frequency weekly"),
+        ("rv.weights.Normal(weights=...)", "rv.weights.Normal(weights=...)"),
+    ],
+)
+def test_arguments_are_named_as_options(text: str, told: str) -> None:
+    assert console.as_options(text) == told

@@ -76,6 +76,16 @@ def test_an_objective_that_is_no_bound_is_named(reduction, weight):
     assert f"{1 / np.sqrt(weight):.0f} times too narrow" in finding.answer
 
 
+def test_a_warm_up_cut_short_asks_for_steps_and_not_for_what_is_set_already():
+    history, kl = run(SETTLED)
+    history["kl_weight"] = np.linspace(0.1, 0.775, len(history))
+    finding = judge(history, kl)["Was the objective a bound on the evidence?"]
+    assert "still rising, at 0.775 of 1" in finding.answer
+    assert "up to 1.1 times too narrow" in finding.answer
+    assert "max_steps" in finding.remedy
+    assert "kl_reduction" not in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("kl", "verdict"), [([1.0, 1.0], "good"), ([1.0, 0.0], "look"), ([0.0, 0.0], "bad")]
 )

@@ -346,3 +346,12 @@ def test_results_do_not_depend_on_the_order_of_assets(
         for p in (parts[0], parts[0].isel(asset=order))
     ]
     torch.testing.assert_close(weights(fits[0].model), weights(fits[1].model), rtol=1e-6, atol=1e-8)
+
+
+def test_a_fit_shows_itself_in_a_line():
+    panel = random_panel()
+    shown = repr(rv.fit(rv.RVRAE(P, K), panel, config=rv.FitConfig(max_steps=1), progress=False))
+    assert "\n" not in shown
+    assert len(shown) < 200
+    assert f"{K} factors" in shown
+    assert "max_steps at step 1" in shown
