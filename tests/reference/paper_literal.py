@@ -57,7 +57,7 @@ def prior(w, h, a, context, k):
         out = out + torch.cat([lag * a[:k], own * a[k:] + common * market, level])
     if "factor_prior.context.layer.weight" in w:
         shift = w["factor_prior.context.layer.weight"] @ context / len(context) ** 0.5
-        out = out + torch.cat([shift[:k] / 6, shift[k:]])
+        out = out + torch.cat([shift[:k] / 6, shift[k : 2 * k] / 3, shift[2 * k :]])
     return out[:k], out[k : 2 * k].exp(), 3 * (out[-1] / 3).tanh()
 
 
