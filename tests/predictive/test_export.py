@@ -10,9 +10,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyro.infer import Predictive
 
-import rvrae_pyro as rv
 from rvrae_pyro.data.simulate import simulate_dynamic
 from rvrae_pyro.errors import CheckpointError, ConfigError, PanelError, ShapeError
 from rvrae_pyro.predictive.export import (
@@ -501,13 +499,3 @@ def test_prior_and_forecast_trees_plot_too(panel, forecast, tmp_path):
         forecast, group="predictions", var_names="factors", kind="stats", round_to="none"
     )
     assert len(table) == T * K
-
-
-def test_returns_that_the_model_was_given_are_not_passed_off_as_drawn(panel):
-    model = rv.RVRAE(panel.sizes["characteristic"], 2)
-    batch = rv.data.to_batch(panel)
-    model.set_units(batch)
-    draw = Predictive(model.model, guide=model.guide, num_samples=3)
-    with pytest.warns(rv.RvraeWarning, match="Call Predictive on `batch.without_returns"):
-        to_datatree(draw(batch), panel)
-    to_datatree(draw(batch.without_returns()), panel)  # warnings are errors here
