@@ -35,6 +35,7 @@ import arviz_plots as azp
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 
 import rvrae_pyro as rv
@@ -76,7 +77,7 @@ def truth(guide, memory=0.9):
 
 def train(schedule, reduction="sum", data=panel, memory=0.9):
     """Fit the guide under a weighted divergence."""
-    torch.manual_seed(SEED)
+    pyro.set_rng_seed(SEED)
     config = rv.FitConfig(
         max_steps=SIZES["steps"],
         window=SIZES["window"],

@@ -118,8 +118,8 @@ def from_frame(
     Warns
     -----
     RvraeWarning
-        If nothing says that the returns are excess, a column is left out, or one named like a
-        risk-free rate is about to become a characteristic.
+        If nothing says that the returns are excess, a column is left out, one named like a
+        risk-free rate is about to become a characteristic, or the rate looks annual.
 
     Notes
     -----

@@ -18,6 +18,9 @@ Floats = NDArray[np.floating[Any]]
 
 _UNSHOWN_KIND: Final = "simple, taken as excess"
 _PERCENT_MEDIAN: Final = 0.05
+_PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
+_HIGH_YEARLY: Final = 0.144
+"""1.2 % a month: the median month of 1980-82, the dearest years of US bills, is below."""
 
 
 def excess_returns(
@@ -55,7 +58,12 @@ def excess_returns(
     Raises
     ------
     PanelError
-        If a row with a return lacks its rate, or dates of the rate repeat.
+        If a row with a return lacks its rate, dates of the rate repeat, or it is in percent.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing says that the returns are excess, or the rate is as high as an annual one.
     """
     if rate is None:
         if not excess:
@@ -74,13 +82,28 @@ def excess_returns(
             f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
             "Complete the series or cut the returns to its span."
         )
-    known = aligned[np.isfinite(aligned)]
-    if known.size and (median := float(np.median(np.abs(known)))) > _PERCENT_MEDIAN:
-        raise PanelError(
-            f"`risk_free` looks like percent: its median is {median:.3g} a period, "
-            "so decimals are expected (0.002 for 0.2 %). Divide by 100."
-        )
+    _check_size(aligned[np.isfinite(aligned)], frequency, stacklevel + 1)
     return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"
+
+
+def _check_size(known: Floats, frequency: Frequency, stacklevel: int) -> None:
+    """Refuse a rate that must be in percent; warn of one that few markets have ever paid."""
+    if not known.size:
+        return
+    median, periods = float(np.median(np.abs(known))), _PERIODS_A_YEAR[frequency]
+    if median > _PERCENT_MEDIAN:
+        raise PanelError(
+            f"`risk_free` looks like percent: its median is {median:.3g} a period, so decimals are "
+            f"expected (0.002 for 0.2 %). Divide by 100, or an annual rate by {periods}."
+        )
+    if median > _HIGH_YEARLY / periods:
+        warnings.warn(
+            f"`risk_free` looks like an annual rate: its median is {median:.3g} a period, which is "
+            f"{median * periods:.0%} a year, and a rate a period is expected in a {frequency} "
+            f"panel. If it is annual, divide it by {periods}.",
+            RvraeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _align_rate(

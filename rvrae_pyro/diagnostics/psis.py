@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 import xarray as xr
 
+from rvrae_pyro.diagnostics.subject import HasModel, model_of
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.inference.importance import GuidePaths, guide_paths
 from rvrae_pyro.models.rvrae import RVRAE
@@ -17,19 +16,12 @@ from rvrae_pyro.predictive.members import drawn_weights, evidence_by_weights
 from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 
-__all__ = ["HasModel", "psis", "psis_weights"]
+__all__ = ["psis", "psis_weights"]
 
 
-class HasModel(Protocol):
-    """Anything that holds a model: a fit, say."""
-
-    @property
-    def model(self) -> RVRAE:
-        """The model, trained or not."""
-        ...
-
-
-def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.Dataset:
+def psis(
+    fit: HasModel | RVRAE, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+) -> xr.Dataset:
     r"""Judge the guide by the tail of its importance weights, by month and for the whole path.
 
     .. math:: w_t = \frac{p(z_t \mid h_{t-1}) \, p(r_t \mid z_{1:t})}{q(z_t \mid \cdot)}, \qquad
@@ -37,8 +29,8 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
 
     Parameters
     ----------
-    fit : Fit
-        Anything with a ``model``.
+    fit : Fit or RVRAE
+        Anything with a ``model``, or the model itself; one member of an ensemble at a time.
     panel : xarray.Dataset
     num_samples : int
         Paths drawn from the guide, at least 25; 1000 or more give a steady estimate.
@@ -56,6 +48,8 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
 
     Raises
     ------
+    ConfigError
+        If ``fit`` is an ensemble, or has no model.
     ShapeError
         With fewer than 25 draws.
 
@@ -87,16 +81,17 @@ def psis(fit: HasModel, panel: xr.Dataset, num_samples: int = 1000, seed: int = 
     """
     if num_samples < FEWEST:
         raise ShapeError(f"`num_samples` must be at least {FEWEST}; got {num_samples}.")
-    batch, device = load(fit.model, panel)
-    paths = guide_paths(in_double(fit.model).to(device), batch, num_samples, seed)
+    model = model_of(fit)
+    batch, device = load(model, panel)
+    paths = guide_paths(in_double(model).to(device), batch, num_samples, seed)
     found = _judge(paths, batch.times, seed)
-    found.attrs["weights"] = "posterior mean" if fit.model.weight_sites else "as they are"
+    found.attrs["weights"] = "posterior mean" if model.weight_sites else "as they are"
     return found
 
 
 @torch.no_grad()
 def psis_weights(
-    fit: HasModel,
+    fit: HasModel | RVRAE,
     panel: xr.Dataset,
     num_draws: int = 200,
     num_samples: int = 1000,
@@ -112,8 +107,8 @@ def psis_weights(
 
     Parameters
     ----------
-    fit : Fit
-        Anything with a ``model`` whose weights have a posterior.
+    fit : Fit or RVRAE
+        As for :func:`psis`, with weights that have a posterior.
     panel : xarray.Dataset
         The *training* months: the posterior is of them. On other months the ratios say how far
         these would move it.
@@ -132,7 +127,7 @@ def psis_weights(
     Raises
     ------
     ConfigError
-        If no weight has a posterior.
+        If no weight has a posterior, or ``fit`` is an ensemble or has no model.
     ShapeError
         With fewer than 25 draws.
 
@@ -149,13 +144,14 @@ def psis_weights(
     """
     if num_draws < FEWEST:
         raise ShapeError(f"`num_draws` must be at least {FEWEST}; got {num_draws}.")
-    if not fit.model.weight_sites:
+    whole = model_of(fit)
+    if not whole.weight_sites:
         raise ConfigError(
             "`fit` must have weights with a posterior; all of this model's are at their MAP. "
             "Build its parts with weights=rv.weights...(inference='posterior')."
         )
-    batch, device = load(fit.model, panel)
-    model = in_double(fit.model).to(device)
+    batch, device = load(whole, panel)
+    model = in_double(whole).to(device)
     guide = model.parts.weight_guide
     evidence = evidence_by_weights(model, batch, num_draws, num_samples, seed).sum(-1)
     drawn = drawn_weights(model, num_draws, seed)

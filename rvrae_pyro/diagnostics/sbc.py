@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.diagnostics.psis import HasModel
+from rvrae_pyro.diagnostics.subject import HasModel, model_of
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.importance import guide_paths, path_log_likelihood
 from rvrae_pyro.models.rvrae import RVRAE
@@ -40,7 +40,7 @@ def sbc(
     Parameters
     ----------
     fit : Fit or RVRAE
-        Model and guide, with their weights as they are.
+        Model and guide, with their weights as they are; one member of an ensemble at a time.
     panel : xarray.Dataset
         Its characteristics, listing and context; its returns are replaced by simulated ones,
         one in every listed cell. A dozen months will do.
@@ -66,7 +66,7 @@ def sbc(
     Raises
     ------
     ConfigError
-        If a number is below 1, or ``kl_weight`` not above 0.
+        If a number is below 1, ``kl_weight`` not above 0, or ``fit`` an ensemble.
 
     Notes
     -----
@@ -93,7 +93,7 @@ def sbc(
             raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
     if not kl_weight > 0:
         raise ConfigError(f"`kl_weight` must be above 0; got {kl_weight!r}.")
-    model = fit if isinstance(fit, RVRAE) else fit.model
+    model = model_of(fit)
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
     months = _months(batch, times)

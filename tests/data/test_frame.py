@@ -116,6 +116,28 @@ def test_excess_keeps_the_rate_and_subtracts_nothing():
     assert (panel["risk_free"] == 0.003).all()
 
 
+@pytest.mark.parametrize(("frequency", "annual"), [("monthly", 0.03), ("daily", 0.002)])
+def test_a_rate_that_looks_annual_warns_once_and_is_used(frequency, annual):
+    table = long_table().assign(rf=annual)
+    with pytest.warns(RvraeWarning) as caught:
+        panel = from_frame(table, risk_free="rf", excess=True, frequency=frequency)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    text = str(caught[0].message)
+    periods = {"monthly": 12, "daily": 252}[frequency]
+    assert f"annual rate: its median is {annual} a period" in text
+    assert f"{annual * periods:.0%} a year" in text
+    assert f"divide it by {periods}" in text
+    assert (panel["risk_free"].dropna("time") == annual).all()
+
+
+def test_a_dear_year_is_no_annual_rate():
+    """The median month of the dearest US bills; what is above for a month or two does not count."""
+    rate = pd.Series(0.0115, pd.period_range("2010-01", periods=6, freq="M"))
+    rate.iloc[:2] = 0.0135
+    from_frame(long_table(), risk_free=rate)
+
+
 def test_returns_of_unknown_kind_warn():
     with pytest.warns(RvraeWarning, match=r"nothing was subtracted.*excess=True"):
         panel = from_frame(long_table())

@@ -22,6 +22,7 @@ def test_an_exact_guide_has_equal_weights() -> None:
     assert (found["khat"] == 0).all()
     assert found["khat_path"] == 0
     np.testing.assert_allclose(found["ess"], 1.0)
+    assert found.identical(rv.diagnostics.psis(model, PANEL, 200))  # or the model itself
     exact = rv.exact.evidence(model, double(PANEL)).item()
     assert found["log_evidence"].item() == pytest.approx(exact, abs=1e-8)
 

@@ -153,6 +153,19 @@ def test_an_ensemble_is_read_as_a_fit_is() -> None:
         assert set(given) - set(asked) <= {"by_member"}
 
 
+@pytest.mark.parametrize("name", ["psis", "psis_weights", "sbc"])
+def test_what_judges_one_guide_asks_for_one_member(
+    ensemble: rv.Ensemble, train: xr.Dataset, name: str
+) -> None:
+    judge = getattr(rv.diagnostics, name)
+    with pytest.raises(
+        rv.ConfigError, match=r"`fit` must be one fit; got Ensemble with 3 members.*members\[0\]"
+    ):
+        judge(ensemble, train)
+    with pytest.raises(rv.ConfigError, match=r"`fit` must be a fit or an rv.RVRAE; got Dataset"):
+        judge(train, train)
+
+
 def test_attribution_is_of_aligned_factors(ensemble: rv.Ensemble, panel: xr.Dataset) -> None:
     last = panel.time[-2:]
     parts = ensemble.attribution(panel, 60, by_member=True, times=last)
