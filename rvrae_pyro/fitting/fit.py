@@ -26,7 +26,8 @@ from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.fitting.checking import judge_panel
 from rvrae_pyro.fitting.saved import save_parts
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import attribution as _attribution
 from rvrae_pyro.predictive import forecast as _forecast

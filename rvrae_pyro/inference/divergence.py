@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rvrae_pyro.models.paths import FilteredPath
 from rvrae_pyro.models.priors import Transition
-from rvrae_pyro.models.rvrae import Walk
+from rvrae_pyro.models.walk import Walk
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior
 from rvrae_pyro.nn.volatility import LogVariance
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import Cloud
-from rvrae_pyro.models.pair import Parts, Shared, month_weights, shared_parts
+from rvrae_pyro.models.pair import month_weights, shared_parts
+from rvrae_pyro.models.parts import Parts, Shared
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Potential

@@ -12,8 +12,9 @@ from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.paths import PriorPath
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = [

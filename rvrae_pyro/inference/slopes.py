@@ -16,7 +16,8 @@ from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shares import WeightShare
-from rvrae_pyro.models.rvrae import RVRAE, Walk
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.walk import Walk
 
 __all__ = ["OnePanel", "Slopes", "Task", "not_finite", "window_loss"]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.models.pair import Parts, Shared
+from rvrae_pyro.models.parts import CrossSection, Parts, Shared
 from rvrae_pyro.models.priors import Transition
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 from rvrae_pyro.nn.transitions import StudentTPosterior

@@ -8,27 +8,36 @@ derivatives back through them. Memory of one shard's networks, gradient of the w
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rvrae_pyro.data.batch import Batch, Carry
+from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.inference.cells import (
+    Cells,
+    DrawnPath,
+    Mode,
+    Samples,
+    cells_of,
+    draw_path,
+    light,
+)
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shards import Shards
 from rvrae_pyro.inference.slopes import Task
-from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood, weighted_potential
-from rvrae_pyro.models.pair import CrossSection, Parts, month_weights, prior_distribution
-from rvrae_pyro.models.paths import PriorPath
+from rvrae_pyro.models.likelihood_base import (
+    RobustLikelihood,
+    require_additive,
+    weighted_potential,
+)
+from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.priors import Transition
-from rvrae_pyro.models.rvrae import RVRAE, Walk, walk_own
-from rvrae_pyro.models.scan import scan
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.walk import Walk, follow
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Streamed", "Total", "alone", "require_additive"]
@@ -40,99 +49,6 @@ Total = Callable[[Tensor], Tensor]
 def alone(value: Tensor) -> Tensor:
     """Sum over one process: the value itself."""
     return value
-
-
-def require_additive(likelihood: Likelihood) -> None:
-    """Refuse a likelihood whose potential need not be a sum over assets.
-
-    Raises
-    ------
-    ConfigError
-        If a subclass has a ``potential`` of its own.
-    """
-    ours = (Likelihood.potential, RobustLikelihood.potential)
-    if type(likelihood).potential not in ours:
-        raise ConfigError(
-            f"`likelihood` {type(likelihood).__name__} has a `potential` of its own, which shards "
-            "of assets cannot be asked to add up to. Train it in one process on a panel in memory."
-        )
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """What is known of a shard's cells once its networks have run; small beside their inputs."""
-
-    batch: Batch
-    beta: Tensor
-    alpha: Tensor | None
-    scale: Tensor
-    residual: Tensor
-
-    def potential(self, likelihood: Likelihood, mode: _Mode | None, start: Transition) -> Potential:
-        cells = (self.residual, self.beta, self.scale, self.batch.observed)
-        if mode is None:
-            return likelihood.potential(*cells, start)
-        assert isinstance(likelihood, RobustLikelihood)
-        return likelihood.about(*cells, mode.mean, mode.covariance)
-
-    def kept(self, put: Callable[[Tensor], Tensor]) -> _Cells:
-        """Cells whose tensors are where ``put`` leaves them."""
-        alpha = None if self.alpha is None else put(self.alpha)
-        beta, scale, residual = map(put, (self.beta, self.scale, self.residual))
-        return _Cells(self.batch, beta, alpha, scale, residual)
-
-    def select(self, places: Tensor) -> _Cells:
-        """Cells of some assets."""
-        alpha = None if self.alpha is None else self.alpha[:, places]
-        return _Cells(
-            self.batch.select(places),
-            self.beta[:, places],
-            alpha,
-            self.scale[:, places],
-            self.residual[:, places],
-        )
-
-    def log_likelihood(
-        self, likelihood: Likelihood, unit: Tensor, factors: Tensor, level: Tensor | None
-    ) -> Tensor:
-        """Log density of each month's observed returns, of shape (*particles, n_times)."""
-        loc = unit * (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
-        loc = loc if self.alpha is None else loc + unit * self.alpha
-        scale = unit * self.scale
-        scale = scale if level is None else scale * level.exp().unsqueeze(-1)
-        density = likelihood.distribution(loc, scale).log_prob(self.batch.returns)
-        total: Tensor = (density * self.batch.observed).sum(-1)
-        return total
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Assets of a shard that a step looks at, None for all, and what one of them stands for."""
-
-    returns: Tensor | None
-    potentials: Tensor | None
-    weight: float
-
-    def take(self, batch: Batch, places: Tensor | None) -> Batch:
-        """Assets at some places of a batch."""
-        return batch if places is None else batch.select(places)
-
-
-@dataclass(frozen=True)
-class _Mode:
-    """Point about which a robust likelihood is expanded, and what the month leaves open."""
-
-    mean: Tensor
-    covariance: Tensor
-
-
-@dataclass(frozen=True)
-class _Path:
-    """A draw of the factors, with what the objective needs of it."""
-
-    factors: Tensor
-    level: Tensor | None
-    divergence: Tensor
 
 
 class Streamed:
@@ -206,11 +122,11 @@ class Streamed:
             return False
         months = self._months(task)
         with torch.no_grad():
-            cells = [_light(_cells_of(self.parts, batch)) for batch in self._windows(task)]
+            cells = [light(cells_of(self.parts, batch)) for batch in self._windows(task)]
             potential, mode = self._potential(months, cells)
             samples = self._samples([each.batch.n_assets for each in cells])
         leaves = Potential(*(each.requires_grad_() for each in potential))
-        path = self._path(months, leaves, task.kl_weight)
+        path = draw_path(self.parts, months, leaves, task.kl_weight, self.num_particles)
         factors = path.factors.detach().requires_grad_()
         level = None if path.level is None else path.level.detach().requires_grad_()
         log_likelihood, pulls = self._pulls(cells, samples, factors, level)
@@ -234,44 +150,24 @@ class Streamed:
         for shard in range(self.shards.n_shards):
             batch = self.shards.window(shard, 0, months.n_times)
             beta, of_shard = parts.loadings.online(batch, starts)
-            cells.append(_light(_cells_of(parts, batch, beta)).kept(self.shards.put))
+            cells.append(light(cells_of(parts, batch, beta)).kept(self.shards.put))
             states.append({t: tuple(map(self.shards.put, s)) for t, s in of_shard.items()})
         potential, _ = self._potential(months, cells)
-        view = _view(parts, months, potential)
-        weights, own = month_weights(1.0, months), None
-        if view.prior.own is not None:
-            own = walk_own(view, parts.guide.own(months, potential, view, weights))
-            view = view.given(own.values)
-        proposal = parts.guide(months, potential, view, weights)
-        codes = proposal.rsample().squeeze(-2)
-        driver = codes if view.walk is None else view.walk.factors
-        prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
-        decoder_states = parts.decoder.unroll(codes, parts.decoder.initial())
-        guide_states = parts.guide.carry(months, potential, starts)
-        carries: dict[int, Carry] = {
-            t: {
-                # taken out as they are joined, or they would all be there twice
-                "loadings": self._joined([s.pop(t) for s in states]),
-                "factor_prior": tuple(s[..., t, :] for s in prior_states),
-                "decoder": tuple(s[..., t, :] for s in decoder_states),
-                "guide": guide_states[t],
-                "own": () if own is None else tuple(s[..., t, :] for s in own.states),
-            }
-            for t in starts
-        }
-        before = tuple(s[..., :-1, :] for s in prior_states)
-        level = parts.factor_prior.level(before, view.context)
-        factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
-        log_likelihood = codes.new_zeros(months.n_times)
+
+        def joined(t: int) -> tuple[Tensor, ...]:
+            # taken out as they are joined, or they would all be there twice
+            return self._joined([s.pop(t) for s in states])
+
+        view = parts.view(months, potential)
+        course = follow(parts, months, view, potential, starts, joined)
+        log_likelihood = course.codes.new_zeros(months.n_times)
         for each in self._turns(cells):
             log_likelihood += each.log_likelihood(
-                parts.likelihood, parts.return_scale, factors, level
+                parts.likelihood, parts.return_scale, course.factors, course.level
             )
-        prior = parts.factor_prior.transition(before, view.context)
         nothing = months.returns
         cross = CrossSection(nothing.unsqueeze(-1), None, nothing, potential)
-        likelihood = self.total(log_likelihood)
-        return Walk(carries, codes, prior, level, proposal, cross, likelihood, own)
+        return course.walk(cross, self.total(log_likelihood))
 
     def _months(self, task: Task) -> Batch:
         carry = None if task.carry is None else {**task.carry, "loadings": ()}
@@ -291,7 +187,7 @@ class Streamed:
                 yield batch.window(0, batch.n_times, carry)
             self.shards.release()
 
-    def _turns(self, cells: Sequence[_Cells]) -> Iterator[_Cells]:
+    def _turns(self, cells: Sequence[Cells]) -> Iterator[Cells]:
         """Cells of one shard after another; what they took is let go of in between."""
         for each in cells:
             yield each
@@ -303,10 +199,10 @@ class Streamed:
         self.shards.release()
         return whole
 
-    def _samples(self, sizes: Sequence[int]) -> list[_Samples]:
+    def _samples(self, sizes: Sequence[int]) -> list[Samples]:
         """Draw assets of each shard for the likelihood and, apart, for the potentials."""
         if self.asset_batch is None:
-            return [_Samples(None, None, 1.0) for _ in sizes]
+            return [Samples(None, None, 1.0) for _ in sizes]
         n_assets = float(self.total(torch.tensor([float(sum(sizes))], dtype=torch.float64)))
         key = int(torch.randint(2**62, (1,)))  # alike in every process, whatever it looks after
         generator = torch.Generator().manual_seed(key + self.rank)
@@ -316,11 +212,11 @@ class Streamed:
             first, second = (
                 torch.randperm(size, generator=generator)[:n].to(self.device) for _ in range(2)
             )
-            samples.append(_Samples(first, second, size / n))
+            samples.append(Samples(first, second, size / n))
         return samples
 
     @torch.no_grad()
-    def _potential(self, months: Batch, cells: Sequence[_Cells]) -> tuple[Potential, _Mode | None]:
+    def _potential(self, months: Batch, cells: Sequence[Cells]) -> tuple[Potential, Mode | None]:
         """Potentials of all months over all shards and processes."""
         likelihood, prior = self.parts.likelihood, self.parts.factor_prior
         start = prior.start(months.context)
@@ -335,9 +231,9 @@ class Streamed:
         self,
         likelihood: RobustLikelihood,
         months: Batch,
-        cells: Sequence[_Cells],
+        cells: Sequence[Cells],
         start: Transition,
-    ) -> _Mode:
+    ) -> Mode:
         """Find what ``RobustLikelihood.potential`` finds, one pass over the cells a sweep."""
         plain = self._sum(
             months,
@@ -354,7 +250,7 @@ class Streamed:
                 pull += likelihood.pull(c.residual, c.beta, c.scale, c.batch.observed, mode)
             shift = self.total(pull) + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
             posterior = start.update(Potential(fisher, shift))
-        return _Mode(posterior.mean, posterior.covariance())
+        return Mode(posterior.mean, posterior.covariance())
 
     def _sum(self, months: Batch, potentials: Sequence[Potential]) -> Potential:
         """Add potentials up, over processes too."""
@@ -365,38 +261,10 @@ class Streamed:
         both = self.total(both)
         return Potential(both[..., :k].contiguous(), both[..., k].contiguous())
 
-    def _path(self, months: Batch, potential: Potential, kl_weight: float | Tensor) -> _Path:
-        """Draw the factors; the graph of this is all that the months' side of the model needs."""
-        parts, view = self.parts, _view(self.parts, months, potential)
-        weights, n = month_weights(kl_weight, months), self.num_particles
-        shape = torch.Size((n, months.n_times, 1) if n > 1 else (months.n_times, 1))
-        own_ratio: float | Tensor = 0.0
-        if view.prior.own is not None:
-            own = parts.guide.own(months, potential, view, weights).expand(shape)
-            latent = own.rsample()
-            path = PriorPath(view.prior.own, months.n_times, view.own_context, view.own_state)
-            own_ratio = (own.log_prob(latent) - path.log_prob(latent)).squeeze(-1)
-            view = view.given(latent.squeeze(-2))
-        proposal = parts.guide(months, potential, view, weights).expand(shape)
-        codes = proposal.rsample()
-        prior = prior_distribution(view, months.n_times)
-        drawn = getattr(proposal, "drawn", None)
-        if isinstance(prior, PriorPath) and drawn is not None and drawn[0] is codes:
-            # the draw met the prior on its way
-            prior.walked = (codes, drawn[1].prior, drawn[1].level)
-        ratio = (proposal.log_prob(codes) - prior.log_prob(codes)).squeeze(-1)
-        # a number stays one: as a tensor it would be rounded to single precision
-        divergence = (kl_weight * (ratio + own_ratio)).sum() / n
-        level = prior.along(codes)[1] if isinstance(prior, PriorPath) else None
-        if view.walk is not None:
-            level = view.walk.level
-        factors = parts.decoder(codes.squeeze(-2), months.state("decoder") or None)
-        return _Path(factors, level, divergence)
-
     def _pulls(
         self,
-        cells: Sequence[_Cells],
-        samples: Sequence[_Samples],
+        cells: Sequence[Cells],
+        samples: Sequence[Samples],
         factors: Tensor,
         level: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -419,7 +287,7 @@ class Streamed:
 
     def _descend_months(
         self,
-        path: _Path,
+        path: DrawnPath,
         leaves: Potential,
         pulls: Sequence[Tensor],
         penalty: Tensor,
@@ -444,8 +312,8 @@ class Streamed:
     def _descend_shards(
         self,
         task: Task,
-        samples: Sequence[_Samples],
-        mode: _Mode | None,
+        samples: Sequence[Samples],
+        mode: Mode | None,
         factors: Tensor,
         level: Tensor | None,
         cotangents: Potential,
@@ -460,11 +328,11 @@ class Streamed:
         sums = [torch.zeros_like(weight) for weight in self.weights]
         used = torch.zeros(len(sums), dtype=sums[0].dtype, device=self.device)
         for batch, sample in zip(self._windows(task), samples, strict=True):
-            cells = _cells_of(self.parts, sample.take(batch, sample.returns))
+            cells = cells_of(self.parts, sample.take(batch, sample.returns))
             fit = cells.log_likelihood(likelihood, self._unit, factors, level).sum()
             objective = -factor * sample.weight / self.num_particles * fit
             if sample.potentials is not None:
-                cells = _cells_of(self.parts, batch.select(sample.potentials))
+                cells = cells_of(self.parts, batch.select(sample.potentials))
             potential = cells.potential(likelihood, mode, start)
             for each, cotangent in zip(potential, cotangents, strict=True):
                 objective = objective + sample.weight * (each * cotangent).sum()
@@ -485,7 +353,7 @@ class Streamed:
     def _unit(self) -> Tensor:
         return self.parts.return_scale
 
-    def _not_finite(self, task: Task, path: _Path, log_likelihood: Tensor) -> FitError:
+    def _not_finite(self, task: Task, path: DrawnPath, log_likelihood: Tensor) -> FitError:
         terms = {"factors": path.divergence, "returns": log_likelihood}
         bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
         times = self.shards.months.times[task.start : task.stop]
@@ -494,36 +362,3 @@ class Streamed:
             f"{', '.join(bad) or 'the log prior of the weights'} in the months {times[0]} to "
             f"{times[-1]}."
         )
-
-
-def _cells_of(parts: Parts, batch: Batch, beta: Tensor | None = None) -> _Cells:
-    """Run a shard's networks; all per unit of ``return_scale``."""
-    beta = parts.loadings(batch) if beta is None else beta
-    log_scale = parts.likelihood.scale(batch)
-    scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
-    alpha = None if parts.likelihood.alpha is None else parts.likelihood.alpha(batch)
-    returns = batch.returns / parts.return_scale
-    return _Cells(batch, beta, alpha, scale, returns if alpha is None else returns - alpha)
-
-
-def _light(cells: _Cells) -> _Cells:
-    """Cells without the characteristics, which the networks have read.
-
-    Not as an empty view, which would keep all of them in memory.
-    """
-    x = cells.batch.characteristics
-    batch = dataclasses.replace(cells.batch, characteristics=x.new_empty(*x.shape[:-1], 0))
-    return dataclasses.replace(cells, batch=batch)
-
-
-def _view(parts: Parts, months: Batch, potential: Potential) -> PriorView:
-    """Show the guide what it may know of the prior, given the potentials."""
-    prior = parts.factor_prior
-    context = prior.encode(months.context)
-    state = months.state("factor_prior") or prior.initial()
-    if prior.own is not None:
-        own_state = months.state("own") or prior.own.initial()
-        own_context = prior.own.encode(months.context)
-        return PriorView(prior, context, state, None, own_context, own_state)
-    walk = scan(prior, potential, context, state, None) if prior.observed else None
-    return PriorView(prior, context, state, walk)

@@ -21,7 +21,8 @@ from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
 from rvrae_pyro.inference.slopes import OnePanel, Slopes, Task, window_loss
 from rvrae_pyro.inference.windows import draw_windows
-from rvrae_pyro.models.rvrae import RVRAE, Walk
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.walk import Walk
 
 __all__ = ["Epoch", "Trained", "train", "window_loss"]
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihoods import Normal
+from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.priors import AR1, StandardNormal
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.nn.gaussian import Gaussian
 

@@ -1,35 +1,26 @@
-"""The Pyro model and guide, and the parts that they share."""
+"""The Pyro model and guide."""
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.params.param_store import param_with_module_name
-from pyro.poutine.runtime import effectful
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.models import decoders, guides, likelihoods, priors
-from rvrae_pyro.models import loadings as _loadings
+from rvrae_pyro.models import decoders
 from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.parts import CrossSection, Parts, Shared, Walked
 from rvrae_pyro.models.paths import IndependentPath, PriorPath
-from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
-from rvrae_pyro.models.scan import scan
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
-from rvrae_pyro.nn.gaussian import Gaussian, Potential
+from rvrae_pyro.nn.gaussian import Gaussian
 
 __all__ = [
     "CrossSection",
@@ -41,256 +32,6 @@ __all__ = [
     "prior_distribution",
     "shared_parts",
 ]
-
-_serial = itertools.count()
-
-NO_WEIGHTS: Weights = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class CrossSection:
-    """All that model and guide both need to know of the months' cross-sections.
-
-    Attributes
-    ----------
-    beta : Tensor of shape (n_times, n_assets, n_factors)
-        Loadings, return per unit of factor; like all below with particles in front where weights
-        are latents and particles are vectorised.
-    alpha : Tensor of shape (n_times, n_assets) or None
-        Mispricing, in return units.
-    scale : Tensor of shape (n_times, n_assets)
-        Idiosyncratic scales at level 0, in return units.
-    potential : Potential
-        Quadratic log-likelihood of every month at level 0.
-    """
-
-    beta: Tensor
-    alpha: Tensor | None
-    scale: Tensor
-    potential: Potential
-
-    def location(self, factors: Tensor) -> Tensor:
-        """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
-        loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
-        return loc if self.alpha is None else loc + self.alpha
-
-    def scale_at(self, level: Tensor | None) -> Tensor:
-        """Idiosyncratic scales given log multipliers (*particles, n_times)."""
-        return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
-
-
-Walked = tuple[Tensor, priors.Transition, Tensor | None]
-"""A path that was drawn, and the prior and level that it met on its way."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What one call of the guide hands to the next call of the model."""
-
-    cross: CrossSection
-    view: PriorView
-    walked: Walked | None = None
-    own_walked: Walked | None = None
-
-
-class Parts(nn.Module):
-    """The parts of a model, held once and shared by its model and guide.
-
-    A plain module under a name of its own in Pyro's parameter store: it trains under
-    ``SVI.step`` with ``module_local_params`` on and off, and no two models share anything.
-    """
-
-    def __init__(
-        self,
-        loadings: _loadings.Loadings,
-        factor_prior: priors.FactorPrior,
-        decoder: decoders.Decoder,
-        likelihood: likelihoods.Likelihood,
-        guide: guides.Guide,
-    ) -> None:
-        super().__init__()
-        self.loadings = loadings
-        self.factor_prior = factor_prior
-        self.decoder = decoder
-        self.likelihood = likelihood
-        self.guide = guide
-        self.weight_guide = MeanField(self)
-        self.return_scale: Tensor
-        self.register_buffer("return_scale", torch.tensor(0.1))
-        self._slot: tuple[Batch, Weights, tuple[Any, ...], Shared] | None = None
-        self._silent = False
-        self._enrol()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._slot = None
-        self._enrol()
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Spare a training loop that holds the weights itself from telling Pyro of them."""
-        self._silent = True
-        try:
-            yield
-        finally:
-            self._silent = False
-
-    def _enrol(self) -> None:
-        """Take a name that no other model in this process has had, and give it back at the end."""
-        self.serial = f"rvrae_{next(_serial)}"
-        weakref.finalize(self, _forget, self.serial).atexit = False
-
-    def declare(self) -> None:
-        """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
-        if self._silent:
-            return
-        if not pyro.settings.get("module_local_params"):
-            # Pyro warns of every frozen weight of a module in training mode; this one only
-            # holds the parts, whose own modes stay as they are
-            training, self.training = self.training, False
-            pyro.module(self.serial, self)
-            self.training = training
-            return
-        for name, weight in self.named_parameters():
-            if weight.requires_grad:
-                value = weight.detach()
-                value.unconstrained = weakref.ref(weight)  # type: ignore[attr-defined]
-                full = param_with_module_name(self.serial, name)
-                _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
-
-    def cross_section(
-        self, batch: Batch, beta: Tensor | None = None, weights: Weights = NO_WEIGHTS
-    ) -> CrossSection:
-        """Compute loadings, scales and potentials of every month of a batch.
-
-        Parameters
-        ----------
-        batch : Batch
-        beta : Tensor, optional
-            Loadings per unit of ``return_scale`` if they are known already.
-        weights : mapping from site to Tensor
-            Drawn weights; the parts' own where there are none.
-        """
-        unit = self.return_scale
-        beta = call_with(self, "loadings", weights, batch) if beta is None else beta
-        log_scale = call_with(self, "likelihood.scale", weights, batch)
-        scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
-        alpha = None
-        if self.likelihood.alpha is not None:
-            alpha = call_with(self, "likelihood.alpha", weights, batch)
-        returns = batch.returns / unit
-        with torch.no_grad():
-            start = self.factor_prior.start(batch.context)
-        potential = self.likelihood.potential(
-            returns if alpha is None else returns - alpha, beta, scale, batch.observed, start
-        )
-        return CrossSection(
-            unit * beta, None if alpha is None else unit * alpha, unit * scale, potential
-        )
-
-    @torch.no_grad()
-    def online_cross_section(self, batch: Batch) -> CrossSection:
-        """As :meth:`cross_section`, with every month's arithmetic on that month's rows alone.
-
-        Bit-equal up to any month whatever happens after it, also in a longer or shorter panel.
-        """
-        beta, _ = self.loadings.online(batch)
-        months = [
-            self.cross_section(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
-            for t in range(batch.n_times)
-        ]
-        alphas = [month.alpha for month in months if month.alpha is not None]
-        return CrossSection(
-            torch.cat([month.beta for month in months]),
-            torch.cat(alphas) if alphas else None,
-            torch.cat([month.scale for month in months]),
-            Potential(
-                torch.cat([month.potential.precision for month in months]),
-                torch.cat([month.potential.shift for month in months]),
-            ),
-        )
-
-    def prepare(
-        self,
-        batch: Batch,
-        cross: CrossSection | None = None,
-        weights: Weights = NO_WEIGHTS,
-    ) -> Shared:
-        """Compute what model and guide share, from the batch and drawn weights alone.
-
-        Given a cross-section that was computed month by month, so is all the rest: no month's
-        rounding then depends on how many follow.
-        """
-        _check_dtype(batch, self.return_scale)
-        prior = self.factor_prior
-        by_month = cross is not None
-        cross = self.cross_section(batch, weights=weights) if cross is None else cross
-        context = _encoded(prior, batch.context, by_month)
-        state = batch.state("factor_prior") or prior.initial()
-        if prior.own is not None:
-            own_context = _encoded(prior.own, batch.context, by_month)
-            own_state = batch.state("own") or prior.own.initial()
-            return Shared(cross, PriorView(prior, context, state, None, own_context, own_state))
-        walk = scan(prior, cross.potential, context, state, None) if prior.observed else None
-        return Shared(cross, PriorView(prior, context, state, walk))
-
-    def hand_over(self, batch: Batch, weights: Weights, shared: Shared) -> None:
-        """Leave what the guide computed for the next call of the model."""
-        self._slot = (batch, weights, self._token(), shared)
-
-    def take(self, batch: Batch, weights: Weights) -> Shared:
-        """Consume what the guide left if it is for this batch and these weights; else compute."""
-        slot, self._slot = self._slot, None
-        if slot is None or slot[0] is not batch or slot[2] != self._token():
-            return self.prepare(batch, weights=weights)
-        # values that the guide drew reach the model as they are, not as copies
-        same = all(slot[1].get(name) is value for name, value in weights.items())
-        return slot[3] if same else self.prepare(batch, weights=weights)
-
-    def version(self) -> tuple[Any, ...]:
-        """Tell whether any weight or buffer was replaced or changed in place since."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return tuple((id(w), w._version) for w in tensors)
-
-    def _token(self) -> tuple[Any, ...]:
-        return (torch.is_grad_enabled(), *self.version())
-
-    def log_weights(self) -> Tensor:
-        """Log prior density of all weights at their MAP, up to a constant; a scalar."""
-        total = self.return_scale.new_zeros(())
-        for prior, matrices in map_weights(self, self.weight_guide.sites):
-            total = total + prior.log_density(matrices)
-        return total
-
-
-def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) -> Tensor | None:
-    """Context as a prior encodes it, if need be with every month's arithmetic on its own."""
-    if context is None or not by_month:
-        return prior.encode(context)
-    months = [month for month in map(prior.encode, context.split(1)) if month is not None]
-    return torch.cat(months) if months else None
-
-
-def _check_dtype(batch: Batch, weight: Tensor) -> None:
-    """Raise where the batch has another floating type than the weights."""
-    if batch.returns.dtype != weight.dtype:
-        raise ShapeError(
-            f"`batch` must have the model's dtype {weight.dtype}; got {batch.returns.dtype}. Use "
-            f"to_batch(panel, dtype={weight.dtype}), or model.to(dtype={batch.returns.dtype})."
-        )
-
-
-def _forget(serial: str) -> None:
-    """Drop a model's names from Pyro's parameter store once the model is gone."""
-    store = pyro.get_param_store()
-    for name in [n for n in store.keys() if n.startswith(f"{serial}$$$")]:  # noqa: SIM118
-        del store[name]
-
-
-@effectful(type="param")
-def _declare(value: Tensor, name: str, **_: Any) -> Tensor:
-    """State a parameter that lives outside Pyro's store."""
-    return value
 
 
 class _Half(PyroModule):

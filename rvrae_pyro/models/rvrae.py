@@ -5,23 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.data.batch import Batch, Carry, State
+from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
-from rvrae_pyro.models.pair import CrossSection, Guide, Model, Parts, month_weights
+from rvrae_pyro.models.pair import Guide, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
+from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.random_weights import Weights
+from rvrae_pyro.models.walk import OwnWalk, Walk, follow
 
-__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "walk_own"]
+__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk"]
 
 
 class RVRAE(nn.Module):
@@ -297,104 +297,16 @@ class RVRAE(nn.Module):
             torch's global random stream. Costs one pass without gradient.
         """
         parts = self.parts
-        beta, loadings_states = parts.loadings.online(batch, starts)
+        beta, states = parts.loadings.online(batch, starts)
         shared = parts.prepare(batch, parts.cross_section(batch, beta))
-        view, potential, weights = shared.view, shared.cross.potential, month_weights(1.0, batch)
-        own = None
-        if view.prior.own is not None:
-            own = walk_own(view, parts.guide.own(batch, potential, view, weights))
-            view = view.given(own.values)
-        proposal = parts.guide(batch, potential, view, weights)
-        codes = proposal.rsample().squeeze(-2)
-        driver = codes if view.walk is None else view.walk.factors
-        prior_states = parts.factor_prior.unroll(driver, view.context, view.state)
-        decoder_states = parts.decoder.unroll(
-            codes, batch.state("decoder") or parts.decoder.initial()
+        course = follow(
+            parts, batch, shared.view, shared.cross.potential, starts, states.__getitem__
         )
-        guide_states = parts.guide.carry(batch, potential, starts)
-        carries: dict[int, Carry] = {
-            t: {
-                "loadings": loadings_states[t],
-                "factor_prior": tuple(s[..., t, :] for s in prior_states),
-                "decoder": tuple(s[..., t, :] for s in decoder_states),
-                "guide": guide_states[t],
-                "own": () if own is None else tuple(s[..., t, :] for s in own.states),
-            }
-            for t in starts
-        }
-        before = tuple(s[..., :-1, :] for s in prior_states)
-        level = parts.factor_prior.level(before, view.context)
-        factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
         likelihood = parts.likelihood.distribution(
-            shared.cross.location(factors), shared.cross.scale_at(level)
+            shared.cross.location(course.factors), shared.cross.scale_at(course.level)
         )
         log_likelihood = (likelihood.log_prob(batch.returns) * batch.observed).sum(-1)
-        prior = parts.factor_prior.transition(before, view.context)
-        return Walk(carries, codes, prior, level, proposal, shared.cross, log_likelihood, own)
-
-
-def walk_own(view: guides.PriorView, proposal: dist.TorchDistribution) -> OwnWalk:
-    """Draw the path of a prior's own latent, and note what it met."""
-    own = view.prior.own
-    assert own is not None
-    values = proposal.rsample().squeeze(-2)
-    states = own.unroll(values, view.own_context, view.own_state)
-    before = tuple(s[..., :-1, :] for s in states)
-    return OwnWalk(values, own.transition(before, view.own_context), proposal, states)
-
-
-@dataclass(frozen=True)
-class OwnWalk:
-    """The part of a filtering pass that is the prior's own latent.
-
-    Attributes
-    ----------
-    values : Tensor of shape (n_times, size)
-        The guide's draw.
-    prior : Transition
-        The latent's prior along the draw.
-    proposal : TorchDistribution
-        The guide's distribution of the path.
-    states : tuple of Tensor of shape (n_times + 1, size)
-    """
-
-    values: Tensor
-    prior: priors.Transition
-    proposal: dist.TorchDistribution
-    states: State
-
-
-@dataclass(frozen=True)
-class Walk:
-    """One filtering pass through a batch; see :meth:`RVRAE.walk`.
-
-    Attributes
-    ----------
-    carries : dict
-        States of all parts before each month asked for.
-    codes : Tensor of shape (n_times, n_factors)
-        The guide's draw.
-    prior : Transition
-        p(z_t | h_{t-1}) along the draw.
-    level : Tensor of shape (n_times,) or None
-        Log multiplier of the idiosyncratic scales along the draw.
-    proposal : TorchDistribution
-        The guide's distribution of the path.
-    cross : CrossSection
-    log_likelihood : Tensor of shape (n_times,)
-        log p(r_t | f_t) of the observed returns at the draw, in nats.
-    own : OwnWalk or None
-        The same for the prior's own latent, if it has one.
-    """
-
-    carries: dict[int, Carry]
-    codes: Tensor
-    prior: priors.Transition
-    level: Tensor | None
-    proposal: dist.TorchDistribution
-    cross: CrossSection
-    log_likelihood: Tensor
-    own: OwnWalk | None = None
+        return course.walk(shared.cross, log_likelihood)
 
 
 def _checksum(parts: Parts) -> float:

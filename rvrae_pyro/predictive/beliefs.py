@@ -17,9 +17,9 @@ from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import month_random, smc_filter
 from rvrae_pyro.models import exact
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
-from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Beliefs", "Kind", "believe", "in_double", "stream_cross_section"]
 
@@ -150,16 +150,7 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
             beta, states = parts.loadings.online(month, (1,))
             state = states[1]
             months.append(parts.cross_section(month, beta))
-    alphas = [month.alpha for month in months if month.alpha is not None]
-    return CrossSection(
-        torch.cat([month.beta for month in months]),
-        torch.cat(alphas) if alphas else None,
-        torch.cat([month.scale for month in months]),
-        Potential(
-            torch.cat([month.potential.precision for month in months]),
-            torch.cat([month.potential.shift for month in months]),
-        ),
-    )
+    return CrossSection.joined(months)
 
 
 def _exactly(

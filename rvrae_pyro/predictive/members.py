@@ -15,7 +15,8 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import smc_filter
 from rvrae_pyro.models import exact
-from rvrae_pyro.models.rvrae import RVRAE, CrossSection
+from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.predictive.beliefs import Beliefs, believe, in_double
 
 __all__ = [

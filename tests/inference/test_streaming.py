@@ -11,10 +11,11 @@ from torch import Tensor
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference.cells import Samples, cells_of, light
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.shards import CutPanel
 from rvrae_pyro.inference.slopes import Task, window_loss
-from rvrae_pyro.inference.streaming import Streamed, _cells_of, _light, _Samples
+from rvrae_pyro.inference.streaming import Streamed
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
@@ -161,7 +162,7 @@ def test_sampled_assets_are_unbiased_over_every_sample(monkeypatch: pytest.Monke
     pairs = [torch.tensor(pair) for pair in itertools.combinations(range(4), 2)]
     losses, total = [], torch.zeros_like(whole)
     for first, second in itertools.product(pairs, pairs):
-        sample = _Samples(first, second, 2.0)
+        sample = Samples(first, second, 2.0)
         monkeypatch.setattr(Streamed, "_samples", lambda *_, sample=sample: [sample])
         each, slopes = slope(config)
         losses.append(each)
@@ -217,7 +218,7 @@ def test_a_broken_bound_names_its_term(batch: Batch) -> None:
 def test_cells_let_go_of_the_characteristics(batch: Batch) -> None:
     """An empty view would keep every shard's characteristics in memory until the walk ends."""
     model = build("observed t")
-    cells = _light(_cells_of(model.parts, batch))
+    cells = light(cells_of(model.parts, batch))
     assert cells.batch.characteristics.shape == (batch.n_times, batch.n_assets, 0)
     assert cells.batch.characteristics.untyped_storage().nbytes() == 0
     assert batch.characteristics.untyped_storage().nbytes() > 0

@@ -1,0 +1,125 @@
+"""Idiosyncratic scales of the returns, and their mispricing.
+
+Both are per unit of ``model.return_scale``, like loadings.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.models.loadings import feed_forward, over_rows
+from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
+from rvrae_pyro.nn.standardise import Standardise
+
+__all__ = ["Alpha", "CharacteristicScale", "GlobalScale", "Scale"]
+
+
+class Scale(Part):
+    """Base of idiosyncratic scales: ``forward(batch)`` gives log scales (n_times, n_assets)."""
+
+    weights: WeightPrior | None = None
+
+
+class GlobalScale(Scale):
+    """One scale for all assets and months."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-0.3))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log scale, of shape (1, 1)."""
+        return self.log_scale.reshape(1, 1)
+
+
+class CharacteristicScale(Scale):
+    """Log scale from the characteristics and context known at the end of the month before.
+
+    Parameters
+    ----------
+    n_characteristics : int
+    n_context : int
+        Features of the panel's context to read; 0 for none.
+    hidden : int
+        Width of the ReLU layer.
+    weights : WeightPrior, optional
+        Prior over the weights.
+    """
+
+    def __init__(
+        self,
+        n_characteristics: int,
+        n_context: int = 0,
+        hidden: int = 16,
+        weights: WeightPrior | None = GroupLog(),
+    ) -> None:
+        super().__init__()
+        self.n_characteristics, self.n_context = n_characteristics, n_context
+        self.hidden, self.weights = hidden, weights
+        self.network = feed_forward([n_characteristics, hidden, 1])
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, -0.3)
+        self.unit = Standardise(n_context) if n_context else None
+        self.context = nn.Linear(n_context, 1, bias=False) if n_context else None
+        if self.context is not None:
+            nn.init.zeros_(self.context.weight)
+
+    def set_units(self, batch: Batch) -> None:
+        """Count each feature of the context in standard deviations of the training months."""
+        if self.unit is not None and batch.context is not None:
+            self.unit.take(batch.context)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log scales, of shape (n_times, n_assets)."""
+        if batch.n_characteristics != self.n_characteristics:
+            raise ShapeError(
+                f"`characteristics` must have {self.n_characteristics} columns, as the scale was "
+                f"built for; got {batch.n_characteristics}."
+            )
+        log_scale = batch.spread(over_rows(self.network, batch.row_characteristics)).squeeze(-1)
+        if self.context is None or self.unit is None:
+            return log_scale
+        if batch.context is None or batch.context.shape[-1] != self.n_context:
+            raise ShapeError(
+                f"`context` must have {self.n_context} features, as the scale was built for. Add "
+                "it with rv.data.market_context(panel) or build with n_context=0."
+            )
+        shift: Tensor = self.context(self.unit(batch.context))
+        return log_scale + shift
+
+    def weight_matrices(self) -> WeightMatrices:
+        """First layer as inputs, output and context weights as others."""
+        tables = [p for p in self.parameters() if p.ndim == 2]
+        return WeightMatrices(tables[:1], tables[1:])
+
+
+class Alpha(Part):
+    """Mispricing linear in the characteristics; off unless asked for (no arbitrage).
+
+    Parameters
+    ----------
+    n_characteristics : int
+    weights : WeightPrior, optional
+        Prior over the coefficients.
+    """
+
+    def __init__(self, n_characteristics: int, weights: WeightPrior | None = GroupLog()) -> None:
+        super().__init__()
+        self.n_characteristics, self.weights = n_characteristics, weights
+        self.layer = nn.Linear(n_characteristics, 1)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Alphas, of shape (n_times, n_assets)."""
+        return batch.spread(self.layer(batch.row_characteristics)).squeeze(-1)
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return the coefficients."""
+        return WeightMatrices([self.layer.weight], [])
