@@ -2,7 +2,8 @@
 
 A model qualifies with an identity decoder, Normal returns, and a factor prior that is linear and
 Gaussian (:class:`~rvrae_pyro.models.priors.StandardNormal`,
-:class:`~rvrae_pyro.models.priors.AR1`) or has an observed recurrence. These are the oracles that
+:class:`~rvrae_pyro.models.priors.AR1`, or one augmented by small factors) or has an observed
+recurrence. These are the oracles that
 the approximate machinery is tested against, and what filters use where they can.
 """
 
@@ -18,7 +19,6 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihoods import Normal
 from rvrae_pyro.models.parts import CrossSection
-from rvrae_pyro.models.priors import AR1, StandardNormal
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -52,7 +52,7 @@ def is_exact(model: RVRAE) -> bool:
         model.decoder.affine
         and isinstance(model.likelihood, Normal)
         and model.factor_prior.gaussian
-        and (model.factor_prior.observed or isinstance(model.factor_prior, (AR1, StandardNormal)))
+        and (model.factor_prior.observed or model.factor_prior.slope() is not None)
     )
 
 
@@ -117,11 +117,9 @@ def smoother(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> M
     Wang and Guo (2024), arXiv 2403.02500, eq. (9).
     """
     moments = filtered(model, batch, cross)
-    prior = model.factor_prior
-    if prior.observed or isinstance(prior, StandardNormal):
-        return moments
-    assert isinstance(prior, AR1)
-    phi = prior.coefficient
+    phi = None if model.factor_prior.observed else model.factor_prior.slope()
+    if phi is None or not phi.any():
+        return moments  # no month says anything of another
     means, covariances = [moments.mean[-1]], [moments.covariance[-1]]
     for t in range(batch.n_times - 2, -1, -1):
         joint = moments.covariance[t] * phi
@@ -159,15 +157,15 @@ def _kalman(model: RVRAE, cross: CrossSection, batch: Batch) -> Moments:
     state = batch.state("factor_prior") or prior.initial()
     first = prior.transition(state, None)
     mean, covariance = first.loc, torch.diag_embed(first.scale.square())
-    noise, months = covariance, []
+    noise, months, slope = covariance, [], prior.slope()
+    assert slope is not None  # is_exact has seen to it
     for precision, shift in zip(
         potential.precision.unbind(-3), potential.shift.unbind(-2), strict=True
     ):
         updated, updated_covariance, gain = _condition(mean, covariance, precision, shift)
         months.append((mean, covariance, updated, updated_covariance, gain))
         mean = prior.transition(prior.advance(state, updated, None), None).loc
-        phi = prior.coefficient if isinstance(prior, AR1) else torch.zeros_like(mean)
-        covariance = phi.unsqueeze(-1) * updated_covariance * phi + noise
+        covariance = slope.unsqueeze(-1) * updated_covariance * slope + noise
     stacked = [torch.stack(field) for field in zip(*months, strict=True)]
     predicted, predicted_covariance, updated, updated_covariance, gain = stacked
     log_evidence = _constant(cross, batch, None) + gain

@@ -15,7 +15,7 @@ from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.lstm import run_lstm_packed
 from rvrae_pyro.nn.sequences import rnn_weights, run_lstm_online
 
-__all__ = ["LSTM", "MLP", "Linear", "Loadings", "feed_forward", "over_rows"]
+__all__ = ["LSTM", "MLP", "Augmented", "Linear", "Loadings", "feed_forward", "over_rows"]
 
 
 class Loadings(Part):
@@ -227,6 +227,49 @@ class LSTM(Loadings):
             return state[0], state[1]
         zeros = batch.characteristics.new_zeros(batch.n_assets, self.hidden)
         return zeros, zeros
+
+
+class Augmented(Loadings):
+    """Learned loadings, followed by the characteristics themselves.
+
+    The last ``n_characteristics`` factors then are returns that all assets of like
+    characteristics share beyond the learned factors; with
+    :class:`rvrae_pyro.models.priors.Augmented` they are small, and portfolios sorted by a
+    characteristic keep a risk that does not diversify away.
+
+    Parameters
+    ----------
+    learned : Loadings
+        Loadings on the first factors.
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eq. (1).
+    """
+
+    def __init__(self, learned: Loadings) -> None:
+        super().__init__()
+        self.learned = learned
+        self.n_characteristics = learned.n_characteristics
+        self.n_factors = learned.n_factors + learned.n_characteristics
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute loadings of shape (*particles, n_times, n_assets, n_factors)."""
+        return self._joined(self.learned(batch), batch)
+
+    def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
+        """Do as the learned loadings do; see :meth:`Loadings.online`."""
+        beta, states = self.learned.online(batch, starts)
+        return self._joined(beta, batch), states
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return none: the learned loadings speak for themselves."""
+        return WeightMatrices([], [])
+
+    @staticmethod
+    def _joined(beta: Tensor, batch: Batch) -> Tensor:
+        own = torch.where(batch.listed.unsqueeze(-1), batch.characteristics, 0.0)
+        return torch.cat([beta, own.expand(*beta.shape[:-1], own.shape[-1])], -1)
 
 
 def feed_forward(widths: Sequence[int]) -> nn.Sequential:

@@ -25,17 +25,24 @@ _WEIGHTS: dict[str, type] = {
 }
 PARTS: dict[str, dict[str, type]] = {
     "loadings": {
+        "Augmented": loadings.Augmented,
         "LSTM": loadings.LSTM,
         "MLP": loadings.MLP,
         "Linear": loadings.Linear,
     },
     "factor_prior": {
         "AR1": priors.AR1,
+        "Augmented": priors.Augmented,
         "Flow": priors.Flow,
         "Recurrent": priors.Recurrent,
         "RegimeSwitching": priors.RegimeSwitching,
         "StandardNormal": priors.StandardNormal,
         "StochasticVolatility": priors.StochasticVolatility,
+    },
+    "learned": {
+        "LSTM": loadings.LSTM,
+        "MLP": loadings.MLP,
+        "Linear": loadings.Linear,
     },
     "base": {
         "AR1": priors.AR1,

@@ -54,7 +54,8 @@ def prior(w, h, a, context, k):
         lag, own, common = w["factor_prior.memory.effects"]
         market = a[k:].mean()
         level = w["factor_prior.memory.level"][0] * market
-        out = out + torch.cat([lag * a[:k], own * a[k:] + common * market, level])
+        scale = (own * a[k:] + common * market) / (2 * (own.abs() + common.abs())).clamp(min=1)
+        out = out + torch.cat([lag / 3 * a[:k], scale, level])
     if "factor_prior.context.layer.weight" in w:
         shift = w["factor_prior.context.layer.weight"] @ context / len(context) ** 0.5
         out = out + torch.cat([shift[:k] / 6, shift[k : 2 * k] / 3, shift[2 * k :]])

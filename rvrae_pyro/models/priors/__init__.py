@@ -1,5 +1,6 @@
 """Factor priors p(z_t | h_{t-1}): what is known of a month's factors before it begins."""
 
+from rvrae_pyro.models.priors.augmented import Augmented
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.priors.flow import Flow
 from rvrae_pyro.models.priors.recurrent import Recurrent
@@ -13,6 +14,7 @@ from rvrae_pyro.nn.volatility import LogVariance
 
 __all__ = [
     "AR1",
+    "Augmented",
     "FactorPrior",
     "Flow",
     "Gaussian",

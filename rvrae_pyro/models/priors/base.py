@@ -94,6 +94,14 @@ class FactorPrior(Part):
         """Log of a factor on the month's idiosyncratic scales, of shape (*batch,); None for 0."""
         return None
 
+    def slope(self) -> Tensor | None:
+        """Slopes of the next month's mean in each factor (n_factors,), for a linear prior.
+
+        Linear means: Gaussian, the mean affine in the last month's factors one by one, the scale
+        constant. The evidence of Normal returns then has a closed form. None for all others.
+        """
+        return None
+
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draw standard noise (*batch, n_factors) that the transition's ``sample`` maps."""
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)

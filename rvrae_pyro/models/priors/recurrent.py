@@ -58,9 +58,10 @@ class Recurrent(FactorPrior):
         plain recurrence.
     skip_weights : WeightPrior, optional
         Prior over the direct effects: autoregression, elasticities of volatility, and what a
-        standard deviation of all context together does. Effects of context on a factor's mean
-        count in units that make ``Normal(0.3)`` expect a twentieth of a standard deviation, and
-        on the log of its scale in units that make it expect a tenth.
+        standard deviation of all context together does. Autoregressive coefficients count in
+        units that make ``Normal(0.3)`` expect a tenth; effects of context on a factor's mean in
+        units that make it expect a twentieth of a standard deviation, and on the log of its
+        scale a tenth. Elasticities are scaled down where volatility would feed on itself.
 
     References
     ----------
@@ -202,6 +203,8 @@ _TYPICAL = 0.53
 # what one unit of a weight on context does to a month's mean, in sds of the factor, and to the
 # log of its scale; a month says much of the level of all noise, so that needs no help
 _LOC_UNIT, _SCALE_UNIT = 1 / 6, 1 / 3
+# what one unit of an autoregressive weight is: monthly factors remember a tenth, not a third
+_LAG_UNIT = 1 / 3
 # units of a long-run mean in a factor's standard deviation
 _MEAN_UNIT = 10 / 3
 
@@ -228,9 +231,12 @@ class _Memory(Part):
         """Compute read-outs (*batch, 2 n_factors + 1) from averages (*batch, 2 n_factors)."""
         factors, squares = averages.split(self.n_factors, -1)
         lag, own, common = self.effects.unbind(0)
+        # a log square moves twice as far as the log of the scale that it comes from: effects of
+        # more than a half in all would let a wild month make the next one wilder, without end
+        excess = (2.0 * (own.abs() + common.abs())).clamp_min(1.0)
         market = squares.mean(-1, keepdim=True)
-        read = [lag * factors, own * squares + common * market, self.level[0] * market]
-        return torch.cat(read, -1)
+        log_scale = (own * squares + common * market) / excess
+        return torch.cat([_LAG_UNIT * lag * factors, log_scale, self.level[0] * market], -1)
 
     def weight_matrices(self) -> WeightMatrices:
         """Return the effects; the speed of forgetting has no prior."""

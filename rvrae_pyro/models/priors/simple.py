@@ -34,6 +34,10 @@ class StandardNormal(FactorPrior):
         """``Normal(0, I)`` whatever the state."""
         return Gaussian(state[0], torch.ones_like(state[0]))
 
+    def slope(self) -> Tensor:
+        """Zeros."""
+        return self.zeros
+
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Keep the state."""
         return (torch.zeros_like(factors),)
@@ -74,6 +78,10 @@ class AR1(FactorPrior):
         """One step of the autoregression."""
         loc = self.loc + self.coefficient * (state[0] - self.loc)
         return Gaussian(loc, self.log_scale.exp().expand_as(loc))
+
+    def slope(self) -> Tensor:
+        """Return the coefficients."""
+        return self.coefficient
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Remember the month's factors."""

@@ -1,0 +1,115 @@
+"""Many small factors beside a few large ones: what characteristics share that those do not span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.priors.base import FactorPrior
+from rvrae_pyro.nn.gaussian import Gaussian
+
+__all__ = ["Augmented"]
+
+
+class Augmented(FactorPrior):
+    r"""A prior over the first factors, and independent ``Normal(0, s_j^2)`` ones after them.
+
+    Made for :class:`rvrae_pyro.models.loadings.Augmented`, whose last loadings are the
+    characteristics themselves: together the idiosyncratic returns of eq. (1) become
+    ``u_t = X_{t-1} g_t + e_t``, correlated between assets of like characteristics. The small
+    factors g have no memory and a mean of zero, and their deviations move with the month's
+    level of idiosyncratic scales where the base has one: ``s_j exp(level_t)``.
+
+    Parameters
+    ----------
+    base : FactorPrior
+        Prior over the first ``base.n_factors`` factors: any with Gaussian transitions and no
+        latent of its own. It alone has memory.
+    n_small : int
+        Small factors, the last ones.
+
+    Notes
+    -----
+    A month costs O((base.n_factors + n_small)^3).
+
+    References
+    ----------
+    Wang and Guo (2024), arXiv 2403.02500, eq. (1), whose ``u_t`` is independent between assets.
+    Fan, Liao and Mincheva (2013), JRSS B 75: residual covariance beyond a few factors.
+    """
+
+    def __init__(self, base: FactorPrior, n_small: int) -> None:
+        super().__init__()
+        if not isinstance(n_small, int) or n_small < 1:
+            raise ConfigError(f"`n_small` must be a whole number of at least 1; got {n_small!r}.")
+        if not base.gaussian or base.own is not None:
+            raise ConfigError(
+                "`base` must have Gaussian transitions and no latent of its own; got "
+                f"{type(base).__name__}. Use StandardNormal, AR1, or Recurrent with "
+                "innovation='normal'."
+            )
+        self.base, self.n_small = base, n_small
+        self.n_factors, self.n_context = base.n_factors + n_small, base.n_context
+        self.observed = base.observed
+        self.log_scale = nn.Parameter(torch.full((n_small,), _START))
+
+    def initial(self) -> State:
+        """State of the base."""
+        return self.base.initial()
+
+    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+        """Join the base's transition and the small factors' own."""
+        large = self.base.transition(state, context)
+        if not isinstance(large, Gaussian):
+            raise ConfigError(
+                f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
+                f"`transition`; got {type(large).__name__}."
+            )
+        level = self.base.level(state, context)
+        log_scale = self.log_scale if level is None else self.log_scale + level.unsqueeze(-1)
+        small = log_scale.exp().expand(*large.loc.shape[:-1], self.n_small)
+        loc = torch.cat([large.loc, torch.zeros_like(small)], -1)
+        return Gaussian(loc, torch.cat([large.scale.expand_as(large.loc), small], -1))
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """Move the base by its own factors; the small ones are forgotten."""
+        return self.base.advance(state, self._large(factors), context)
+
+    def slope(self) -> Tensor | None:
+        """Slopes of the base, and zeros; None where the base is not linear."""
+        large = self.base.slope()
+        return None if large is None else torch.cat([large, torch.zeros_like(self.log_scale)])
+
+    def level(self, state: State, context: Tensor | None) -> Tensor | None:
+        """Level of the base."""
+        return self.base.level(state, context)
+
+    def encode(self, context: Tensor | None) -> Tensor | None:
+        """Context of the base."""
+        return self.base.encode(context)
+
+    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
+        """States of the base."""
+        return self.base.unroll(self._large(factors), context, state)
+
+    def reading(self, state: State) -> dict[str, Tensor]:
+        """Return what the base tells of its state."""
+        return self.base.reading(state)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Draw the base's noise, then the small factors' own."""
+        batch = tuple(shape)[:-1]
+        large = self.base.noise((*batch, self.base.n_factors), like)
+        small = torch.randn((*batch, self.n_small), dtype=like.dtype, device=like.device)
+        return torch.cat([large, small], -1)
+
+    def _large(self, factors: Tensor) -> Tensor:
+        return factors[..., : self.base.n_factors]
+
+
+# a tenth of the unit of returns for a characteristic at its highest rank: about 1 % a month
+_START = -2.3
