@@ -29,8 +29,10 @@ import warnings
 
 SEED = 0
 SIZES = {"assets": 200, "months": (60, 60, 60), "characteristics": 50, "steps": 1000, "draws": 100}
+SIZES["forecast"] = 1000
 if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes
     SIZES = {"assets": 80, "months": (40, 10, 10), "characteristics": 8, "steps": 90, "draws": 40}
+    SIZES["forecast"] = 200
 
 # %%
 import arviz_plots as azp
@@ -152,7 +154,9 @@ for name, tree in trees.items():
 # them is small beside what next month brings, and it is measured.
 
 # %%
-forecast = fits["GroupLog"].forecast(panel, num_samples=1000, seed=SEED, times=test.time[0])
+forecast = fits["GroupLog"].forecast(
+    panel, num_samples=SIZES["forecast"], seed=SEED, times=test.time[0]
+)
 risk = rv.risk.summarize(forecast, tail=0.05)
 share = risk[["factor_var", "idio_var", "parameter_var"]].mean() / float((risk["sd"] ** 2).mean())
 {name: round(float(value), 4) for name, value in share.items()}
