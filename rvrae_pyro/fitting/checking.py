@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from rvrae_pyro.diagnostics.check import Finding, check_evidence
+from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
     check_skill,
@@ -18,6 +18,7 @@ from rvrae_pyro.diagnostics.check_panel import (
 )
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.diagnostics.psis import psis
+from rvrae_pyro.fitting.forecasts import Asked
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.smc import month_random
@@ -28,10 +29,38 @@ from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["judge_panel"]
+__all__ = ["judge_fit", "judge_panel"]
 
 _MOST_CELLS = 5_000_000  # draws of returns that a check holds at a time
 _REPLICATES = 100
+
+_FIXED = "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)"
+_MEAN_FIELD = (
+    "what is unknown about the weights as a whole: some have a posterior, one weight apart from "
+    "the other, which understates it; the rest are fixed (see seeds, ensembles, and "
+    "rv.diagnostics.psis_weights for how far that posterior is off)"
+)
+_LIMITS = (
+    "factors one by one: they are identified up to rotation, sign and scale",
+    "survivorship and errors in your data; the model takes them as they are",
+)
+
+
+def judge_fit(fit: Fit, panel: xr.Dataset | None, num_particles: int) -> Check:
+    """Judge the training run and, where there is a panel, what the fit says of its months."""
+    findings = check_training(
+        fit.history,
+        fit.kl,
+        fit.stopped,
+        fit.best_step,
+        fit.config.kl_reduction,
+        int(fit.attrs["n_train_returns"]),
+        int(fit.attrs["n_valid_returns"]),
+    )
+    if panel is not None:
+        findings.extend(judge_panel(fit, panel, num_particles))
+    weights = _MEAN_FIELD if fit.model.weight_sites else _FIXED
+    return Check(findings, (weights, *_LIMITS))
 
 
 def judge_panel(fit: Fit, panel: xr.Dataset, num_particles: int) -> list[Finding]:
@@ -82,7 +111,7 @@ def _last_months(panel: xr.Dataset, num_draws: int) -> np.ndarray:
 def _at_one_weight(fit: Fit, panel: xr.Dataset, num_particles: int) -> Beliefs:
     """Filter with the weights that the guide is judged at: the mean where they have a posterior."""
     if not fit.model.weight_sites:
-        return fit._believe(panel, num_particles, fit.seed)[1][0].beliefs
+        return fit._believe(Asked(panel, num_particles, fit.seed))[1][0].beliefs
     return believe(in_double(fit.model), fit._batch(panel), num_particles, fit.seed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import OBS, TIME
 
@@ -46,19 +46,11 @@ def assemble(
     path = Path(out)
     if path.suffix != ".zarr":
         raise ConfigError(f"`out` must end in .zarr; got {str(path)!r}.")
-    temporary, old = draft(path), draft(path)
     try:
-        _stream(blocks, attrs, temporary)
-        if path.is_dir():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            _stream(blocks, attrs, temporary)
     except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         raise ConfigError(f"`out` {str(path)!r} cannot be written: {error}.") from error
-    finally:
-        remove(temporary)
-        remove(old)
     return xr.open_datatree(path, engine="zarr", consolidated=False)
 
 

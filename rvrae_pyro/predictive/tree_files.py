@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError, ConfigError
 
 __all__ = ["encode_attrs", "read_tree", "write_tree"]
@@ -62,18 +62,14 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     zarr = target.suffix == ".zarr"
     portable = tree.map_over_datasets(_portable_zarr if zarr else _portable_netcdf)
     portable.attrs = encode_attrs(tree.attrs)
-    new, old = draft(target), draft(target)
     try:
-        if zarr:
-            portable.to_zarr(new, consolidated=False)  # not a thing of zarr's version 3
-        else:
-            portable.to_netcdf(new, engine="netcdf4")
-        _replace(new, target, old)
+        with replacing(target) as new:
+            if zarr:
+                portable.to_zarr(new, consolidated=False)  # not a thing of zarr's version 3
+            else:
+                portable.to_netcdf(new, engine="netcdf4")
     except OSError as error:
         raise ConfigError(f"`path` {str(target)!r} cannot be written: {error}.") from error
-    finally:
-        remove(new)
-        remove(old)
     return target
 
 
@@ -82,18 +78,6 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     if target.suffix not in _SUFFIXES:
         raise ConfigError(f"`path` must end in {' or '.join(_SUFFIXES)}; got {str(target)!r}.")
     return target
-
-
-def _replace(new: Path, target: Path, old: Path) -> None:
-    """Put the new file in place of the target; a folder in the way steps aside first."""
-    if target.is_dir():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
 
 
 def _portable_zarr(dataset: xr.Dataset) -> xr.Dataset:
