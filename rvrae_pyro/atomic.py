@@ -21,7 +21,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "draft", "only_run", "remove", "replacing", "write_bytes"]
+__all__ = ["LOCK", "draft", "only_run", "put", "remove", "replacing", "write_bytes"]
 
 LOCK: Final = ".lock"
 """Name of the file that a run holds while it writes to a folder; inside: its process and host."""
@@ -81,26 +81,39 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def put(new: Path, path: Path) -> None:
+    """Put a file or folder in place of an earlier one, which goes only when this one is there.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses, or a folder stands where a file should; that is left as it was.
+    """
+    if not (path.is_dir() and new.is_dir()):
+        os.replace(new, path)
+        return
+    old = draft(path)
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    remove(old)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what is written there takes its place on success.
 
     A file or a folder; a folder that was there before is put back if the disk refuses.
     """
-    temporary, old = draft(path), draft(path)
+    temporary = draft(path)
     try:
         yield temporary
-        if path.is_dir() and temporary.is_dir():
-            os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
+        put(temporary, path)
     finally:
         remove(temporary)
-        remove(old)
 
 
 @contextmanager

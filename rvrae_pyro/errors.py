@@ -1,4 +1,4 @@
-"""Error classes. Each is also the built-in that a Python user would expect.
+"""Error classes, each also the built-in that a Python user would expect, and one check.
 
 A message says which argument, what was expected, what came, and what to do.
 """
@@ -12,6 +12,7 @@ __all__ = [
     "RvraeError",
     "RvraeWarning",
     "ShapeError",
+    "check_count",
 ]
 
 
@@ -49,3 +50,16 @@ class CheckpointError(RvraeError, RuntimeError):
 
 class RvraeWarning(UserWarning):
     """Something is odd but usable."""
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number of at least ``least``, or say what is wrong with it.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
+    return value

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.base import check_count
 from rvrae_pyro.baselines.sequences import SequenceForecaster, over_buckets
 from rvrae_pyro.baselines.training import TrainConfig
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import check_count
 
 __all__ = ["ALSTM", "Network"]
 

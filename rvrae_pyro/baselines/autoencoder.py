@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.base import Fitting, check_count
+from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.training import (
     TrainConfig,
@@ -24,7 +24,7 @@ from rvrae_pyro.baselines.training import (
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import managed_portfolios
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 
 __all__ = ["ConditionalAutoencoder", "Network"]
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError
-from rvrae_pyro.names import ASSET, CHARACTERISTICS, TIME
+from rvrae_pyro.names import CHARACTERISTICS
 from rvrae_pyro.predictive.export import provenance
+from rvrae_pyro.predictive.months import label_cells
 
-__all__ = ["Baseline", "Fitting", "cells", "check_count"]
+__all__ = ["Baseline", "Fitting", "network_of", "network_state"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_NETWORK: Final = "network."
 
 
 class Fitting:
@@ -165,7 +170,7 @@ class Baseline(ABC):
         """
         batch = self._batch(panel)
         with torch.no_grad():
-            return cells(self._predict(panel, batch), batch, "forecast", "expected return")
+            return label_cells(self._predict(panel, batch), batch, "forecast", "expected return")
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments, in JSON types."""
@@ -273,20 +278,15 @@ class Baseline(ABC):
         """Take over what ``_state`` returned."""
 
 
-def cells(values: Tensor, batch: Batch, name: str, long_name: str) -> xr.DataArray:
-    """Label (n_times, n_assets) numbers; NaN where not listed."""
-    values = values.masked_fill(~batch.listed, torch.nan)
-    return xr.DataArray(
-        values.detach().cpu().numpy(),
-        coords={TIME: batch.times, ASSET: batch.assets},
-        dims=(TIME, ASSET),
-        name=name,
-        attrs={"long_name": long_name, "units": "1"},
+def network_state(network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network under names that tell them from other state."""
+    return {f"{_NETWORK}{name}": value for name, value in network.state_dict().items()}
+
+
+def network_of(state: dict[str, Tensor], built: Network) -> Network:
+    """Fill what :func:`network_state` kept into a network built alike, in double precision."""
+    built = built.double().eval()
+    built.load_state_dict(
+        {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
     )
-
-
-def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return a whole number of at least ``least``, or say what is wrong with it."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
-    return value
+    return built

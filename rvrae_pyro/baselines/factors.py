@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Baseline, cells, check_count
+from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.views import (
     FactorView,
     draw_blocks,
@@ -21,9 +21,9 @@ from rvrae_pyro.baselines.views import (
 )
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, FACTOR, TIME
-from rvrae_pyro.predictive.months import factor_coord, pick_months
+from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import assemble
 
 __all__ = ["FactorBaseline", "Refit"]
@@ -65,7 +65,7 @@ class FactorBaseline(Baseline):
         with torch.no_grad():
             fits = [v.fitted(_month_factors(v, batch, kind)) for v in self._views(panel, batch)]
         fitted = torch.stack(fits).mean(0)
-        return cells(fitted, batch, "fitted", "fitted return given the month's own returns")
+        return label_cells(fitted, batch, "fitted", "fitted return given the month's own returns")
 
     def factors(self, panel: xr.Dataset, kind: Refit = "model") -> xr.DataArray:
         """Factors of every month, given that month's returns.
@@ -113,8 +113,8 @@ class FactorBaseline(Baseline):
             mean, sd = moments(list(self._views(panel, batch)))
         return xr.Dataset(
             {
-                "mean": cells(mean, batch, "mean", "expected return"),
-                "sd": cells(sd, batch, "sd", "predictive standard deviation"),
+                "mean": label_cells(mean, batch, "mean", "expected return"),
+                "sd": label_cells(sd, batch, "sd", "predictive standard deviation"),
             },
             attrs=self.attrs,
         )

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvrae_pyro.baselines.base import Fitting, check_count
+from rvrae_pyro.baselines.base import Fitting, network_of, network_state
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.sequences import last_months, over_buckets, target_months
 from rvrae_pyro.baselines.training import (
@@ -22,7 +22,7 @@ from rvrae_pyro.baselines.training import (
 )
 from rvrae_pyro.baselines.views import FactorView
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 
 __all__ = ["Decoder", "Encoder", "FactorVAE", "Gaussian", "Network", "Predictor"]
 
@@ -334,13 +334,8 @@ class FactorVAE(FactorBaseline):
 
     def _state(self) -> dict[str, Tensor]:
         assert self._network is not None
-        weights = {f"network.{k}": v for k, v in self._network.state_dict().items()}
-        return {"scale": self._scale, **weights}
+        return {"scale": self._scale, **network_state(self._network)}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._scale = state["scale"]
-        network = self._build(len(self._names)).double().eval()
-        prefix = "network."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        network.load_state_dict(weights)
-        self._network = network
+        self._network = network_of(state, self._build(len(self._names)))

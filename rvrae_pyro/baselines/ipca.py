@@ -12,12 +12,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Fitting, check_count
+from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like, refit_factors
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import CONSTANT
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError, check_count
 from rvrae_pyro.names import CHARACTERISTIC, FACTOR
 from rvrae_pyro.predictive.months import factor_coord
 

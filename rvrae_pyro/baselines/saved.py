@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
 
 __all__ = ["FORMAT", "read_folder", "write_folder"]
@@ -46,24 +45,17 @@ def write_folder(
         raise CheckpointError(
             f"`path` {str(target)!r} holds something that is not a baseline; choose another."
         )
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    old = temporary.with_suffix(".old")
     try:
-        temporary.mkdir(parents=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, temporary / _NUMBERS)
-        whole = {"format": FORMAT, "package": "rvrae_pyro", **meta}
-        (temporary / _META).write_text(json.dumps(whole, indent=2))
-        if target.exists():
-            os.replace(target, old)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.mkdir(parents=True)
+            tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            save_file(tensors, temporary / _NUMBERS)
+            whole = {"format": FORMAT, "package": "rvrae_pyro", **meta}
+            (temporary / _META).write_text(json.dumps(whole, indent=2))
     except OSError as error:
         raise CheckpointError(
             f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return target
 
 

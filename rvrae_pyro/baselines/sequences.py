@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.base import Baseline, Fitting, check_count
+from rvrae_pyro.baselines.base import Baseline, Fitting, network_of, network_state
 from rvrae_pyro.baselines.training import (
     TrainConfig,
     progress_bar,
@@ -17,6 +17,7 @@ from rvrae_pyro.baselines.training import (
     train_network,
 )
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import check_count
 from rvrae_pyro.nn.sequences import pack_buckets
 
 __all__ = ["Reader", "SequenceForecaster", "last_months", "over_buckets", "target_months"]
@@ -149,13 +150,8 @@ class SequenceForecaster(Baseline):
 
     def _state(self) -> dict[str, Tensor]:
         assert self._network is not None
-        weights = {f"network.{k}": v for k, v in self._network.state_dict().items()}
-        return {"scale": self._scale, **weights}
+        return {"scale": self._scale, **network_state(self._network)}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._scale = state["scale"]
-        network = self._build(len(self._names)).double().eval()
-        prefix = "network."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        network.load_state_dict(weights)
-        self._network = network
+        self._network = network_of(state, self._build(len(self._names)))

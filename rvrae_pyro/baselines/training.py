@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.errors import ConfigError, FitError, check_count
 from rvrae_pyro.inference.windows import draw_windows
 
 __all__ = ["Objective", "TrainConfig", "progress_bar", "return_scale", "train_network"]
@@ -54,9 +54,7 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be above 0; got {getattr(self, name)!r}.")
         for name in ("max_epochs", "patience", "months"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+            check_count(name, getattr(self, name))
         if not self.weight_decay >= 0:
             raise ConfigError(f"`weight_decay` must be at least 0; got {self.weight_decay!r}.")
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvrae_pyro.baselines.base import check_count
 from rvrae_pyro.baselines.sequences import SequenceForecaster
 from rvrae_pyro.baselines.training import TrainConfig
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 
 __all__ = ["Network", "Transformer"]
 

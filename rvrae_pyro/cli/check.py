@@ -8,19 +8,8 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_pairs
-from rvrae_pyro.cli.panels import (
-    AssetOption,
-    ExcessOption,
-    FrequencyOption,
-    LagOption,
-    Layout,
-    PanelPath,
-    ReturnsOption,
-    RiskFreeOption,
-    TimeOption,
-    WeightOption,
-    read_panel,
-)
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, read_panel
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -35,20 +24,14 @@ from rvrae_pyro.names import (
 __all__ = ["check", "describe"]
 
 
+@takes_layout
 def check(
     panel: PanelPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    time: TimeOption = None,
-    asset: AssetOption = None,
-    returns: ReturnsOption = None,
-    lag: LagOption = None,
-    risk_free: RiskFreeOption = None,
-    excess: ExcessOption = False,
-    weight: WeightOption = None,
-    frequency: FrequencyOption = None,
+    *,
+    layout: Layout,
 ) -> None:
     """Check a panel and describe it; every problem is listed."""
-    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     dataset = read_panel(panel, layout)
     rv.data.check_panel(dataset)
     described = describe(dataset)

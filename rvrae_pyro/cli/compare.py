@@ -11,20 +11,8 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_table, tell
 from rvrae_pyro.cli.files import visible
-from rvrae_pyro.cli.panels import (
-    AssetOption,
-    ExcessOption,
-    FrequencyOption,
-    LagOption,
-    Layout,
-    PanelPath,
-    ReturnsOption,
-    RiskFreeOption,
-    TimeOption,
-    WeightOption,
-    prepare,
-    read_panel,
-)
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS
 
@@ -54,6 +42,7 @@ SchedulerOption = Annotated[
 DrawsOption = Annotated[int, typer.Option("--draws", help="Predictive draws.")]
 
 
+@takes_layout
 def compare(
     panel: PanelPath,
     out: Annotated[Path, typer.Option(help="Folder of tables; fits found there are reused.")],
@@ -78,14 +67,8 @@ def compare(
     scheduler: SchedulerOption = "",
     draws: DrawsOption = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    time: TimeOption = None,
-    asset: AssetOption = None,
-    returns: ReturnsOption = None,
-    lag: LagOption = None,
-    risk_free: RiskFreeOption = None,
-    excess: ExcessOption = False,
-    weight: WeightOption = None,
-    frequency: FrequencyOption = None,
+    *,
+    layout: Layout,
 ) -> None:
     """Compare RVRAE with its competitors on a panel: tables, tests and pictures.
 
@@ -94,7 +77,6 @@ def compare(
     soon as it is done; a second run takes them over. Exit code 1 if a fit failed: the tables hold
     the others.
     """
-    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     counts = read_numbers("--omit", omit)
     check_results_folder(out)
     ready, _ = prepare(_checked(read_panel(panel, layout)))

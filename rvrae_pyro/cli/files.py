@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import draft, put, remove, replacing
 from rvrae_pyro.errors import ConfigError
 
 __all__ = [
@@ -92,14 +92,11 @@ def replaced(path: Path) -> Iterator[Path]:
     ConfigError
         If the disk refuses.
     """
-    temporary = draft(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}.") from error
-    finally:
-        remove(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -125,23 +122,8 @@ def assembled(target: Path) -> Iterator[Path]:
         yield temporary
         target.mkdir(parents=True, exist_ok=True)
         for entry in sorted(temporary.iterdir()):
-            _move(entry, target / entry.name)
+            put(entry, target / entry.name)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error}.") from error
     finally:
         remove(temporary)
-
-
-def _move(entry: Path, target: Path) -> None:
-    """Put a file or folder in place of an earlier one, which goes only when this one is there."""
-    if not target.is_dir():
-        os.replace(entry, target)
-        return
-    old = draft(target)
-    os.replace(target, old)
-    try:
-        os.replace(entry, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    remove(old)

@@ -13,20 +13,8 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import only_run, remove
 from rvrae_pyro.cli.console import say, say_json, say_pairs, tell
 from rvrae_pyro.cli.files import CHECKPOINT, assembled, check_folder, write_text
-from rvrae_pyro.cli.panels import (
-    AssetOption,
-    ExcessOption,
-    FrequencyOption,
-    LagOption,
-    Layout,
-    PanelPath,
-    ReturnsOption,
-    RiskFreeOption,
-    TimeOption,
-    WeightOption,
-    prepare,
-    read_panel,
-)
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
 from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.cli.settings import cut, read_settings, to_toml
 from rvrae_pyro.errors import ConfigError
@@ -38,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
+@takes_layout
 def fit(
     panel: PanelPath,
     out: Annotated[
@@ -51,14 +40,8 @@ def fit(
     ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    time: TimeOption = None,
-    asset: AssetOption = None,
-    returns: ReturnsOption = None,
-    lag: LagOption = None,
-    risk_free: RiskFreeOption = None,
-    excess: ExcessOption = False,
-    weight: WeightOption = None,
-    frequency: FrequencyOption = None,
+    *,
+    layout: Layout,
 ) -> None:
     """Fit RVRAE to a panel.
 
@@ -74,7 +57,6 @@ def fit(
     settings = read_settings(config)
     if out is not None:
         check_folder(out)
-    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     raw = read_panel(panel, layout)
     rv.data.check_panel(raw)
     ready, preparation = prepare(

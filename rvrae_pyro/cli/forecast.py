@@ -11,20 +11,8 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_table
 from rvrae_pyro.cli.files import check_file
-from rvrae_pyro.cli.panels import (
-    AssetOption,
-    ExcessOption,
-    FrequencyOption,
-    LagOption,
-    Layout,
-    PanelPath,
-    ReturnsOption,
-    RiskFreeOption,
-    TimeOption,
-    WeightOption,
-    read_panel,
-    settled,
-)
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, read_panel, settled
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
 from rvrae_pyro.errors import PanelError
@@ -37,6 +25,7 @@ _TREE: Final = ".nc"
 _SHOWN: Final = 5
 
 
+@takes_layout
 def forecast(
     run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
     panel: PanelPath,
@@ -50,14 +39,8 @@ def forecast(
     num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    time: TimeOption = None,
-    asset: AssetOption = None,
-    returns: ReturnsOption = None,
-    lag: LagOption = None,
-    risk_free: RiskFreeOption = None,
-    excess: ExcessOption = False,
-    weight: WeightOption = None,
-    frequency: FrequencyOption = None,
+    *,
+    layout: Layout,
 ) -> None:
     """Forecast every listed asset one month ahead, each month from the months before it.
 
@@ -66,7 +49,6 @@ def forecast(
     """
     check_file(out, (_TREE, *TABLE_SUFFIXES))
     loaded = load_run(run)
-    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     raw = read_panel(panel, layout)
     with settled(loaded.preparation.repeat(raw)) as ready:
         tree = loaded.fit.forecast(

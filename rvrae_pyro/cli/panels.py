@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,123 +16,19 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError, RvraeWarning
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CONTEXT, FEATURE, TIME
 
-__all__ = [
-    "AssetOption",
-    "ExcessOption",
-    "FrequencyOption",
-    "LagOption",
-    "Layout",
-    "PanelPath",
-    "Preparation",
-    "ReturnsOption",
-    "RiskFreeOption",
-    "TimeOption",
-    "WeightOption",
-    "prepare",
-    "read_panel",
-    "settled",
-]
+__all__ = ["PanelPath", "Preparation", "prepare", "read_panel", "settled"]
 
-_PLAIN = "Plain long tables (.csv, .parquet)"
 # data that come with the package or with an extra of it, by the name that stands for a file
 _EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
 PanelPath = Annotated[
     Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
 ]
-TimeOption = Annotated[
-    str | None,
-    typer.Option("--time", metavar="COLUMN", help="Dates (default: date).", rich_help_panel=_PLAIN),
-]
-AssetOption = Annotated[
-    str | None,
-    typer.Option("--asset", metavar="COLUMN", help="Ids (default: asset).", rich_help_panel=_PLAIN),
-]
-ReturnsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--returns",
-        metavar="COLUMN",
-        help="Simple returns, decimal (default: ret).",
-        rich_help_panel=_PLAIN,
-    ),
-]
-LagOption = Annotated[
-    int | None,
-    typer.Option(
-        "--lag",
-        help="0: characteristics are known before the row's month; 1: at its end (default: 0).",
-        rich_help_panel=_PLAIN,
-    ),
-]
-RiskFreeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--risk-free",
-        metavar="COLUMN",
-        help="Rate to subtract from the returns.",
-        rich_help_panel=_PLAIN,
-    ),
-]
-ExcessOption = Annotated[
-    bool,
-    typer.Option(
-        "--excess",
-        help="Returns are in excess of the risk-free rate already.",
-        rich_help_panel=_PLAIN,
-    ),
-]
-WeightOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weight",
-        metavar="COLUMN",
-        help="Market values (default: weight, if there).",
-        rich_help_panel=_PLAIN,
-    ),
-]
-FrequencyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--frequency",
-        help="monthly, weekly or daily (default: monthly).",
-        rich_help_panel=_PLAIN,
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a plain long table is laid out; see ``rv.data.from_frame``. None: its default."""
-
-    time: str | None = None
-    asset: str | None = None
-    returns: str | None = None
-    lag: int | None = None
-    risk_free: str | None = None
-    excess: bool = False
-    weight: str | None = None
-    frequency: str | None = None
-
-    def chosen(self) -> dict[str, Any]:
-        """Return the settings that were given, by name."""
-        given = dataclasses.asdict(self)
-        return {
-            name: value for name, value in given.items() if value is not None and value is not False
-        }
-
-    def options(self) -> list[str]:
-        """Return the settings that were given, as words of a command line."""
-        words = []
-        for name, value in self.chosen().items():
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words.append(str(value))
-        return words
 
 
 def read_panel(path: Path, layout: Layout) -> xr.Dataset:

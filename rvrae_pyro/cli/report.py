@@ -7,19 +7,8 @@ import typer
 
 from rvrae_pyro.cli.console import progress, say, say_json
 from rvrae_pyro.cli.files import check_file, write_text
-from rvrae_pyro.cli.panels import (
-    AssetOption,
-    ExcessOption,
-    FrequencyOption,
-    LagOption,
-    Layout,
-    PanelPath,
-    ReturnsOption,
-    RiskFreeOption,
-    TimeOption,
-    WeightOption,
-    read_panel,
-)
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, read_panel
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.errors import ConfigError
 
@@ -29,6 +18,7 @@ _SUFFIXES: Final = (".html", ".htm")
 _LEAST: Final = 1000
 
 
+@takes_layout
 def report(
     run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
     panel: PanelPath,
@@ -36,14 +26,8 @@ def report(
     num_samples: Annotated[int, typer.Option(help="Draws, 1000 or more.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same page.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    time: TimeOption = None,
-    asset: AssetOption = None,
-    returns: ReturnsOption = None,
-    lag: LagOption = None,
-    risk_free: RiskFreeOption = None,
-    excess: ExcessOption = False,
-    weight: WeightOption = None,
-    frequency: FrequencyOption = None,
+    *,
+    layout: Layout,
 ) -> None:
     """Write one page: next month's ranking and risk, the factors, and whether to believe it.
 
@@ -57,7 +41,6 @@ def report(
             f"{num_samples}."
         )
     loaded = load_run(run)
-    layout = Layout(time, asset, returns, lag, risk_free, excess, weight, frequency)
     raw = read_panel(panel, layout)
     ready = loaded.preparation.repeat(raw)
     progress("forecasting, scoring and writing the page")

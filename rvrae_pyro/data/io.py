@@ -215,13 +215,7 @@ def _write_netcdf(panel: xr.Dataset, path: Path) -> None:
 
 
 def _read_netcdf(path: Path) -> xr.Dataset:
-    panel = canonical(xr.load_dataset(path, engine="netcdf4"))
-    for variable in panel.variables.values():
-        variable.attrs = {k: _decode_attr(v) for k, v in variable.attrs.items()}
-        variable.encoding = {}
-    panel.attrs = {k: _decode_attr(v) for k, v in panel.attrs.items()}
-    panel.encoding = {}
-    return panel
+    return _decoded(canonical(xr.load_dataset(path, engine="netcdf4")))
 
 
 def _write_zarr(panel: xr.Dataset, path: Path) -> None:
@@ -254,7 +248,11 @@ def _read_zarr(path: Path) -> xr.Dataset:
     panel = panel.assign(
         {name: array.load() for name, array in panel.items() if name != CHARACTERISTICS}
     )
-    panel = canonical(panel if lazily is not None else panel.load())
+    return _decoded(canonical(panel if lazily is not None else panel.load()))
+
+
+def _decoded(panel: xr.Dataset) -> xr.Dataset:
+    """Attributes as they were before :func:`_encode_attr`, and nothing of the file's own."""
     for variable in panel.variables.values():
         variable.attrs = {k: _decode_attr(v) for k, v in variable.attrs.items()}
         variable.encoding = {}

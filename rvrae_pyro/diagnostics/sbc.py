@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.diagnostics.subject import HasModel, model_of
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.importance import guide_paths, path_log_likelihood
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
@@ -89,8 +89,7 @@ def sbc(
     (log likelihood as a test quantity).
     """
     for name, value in (("num_datasets", num_datasets), ("num_samples", num_samples)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+        check_count(name, value)
     if not kl_weight > 0:
         raise ConfigError(f"`kl_weight` must be above 0; got {kl_weight!r}.")
     model = model_of(fit)

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.evaluation._scored import LogEvidence
 from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
@@ -102,8 +102,7 @@ def leave_future_out(
             f"`start` must leave at least one month before and one after, of {n_times}; got "
             f"{start!r}."
         )
-    if not isinstance(step, int) or step < 1:
-        raise ConfigError(f"`step` must be a whole number of at least 1; got {step!r}.")
+    check_count("step", step)
     walk = _Walk(make_fit, panel, score or _evidence, threshold)
     rows = [walk.month(t, step) for t in range(first, n_times)]
     columns = {name: (TIME, np.array([row[name] for row in rows])) for name in rows[0]}

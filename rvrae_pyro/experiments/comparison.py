@@ -14,11 +14,10 @@ import xarray as xr
 from rvrae_pyro.data.dates import periods_per_year
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import Split
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.planning import (
-    check_count,
     cut,
     draw_omitted,
     omit_counts,

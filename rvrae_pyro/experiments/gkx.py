@@ -12,11 +12,10 @@ from typing import Final, Literal
 import pandas as pd
 
 from rvrae_pyro.baselines.ipca import IPCA
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.cells import Cell, Job, Result, SimulatedGKX
 from rvrae_pyro.experiments.entrants import BaselineEntrant, Entrant
 from rvrae_pyro.experiments.oracle import Oracle
-from rvrae_pyro.experiments.planning import check_count
 from rvrae_pyro.experiments.published import GKX_TABLE
 from rvrae_pyro.experiments.registry import enter_all
 from rvrae_pyro.experiments.report import failure_table, write_csv, write_text

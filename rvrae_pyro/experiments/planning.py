@@ -12,7 +12,7 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.cells import Cell, Job
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.running import Failure, failed
@@ -20,7 +20,6 @@ from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 __all__ = [
-    "check_count",
     "cut",
     "draw_omitted",
     "omit_counts",
@@ -156,10 +155,3 @@ def read_seeds(seeds: object) -> list[int]:
             f"`seeds` must be a count or distinct whole numbers of at least 0; got {seeds!r}."
         )
     return [int(s) for s in listed]
-
-
-def check_count(name: str, value: object) -> int:
-    """Return a whole number of at least 1, or say what is wrong with it."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
-    return value

@@ -12,9 +12,8 @@ import xarray as xr
 from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.entrants import Entrant, as_entrant
-from rvrae_pyro.experiments.planning import check_count
 from rvrae_pyro.experiments.registry import find_entrant
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 import xarray as xr
 
 from rvrae_pyro.data.sources import InMemory, Source
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.members import META, Ensemble
 from rvrae_pyro.fitting.parallel import Submits, outcomes
@@ -82,8 +82,7 @@ def fit_ensemble(
     chosen = [int(seed) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ConfigError(f"`seeds` must hold one or more different numbers; got {chosen}.")
-    if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs < 1:
-        raise ConfigError(f"`n_jobs` must be a whole number of at least 1; got {n_jobs!r}.")
+    check_count("n_jobs", n_jobs)
     here = executor is None and n_jobs == 1
     months = InMemory(train), None if valid is None else InMemory(valid)
     jobs: dict[int, _Member] = {}

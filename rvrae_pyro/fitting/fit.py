@@ -42,7 +42,7 @@ from rvrae_pyro.predictive.members import (
     evidence_by_weights,
     fixed_models,
 )
-from rvrae_pyro.predictive.months import factor_coord, pick_months
+from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.relevance import relevance as _relevance
 from rvrae_pyro.predictive.relevance import typical_batch
 
@@ -141,13 +141,13 @@ class Fit(Forecasts, Readings):
         batch, members = self._believe(asked)
         with torch.no_grad():
             variance = torch.stack([_moments.idio_variance(m) for m in members]).mean(0)
-        return _cells(variance.sqrt(), batch, "idio_scale", "idiosyncratic standard deviation")
+        return label_cells(variance.sqrt(), batch, "idio_scale", "idiosyncratic standard deviation")
 
     def _reconstruct(self, asked: Asked) -> xr.DataArray:
         batch, members = self._believe(asked)
         each = [m.beliefs.cross.location(m.beliefs.filtered.mean(1)) for m in members]
         fitted = torch.stack(each).mean(0)
-        return _cells(fitted, batch, "fitted", "fitted return given the month's own returns")
+        return label_cells(fitted, batch, "fitted", "fitted return given the month's own returns")
 
     def _log_evidence(self, asked: Asked, by_weights: int | None) -> xr.DataArray:
         attrs = {"long_name": "log density given the months before", "units": "nats"}
@@ -247,14 +247,3 @@ class Fit(Forecasts, Readings):
 def _mean(each: list[xr.DataArray]) -> xr.DataArray:
     """Mean over draws of the weights, labelled as the first."""
     return each[0] if len(each) == 1 else each[0].copy(data=np.mean([a.values for a in each], 0))
-
-
-def _cells(values: torch.Tensor, batch: Batch, name: str, long_name: str) -> xr.DataArray:
-    values = values.masked_fill(~batch.listed, torch.nan)
-    return xr.DataArray(
-        values.detach().cpu().numpy(),
-        coords={TIME: batch.times, ASSET: batch.assets},
-        dims=(TIME, ASSET),
-        name=name,
-        attrs={"long_name": long_name, "units": "1"},
-    )

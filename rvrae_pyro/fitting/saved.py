@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file, save
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import draft, put, remove
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE
 from rvrae_pyro.fitting.describe import describe_config, resolve_config
@@ -169,22 +169,12 @@ def _training(fit: Fit) -> xr.Dataset:
 
 def _swap(temporary: Path, target: Path) -> None:
     """Put a finished folder in place; the old one goes only once the new one is there."""
-    if not target.exists():
-        os.replace(temporary, target)
-        return
     known = (target / _META).exists() or (target / STATE).exists()
-    if not known and any(target.iterdir()):
+    if target.exists() and not known and any(target.iterdir()):
         raise CheckpointError(
             f"`path` {str(target)!r} holds something that is not a fit; choose another folder."
         )
-    old = draft(target)
-    os.replace(target, old)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    remove(old)
+    put(temporary, target)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

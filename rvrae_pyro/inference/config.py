@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.schedules import (
     Constant,
     Cosine,
@@ -100,10 +100,7 @@ class FitConfig:
                 f"`weights_warmup` must be at least 0 and below 1; got {self.weights_warmup}."
             )
         for name in ("max_steps", "num_particles", "patience"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(
-                    f"`{name}` must be a whole number of at least 1; got {getattr(self, name)!r}."
-                )
+            check_count(name, getattr(self, name))
         for name in ("window", "asset_batch", "shard_size"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

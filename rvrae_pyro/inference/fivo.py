@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.smc import Cloud
 from rvrae_pyro.models.pair import month_weights, shared_parts
 from rvrae_pyro.models.parts import Parts, Shared
@@ -52,10 +52,7 @@ class FIVO(Trace_ELBO):
     """
 
     def __init__(self, num_particles: int = 8) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
-            raise ConfigError(
-                f"`num_particles` must be a whole number of at least 1; got {num_particles!r}."
-            )
+        check_count("num_particles", num_particles)
         super().__init__(num_particles=1, max_plate_nesting=2)  # type: ignore[no-untyped-call]
         self.size = num_particles
 

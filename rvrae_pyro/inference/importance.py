@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_count
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.parts import CrossSection
@@ -85,10 +85,7 @@ def guide_paths(
     GuidePaths
         Costs O(num_samples n_assets n_factors) a month.
     """
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ConfigError(
-            f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
-        )
+    check_count("num_samples", num_samples)
     parts = model.parts
     shared = parts.prepare(batch, cross or parts.online_cross_section(batch))
     weight = batch.returns.new_full((batch.n_times,), kl_weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_count
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.sequences import rnn_weights
@@ -165,8 +165,7 @@ class LastCode(Decoder):
 
     def __init__(self, n_factors: int, hidden: int = 16, window: int = 60) -> None:
         super().__init__()
-        if not isinstance(window, int) or window < 1:
-            raise ConfigError(f"`window` must be a whole number of at least 1; got {window!r}.")
+        check_count("window", window)
         self.n_factors, self.hidden, self.window = n_factors, hidden, window
         self.start = nn.Linear(n_factors, hidden)
         self.rnn = nn.RNN(n_factors, hidden)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.pair import Guide, Model
@@ -324,8 +324,7 @@ def _local_parameters() -> Iterator[None]:
 
 def _require_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ConfigError(f"`{name}` must be a whole number of at least 1; got {size!r}.")
+        check_count(name, size)
 
 
 def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:

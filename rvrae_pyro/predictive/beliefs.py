@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.data.blocks import row_blocks
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.smc import month_random, smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.parts import CrossSection
@@ -101,10 +101,7 @@ def believe(
     Beliefs
         Month t's depend on returns up to t (``smoothed`` aside), bit-equal whatever comes later.
     """
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ConfigError(
-            f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
-        )
+    check_count("num_samples", num_samples)
     if cross is None:
         cross = model.parts.online_cross_section(batch)
     if exact.is_exact(model):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_count
 from rvrae_pyro.inference.smc import smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.parts import CrossSection
@@ -58,10 +58,7 @@ def block_sizes(model: RVRAE, num_samples: int) -> list[int]:
     for every 50 draws, and no fewer than 20 where there are as many draws; blocks differ in size
     by one at the most.
     """
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ConfigError(
-            f"`num_samples` must be a whole number of at least 1; got {num_samples!r}."
-        )
+    check_count("num_samples", num_samples)
     if not model.weight_sites:
         return [num_samples]
     n_blocks = min(num_samples, max(_LEAST, num_samples // _A_BLOCK))
@@ -145,8 +142,7 @@ def evidence_by_weights(
     Parameters as for :func:`believe_each`; ``num_samples`` are particles of each filter, which
     an exact model does without. One row where weights have no posterior.
     """
-    if not isinstance(num_draws, int) or num_draws < 1:
-        raise ConfigError(f"`by_weights` must be a whole number of at least 1; got {num_draws!r}.")
+    check_count("by_weights", num_draws)
     rows = []
     precise = in_double(model)
     fixed = copy.deepcopy(precise)

@@ -12,9 +12,9 @@ import xarray as xr
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHAIN, DRAW, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
-__all__ = ["chunks", "factor_coord", "load", "pick_months", "sample_coords"]
+__all__ = ["chunks", "factor_coord", "label_cells", "load", "pick_months", "sample_coords"]
 
 _CELLS_A_BLOCK = 20_000_000
 
@@ -51,6 +51,18 @@ def pick_months(batch: Batch, times: object | None) -> list[int]:
 def factor_coord(n_factors: int) -> np.ndarray:
     """Labels of the factors: 1 to n_factors."""
     return np.arange(1, n_factors + 1)
+
+
+def label_cells(values: torch.Tensor, batch: Batch, name: str, long_name: str) -> xr.DataArray:
+    """Label (n_times, n_assets) numbers; NaN where not listed."""
+    values = values.masked_fill(~batch.listed, torch.nan)
+    return xr.DataArray(
+        values.detach().cpu().numpy(),
+        coords={TIME: batch.times, ASSET: batch.assets},
+        dims=(TIME, ASSET),
+        name=name,
+        attrs={"long_name": long_name, "units": "1"},
+    )
 
 
 def load(model: RVRAE, panel: xr.Dataset) -> tuple[Batch, torch.device]:
