@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from pandas.api import types as pdt
 
 from rvrae_pyro.data.build import build_panel
-from rvrae_pyro.data.dates import Frequency, check_frequency, next_row, period_ends
+from rvrae_pyro.data.cells import Columns, Grid, delay, stack
+from rvrae_pyro.data.dates import Frequency, check_frequency, next_row
 from rvrae_pyro.data.panel import (
     check_panel,
     first_three,
@@ -37,19 +37,6 @@ Floats = NDArray[np.floating[Any]]
 
 _RATES: Final = frozenset({"rf", "risk_free", "riskfree", "risk-free", "rfree", "risk_free_rate"})
 """Names of a risk-free rate, in small letters."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which column of the table is what."""
-
-    time: str
-    asset: str
-    returns: str
-    characteristics: list[str]
-    labels: list[str]
-    weight: str | None
-    risk_free: str | None
 
 
 def from_frame(
@@ -147,9 +134,9 @@ def from_frame(
     rate_column = risk_free if isinstance(risk_free, str) else None
     columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
     _warn_of_rates(frame, risk_free, excess, characteristics)
-    grid = _Grid(frame, columns, frequency)
+    grid = Grid(frame, columns, frequency)
     raw = grid.dense(returns, np.dtype(np.float64))
-    values = _stack(grid, frame, columns.characteristics)
+    values = stack(grid, frame, columns.characteristics)
     size = None if weight is None else grid.dense(weight, np.dtype(np.float64))
     times = grid.times
     rate: Floats | pd.Series[Any] | None
@@ -157,8 +144,8 @@ def from_frame(
     if lag == 1:
         times = np.append(times, next_row(times[-1], frequency))
         raw = np.pad(raw, ((0, 1), (0, 0)), constant_values=np.nan)
-        values = _delay(values)
-        size = None if size is None else _delay(size)
+        values = delay(values)
+        size = None if size is None else delay(size)
         if isinstance(rate, np.ndarray):
             rate = np.append(rate, np.nan)
     net, aligned, kind = excess_returns(raw, rate, excess, times=times, frequency=frequency)
@@ -203,7 +190,7 @@ def _find_columns(
     characteristics: Sequence[str] | None,
     weight: str | None,
     risk_free: str | None,
-) -> _Columns:
+) -> Columns:
     """Give every column its part, or list all that is wrong with them."""
     roles = {"time": time, "asset": asset, "returns": returns}
     roles |= {} if weight is None else {"weight": weight}
@@ -229,7 +216,7 @@ def _find_columns(
             RvraeWarning,
             stacklevel=3,
         )
-    return _Columns(time, asset, returns, chosen, labels, weight, risk_free)
+    return Columns(time, asset, returns, chosen, labels, weight, risk_free)
 
 
 def _check_columns(
@@ -289,107 +276,6 @@ def _split_text(
         taken = name in {TIME, ASSET, CHARACTERISTIC, RETURNS, CHARACTERISTICS, WEIGHT, RISK_FREE}
         (labels if steady and not taken else left_out).append(name)
     return labels, left_out
-
-
-def _asset_ids(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Write ids as text: 10001, '10001' and, from a column with gaps, 10001.0 are one id."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        names = _asset_ids(pd.Series(column.cat.categories))
-        return pd.Series(names.reindex(column.cat.codes).to_numpy(), index=column.index)
-    if pdt.is_float_dtype(column.dtype) and bool((column.dropna() % 1 == 0).all()):
-        column = column.astype("Int64")
-    missing = column.isna()
-    return column.astype(str).astype(object).mask(missing.to_numpy(), None)
-
-
-class _Grid:
-    """The (time, asset) cell of every row of a table.
-
-    Raises
-    ------
-    PanelError
-        If a row has no readable date, no asset, or the cell of another row.
-    """
-
-    def __init__(self, frame: pd.DataFrame, columns: _Columns, frequency: Frequency) -> None:
-        self._frame = frame
-        problems: list[str] = []
-        try:
-            ends = period_ends(pd.Index(frame[columns.time]), frequency)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise PanelError(
-                f"`frame`: column {columns.time!r} holds no dates ({error}); the first is "
-                f"{frame[columns.time].iloc[0]!r}. Convert it with pandas.to_datetime."
-            ) from error
-        ids = _asset_ids(frame[columns.asset])
-        for name, missing in ((columns.time, ends.isna()), (columns.asset, ids.isna())):
-            if missing.any():
-                rows = frame.index[np.asarray(missing)]
-                problems.append(
-                    f"column {name!r} is missing (NaN or NaT) in rows {first_three(rows)}. "
-                    "Drop or complete them."
-                )
-        raise_problems("`frame`", problems)
-        self._row, times = pd.factorize(ends, sort=True)
-        self._column, assets = pd.factorize(ids.to_numpy(dtype=object), sort=True)
-        self.times: NDArray[np.datetime64] = np.asarray(times, dtype="datetime64[ns]")
-        self.assets: NDArray[np.str_] = np.asarray(assets).astype(str)
-        self.shape = len(self.times), len(self.assets)
-        self._cell = self._row.astype(np.int64) * self.shape[1] + self._column
-        self._refuse_repeats(frequency)
-
-    def _refuse_repeats(self, frequency: Frequency) -> None:
-        count = np.bincount(self._cell, minlength=self.shape[0] * self.shape[1])
-        repeated = np.flatnonzero(count > 1)
-        if len(repeated):
-            days = self.times[repeated[:3] // self.shape[1]].astype("datetime64[D]")
-            assets = self.assets[repeated[:3] % self.shape[1]]
-            cells = [f"({d}, {a})" for d, a in zip(days, assets, strict=True)]
-            raise PanelError(
-                f"`frame`: repeated (date, asset): {first_three(cells, len(repeated))}. Keep one "
-                f"row of each; rows finer than {frequency} want frequency='weekly' or 'daily'."
-            )
-
-    def dense(self, name: str, dtype: np.dtype[Any], out: Floats | None = None) -> Floats:
-        """Spread a column over the grid, NaN where the table has no row."""
-        column = self._frame[name].to_numpy(dtype=dtype, na_value=np.nan)
-        out = np.full(self.shape, np.nan, dtype) if out is None else out
-        out[self._row, self._column] = column
-        return out
-
-    def one_a_row(self, name: str) -> Floats:
-        """Read a column that must agree over the assets of a date."""
-        column = self._frame[name].astype("float64")
-        byrow = column.groupby(self._row)
-        low, high = byrow.min(), byrow.max()
-        torn = (high > low).to_numpy()
-        if torn.any():
-            days = self.times[torn].astype("datetime64[D]")
-            raise PanelError(
-                f"`risk_free`: column {name!r} differs between assets on {first_three(days)}. "
-                "One rate a date is expected."
-            )
-        return low.to_numpy()
-
-    def one_an_asset(self, name: str) -> NDArray[np.str_]:
-        """Read a text column that is constant within an asset; '' where it is missing."""
-        first = self._frame[name].astype(object).groupby(self._column).first()
-        return first.reindex(range(self.shape[1])).fillna("").to_numpy().astype(str)
-
-
-def _stack(grid: _Grid, frame: pd.DataFrame, names: Sequence[str]) -> Floats:
-    """Stack the columns as (time, asset, characteristic), one column in memory at a time."""
-    small = all(frame[c].dtype in (np.float32, np.float16) for c in names)
-    dtype = np.dtype(np.float32 if small else np.float64)
-    values = np.full((*grid.shape, len(names)), np.nan, dtype)
-    for k, name in enumerate(names):
-        grid.dense(name, dtype, out=values[:, :, k])
-    return values
-
-
-def _delay(values: Floats) -> Floats:
-    """Move rows on by one, the last into a new row; nothing is known in the first."""
-    return np.concatenate([np.full_like(values[:1], np.nan), values])
 
 
 def to_frame(panel: xr.Dataset) -> pd.DataFrame:

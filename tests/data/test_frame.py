@@ -300,7 +300,7 @@ def test_nullable_and_arrow_columns():
 def test_to_frame_and_back(frequency):
     panel = small_panel(frequency=frequency)
     panel["weight"] = (("time", "asset"), np.where(listed(panel), 2.0, np.nan))
-    panel["risk_free"] = ("time", np.linspace(0.0, 0.01, 18), {"units": "1"})
+    panel["risk_free"] = ("time", np.linspace(0.0, 0.004, 18), {"units": "1"})
     panel = panel.assign_coords(industry=("asset", list("aabbcca")))
     table = to_frame(panel)
     assert list(table) == [
