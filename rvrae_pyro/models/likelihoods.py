@@ -15,6 +15,7 @@ from torch.distributions.utils import broadcast_all
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihood_base import Likelihood, RobustLikelihood, weighted_potential
 from rvrae_pyro.models.scales import Alpha, CharacteristicScale, GlobalScale, Scale
+from rvrae_pyro.models.skewed import SkewStudentT
 
 __all__ = [
     "Alpha",
@@ -26,6 +27,7 @@ __all__ = [
     "NormalMixture",
     "RobustLikelihood",
     "Scale",
+    "SkewStudentT",
     "StudentT",
     "weighted_potential",
 ]

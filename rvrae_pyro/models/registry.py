@@ -59,6 +59,7 @@ PARTS: dict[str, dict[str, type]] = {
         "Laplace": likelihoods.Laplace,
         "Normal": likelihoods.Normal,
         "NormalMixture": likelihoods.NormalMixture,
+        "SkewStudentT": likelihoods.SkewStudentT,
         "StudentT": likelihoods.StudentT,
     },
     "guide": {

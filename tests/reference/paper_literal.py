@@ -50,15 +50,17 @@ def months(w, batch, k, paper):
 def prior(w, h, a, context, k):
     """Eq. (4): mean and scale of the month's code, and the level of its idiosyncratic scales."""
     out = dense(w, "factor_prior.head", h)
+    if "factor_prior.context.layer.weight" in w:
+        shift = w["factor_prior.context.layer.weight"] @ context / len(context) ** 0.5
+        out = out + torch.cat([shift[:k] / 6, shift[k : 2 * k] / 3, shift[2 * k :]])
     if "factor_prior.memory.effects" in w:
+        long_run = w["factor_prior.head.bias"][k : 2 * k].exp()
+        out = torch.cat([long_run * out[:k], out[k:]])
         lag, own, common = w["factor_prior.memory.effects"]
         market = a[k:].mean()
         level = w["factor_prior.memory.level"][0] * market
         scale = (own * a[k:] + common * market) / (2 * (own.abs() + common.abs())).clamp(min=1)
         out = out + torch.cat([lag / 3 * a[:k], scale, level])
-    if "factor_prior.context.layer.weight" in w:
-        shift = w["factor_prior.context.layer.weight"] @ context / len(context) ** 0.5
-        out = out + torch.cat([shift[:k] / 6, shift[k : 2 * k] / 3, shift[2 * k :]])
     return out[:k], out[k : 2 * k].exp(), 3 * (out[-1] / 3).tanh()
 
 

@@ -51,8 +51,9 @@ class Recurrent(FactorPrior):
         Distribution of a month's factors around their mean; ``"student_t"`` gives all factors
         of a month one common heavy-tailed shock.
     weights : WeightPrior, optional
-        Prior over the gated unit and its read-out. Long-run means count in units that make
-        ``Normal(0.03)`` expect a tenth of a factor's standard deviation a month.
+        Prior over the gated unit and its read-out. Long-run means count in the factor's own
+        long-run scale, as prices of risk, and in units that make ``Normal(0.03)`` expect a tenth
+        of it a month.
     skip : bool
         False leaves the leaky averages out and the long-run means without a prior: the paper's
         plain recurrence.
@@ -186,9 +187,14 @@ class Recurrent(FactorPrior):
 
     def _read_out(self, state: State, shift: Tensor | None) -> Tensor:
         out: Tensor = self.head(state[0])
-        if self.memory is not None:
-            out = out + self.memory(state[1])
-        return out if shift is None else out + shift
+        out = out if shift is None else out + shift
+        if self.memory is None:
+            return out
+        # means count in the factor's own long-run scale: a price of risk, so that no factor of
+        # small scale can carry a large mean
+        scale = self.head.bias[self.n_factors : 2 * self.n_factors].clamp(-8.0, 4.0).exp()
+        units = torch.cat([scale, torch.ones_like(self.head.bias[self.n_factors :])])
+        return units * out + self.memory(state[1])
 
     @staticmethod
     def _features(factors: Tensor) -> Tensor:
