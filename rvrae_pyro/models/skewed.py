@@ -87,7 +87,7 @@ class SkewStudentT(RobustLikelihood):
         return (df + 1.0) / (df + 3.0)
 
 
-class TwoPieceT(dist.TorchDistribution):  # type: ignore[misc]
+class TwoPieceT(dist.TorchDistribution):
     """Student-t with another scale on either side of its mode, placed by its mean.
 
     Parameters
@@ -107,7 +107,9 @@ class TwoPieceT(dist.TorchDistribution):  # type: ignore[misc]
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> TwoPieceT:
+    def expand(
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None
+    ) -> TwoPieceT:
         """Spread over a larger batch."""
         return TwoPieceT(
             self.df, self.skew, self.loc.expand(batch_shape), self.scale.expand(batch_shape)
@@ -123,9 +125,9 @@ class TwoPieceT(dist.TorchDistribution):  # type: ignore[misc]
         """Variance, of the batch shape."""
         return self.scale.square() * _variance(self.df, self.skew)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw a side, then a Student-t's distance from the mode."""
-        shape = self._extended_shape(sample_shape)
+        shape = self._extended_shape(torch.Size(sample_shape))
         t = torch.distributions.StudentT(self.df.expand(shape)).rsample().abs()
         above = self.skew.square() / (1.0 + self.skew.square())
         side = torch.rand(shape, dtype=t.dtype, device=t.device) < above

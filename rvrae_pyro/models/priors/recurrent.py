@@ -194,7 +194,8 @@ class Recurrent(FactorPrior):
         # small scale can carry a large mean
         scale = self.head.bias[self.n_factors : 2 * self.n_factors].clamp(-8.0, 4.0).exp()
         units = torch.cat([scale, torch.ones_like(self.head.bias[self.n_factors :])])
-        return units * out + self.memory(state[1])
+        out = units * out + self.memory(state[1])
+        return out
 
     @staticmethod
     def _features(factors: Tensor) -> Tensor:
