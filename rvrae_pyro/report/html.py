@@ -107,7 +107,7 @@ def table(
     kind = ' class="sortable"' if sortable else ""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f'<table id="{name}"{kind}><caption>{escape(caption)}</caption>'
+        f'<table id="{name}"{kind}><caption><span>{escape(caption)}</span></caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
