@@ -256,7 +256,7 @@ plt.show()
 # bands from resampling blocks of months, for the assets of a month are not separate evidence.
 #
 # At full size the answer is **no**: of the ten years to 2017 about one month in ten, not one in
-# twenty, lost more than its VaR, most of them in 2008 and 2009. One fit that ended years before
+# twenty, lost more than its VaR, half of them in 2008 and early 2009. One fit that ended before
 # the crisis had seen nothing like it. Believe such numbers for months like those of the training;
 # refit every year (`rv.experiments.walk_forward`), and keep this test beside every risk figure.
 
