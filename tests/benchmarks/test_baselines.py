@@ -1,0 +1,106 @@
+"""What the competitors cost: IPCA over the public package, an epoch over the dense reference.
+
+Run with ``make bench``. Ratios of CPU seconds, one thread, same process. An epoch is a third of
+the difference between four epochs and one, so that neither preparation nor scoring counts. As for
+the model's step, the ratio is reported and the test fails only beyond twice the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.baselines import TrainConfig
+from tests.benchmarks.reference_sizes import cpu_median, dense_reference, make_batch
+
+pytestmark = pytest.mark.benchmark
+
+EPOCHS = {
+    ("ALSTM", "b"): 4.0,
+    ("FactorVAE", "b"): 2.0,
+    ("Transformer", "a"): 20.0,
+    ("CA", "b"): 0.2,
+}
+MAKE = {
+    "ALSTM": lambda config: rv.baselines.ALSTM(config=config),
+    "FactorVAE": lambda config: rv.baselines.FactorVAE(5, config=config),
+    "Transformer": lambda config: rv.baselines.Transformer(config=config),
+    "CA": lambda config: rv.baselines.ConditionalAutoencoder(5, n_members=1, config=config),
+}
+
+
+def make_panel(size: str) -> xr.Dataset:
+    """The reference batch as a panel, with five factors in it."""
+    batch = make_batch(size)
+    rng = np.random.default_rng(0)
+    x, seen = batch.characteristics.numpy(), batch.observed.numpy()
+    path = 0.05 * rng.standard_normal((batch.n_times, 1, 5))
+    common = ((x @ rng.standard_normal((batch.n_characteristics, 5))) * path).sum(-1)
+    returns = np.where(seen, common + 0.5 * batch.returns.numpy(), np.nan)
+    ends = (batch.times + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
+    return xr.Dataset(
+        {
+            "returns": (("time", "asset"), returns),
+            "characteristics": (
+                ("time", "asset", "characteristic"),
+                np.where(seen[..., None], x, np.nan),
+            ),
+        },
+        {
+            "time": ends.astype("datetime64[ns]"),
+            "asset": batch.assets,
+            "characteristic": batch.names,
+        },
+    )
+
+
+def cpu_once(work) -> float:
+    """CPU seconds of one run."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("size", ["a", "b"])
+def test_ipca_over_the_public_package(benchmark, size: str) -> None:
+    package = pytest.importorskip("ipca")
+    panel = make_panel(size)
+    use = panel["returns"].notnull().to_numpy()
+    time_index, asset_index = np.nonzero(use)
+    given = {
+        "X": panel["characteristics"].to_numpy()[use].astype(float),
+        "y": panel["returns"].to_numpy()[use],
+        "indices": np.column_stack([asset_index, time_index]),
+    }
+
+    def theirs() -> None:
+        model = package.InstrumentedPCA(n_factors=5, intercept=False, iter_tol=1e-6)
+        model.fit(**given, quiet=True)
+
+    reference = cpu_median(theirs, rounds=3)  # after one run in which it compiles itself
+    ours = cpu_median(lambda: rv.baselines.IPCA(5, tol=1e-6).fit(panel), rounds=3)
+    benchmark.pedantic(lambda: rv.baselines.IPCA(5, tol=1e-6).fit(panel), rounds=1)
+    benchmark.extra_info.update(ratio=round(ours / reference, 4), target=0.1)
+    assert ours < 0.2 * reference
+
+
+@pytest.mark.parametrize(("name", "size"), sorted(EPOCHS))
+def test_epoch_over_the_dense_reference(benchmark, name: str, size: str) -> None:
+    panel, target = make_panel(size), EPOCHS[name, size]
+    reference = cpu_median(dense_reference(make_batch(size)), rounds=3)
+    plain = MAKE[name](None).config
+    assert isinstance(plain, TrainConfig)
+
+    def train(epochs: int) -> float:
+        config = dataclasses.replace(plain, max_epochs=epochs)
+        return cpu_once(lambda: MAKE[name](config).fit(panel, progress=False))
+
+    one = benchmark.pedantic(lambda: train(1), rounds=1)
+    ratio = (train(4) - one) / 3.0 / reference
+    benchmark.extra_info.update(ratio=round(ratio, 3), target=target)
+    assert ratio < 2 * target
