@@ -163,6 +163,40 @@ class RVRAE(nn.Module):
             guide=guides.Recurrent(n_factors, hidden),
         )
 
+    @classmethod
+    def for_stocks(cls, n_characteristics: int, n_factors: int = 8, *, n_context: int = 0) -> RVRAE:
+        """Build the model for single stocks and the risk of portfolios sorted by characteristics.
+
+        The defaults, with two parts exchanged: a small factor for every characteristic beside
+        the learned ones, for few factors do not span what like stocks share
+        (:class:`~rvrae_pyro.models.loadings.Augmented`), and two-piece Student-t returns
+        (:class:`~rvrae_pyro.models.likelihoods.SkewStudentT`).
+
+        Parameters
+        ----------
+        n_characteristics : int
+            Some dozens at the most: each is a factor.
+        n_factors : int
+            Learned factors; ``model.n_factors`` counts the small ones too.
+        n_context : int
+            Features of the panel's context to read; 0 for none.
+
+        Notes
+        -----
+        With 25 characteristics a step costs about a fifth more than that of the default.
+        """
+        total = n_factors + n_characteristics
+        prior = priors.Recurrent(n_factors, n_context=n_context)
+        scale = likelihoods.CharacteristicScale(n_characteristics, n_context)
+        return cls(
+            n_characteristics,
+            total,
+            loadings=_loadings.Augmented(_loadings.LSTM(n_characteristics, n_factors)),
+            factor_prior=priors.Augmented(prior, n_characteristics),
+            likelihood=likelihoods.SkewStudentT(scale),
+            n_context=n_context,
+        )
+
     def forward(self, *_: object, **__: object) -> NoReturn:
         """Say what to call instead: there is no one answer of a pair."""
         raise TypeError(

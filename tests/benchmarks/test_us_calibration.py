@@ -35,15 +35,7 @@ def default_model(panel: xr.Dataset) -> rv.RVRAE:
 def stock_model(panel: xr.Dataset) -> rv.RVRAE:
     """The parts for single stocks: small factors beside the learned ones, two-piece tails."""
     size, context = panel.sizes["characteristic"], panel.sizes["feature"]
-    scale = rv.likelihoods.CharacteristicScale(size, n_context=context)
-    return rv.RVRAE(
-        size,
-        N_FACTORS + size,
-        n_context=context,
-        loadings=rv.loadings.Augmented(rv.loadings.LSTM(size, N_FACTORS)),
-        factor_prior=rv.priors.Augmented(rv.priors.Recurrent(N_FACTORS, n_context=context), size),
-        likelihood=rv.likelihoods.SkewStudentT(scale),
-    )
+    return rv.RVRAE.for_stocks(size, N_FACTORS, n_context=context)
 
 
 MODELS = {"stocks": stock_model, "default": default_model}

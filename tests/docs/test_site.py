@@ -138,5 +138,5 @@ def test_figures_on_the_first_page_are_those_of_the_results() -> None:
     assert "-606.931" in results
     assert "−606.82 " in front
     assert "-606.82" in results
-    assert "89.8 %" in front
-    assert "0.898" in results
+    assert "89.9 %" in front
+    assert "0.899" in results

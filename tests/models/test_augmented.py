@@ -196,6 +196,21 @@ def test_forecasts_know_no_return_of_their_month_or_later() -> None:
     xr.testing.assert_identical(draws[0], draws[1])
 
 
+def test_the_model_for_stocks_has_these_parts_and_forecasts() -> None:
+    panel = random_panel()
+    model = rv.RVRAE.for_stocks(P, K, n_context=2)
+    assert model.n_factors == K + P
+    spec = describe_model(model)
+    assert spec["loadings"]["kind"] == spec["factor_prior"]["kind"] == "Augmented"
+    assert spec["likelihood"]["kind"] == "SkewStudentT"
+    assert spec["likelihood"]["scale"]["n_context"] == 2
+    assert describe_model(build_model(spec)) == spec
+    fit = fitted(panel, model)
+    forecast = fit.forecast(panel, num_samples=200, times=panel.time[-1])
+    risk = rv.risk.summarize(forecast, tail=0.05)
+    assert float(risk["sd"].min()) > 0
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(rv.errors.ConfigError, match="`n_small` must be a whole number"):
         rv.priors.Augmented(rv.priors.AR1(K), 0)
