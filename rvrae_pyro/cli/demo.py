@@ -16,7 +16,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.console import progress, say, say_json, say_table, strict
 from rvrae_pyro.cli.files import assembled, check_folder, write_text
 from rvrae_pyro.cli.panels import Preparation, prepare
-from rvrae_pyro.cli.runs import Run, save_run, uninterrupted
+from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.cli.tables import forecast_table, risk_table, write_table
 from rvrae_pyro.names import CHARACTERISTIC, FACTORS, FEATURE, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
@@ -166,7 +166,7 @@ def _fit_market(sizes: Sizes, seed: int) -> _Market:
     model = rv.RVRAE(panel.sizes[CHARACTERISTIC], _N_FACTORS, n_context=panel.sizes[FEATURE])
     progress(f"fitting {panel.sizes['asset']} portfolios, {sizes.train} months")
     config = rv.FitConfig(max_steps=sizes.max_steps)
-    fit = uninterrupted(rv.fit(model, cut.train, cut.valid, config=config, seed=seed))
+    fit = rv.fit(model, cut.train, cut.valid, config=config, seed=seed).uninterrupted()
     progress("forecasting every month from the months before it")
     tree = fit.forecast(panel, num_samples=sizes.num_samples, seed=seed)
     factors = fit.factors(panel, num_samples=sizes.num_samples, seed=seed)

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 import rvrae_pyro as rv
 from rvrae_pyro.cli.drawing import COLOURS, GREY, label, legend_above, months_axis, new_figure
 from rvrae_pyro.cli.figures import draw_coverage
-from rvrae_pyro.cli.runs import uninterrupted
 from rvrae_pyro.cli.summaries import Aligned, Calibration, align, calibrate
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTORS, FEATURE, RETURNS, TIME
 
@@ -89,9 +88,8 @@ def run_simulation(
     cut = rv.data.split(panel, n_times - test - valid, valid, test)
     model = rv.RVRAE(panel.sizes[CHARACTERISTIC], n_factors, n_context=panel.sizes[FEATURE])
     config = rv.FitConfig(max_steps=max_steps)
-    fit = uninterrupted(
-        rv.fit(model, cut.train, cut.valid, config=config, seed=seed, progress=False)
-    )
+    fit = rv.fit(model, cut.train, cut.valid, config=config, seed=seed, progress=False)
+    fit = fit.uninterrupted()
     factors = fit.factors(panel, num_samples=num_samples, seed=seed)[FACTORS]
     tree = fit.forecast(panel, num_samples=num_samples, seed=seed)
     draws = tree["predictions"].to_dataset()[RETURNS]
@@ -201,9 +199,8 @@ def run_annealing(
             n_context=train.sizes.get(FEATURE, 0),
         )
         config = rv.FitConfig(max_steps=max_steps, kl_schedule=schedule, patience=max_steps)
-        fits[name] = uninterrupted(
-            rv.fit(model, train, valid, config=config, seed=seed, progress=False)
-        )
+        fit = rv.fit(model, train, valid, config=config, seed=seed, progress=False)
+        fits[name] = fit.uninterrupted()
     return Annealing(fits, int(valid[RETURNS].notnull().sum()))
 
 

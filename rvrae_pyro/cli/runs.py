@@ -12,7 +12,7 @@ from rvrae_pyro.errors import CheckpointError, RvraeError
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["Run", "load_run", "save_run", "uninterrupted"]
+__all__ = ["Run", "load_run", "save_run"]
 
 _PREPARATION: Final = "preparation.json"
 
@@ -56,10 +56,3 @@ def load_run(folder: Path) -> Run:
     if not isinstance(fit, rv.Fit):
         raise CheckpointError(f"RUN {folder} is an ensemble; name the folder of a single fit.")
     return Run(fit, Preparation.from_json(model / _PREPARATION))
-
-
-def uninterrupted(fit: "Fit") -> "Fit":
-    """Return the fit; raise KeyboardInterrupt where training caught one and kept its state."""
-    if fit.stopped == "interrupted":
-        raise KeyboardInterrupt
-    return fit

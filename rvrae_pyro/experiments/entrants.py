@@ -109,9 +109,8 @@ class ModelEntrant:
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         """Fit a copy of the template."""
         model = copy.deepcopy(self.template)
-        return FittedModel(
-            fit_rvrae(model, train, valid, config=self.config, seed=seed, progress=False)
-        )
+        fit = fit_rvrae(model, train, valid, config=self.config, seed=seed, progress=False)
+        return FittedModel(fit.uninterrupted())
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ def _fit_member(job: _Member) -> Fit:
         config=job.config,
         seed=job.seed,
         progress=job.progress,
-    )
+    ).uninterrupted()
 
 
 def load(

@@ -206,6 +206,18 @@ class Fit(Forecasts, Readings):
     def _check(self, panel: xr.Dataset | None, num_particles: int) -> Check:
         return judge_fit(self, panel, num_particles)
 
+    def uninterrupted(self) -> Fit:
+        """Return the fit itself, for whatever must not take half a training for a whole one.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If training caught one (Ctrl-C, SIGTERM) and kept the best state so far.
+        """
+        if self.stopped == "interrupted":
+            raise KeyboardInterrupt
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fit to a folder: weights as safetensors, the rest as JSON and netCDF.
 

@@ -32,6 +32,16 @@ def small_model(market: xr.Dataset, **parts: Any) -> rv.RVRAE:
     )
 
 
+@dataclass(frozen=True)
+class PressedKeys:
+    """A KL schedule under which somebody presses Ctrl-C at the third step."""
+
+    def weight(self, step: int, n_times: int) -> float:
+        if step >= 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+
 @dataclass
 class Said:
     """A fitted competitor that says a constant times the first characteristic."""

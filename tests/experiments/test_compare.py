@@ -17,7 +17,7 @@ from rvrae_pyro.experiments.cells import Cell, Result, read_result, write_result
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS, enter_all
 from rvrae_pyro.experiments.scoring import Scores
 from rvrae_pyro.experiments.tables import compare_densities, pooled
-from tests.experiments.helpers import SHORT, Slope, panel, small_model
+from tests.experiments.helpers import SHORT, PressedKeys, Slope, panel, small_model
 
 MARKET = panel()
 SPLIT = (20, 6, 10)
@@ -270,6 +270,23 @@ def test_a_full_disk_keeps_the_fits_that_are_done(tmp_path, monkeypatch):
     entrant = Slope()
     assert len(run(entrant).monthly) == 4
     assert [seed for *_, seed in entrant.trained] == [2, 3]
+
+
+def test_a_fit_that_was_interrupted_is_no_result(tmp_path):
+    """Ctrl-C ends the run; a fit keeps its best state then, and that must not pass for a fit."""
+    config = rv.FitConfig(max_steps=6, kl_schedule=PressedKeys())
+    half = ModelEntrant("half", small_model(MARKET), config)
+    kept = rv.fit(small_model(MARKET), MARKET, config=config, progress=False)
+    assert kept.stopped == "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        kept.uninterrupted()
+    with pytest.raises(KeyboardInterrupt):
+        compare(MARKET, [Slope(), half], split=SPLIT, seeds=1, num_samples=200, out=tmp_path)
+    assert [p.name.split("-")[0] for p in (tmp_path / "cells").iterdir()] == ["slope"]
+    with pytest.raises(KeyboardInterrupt):
+        rv.fit_ensemble(
+            lambda: small_model(MARKET), MARKET, seeds=(0, 1), config=config, progress=False
+        )
 
 
 def test_two_runs_into_one_folder(tmp_path):
