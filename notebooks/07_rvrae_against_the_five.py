@@ -179,7 +179,9 @@ axis.set_xlabel("log score of RVRAE less the other's, nats a return")
 plt.show()
 
 # %% [markdown]
-# *How to read it.* Right of the line, RVRAE gave what happened a higher density.
+# *How to read it.* Right of the line, RVRAE gave what happened a higher density. FactorVAE is
+# trained, as published, on the density of each asset by itself; the joint density that its factors
+# imply is then far too sure of what assets share, which CRPS, a score of single assets, cannot see.
 
 # %% [markdown]
 # ## Answer
