@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.utils import broadcast_all
 
-from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihood_base import Likelihood, RobustLikelihood, weighted_potential
 from rvrae_pyro.models.scales import Alpha, CharacteristicScale, GlobalScale, Scale
-from rvrae_pyro.models.skewed import SkewStudentT
+from rvrae_pyro.models.student import SkewStudentT, StudentT
 
 __all__ = [
     "Alpha",
@@ -51,58 +50,6 @@ class Normal(Likelihood):
     def deviation(self, scale: Tensor) -> Tensor:
         """Return the scale itself."""
         return scale
-
-
-class StudentT(RobustLikelihood):
-    """Student-t returns with learned degrees of freedom: a few wild months steer nothing.
-
-    Parameters
-    ----------
-    scale, alpha, sweeps
-        See :class:`RobustLikelihood`.
-    df : float
-        Degrees of freedom to start from, above 2.
-    learn_df : bool
-        False keeps them.
-    """
-
-    def __init__(
-        self,
-        scale: Scale | None = None,
-        alpha: Alpha | None = None,
-        df: float = 5.0,
-        learn_df: bool = True,
-        sweeps: int = 2,
-    ) -> None:
-        super().__init__(scale, alpha, sweeps)
-        if not df > 2:
-            raise ConfigError(f"`df` must be above 2, so that returns have a variance; got {df}.")
-        self.df, self.learn_df = df, learn_df
-        self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)), learn_df)
-
-    @property
-    def degrees_of_freedom(self) -> Tensor:
-        """Degrees of freedom, above 2; a scalar."""
-        return 2.0 + self.log_excess_df.exp()
-
-    def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        """``StudentT(df, loc, scale)``."""
-        return _StudentT(self.degrees_of_freedom, loc, scale)
-
-    def deviation(self, scale: Tensor) -> Tensor:
-        """``scale * sqrt(df / (df - 2))``."""
-        df = self.degrees_of_freedom
-        return scale * (df / (df - 2.0)).sqrt()
-
-    def score(self, error: Tensor) -> Tensor:
-        """``(df + 1) e / (df + e^2)``."""
-        df = self.degrees_of_freedom
-        return error * (df + 1.0) / (df + error.square())
-
-    def information(self) -> Tensor:
-        """``(df + 1) / (df + 3)``."""
-        df = self.degrees_of_freedom
-        return (df + 1.0) / (df + 3.0)
 
 
 class Laplace(RobustLikelihood):
@@ -195,27 +142,3 @@ class NormalMixture(RobustLikelihood):
         zero, one = torch.zeros_like(grid), torch.ones_like(grid)
         density = self.distribution(zero, one).log_prob(grid).exp()
         return torch.trapezoid(self.score(grid).square() * density, grid)
-
-
-class _StudentT(dist.StudentT):  # type: ignore[misc]
-    """Student-t whose scalar degrees of freedom are not spread over every cell."""
-
-    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
-        self._df = df
-        loc, scale = broadcast_all(loc, scale)
-        super().__init__(df, loc, scale, validate_args=False)
-
-    def expand(
-        self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None
-    ) -> dist.TorchDistribution:
-        return _StudentT(self._df, self.loc.expand(batch_shape), self.scale.expand(batch_shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        df = self._df
-        constant = (
-            torch.lgamma(0.5 * (df + 1.0)) - torch.lgamma(0.5 * df) - 0.5 * (df * math.pi).log()
-        )
-        z = (value - self.loc) / self.scale
-        kernel: Tensor = torch.log1p(z.square() / df)
-        density: Tensor = constant - self.scale.log() - 0.5 * (df + 1.0) * kernel
-        return density

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rvrae_pyro as rv
-from rvrae_pyro.models.skewed import TwoPieceT
+from rvrae_pyro.models.student import TwoPieceT
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
@@ -72,10 +72,9 @@ def test_draws_follow_the_density() -> None:
 def test_training_finds_the_long_tail() -> None:
     """Right-skewed residuals give a skew above 1; their mirror image one below."""
     panel = random_panel(60, 60)
-    generator = torch.Generator().manual_seed(0)
     gamma = torch.distributions.Gamma(2.0, 1.0)
     with torch.random.fork_rng():
-        torch.manual_seed(generator.initial_seed())
+        torch.manual_seed(0)
         noise = 0.05 * (gamma.sample((60, 60)) - 2.0).numpy()
     learned = {}
     for sign in (1.0, -1.0):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 
@@ -44,8 +44,7 @@ class Augmented(FactorPrior):
 
     def __init__(self, base: FactorPrior, n_small: int) -> None:
         super().__init__()
-        if not isinstance(n_small, int) or n_small < 1:
-            raise ConfigError(f"`n_small` must be a whole number of at least 1; got {n_small!r}.")
+        check_count("n_small", n_small)
         if not base.gaussian or base.own is not None:
             raise ConfigError(
                 "`base` must have Gaussian transitions and no latent of its own; got "

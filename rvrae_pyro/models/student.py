@@ -1,4 +1,4 @@
-"""Student-t returns whose two tails differ: single stocks gain more suddenly than they lose."""
+"""Student-t returns, and those whose two tails differ: stocks gain more suddenly than they lose."""
 
 from __future__ import annotations
 
@@ -15,10 +15,62 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihood_base import RobustLikelihood
 from rvrae_pyro.models.scales import Alpha, Scale
 
-__all__ = ["SkewStudentT", "TwoPieceT"]
+__all__ = ["SkewStudentT", "StudentT", "TwoPieceT"]
 
 
-class SkewStudentT(RobustLikelihood):
+class StudentT(RobustLikelihood):
+    """Student-t returns with learned degrees of freedom: a few wild months steer nothing.
+
+    Parameters
+    ----------
+    scale, alpha, sweeps
+        See :class:`RobustLikelihood`.
+    df : float
+        Degrees of freedom to start from, above 2.
+    learn_df : bool
+        False keeps them.
+    """
+
+    def __init__(
+        self,
+        scale: Scale | None = None,
+        alpha: Alpha | None = None,
+        df: float = 5.0,
+        learn_df: bool = True,
+        sweeps: int = 2,
+    ) -> None:
+        super().__init__(scale, alpha, sweeps)
+        if not df > 2:
+            raise ConfigError(f"`df` must be above 2, so that returns have a variance; got {df}.")
+        self.df, self.learn_df = df, learn_df
+        self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)), learn_df)
+
+    @property
+    def degrees_of_freedom(self) -> Tensor:
+        """Degrees of freedom, above 2; a scalar."""
+        return 2.0 + self.log_excess_df.exp()
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        """``StudentT(df, loc, scale)``."""
+        return _StudentT(self.degrees_of_freedom, loc, scale)
+
+    def deviation(self, scale: Tensor) -> Tensor:
+        """``scale * sqrt(df / (df - 2))``."""
+        df = self.degrees_of_freedom
+        return scale * (df / (df - 2.0)).sqrt()
+
+    def score(self, error: Tensor) -> Tensor:
+        """``(df + 1) e / (df + e^2)``."""
+        df = self.degrees_of_freedom
+        return error * (df + 1.0) / (df + error.square())
+
+    def information(self) -> Tensor:
+        """``(df + 1) / (df + 3)``."""
+        df = self.degrees_of_freedom
+        return (df + 1.0) / (df + 3.0)
+
+
+class SkewStudentT(StudentT):
     r"""Two-piece Student-t returns: one scale above the mode, another below, the mean in place.
 
     .. math::
@@ -31,10 +83,13 @@ class SkewStudentT(RobustLikelihood):
 
     Parameters
     ----------
-    scale, alpha, sweeps
-        See :class:`RobustLikelihood`.
-    df : float
-        Degrees of freedom to start from, above 2; learned.
+    scale, alpha, df, learn_df, sweeps
+        See :class:`StudentT`.
+
+    Notes
+    -----
+    The Fisher information about the location is that of the Student-t, whatever the skewness:
+    what one side gains the other loses.
 
     References
     ----------
@@ -46,19 +101,11 @@ class SkewStudentT(RobustLikelihood):
         scale: Scale | None = None,
         alpha: Alpha | None = None,
         df: float = 5.0,
+        learn_df: bool = True,
         sweeps: int = 2,
     ) -> None:
-        super().__init__(scale, alpha, sweeps)
-        if not df > 2:
-            raise ConfigError(f"`df` must be above 2, so that returns have a variance; got {df}.")
-        self.df = df
-        self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)))
+        super().__init__(scale, alpha, df, learn_df, sweeps)
         self.log_skew = nn.Parameter(torch.zeros(()))
-
-    @property
-    def degrees_of_freedom(self) -> Tensor:
-        """Degrees of freedom, above 2; a scalar."""
-        return 2.0 + self.log_excess_df.exp()
 
     @property
     def skew(self) -> Tensor:
@@ -75,16 +122,31 @@ class SkewStudentT(RobustLikelihood):
 
     def score(self, error: Tensor) -> Tensor:
         """Score of a Student-t, its argument stretched on either side of the mode."""
-        df, skew = self.degrees_of_freedom, self.skew
-        x = error + _mean(df, skew)
+        skew = self.skew
+        x = error + _mean(self.degrees_of_freedom, skew)
         stretch = torch.where(x >= 0.0, 1.0 / skew, skew)
-        z = x * stretch
-        return stretch * z * (df + 1.0) / (df + z.square())
+        return stretch * super().score(x * stretch)
 
-    def information(self) -> Tensor:
-        """``(df + 1) / (df + 3)``, whatever the skewness: the two sides make up for each other."""
-        df = self.degrees_of_freedom
-        return (df + 1.0) / (df + 3.0)
+
+class _StudentT(dist.StudentT):  # type: ignore[misc]
+    """Student-t whose scalar degrees of freedom are not spread over every cell."""
+
+    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self._df = df
+        loc, scale = broadcast_all(loc, scale)
+        super().__init__(df, loc, scale, validate_args=False)
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None
+    ) -> dist.TorchDistribution:
+        return _StudentT(self._df, self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        df = self._df
+        z = (value - self.loc) / self.scale
+        kernel: Tensor = torch.log1p(z.square() / df)
+        density: Tensor = _log_norm(df) - self.scale.log() - 0.5 * (df + 1.0) * kernel
+        return density
 
 
 class TwoPieceT(dist.TorchDistribution):
