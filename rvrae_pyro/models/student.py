@@ -143,9 +143,11 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
 
     def log_prob(self, value: Tensor) -> Tensor:
         df = self._df
+        # first: gradients add up in the order of the graph, and so does their rounding
+        constant = _log_norm(df)
         z = (value - self.loc) / self.scale
         kernel: Tensor = torch.log1p(z.square() / df)
-        density: Tensor = _log_norm(df) - self.scale.log() - 0.5 * (df + 1.0) * kernel
+        density: Tensor = constant - self.scale.log() - 0.5 * (df + 1.0) * kernel
         return density
 
 
