@@ -32,6 +32,7 @@ __all__ = [
     "COMPETITORS",
     "PAPER_NAME",
     "RVRAE_NAME",
+    "STOCKS_NAME",
     "enter_all",
     "find_entrant",
     "names_all",
@@ -39,6 +40,7 @@ __all__ = [
 
 RVRAE_NAME: Final = "RVRAE"
 PAPER_NAME: Final = "RVRAE (paper)"
+STOCKS_NAME: Final = "RVRAE (stocks)"
 
 Make = Callable[[int], Entrant]
 """From the number of factors to a competitor."""
@@ -55,6 +57,11 @@ def _sizes(panel: xr.Dataset) -> tuple[int, int]:
 def _rvrae(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
     n_characteristics, n_context = _sizes(panel)
     return RVRAE(n_characteristics, n_factors, n_context=n_context)
+
+
+def _stocks(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    return RVRAE.for_stocks(n_characteristics, n_factors, n_context=n_context)
 
 
 def _paper(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
@@ -100,6 +107,8 @@ COMPETITORS: Final[Mapping[str, Make]] = {
     "CA0": _autoencoder((), "CA0"),
     "CA2": _autoencoder((32, 16), "CA2"),
     "CA3": _autoencoder((32, 16, 8), "CA3"),
+    # its small factors, one a characteristic, are of no use on portfolios
+    STOCKS_NAME: _model(STOCKS_NAME, _stocks),
 }
 """Every competitor by the name that tables and the command line use."""
 
@@ -127,7 +136,12 @@ def find_entrant(name: str, n_factors: int = 5) -> Entrant:
         If there is none of that name; the message lists all.
     """
     known = {key.lower(): key for key in COMPETITORS}
-    aliases = {"conditionalautoencoder": "CA", "ca1": "CA", "paper": PAPER_NAME}
+    aliases = {
+        "conditionalautoencoder": "CA",
+        "ca1": "CA",
+        "paper": PAPER_NAME,
+        "stocks": STOCKS_NAME,
+    }
     key = known.get(name.lower(), aliases.get(name.lower()))
     if key is None:
         close = get_close_matches(name.lower(), known, n=1)

@@ -42,6 +42,13 @@ def test_all_is_the_seven_of_the_paper():
         json.dumps(entrant.describe(MARKET))
 
 
+def test_the_model_for_stocks_goes_by_name():
+    (entrant,) = enter_all("stocks", 2)
+    assert entrant.name == "RVRAE (stocks)"
+    model = entrant.make(MARKET)
+    assert model.n_factors == 2 + MARKET.sizes["characteristic"]
+
+
 def test_variants_differ_from_what_they_are_held_against():
     described = {}
     for name, make in {**COMPETITORS, **ABLATIONS}.items():
