@@ -18,6 +18,7 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shares import WeightShare
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk
+from rvrae_pyro.nn.sequences import together
 
 __all__ = ["OnePanel", "Slopes", "Task", "not_finite", "window_loss"]
 
@@ -125,7 +126,8 @@ class OnePanel:
 
     def walk(self, model: RVRAE, starts: Sequence[int]) -> Walk:
         """Filter once through all months, at given weights."""
-        return model.walk(self.batch, starts)
+        with together():
+            return model.walk(self.batch, starts)
 
     def descend(self, task: Task, factor: float) -> bool:
         """Add the gradient of ``factor`` times the window's loss; False if it has no return."""

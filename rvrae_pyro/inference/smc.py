@@ -194,16 +194,16 @@ class Cloud:
         with self._random(t):
             own_ahead, own_coming = self._own_ahead(t)
             moment = base if own_coming is None else prior.drive(base, own_coming)
-            ahead = _for_each(prior.transition(self.state, moment), self.n)
-            level = prior.level(self.state, moment)
+            ahead, level = prior.ahead(self.state, moment)
+            ahead = _for_each(ahead, self.n)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
             # after all that is predicted: what is drawn here hangs on whether returns were seen
             own = self._own_proposed(t, base, own_ahead, own_coming)
             met, met_level = ahead, level
             if own.value is not None:
                 moment = own.moment
-                met = _for_each(prior.transition(self.state, moment), self.n)
-                met_level = prior.level(self.state, moment)
+                met, met_level = prior.ahead(self.state, moment)
+                met = _for_each(met, self.n)
             codes, log_weight, chosen = self._propose(t, met, met_level, own.log_weight)
             keep = self._resample(log_weight) if chosen is None else chosen
         self._account(log_weight)

@@ -39,6 +39,7 @@ from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk, follow
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.sequences import together
 
 __all__ = ["Streamed", "Total", "alone", "require_additive"]
 
@@ -158,8 +159,9 @@ class Streamed:
             # taken out as they are joined, or they would all be there twice
             return self._joined([s.pop(t) for s in states])
 
-        view = parts.view(months, potential)
-        course = follow(parts, months, view, potential, starts, joined)
+        with together():
+            view = parts.view(months, potential)
+            course = follow(parts, months, view, potential, starts, joined)
         log_likelihood = course.codes.new_zeros(months.n_times)
         for each in self._turns(cells):
             log_likelihood += each.log_likelihood(

@@ -13,7 +13,7 @@ from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.lstm import run_lstm_packed
-from rvrae_pyro.nn.sequences import rnn_weights, run_lstm_online
+from rvrae_pyro.nn.sequences import months_apart, rnn_weights, run_lstm_online
 
 __all__ = ["LSTM", "MLP", "Augmented", "Linear", "Loadings", "feed_forward", "over_rows"]
 
@@ -201,6 +201,11 @@ class LSTM(Loadings):
         self.check(batch)
         x = batch.characteristics
         output, states = run_lstm_online(self.lstm, x, batch.listed, self._initial(batch), starts)
+        if not months_apart():
+            flat = x.flatten(0, 1), output.flatten(0, 1)
+            blocks = batch.packing.cells.split(_ROWS)
+            read = [self._read_out(*(t.index_select(0, b) for t in flat)) for b in blocks]
+            return batch.spread(torch.cat(read)), dict(states)
         rows = [live.nonzero().squeeze(-1) for live in batch.listed]
         beta = x.new_zeros(*x.shape[:2], self.n_factors)
         for t, live in enumerate(rows):

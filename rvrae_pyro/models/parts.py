@@ -119,6 +119,7 @@ class Parts(nn.Module):
         self.register_buffer("return_scale", torch.tensor(0.1))
         self._slot: tuple[Batch, Weights, tuple[Any, ...], Shared] | None = None
         self._silent = False
+        self._known: tuple[Tensor, ...] = ()
         self._enrol()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,12 +129,15 @@ class Parts(nn.Module):
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Spare a training loop that holds the weights itself from telling Pyro of them."""
-        self._silent = True
+        """Spare a training loop that holds the weights itself from telling Pyro of them.
+
+        Meanwhile no part may be exchanged for another.
+        """
+        self._silent, self._known = True, tuple(self._tensors())
         try:
             yield
         finally:
-            self._silent = False
+            self._silent, self._known = False, ()
 
     def _enrol(self) -> None:
         """Take a name that no other model in this process has had, and give it back at the end."""
@@ -247,8 +251,10 @@ class Parts(nn.Module):
 
     def version(self) -> tuple[Any, ...]:
         """Tell whether any weight or buffer was replaced or changed in place since."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return tuple((id(w), w._version) for w in tensors)
+        return tuple((id(w), w._version) for w in self._known or self._tensors())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return itertools.chain(self.parameters(), self.buffers())
 
     def _token(self) -> tuple[Any, ...]:
         return (torch.is_grad_enabled(), *self.version())

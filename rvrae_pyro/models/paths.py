@@ -90,10 +90,7 @@ class PathDistribution(TorchDistribution):
         """Prior and level of every month, given the path."""
         states = self.prior.unroll(path, self.context, self.state)
         before = tuple(s[..., :-1, :] for s in states)
-        return (
-            self.prior.transition(before, self.context),
-            self.prior.level(before, self.context),
-        )
+        return self.prior.ahead(before, self.context)
 
 
 class IndependentPath(PathDistribution):

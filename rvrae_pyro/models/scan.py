@@ -1,8 +1,10 @@
 """The walk through the months in which a factor prior meets the months' returns.
 
 Month t's prior needs the state that the months before it left. Without gradient the walk is a
-loop. With gradient, long panels are walked all months at once, over and over, until the path and
-the states it drives agree; the gradient then runs through one more pass and a chain of adjoints.
+loop, so that no bit of a month hangs on how many follow it. With gradient, or where a caller lets
+go of those bits (:func:`~rvrae_pyro.nn.sequences.together`), long panels are walked all months at
+once, over and over, until the path and the states it drives agree; a gradient then runs through
+one more pass and a chain of adjoints.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior, Transition
 from rvrae_pyro.nn.flows import WarpedPosterior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.sequences import months_apart
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
 __all__ = ["Scan", "Updated", "at_level", "scan"]
@@ -74,10 +77,15 @@ def scan(
     Scan
         Month t of it depends on returns up to t only. Costs O(n_times n_factors^3).
     """
-    size = sum(s.shape[-1] for s in state)
-    if not torch.is_grad_enabled() or potential.shift.shape[-2] <= _LONG * size:
-        months, _ = _loop(prior, potential, context, state, noise)
-        return months
+    size, differentiable = sum(s.shape[-1] for s in state), torch.is_grad_enabled()
+    short = potential.shift.shape[-2] <= (_LONG * size if differentiable else _PASSES)
+    if short or months_apart():
+        return _loop(prior, potential, context, state, noise)[0]
+    if not differentiable:
+        before = _relax(prior, potential, context, state, noise)
+        if before is None:
+            return _loop(prior, potential, context, state, noise)[0]
+        return _meet(prior, potential, context, before, noise)
     with torch.no_grad():
         before = _relax(prior, potential, context, state, noise)
         if before is None:
@@ -147,8 +155,7 @@ def _meet(
     noise: Tensor | None,
 ) -> Scan:
     """One month's prior and returns, or those of many at once given the state before each."""
-    ahead = prior.transition(state, context)
-    level = prior.level(state, context)
+    ahead, level = prior.ahead(state, context)
     posterior = ahead.update(at_level(potential, level))
     factors = posterior.mean if noise is None else posterior.mean + posterior.deviate(noise)
     return Scan(factors, ahead, level, posterior)

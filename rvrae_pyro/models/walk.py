@@ -149,9 +149,8 @@ def follow(
         for t in starts
     }
     before = tuple(s[..., :-1, :] for s in prior_states)
-    level = parts.factor_prior.level(before, view.context)
     factors = parts.decoder.read(tuple(s[..., 1:, :] for s in decoder_states), codes)
-    prior = parts.factor_prior.transition(before, view.context)
+    prior, level = parts.factor_prior.ahead(before, view.context)
     return Course(carries, codes, factors, prior, level, proposal, own)
 
 

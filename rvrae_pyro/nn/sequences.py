@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bucket", "by_month", "pack_buckets", "rnn_weights", "run_lstm_online"]
+__all__ = [
+    "Bucket",
+    "by_month",
+    "months_apart",
+    "pack_buckets",
+    "rnn_weights",
+    "run_lstm_online",
+    "together",
+]
+
+_together: ContextVar[bool] = ContextVar("months_together", default=False)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let passes without gradient compute months together, as passes with gradient do.
+
+    Equal to month by month up to rounding, and to that extent an early month hangs on how many
+    follow it: good enough to judge a state of training, not for a forecast.
+    """
+    token = _together.set(True)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+def months_apart() -> bool:
+    """Whether each month is to be computed on its own, so that no bit hangs on how many follow."""
+    return not (torch.is_grad_enabled() or _together.get())
 
 
 class Bucket(NamedTuple):
@@ -94,9 +125,9 @@ def by_month(layer: nn.Module, months: Tensor) -> Tensor:
     A matrix product of many months rounds otherwise than one of few, so filters, which take no
     gradient, work month by month: no bit of a month then depends on how many follow it.
     """
-    if torch.is_grad_enabled():
-        together: Tensor = layer(months)
-        return together
+    if not months_apart():
+        at_once: Tensor = layer(months)
+        return at_once
     return torch.stack([layer(month) for month in months.unbind(0)])
 
 

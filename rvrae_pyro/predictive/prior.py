@@ -172,8 +172,7 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     codes, returns = [], []
     for t in range(batch.n_times):
         moment = None if context is None else context[t]
-        ahead = prior.transition(state, moment)
-        level = prior.level(state, moment)
+        ahead, level = prior.ahead(state, moment)
         drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
         beta = cross.beta[..., t, :, :]
         loc = (drawn.unsqueeze(-2) @ beta.mT).squeeze(-2)

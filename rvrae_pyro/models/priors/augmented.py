@@ -62,17 +62,20 @@ class Augmented(FactorPrior):
 
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
         """Join the base's transition and the small factors' own."""
-        large = self.base.transition(state, context)
+        return self.ahead(state, context)[0]
+
+    def ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
+        """Join the base's transition and the small factors' own; the base's level."""
+        large, level = self.base.ahead(state, context)
         if not isinstance(large, Gaussian):
             raise ConfigError(
                 f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
                 f"`transition`; got {type(large).__name__}."
             )
-        level = self.base.level(state, context)
         log_scale = self.log_scale if level is None else self.log_scale + level.unsqueeze(-1)
         small = log_scale.exp().expand(*large.loc.shape[:-1], self.n_small)
         loc = torch.cat([large.loc, torch.zeros_like(small)], -1)
-        return Gaussian(loc, torch.cat([large.scale.expand_as(large.loc), small], -1))
+        return Gaussian(loc, torch.cat([large.scale.expand_as(large.loc), small], -1)), level
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Move the base by its own factors; the small ones are forgotten."""

@@ -94,6 +94,10 @@ class FactorPrior(Part):
         """Log of a factor on the month's idiosyncratic scales, of shape (*batch,); None for 0."""
         return None
 
+    def ahead(self, state: State, context: Tensor | None) -> tuple[Transition, Tensor | None]:
+        """Transition and level of a month; for priors that read both out of the same numbers."""
+        return self.transition(state, context), self.level(state, context)
+
     def slope(self) -> Tensor | None:
         """Slopes of the next month's mean in each factor (n_factors,), for a linear prior.
 

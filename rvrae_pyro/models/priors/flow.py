@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.models.priors.base import FactorPrior
+from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.priors.recurrent import Recurrent
 from rvrae_pyro.nn.flows import Warped
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -71,7 +71,14 @@ class Flow(FactorPrior):
 
     def transition(self, state: State, context: Tensor | None) -> Warped:
         """Push the base's Gaussian through the flow."""
-        base = self.base.transition(state, context)
+        return self._push(self.base.transition(state, context))
+
+    def ahead(self, state: State, context: Tensor | None) -> tuple[Warped, Tensor | None]:
+        """Push the base's Gaussian through the flow; the base's level."""
+        base, level = self.base.ahead(state, context)
+        return self._push(base), level
+
+    def _push(self, base: Transition) -> Warped:
         if not isinstance(base, Gaussian):
             raise ConfigError(
                 f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "

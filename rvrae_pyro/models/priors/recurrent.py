@@ -128,7 +128,9 @@ class Recurrent(FactorPrior):
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
         """Mean and scale read out of the state and the month's context."""
-        out = self._read_out(state, context)
+        return self._transition(self._read_out(state, context))
+
+    def _transition(self, out: Tensor) -> Transition:
         loc, log_scale = out[..., : self.n_factors], out[..., self.n_factors : -1]
         scale, df = log_scale.clamp(-8.0, 4.0).exp(), self.degrees_of_freedom
         return (
@@ -146,9 +148,19 @@ class Recurrent(FactorPrior):
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
         """Log multiplier of the month's idiosyncratic scales, within (-3, 3)."""
-        if not self.idio_level:
-            return None
-        return 3.0 * torch.tanh(self._read_out(state, context)[..., -1] / 3.0)
+        return self._level(self._read_out(state, context)) if self.idio_level else None
+
+    @staticmethod
+    def _level(out: Tensor) -> Tensor:
+        return 3.0 * torch.tanh(out[..., -1] / 3.0)
+
+    def ahead(self, state: State, context: Tensor | None) -> tuple[Transition, Tensor | None]:
+        """Transition and level from one read-out."""
+        kind = type(self)
+        if kind.transition is not Recurrent.transition or kind.level is not Recurrent.level:
+            return super().ahead(state, context)  # a subclass has its own
+        out = self._read_out(state, context)
+        return self._transition(out), self._level(out) if self.idio_level else None
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """One step of the gated recurrent unit, and of the leaky averages."""
