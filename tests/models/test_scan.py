@@ -8,6 +8,7 @@ import torch
 import rvrae_pyro as rv
 from rvrae_pyro.models import scan as walks
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.sequences import together
 
 K, LONG = 2, 60
 
@@ -62,6 +63,41 @@ def test_values_and_gradients_are_those_of_the_loop(name, strength, driven):
     found = slopes(together, potential, prior)
     for slope, other in zip(found, slopes(loop, potential, prior), strict=True):
         torch.testing.assert_close(slope, other, rtol=1e-7, atol=1e-9 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("strength", [10.0, 1e-4])
+@pytest.mark.parametrize("name", PRIORS)
+def test_without_gradient_months_are_walked_together_only_where_told(monkeypatch, name, strength):
+    prior, potential, context, noise = setting(name, strength)
+    calls, loop = [], walks._loop
+    monkeypatch.setattr(walks, "_loop", lambda *args: calls.append(1) or loop(*args))
+    with torch.no_grad():
+        given = prior, potential, context, prior.initial(), noise
+        apart, expected = walks.scan(*given), loop(*given)[0]
+        assert calls == [1]
+        with together():
+            found = walks.scan(*given)
+    if strength > 1.0 and name != "regimes":  # which has no way through all months at once
+        assert calls == [1]
+    for field, same, other in zip(*map(walks._fields, (apart, expected, found)), strict=True):
+        assert torch.equal(field, same)
+        torch.testing.assert_close(other, field, rtol=1e-9, atol=1e-11)
+
+
+def test_a_subclass_with_its_own_transition_is_heard():
+    class Calm(rv.priors.Recurrent):
+        def transition(self, state, context):
+            ahead = super().transition(state, context)
+            return rv.priors.Gaussian(ahead.loc, 0.5 * ahead.scale)
+
+    prior, potential, context, _ = setting("recurrent", 1.0)
+    calm = Calm(K, hidden=4, n_context=3).double()
+    calm.load_state_dict(prior.state_dict())
+    given = potential, context, prior.initial(), None
+    with torch.no_grad():
+        found, plain = walks.scan(calm, *given), walks.scan(prior, *given)
+    torch.testing.assert_close(found.prior.scale[0], 0.5 * plain.prior.scale[0])
+    assert torch.equal(found.level[:1], plain.level[:1])
 
 
 def test_strong_returns_need_few_passes_and_states_agree_to_rounding(monkeypatch):
