@@ -221,20 +221,24 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     Statistics
         In float64, whatever the batch holds. Cost O(T N P^2), memory of one month.
     """
-    grams, moments, counts, squares = [], [], [], 0.0
-    for t, seen in enumerate(batch.observed):
-        rows = seen.nonzero().squeeze(-1)
-        if rows.numel() == 0:
-            continue
-        z = batch.characteristics[t, rows].double()
-        if constant:
-            z = torch.cat([z, z.new_ones(len(z), 1)], dim=1)
-        grams.append(z.mT @ z)
-        returns = batch.returns[t, rows].double()
-        moments.append(z.mT @ returns)
-        squares += float(returns.square().sum())
-        counts.append(rows.numel())
-    return Statistics(torch.stack(grams), torch.stack(moments), torch.tensor(counts), squares)
+    counts = batch.observed.sum(1)
+    seen = batch.observed.nonzero()
+    rows = seen[:, 0] * batch.n_assets + seen[:, 1]
+    flat = batch.characteristics.reshape(-1, batch.n_characteristics)
+    returns = batch.returns.reshape(-1).index_select(0, rows).double()
+    counts = counts[counts > 0]
+    # returns stand beside the characteristics, so that one product a month gives every sum
+    size = batch.n_characteristics + constant + 1
+    table = flat.new_ones(int(counts.max()), size, dtype=torch.float64)
+    sums = table.new_empty(len(counts), size, size)
+    sizes = counts.tolist()
+    for total, cells, own in zip(sums, rows.split(sizes), returns.split(sizes), strict=True):
+        z = table[: len(cells)]
+        z[:, : batch.n_characteristics] = flat.index_select(0, cells)
+        z[:, -1] = own
+        torch.mm(z.mT, z, out=total)
+    gram, moment = sums[:, :-1, :-1].contiguous(), sums[:, :-1, -1].contiguous()
+    return Statistics(gram, moment, counts, float(sums[:, -1, -1].sum()))
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def to_batch(
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
     is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
     values = panel[CHARACTERISTICS].to_numpy()
-    filled = np.where(is_listed[..., None], values, 0).astype(_numpy_type(dtype), copy=False)
+    filled = _fill(values, is_listed, _numpy_type(dtype))
     _refuse_gaps(filled, panel)
     returns = panel[RETURNS].to_numpy()
     observed = is_listed & ~np.isnan(returns)
@@ -292,13 +292,22 @@ def to_light_batch(
     )
 
 
+def _fill(values: np.ndarray, is_listed: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Copy what is listed, month by month, onto zeros."""
+    filled = np.zeros(values.shape, dtype)
+    for month, target, rows in zip(values, filled, is_listed, strict=True):
+        cells = rows.nonzero()[0]
+        target[cells] = month[cells]
+    return filled
+
+
 def _numpy_type(dtype: torch.dtype) -> np.dtype:
     return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
 
 
 def _refuse_gaps(filled: np.ndarray, panel: xr.Dataset) -> None:
     """Raise where a listed cell lacks a characteristic: fitting never fills or transforms."""
-    if np.isfinite(filled).all():
+    if all(np.isfinite(month).all() for month in filled):
         return
     bad = ~np.isfinite(filled)
     where = np.argwhere(bad.any(2))[:3]

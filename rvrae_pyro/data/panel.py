@@ -70,11 +70,22 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
     """
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     # one row at a time: a panel-sized mask of booleans would be the largest temporary here
-    rows = np.stack(
-        [~np.isnan(row).all(axis=-1) for _, block in row_blocks(values) for row in block]
-    )
+    rows = np.stack([~_all_missing(row) for _, block in row_blocks(values) for row in block])
     coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
     return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
+
+
+def _all_missing(row: NDArray[Any]) -> NDArray[np.bool_]:
+    """Assets of a month (asset, characteristic) that lack everything; eight values a comparison."""
+    n_assets, n_characteristics = row.shape
+    missing = np.ones((n_assets, 8 * max(1, -(-n_characteristics // 8))), bool)
+    np.isnan(row, out=missing[:, :n_characteristics])
+    words = missing.view(np.uint64)
+    together = words[:, 0].copy()
+    for word in words.T[1:]:
+        together &= word
+    everything: NDArray[np.bool_] = together == np.ones(8, bool).view(np.uint64)
+    return everything
 
 
 def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
@@ -280,12 +291,14 @@ def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
     outside = 0.0
     rows = (row for _, block in row_blocks(values) for row in block)
     for i, row in enumerate(rows):
-        bad = np.isinf(row)
-        if bad.any():
+        largest = float(np.fmax.reduce(np.abs(row), axis=None, initial=0.0))
+        if np.isinf(largest):
+            bad = np.isinf(row)
             infinite[i] = bad.any(axis=-1)
             infinite_names |= bad.any(axis=0)
-        present |= ~np.isnan(row).all(axis=0)
-        outside = max(outside, float(np.fmax.reduce(np.abs(row), axis=None, initial=0.0)))
+        if not present.all():  # mostly settled by the first month
+            present |= ~np.isnan(row).all(axis=0)
+        outside = max(outside, largest)
     if infinite_names.any():
         yield (
             f"infinite characteristics in {first_three(names[infinite_names])}, at "
