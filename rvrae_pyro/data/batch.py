@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import cached_blocks, row_blocks
 from rvrae_pyro.data.packing import Packing, pack
 from rvrae_pyro.data.panel import listed, validate_panel
 from rvrae_pyro.errors import PanelError, ShapeError
@@ -307,7 +307,8 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype:
 
 def _refuse_gaps(filled: np.ndarray, panel: xr.Dataset) -> None:
     """Raise where a listed cell lacks a characteristic: fitting never fills or transforms."""
-    if all(np.isfinite(month).all() for month in filled):
+    dims = (TIME, ASSET, CHARACTERISTIC)
+    if all(np.isfinite(block).all() for _, block in cached_blocks(xr.Variable(dims, filled))):
         return
     bad = ~np.isfinite(filled)
     where = np.argwhere(bad.any(2))[:3]

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import cached_blocks
 from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
@@ -69,20 +69,21 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
         return was observed, which would look ahead.
     """
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    # one row at a time: a panel-sized mask of booleans would be the largest temporary here
-    rows = np.stack([~_all_missing(row) for _, block in row_blocks(values) for row in block])
+    # in small blocks: a panel-sized mask of booleans would be the largest temporary here
+    rows = np.concatenate([~_all_missing(block) for _, block in cached_blocks(values)])
     coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
     return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
 
 
-def _all_missing(row: NDArray[Any]) -> NDArray[np.bool_]:
-    """Assets of a month (asset, characteristic) that lack everything; eight values a comparison."""
-    n_assets, n_characteristics = row.shape
-    missing = np.ones((n_assets, 8 * max(1, -(-n_characteristics // 8))), bool)
-    np.isnan(row, out=missing[:, :n_characteristics])
-    words = missing.view(np.uint64)
-    together = words[:, 0].copy()
-    for word in words.T[1:]:
+def _all_missing(block: NDArray[Any]) -> NDArray[np.bool_]:
+    """Cells of (time, asset, characteristic) that lack everything; eight values a comparison."""
+    n_characteristics = block.shape[-1]
+    width = 8 * max(1, -(-n_characteristics // 8))
+    missing = np.ones((*block.shape[:-1], width), bool)
+    np.isnan(block, out=missing[..., :n_characteristics])
+    words = np.moveaxis(missing.view(np.uint64), -1, 0)
+    together = words[0].copy()
+    for word in words[1:]:
         together &= word
     everything: NDArray[np.bool_] = together == np.ones(8, bool).view(np.uint64)
     return everything
@@ -162,7 +163,7 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
         if dim not in panel.coords:
             continue
         labels = panel.indexes[dim]
-        bad = [v for v in labels if not isinstance(v, str) or not v]
+        bad = [v for v in labels.tolist() if not isinstance(v, str) or not v]
         if bad:
             yield (
                 f"`{dim}` labels must be non-empty strings; got {first_three(map(repr, bad))}. "
@@ -173,7 +174,7 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
             yield f"repeated `{dim}` labels: {first_three(repeated)}. Keep one of each."
     yield from _time_problems(panel)
     for name in [None, *panel.variables]:
-        attrs = panel.attrs if name is None else panel[name].attrs
+        attrs = panel.attrs if name is None else panel.variables[name].attrs
         odd = [k for k, v in attrs.items() if not isinstance(v, str | int | float)]
         if odd:
             owner = "the panel" if name is None else f"`{name}`"
@@ -198,7 +199,7 @@ def _time_problems(panel: xr.Dataset) -> Iterator[str]:
         yield f"{missing.sum()} dates of `time` are missing (NaT). Drop or date those rows."
         return
     stamps = pd.DatetimeIndex(times)
-    days = stamps.strftime("%Y-%m-%d")
+    days = np.datetime_as_string(times, "D")
     if frequency == "monthly":
         off = stamps != month_end(stamps)
         if off.any():
@@ -216,7 +217,7 @@ def _time_problems(panel: xr.Dataset) -> Iterator[str]:
         yield from _gap_problems(times, days, panel.attrs.get("frequency", "monthly"))
 
 
-def _gap_problems(times: NDArray[Any], days: pd.Index, frequency: str) -> Iterator[str]:
+def _gap_problems(times: NDArray[Any], days: NDArray[Any], frequency: str) -> Iterator[str]:
     gaps = skipped_rows(times, check_frequency(frequency))
     if gaps:
         unit = "months" if frequency == "monthly" else "weeks"
@@ -289,15 +290,14 @@ def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
     infinite_names = np.zeros(len(names), bool)
     present = np.zeros(len(names), bool)
     outside = 0.0
-    rows = (row for _, block in row_blocks(values) for row in block)
-    for i, row in enumerate(rows):
-        largest = float(np.fmax.reduce(np.abs(row), axis=None, initial=0.0))
+    for first, block in cached_blocks(values):
+        largest = float(np.fmax.reduce(np.abs(block), axis=None, initial=0.0))
         if np.isinf(largest):
-            bad = np.isinf(row)
-            infinite[i] = bad.any(axis=-1)
-            infinite_names |= bad.any(axis=0)
-        if not present.all():  # mostly settled by the first month
-            present |= ~np.isnan(row).all(axis=0)
+            bad = np.isinf(block)
+            infinite[first : first + len(block)] = bad.any(axis=-1)
+            infinite_names |= bad.any(axis=(0, 1))
+        if not present.all():  # mostly settled by the first months
+            present |= ~np.isnan(block).all(axis=(0, 1))
         outside = max(outside, largest)
     if infinite_names.any():
         yield (
