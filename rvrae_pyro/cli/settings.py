@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.data.panel import listed
+from rvrae_pyro.data.blocks import pieces, row_blocks
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeError
-from rvrae_pyro.names import CHARACTERISTIC, FEATURE, RETURNS, TIME
+from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FEATURE, RETURNS, TIME
 
 if TYPE_CHECKING:
     from rvrae_pyro.inference.config import FitConfig
@@ -193,8 +193,7 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
         valid: xr.Dataset | None = parts.valid
     else:
         train, valid = _keep_last(panel)
-    usable = listed(train).values & ~np.isnan(train[RETURNS].values)
-    if not usable.any():
+    if not _any_usable(train):
         begin, end = (str(train[TIME].values[k])[:10] for k in (0, -1))
         raise PanelError(
             f"no asset has both characteristics and a return between {begin} and {end}, the months "
@@ -203,9 +202,19 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
     return train, valid
 
 
+def _any_usable(panel: xr.Dataset) -> bool:
+    """Whether a listed asset has a return; reads no more rows than it takes to find one."""
+    returns = panel[RETURNS].values
+    for first, block in row_blocks(panel[CHARACTERISTICS]):
+        seen = ~np.isnan(returns[first : first + len(block)])
+        if any((~np.isnan(block[at]).all(axis=-1) & seen[at]).any() for at in pieces(block)):
+            return True
+    return False
+
+
 def _keep_last(panel: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset | None]:
-    seen = np.flatnonzero((~np.isnan(panel[RETURNS].values)).any(axis=1))
-    last = int(seen[-1]) + 1
+    returns = panel[RETURNS].values
+    last = next(n for n in range(len(returns), 0, -1) if not np.isnan(returns[n - 1]).all())
     first = last - min(max(1, round(_VALID_SHARE * last)), last - 1)
     valid = panel.isel({TIME: slice(first, last)}) if first < last else None
     return panel.isel({TIME: slice(first)}), valid

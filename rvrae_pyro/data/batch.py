@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.blocks import cached_blocks, row_blocks
+from rvrae_pyro.data.blocks import cached_blocks, pieces, row_blocks
 from rvrae_pyro.data.packing import Packing, pack
 from rvrae_pyro.data.panel import listed, validate_panel
 from rvrae_pyro.errors import PanelError, ShapeError
@@ -236,29 +236,7 @@ def to_batch(
     values = panel[CHARACTERISTICS].to_numpy()
     filled = _fill(values, is_listed, _numpy_type(dtype))
     _refuse_gaps(filled, panel)
-    returns = panel[RETURNS].to_numpy()
-    observed = is_listed & ~np.isnan(returns)
-    context: Tensor | None = None
-    features: tuple[str, ...] = ()
-    if CONTEXT in panel:
-        context = torch.as_tensor(panel[CONTEXT].to_numpy(), dtype=dtype, device=device)
-        features = tuple(str(name) for name in panel[FEATURE].to_numpy())
-        if not bool(torch.isfinite(context).all()):
-            raise PanelError(
-                "`context` must be finite in every month; got NaN or infinite values. "
-                "Drop the months that lack it, or fill them from earlier months."
-            )
-    return Batch(
-        returns=torch.as_tensor(np.where(observed, returns, 0.0), dtype=dtype, device=device),
-        observed=torch.as_tensor(observed, device=device),
-        listed=torch.as_tensor(is_listed, device=device),
-        characteristics=torch.as_tensor(filled, device=device),
-        context=context,
-        times=panel[TIME].to_numpy(),
-        assets=panel[ASSET].to_numpy().astype(str),
-        names=panel[CHARACTERISTIC].to_numpy().astype(str),
-        features=features,
-    )
+    return _assembled(panel, is_listed, torch.as_tensor(filled, device=device), device, dtype)
 
 
 def to_light_batch(
@@ -273,22 +251,53 @@ def to_light_batch(
     """
     validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
-    n_characteristics = panel.sizes[CHARACTERISTIC]
-    rows = np.zeros(panel[RETURNS].shape, bool)
+    shape = panel[CHARACTERISTICS].shape
+    rows = np.zeros(shape[:2], bool)
     for first, block in row_blocks(panel[CHARACTERISTICS]):
-        months = slice(first, first + len(block))
-        rows[months] = ~np.isnan(block).all(axis=-1)
-        filled = np.where(rows[months][..., None], block, 0)
-        _refuse_gaps(filled, panel.isel({TIME: months}))
-    marks = np.where(rows, 0.0, np.nan)[..., None]
-    nothing = xr.Variable((TIME, ASSET, CHARACTERISTIC), marks)
-    stand_in = panel.drop_dims(CHARACTERISTIC).assign({CHARACTERISTICS: nothing})
-    stand_in = stand_in.assign_coords({CHARACTERISTIC: ["stand-in"]})
-    batch = to_batch(stand_in, device, dtype)
-    return dataclasses.replace(
-        batch,
-        characteristics=batch.returns.new_zeros(()).expand(*rows.shape, n_characteristics),
+        for some in pieces(block):
+            months = slice(first + some.start, first + some.stop)
+            rows[months] = ~np.isnan(block[some]).all(axis=-1)
+            filled = np.where(rows[months][..., None], block[some], 0)
+            _refuse_gaps(filled, panel.isel({TIME: months}))
+        del block
+    nothing = torch.zeros((), dtype=dtype, device=device).expand(shape)
+    return _assembled(panel, rows, nothing, device, dtype)
+
+
+def _assembled(
+    panel: xr.Dataset,
+    is_listed: np.ndarray,
+    characteristics: Tensor,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Batch:
+    """Put the characteristics of listed cells together with the rest of a panel."""
+    context: Tensor | None = None
+    features: tuple[str, ...] = ()
+    if CONTEXT in panel:
+        context = torch.as_tensor(panel[CONTEXT].to_numpy(), dtype=dtype, device=device)
+        features = tuple(str(name) for name in panel[FEATURE].to_numpy())
+        if not bool(torch.isfinite(context).all()):
+            raise PanelError(
+                "`context` must be finite in every month; got NaN or infinite values. "
+                "Drop the months that lack it, or fill them from earlier months."
+            )
+    returns = panel[RETURNS].to_numpy()
+    filled = np.zeros(returns.shape, _numpy_type(dtype))
+    observed = np.zeros(returns.shape, bool)
+    for some in pieces(returns):
+        observed[some] = is_listed[some] & ~np.isnan(returns[some])
+        filled[some] = np.where(observed[some], returns[some], 0.0)
+    return Batch(
+        returns=torch.as_tensor(filled, device=device),
+        observed=torch.as_tensor(observed, device=device),
+        listed=torch.as_tensor(is_listed, device=device),
+        characteristics=characteristics,
+        context=context,
+        times=panel[TIME].to_numpy(),
+        assets=panel[ASSET].to_numpy().astype(str),
         names=panel[CHARACTERISTIC].to_numpy().astype(str),
+        features=features,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import each_row
 
 __all__ = ["fingerprint"]
 
@@ -37,9 +37,8 @@ def fingerprint(panel: xr.Dataset) -> str:
         array = panel[name]
         digest.update(f"{name}{array.dims}{array.shape}".encode())
         # a row at a time, so that large panels are not copied whole
-        for _, block in row_blocks(array):
-            for row in block if array.ndim > 1 else [block]:
-                digest.update(_plain_bytes(np.asarray(row)))
+        for row in each_row(array) if array.ndim > 1 else [array.values]:
+            digest.update(_plain_bytes(np.asarray(row)))
     return digest.hexdigest()
 
 

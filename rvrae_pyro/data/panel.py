@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import cached_blocks
+from rvrae_pyro.data.blocks import cached_blocks, pieces
 from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
@@ -69,8 +69,11 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
         return was observed, which would look ahead.
     """
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    rows = np.empty(values.shape[:2], bool)
     # in small blocks: a panel-sized mask of booleans would be the largest temporary here
-    rows = np.concatenate([~_all_missing(block) for _, block in cached_blocks(values)])
+    for first, block in cached_blocks(values):
+        rows[first : first + len(block)] = ~_all_missing(block)
+        del block  # or the one that it is part of would stay while the next is read
     coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
     return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
 
@@ -269,18 +272,29 @@ def _value_problems(panel: xr.Dataset, returns_required: bool) -> Iterator[str]:
 
 def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
     returns = panel[RETURNS].values
-    infinite = np.isinf(returns)
-    if infinite.any():
-        yield f"`returns` are infinite at {_cells(panel, infinite)}. Set them to NaN."
-    finite = np.abs(returns[np.isfinite(returns)])
-    if not finite.size:
+    n_finite = n_large = 0
+    any_infinite = False
+    for some in pieces(returns):
+        finite = np.isfinite(returns[some])
+        n_finite += int(finite.sum())
+        n_large += int((finite & (np.abs(returns[some]) > _PERCENT_MEDIAN)).sum())
+        any_infinite |= bool(np.isinf(returns[some]).any())
+    if any_infinite:
+        yield f"`returns` are infinite at {_cells(panel, np.isinf(returns))}. Set them to NaN."
+    if not n_finite:
         if required:
             yield "`returns` holds no observed return. Check the column and the dates."
-    elif (median := float(np.median(finite))) > _PERCENT_MEDIAN:
+    # half of them must be large for the median to be; only then is it worth a copy of them all
+    elif 2 * n_large >= n_finite and (median := _median_size(returns)) > _PERCENT_MEDIAN:
         yield (
             f"`returns` look like percent: the median absolute return is {median:.3g}, "
             "so decimals are expected (0.01 for 1 %). Divide by 100."
         )
+
+
+def _median_size(returns: NDArray[Any]) -> float:
+    """Median absolute finite return."""
+    return float(np.median(np.abs(returns[np.isfinite(returns)])))
 
 
 def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
@@ -299,6 +313,7 @@ def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
         if not present.all():  # mostly settled by the first months
             present |= ~np.isnan(block).all(axis=(0, 1))
         outside = max(outside, largest)
+        del block
     if infinite_names.any():
         yield (
             f"infinite characteristics in {first_three(names[infinite_names])}, at "
@@ -317,10 +332,11 @@ def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
 
 
 def _warn_below_minus_one(panel: xr.Dataset) -> None:
-    below = panel[RETURNS].values < -1.0
-    if below.any():
+    returns = panel[RETURNS].values
+    if any((returns[some] < -1.0).any() for some in pieces(returns)):
+        at = _cells(panel, returns < -1.0)
         warnings.warn(
-            f"`returns` are below -1 at {_cells(panel, below)}: more than everything was lost. "
+            f"`returns` are below -1 at {at}: more than everything was lost. "
             "Look for bad prices or percent returns.",
             RvraeWarning,
             stacklevel=3,

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import each_row
 from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
@@ -63,7 +63,7 @@ def managed_portfolios(panel: xr.Dataset, ridge: float = 1.0) -> xr.DataArray:
     if CONSTANT in names:
         raise PanelError(f"`panel`: the characteristic {CONSTANT!r} must be renamed or dropped.")
     returns = panel[RETURNS].values
-    rows = (row for _, block in row_blocks(panel[CHARACTERISTICS]) for row in block)
+    rows = each_row(panel[CHARACTERISTICS])
     out = np.full((len(returns), len(names) + 1), np.nan)
     unfilled: list[str] = []
     for t, (r, x) in enumerate(zip(returns, rows, strict=True)):

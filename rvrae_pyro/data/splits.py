@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
 from rvrae_pyro.data.panel import validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
@@ -118,8 +119,9 @@ def _fractions(parts: dict[str, Any], n_times: int) -> list[int]:
 
 def _n_observed(panel: xr.Dataset) -> int:
     """Count the rows up to the last one with an observed return."""
-    seen = ~np.isnan(panel[RETURNS].values).all(axis=1)
-    return int(np.flatnonzero(seen)[-1]) + 1
+    returns = panel[RETURNS].values
+    seen = [~np.isnan(returns[some]).all(axis=1) for some in pieces(returns)]
+    return int(np.flatnonzero(np.concatenate(seen))[-1]) + 1
 
 
 def _read_date(name: str, value: object, frequency: Frequency) -> pd.Timestamp:

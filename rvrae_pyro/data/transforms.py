@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import pieces, row_blocks
 from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
@@ -21,7 +21,8 @@ Floats = NDArray[np.floating[Any]]
 _VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "spread", "baspread"}
 _RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
 _CLIP: Final = 4.0
-_BLOCK: Final = 1_000_000
+_SORTED: Final = 500_000
+"""Values that are sorted at once: their order and places take ten times their memory."""
 
 
 def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
@@ -77,16 +78,17 @@ def _rank(raw: xr.DataArray) -> Any:
 
 
 def _rank_rows(values: Floats) -> Floats:
-    out = np.full_like(values, np.nan)
-    # as many rows at once as keep the temporaries small
-    step = max(1, _BLOCK // max(1, values[0].size))
-    for start in range(0, len(values), step):
-        rows = values[start : start + step]
-        missing = np.isnan(rows)
-        count = (~missing).sum(axis=1, keepdims=True)
-        ranks = np.where(missing, 0.0, 2.0 * _mean_ranks(rows) / (count + 1.0) - 1.0)
-        listed_cells = ~missing.all(axis=2, keepdims=True)
-        out[start : start + step] = np.where(listed_cells, ranks, np.nan)
+    out = np.empty_like(values)
+    n_assets, n_columns = values.shape[1:]
+    width = max(1, _SORTED // max(1, n_assets))  # columns of one row where rows are long
+    for rows in pieces(values):
+        listed_cells = ~np.isnan(values[rows]).all(axis=2, keepdims=True)
+        for first in range(0, n_columns, width):
+            some = values[rows, :, first : first + width]
+            missing = np.isnan(some)
+            count = (~missing).sum(axis=1, keepdims=True)
+            ranks = np.where(missing, 0.0, 2.0 * _mean_ranks(some) / (count + 1.0) - 1.0)
+            out[rows, :, first : first + width] = np.where(listed_cells, ranks, np.nan)
     return out
 
 
@@ -151,8 +153,12 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     names = _chosen(panel, characteristics)
     values = panel[CHARACTERISTICS].sel({CHARACTERISTIC: names})
     levels = (0.25, 0.5, 0.75)
-    blocks = [_quantiles(block, levels) for _, block in row_blocks(values)]
-    quarter, median, three = (np.concatenate(rows) for rows in zip(*blocks, strict=True))
+    quarter, median, three = np.empty((len(levels), len(values), len(names)))
+    for first, block in row_blocks(values):
+        for some in pieces(block):  # sorting takes several copies in double precision
+            rows = slice(first + some.start, first + some.stop)
+            quarter[rows], median[rows], three[rows] = _quantiles(block[some], levels)
+        del block
     features: dict[str, Floats] = {}
     for k, name in enumerate(names):
         positive = bool(_tokens(name) & _VOLATILITY)

@@ -15,7 +15,7 @@ from pyro.infer import ELBO, Trace_ELBO
 
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
-from rvrae_pyro.data.blocks import is_lazy
+from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, ShapeError
@@ -28,7 +28,7 @@ from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.processes import Team, team
-from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, scratch_folder
+from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, scratch_folder, without_assets
 from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.registry import describe_model
@@ -130,6 +130,10 @@ def fit(
         _slopes(model, panel, batch, config, elbo, together) as slopes,
         _progress_bar(config, progress and together.rank == 0) as advance,
     ):
+        if slopes is not None:  # they have all they need of the panel
+            del panel
+            batch = without_assets(batch)
+            give_back()
         trained = svi.train(
             model,
             batch,
@@ -219,10 +223,12 @@ def _slopes(
     who = {"rank": together.rank, "n_processes": together.size}
     if not is_lazy(panel):
         cut = CutPanel(batch, config.shard_size, **who)
+        del panel, batch
         yield Streamed(model, cut, config, together.total, together.rank)
         return
     with scratch_folder() as folder:
         spilled = SpilledPanel(panel, batch, folder, config.shard_size or 1024, **who)
+        del panel, batch  # training needs neither: both weigh as much as all returns
         yield Streamed(model, spilled, config, together.total, together.rank)
 
 

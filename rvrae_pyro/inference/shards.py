@@ -22,7 +22,7 @@ from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
-__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel", "scratch_folder"]
+__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel", "scratch_folder", "without_assets"]
 
 
 class Shards(Protocol):
@@ -173,18 +173,26 @@ class SpilledPanel:
         n_processes: int = 1,
     ) -> None:
         self.months = without_assets(light)
-        light = dataclasses.replace(light, characteristics=light.characteristics[..., :0])
+        self._scratch = Scratch(folder)
         places = np.arange(rank, light.n_assets, n_processes)
         self._places = [places[a : a + size] for a in range(0, len(places), size)]
-        self._light = [light.select(torch.as_tensor(place)) for place in self._places]
+        self._seen = np.zeros(light.n_times, int)
+        self._light = [self._put_light(light, torch.as_tensor(place)) for place in self._places]
         self.n_shards, self.sizes = len(self._places), [len(place) for place in self._places]
         self._files = [folder / f"shard_{i}.bin" for i in range(self.n_shards)]
         self._type = np.dtype(torch.empty(0, dtype=light.returns.dtype).numpy().dtype)
-        self._scratch = Scratch(folder)
         try:
             self._spill(panel)
         except OSError as error:
             raise _no_room(folder, error) from error
+
+    def _put_light(self, light: Batch, place: Tensor) -> Batch:
+        """Write returns and marks of a shard to files too, and count what is observed."""
+        light = dataclasses.replace(light, characteristics=light.characteristics[..., :0])
+        shard = light.select(place.to(light.returns.device))
+        self._seen += shard.observed.sum(1).cpu().numpy()
+        returns, observed, listed = map(self.put, (shard.returns, shard.observed, shard.listed))
+        return dataclasses.replace(shard, returns=returns, observed=observed, listed=listed)
 
     def _spill(self, panel: xr.Dataset) -> None:
         values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
@@ -193,7 +201,8 @@ class SpilledPanel:
             for _, block in row_blocks(values):
                 for file, place in zip(files, self._places, strict=True):
                     piece = np.nan_to_num(block[:, place], nan=0.0).astype(self._type, copy=False)
-                    file.write(np.ascontiguousarray(piece).tobytes())
+                    file.write(np.ascontiguousarray(piece).data)
+                del block
 
     def window(self, shard: int, start: int, stop: int) -> Batch:
         """Months ``start`` to ``stop`` of one shard, with every asset of it."""
@@ -211,7 +220,7 @@ class SpilledPanel:
 
     def n_observed(self, start: int, stop: int | None) -> int:
         """Observed returns in months ``start`` to ``stop`` of all shards."""
-        return sum(int(shard.observed[start:stop].sum()) for shard in self._light)
+        return int(self._seen[start:stop].sum())
 
     def put(self, value: Tensor) -> Tensor:
         """Keep a tensor that grows with the assets in a file beside the shards'."""
@@ -253,10 +262,13 @@ def _no_room(folder: Path, error: OSError) -> FitError:
 
 
 def without_assets(batch: Batch) -> Batch:
-    """Months of a batch with none of its assets."""
+    """Months of a batch with none of its assets.
+
+    Not as an empty view, which would keep all of them in memory.
+    """
 
     def none(values: Tensor) -> Tensor:
-        return values[:, :0]
+        return values.new_empty((len(values), 0, *values.shape[2:]))
 
     return dataclasses.replace(
         batch,

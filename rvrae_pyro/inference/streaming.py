@@ -153,6 +153,7 @@ class Streamed:
             beta, of_shard = parts.loadings.online(batch, starts)
             cells.append(light(cells_of(parts, batch, beta)).kept(self.shards.put))
             states.append({t: tuple(map(self.shards.put, s)) for t, s in of_shard.items()})
+            self.shards.release()
         potential, _ = self._potential(months, cells)
 
         def joined(t: int) -> tuple[Tensor, ...]:

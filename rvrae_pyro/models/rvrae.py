@@ -308,9 +308,11 @@ class RVRAE(nn.Module):
         for part in self.parts.modules():
             if isinstance(part, Part):
                 part.set_units(batch)
-        seen = batch.returns[batch.observed]
-        if seen.numel() and bool((seen != 0).any()):
-            typical = seen.abs().median() / 0.6745
+        # month by month, since positions of all observed cells would outweigh them
+        months = zip(batch.returns, batch.observed, strict=True)
+        sizes = torch.cat([returns[seen] for returns, seen in months]).abs_()
+        if sizes.numel() and bool((sizes != 0).any()):
+            typical = sizes.median() / 0.6745
             if float(typical) > 0:
                 self.parts.return_scale.copy_(typical)
 

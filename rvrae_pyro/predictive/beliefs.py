@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.blocks import each_row
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.smc import month_random, smc_filter
 from rvrae_pyro.models import exact
@@ -136,17 +136,16 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
     state: State = ()
     months: list[CrossSection] = []
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    for first, block in row_blocks(values):
-        for t, row in enumerate(block, first):
-            cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
-            month = dataclasses.replace(
-                light.window(t, t + 1, every_asset=True),
-                characteristics=cells * light.listed[t, :, None],
-                carry={"loadings": state},
-            )
-            beta, states = parts.loadings.online(month, (1,))
-            state = states[1]
-            months.append(parts.cross_section(month, beta))
+    for t, row in enumerate(each_row(values)):
+        cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
+        month = dataclasses.replace(
+            light.window(t, t + 1, every_asset=True),
+            characteristics=cells * light.listed[t, :, None],
+            carry={"loadings": state},
+        )
+        beta, states = parts.loadings.online(month, (1,))
+        state = states[1]
+        months.append(parts.cross_section(month, beta))
     return CrossSection.joined(months)
 
 

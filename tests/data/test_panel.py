@@ -121,6 +121,25 @@ def test_percent_returns():
         check_panel(panel)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_percent_is_told_by_the_median(seed):
+    """An even or odd number of returns about half of which are large; infinite ones apart."""
+    rng = np.random.default_rng(seed)
+    panel = small_panel(6, 4, missing=0.0)
+    sizes = np.append(rng.choice([0.1, 0.45, 0.5, 0.6, 0.9], rng.integers(1, 23)), 0.5)
+    panel["returns"][:] = np.nan
+    panel["returns"].values.flat[: len(sizes)] = sizes * rng.choice([-1.0, 1.0], len(sizes))
+    median = np.median(sizes)
+    if median > 0.5:
+        with pytest.raises(PanelError, match=f"median absolute return is {median:.3g}"):
+            check_panel(panel)
+    else:
+        check_panel(panel)
+    panel["returns"].values.flat[-1] = -np.inf
+    with pytest.raises(PanelError, match=r"infinite at .* \(1 in all\)"):
+        check_panel(panel)
+
+
 def test_returns_below_minus_one_warn():
     panel = small_panel()
     panel["returns"][0, 0] = -1.5

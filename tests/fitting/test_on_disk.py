@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import Scratch, SpilledPanel, scratch_folder
+from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel, scratch_folder
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -110,6 +111,24 @@ def test_spilled_windows_are_those_of_the_batch(
                 assert torch.equal(getattr(mine, name), getattr(expected, name)), name
             assert list(mine.assets) == list(expected.assets)
         assert shards.n_observed(0, 9) == int(whole.observed[:9, rank::2].sum())
+        assert shards.n_observed(9, None) == int(whole.observed[9:, rank::2].sum())
+
+
+@pytest.mark.parametrize("lazy", [True, False], ids=["on disk", "in memory"])
+def test_shards_keep_nothing_of_the_batch_in_memory(
+    panel: xr.Dataset, on_disk: xr.Dataset, tmp_path: Path, lazy: bool
+) -> None:
+    """The batch of all assets goes once training has its shards; its months hold no asset."""
+    batch = to_light_batch(ready(on_disk)) if lazy else to_batch(ready(panel))
+    kept = {name: weakref.ref(getattr(batch, name)) for name in ("returns", "observed", "listed")}
+    shards = SpilledPanel(ready(on_disk), batch, tmp_path, 5) if lazy else CutPanel(batch, 5)
+    months = shards.months
+    assert months.returns.shape == (18, 0)
+    assert months.characteristics.shape == (18, 0, 4)
+    sizes = [getattr(months, name).untyped_storage().nbytes() for name in kept]
+    assert sizes == [0, 0, 0]
+    del batch
+    assert [name for name, there in kept.items() if there() is not None] == []
 
 
 def test_fit_and_forecast_of_a_panel_on_disk(panel: xr.Dataset, on_disk: xr.Dataset) -> None:
