@@ -50,14 +50,14 @@ class Network(nn.Module):
 
     def forward(self, rows: Tensor, months: Tensor, portfolios: Tensor) -> Tensor:
         """Return fitted returns (n_rows,) of rows (n_rows, P) in months (n_rows,)."""
-        factors = self.factors(portfolios)
-        fitted: Tensor = (self.beta(rows) * factors.index_select(0, months)).sum(-1)
+        factors = self.factors(portfolios).index_select(0, months)
+        fitted: Tensor = torch.linalg.vecdot(self.beta(rows), factors)
         return fitted
 
     def absolute_weights(self) -> Tensor:
         """Sum of absolute weights, biases and normalisation left out."""
-        layers = [m for m in self.modules() if isinstance(m, nn.Linear)]
-        return torch.stack([layer.weight.abs().sum() for layer in layers]).sum()
+        weights = [m.weight.flatten() for m in self.modules() if isinstance(m, nn.Linear)]
+        return torch.cat(weights).abs().sum()
 
 
 class ConditionalAutoencoder(FactorBaseline):

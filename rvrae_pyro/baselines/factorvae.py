@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from rvrae_pyro.baselines.base import Fitting, network_of, network_state
@@ -45,6 +46,23 @@ class Gaussian(NamedTuple):
         """Log density of each entry in nats."""
         z = (value - self.loc) / self.scale
         return -0.5 * z.square() - self.scale.log() - 0.5 * math.log(2.0 * math.pi)
+
+
+class _SquaredLength(torch.autograd.Function):
+    """Sum of squares over the last dim, with one pass forward and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        length: Tensor = torch.linalg.vector_norm(value, dim=-1)
+        return length.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> Tensor:
+        (value,) = ctx.saved_tensors
+        slope: Tensor = value * (2.0 * above).unsqueeze(-1)
+        return slope
 
 
 class _GaussianLayer(nn.Module):
@@ -138,9 +156,16 @@ class Predictor(nn.Module):
 
         Sums to one over listed assets, or is 0 throughout where no cosine is positive.
         """
-        key = self.key(features).reshape(*features.shape[:-1], self.n_factors, self.hidden)
-        cosine = functional.cosine_similarity(self.query, key, dim=-1)
-        positive = cosine.relu() * listed.unsqueeze(-1)
+        heads = (self.n_factors, self.hidden)
+        key = self.key(features).unflatten(-1, heads)
+        squares: Tensor = _SquaredLength.apply(key)  # type: ignore[no-untyped-call]
+        # query and key are multiplied in the weights of the key, not in every cell
+        to_query = torch.einsum("khi,kh->ki", self.key.weight.unflatten(0, heads), self.query)
+        shift = (self.key.bias.unflatten(0, heads) * self.query).sum(-1)
+        product = functional.linear(features, to_query, shift)
+        # lengths below 1e-8 count as that, as in torch's own cosine
+        lengths = (squares.clamp_min(1e-16) * self.query.square().sum(-1).clamp_min(1e-16)).rsqrt()
+        positive = (product * lengths).relu() * listed.unsqueeze(-1)
         return positive / positive.sum(-2, keepdim=True).clamp_min(1e-6)
 
     def forward(self, features: Tensor, listed: Tensor) -> Gaussian:

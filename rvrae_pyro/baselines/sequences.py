@@ -23,6 +23,7 @@ from rvrae_pyro.nn.sequences import pack_buckets
 __all__ = ["Reader", "SequenceForecaster", "last_months", "over_buckets", "target_months"]
 
 _BUCKETS = 4
+_FEW_ASSETS = 256  # below, a step of a recurrent network costs the same whatever its padding
 
 
 class Reader(Protocol):
@@ -52,7 +53,8 @@ def over_buckets(batch: Batch, read: Reader, n_outputs: int) -> Tensor:
     flat = batch.characteristics.reshape(-1, batch.n_characteristics)
     # one row more than there are cells takes what the padding says
     result = flat.new_zeros(flat.shape[0] + 1, n_outputs)
-    for bucket in pack_buckets(batch.listed, _BUCKETS):
+    n_buckets = _BUCKETS if batch.n_assets >= _FEW_ASSETS else 1
+    for bucket in pack_buckets(batch.listed, n_buckets):
         shape = bucket.cells.shape
         inputs = flat.index_select(0, bucket.cells.reshape(-1)).reshape(*shape, -1)
         read_out = read(inputs, bucket.cells // batch.n_assets)
