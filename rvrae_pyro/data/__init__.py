@@ -17,7 +17,7 @@ from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.stocks import load_sp500
-from rvrae_pyro.data.transforms import market_context, rank_characteristics
+from rvrae_pyro.data.transforms import context_changes, market_context, rank_characteristics
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
@@ -34,6 +34,7 @@ __all__ = [
     "Split",
     "characteristics_from_prices",
     "check_panel",
+    "context_changes",
     "fingerprint",
     "from_frame",
     "listed",

@@ -14,7 +14,7 @@ from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
 
-__all__ = ["market_context", "rank_characteristics"]
+__all__ = ["context_changes", "market_context", "rank_characteristics"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -168,6 +168,54 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
     out = out.assign({CONTEXT: ((TIME, FEATURE), scaled)})
     return out.assign_coords({FEATURE: np.array(list(features), dtype=str)})
+
+
+def context_changes(panel: xr.Dataset) -> xr.Dataset:
+    """Add the change since the month before of every feature of the context.
+
+    Smoothed measures of volatility lag behind it: where one has risen, the last month was
+    wilder than the measure says, and the next one will be. A model that reads both can tell.
+
+    Parameters
+    ----------
+    panel : Dataset
+        With ``context``.
+
+    Returns
+    -------
+    Dataset
+        The same panel, its ``context`` followed by features ``<name>_change``. The first
+        row, which has no month before it, changes by 0; add changes before cutting the
+        panel in time, so that later parts know the month before their first.
+
+    Raises
+    ------
+    PanelError
+        If the panel has no context, or has changes already.
+
+    Notes
+    -----
+    Row t uses the context of rows t and t-1, known at the end of t-1.
+    """
+    if CONTEXT not in panel:
+        raise PanelError(
+            "`panel` has no `context` whose changes could be added. Call "
+            "rv.data.market_context(panel) first."
+        )
+    context = panel[CONTEXT].transpose(TIME, FEATURE)
+    names = [str(name) for name in context[FEATURE].values]
+    added = [f"{name}_change" for name in names]
+    twice = sorted(set(names) & set(added))
+    if twice:
+        raise PanelError(
+            f"`panel` has changes of its context already ({first_three(twice)}); add them once."
+        )
+    values = context.to_numpy()
+    changes = np.diff(values, axis=0, prepend=values[:1])
+    out = panel.drop_dims(FEATURE).assign(
+        {CONTEXT: ((TIME, FEATURE), np.concatenate([values, changes], axis=1))}
+    )
+    return out.assign_coords({FEATURE: np.array([*names, *added], dtype=str)})
 
 
 def _tokens(name: str) -> set[str]:

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from rvrae_pyro.data import listed, load_french, market_context, rank_characteristics
+from rvrae_pyro.data import (
+    context_changes,
+    listed,
+    load_french,
+    market_context,
+    rank_characteristics,
+    simulate_dynamic,
+)
 from rvrae_pyro.errors import PanelError
 from tests.data.helpers import small_panel
 
@@ -156,3 +163,35 @@ def test_context_of_real_portfolios_sees_the_crash_of_2008():
     context = market_context(load_french())["context"].to_pandas()
     vol = context["vol_12m_median"]
     assert vol[pd.Timestamp("2009-06-30")] > 1.5 > vol[pd.Timestamp("2006-06-30")]
+
+
+def test_changes_of_the_context_stand_beside_it_and_know_nothing_later():
+    panel = simulate_dynamic(12, 30, 4, 2, seed=0)
+    both = context_changes(panel)
+    assert list(both["feature"].values) == [
+        "dispersion",
+        "market_volatility",
+        "dispersion_change",
+        "market_volatility_change",
+    ]
+    before, after = both["context"].values[:, :2], both["context"].values[:, 2:]
+    np.testing.assert_array_equal(before, panel["context"].values)
+    np.testing.assert_array_equal(after[0], 0.0)
+    np.testing.assert_array_equal(after[1:], before[1:] - before[:-1])
+    for name in ("returns", "characteristics"):
+        assert both[name].identical(panel[name])
+    shorter = context_changes(panel.isel(time=slice(20)))
+    np.testing.assert_array_equal(shorter["context"].values, both["context"].values[:20])
+    changed = panel.copy(deep=True)
+    changed["context"][20:] = 9.0
+    np.testing.assert_array_equal(
+        context_changes(changed)["context"].values[:20], both["context"].values[:20]
+    )
+
+
+def test_changes_want_a_context_and_want_it_once():
+    panel = simulate_dynamic(12, 30, 4, 2, seed=0)
+    with pytest.raises(PanelError, match="has no `context`"):
+        context_changes(panel.drop_dims("feature"))
+    with pytest.raises(PanelError, match="already"):
+        context_changes(context_changes(panel))
