@@ -110,8 +110,9 @@ def test_many_blocks_of_steps_say_what_one_says(monkeypatch):
     weight = torch.randn(sum(counts), 5, dtype=torch.float64)
     wanted = (rows, *state, *lstm.parameters())
     answers = []
-    for n_rows in (4096, 8, 1):
+    for n_rows, n_gates in ((4096, 1000), (8, 1000), (1, 1000), (4096, 0), (8, 0)):
         monkeypatch.setattr("rvrae_pyro.nn.lstm._ROWS", n_rows)
+        monkeypatch.setattr("rvrae_pyro.nn.lstm._GATES", n_gates)  # 0: computed anew
         output = run_lstm_packed(lstm, rows, counts, state)
         answers.append((output, *torch.autograd.grad((output * weight).sum(), wanted)))
     for other in answers[1:]:
