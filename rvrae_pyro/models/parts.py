@@ -125,6 +125,7 @@ class Parts(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._slot = None
+        self._silent, self._known = False, ()  # a copy is not in the loop that its origin is in
         self._enrol()
 
     @contextmanager
