@@ -363,15 +363,15 @@ print(
 
 # %% [markdown]
 # **In words, at the sizes above.** Factors are worth 27 nats a month over none, whatever is
-# expected of them. The VRNN gains 0.89 nats a month over `StandardNormal` (standard error 0.37 over
+# expected of them. The VRNN gains 0.90 nats a month over `StandardNormal` (standard error 0.37 over
 # months, 0.14 over seeds) and 0.98 (0.37) over `AR1`, which gains nothing: -0.09 (0.04). That is
 # two standard errors: more than noise, and not by much. 90 % intervals cover 85 % of returns
 # instead of 84 %.
 #
-# What is it paid for? 0.27 (0.12) by the factors' means and scales, 0.62 (0.26) by the level that
+# What is it paid for? 0.27 (0.12) by the factors' means and scales, 0.63 (0.27) by the level that
 # moves all idiosyncratic scales together. Reading the market state as well costs 0.56 (0.33): on
 # twenty years of thirty portfolios it is more to overfit, though with 31 % of the best mixture of
-# forecasts it is not useless. That mixture gives the VRNN 60 %, `StandardNormal` 8 %, `AR1` none.
+# forecasts it is not useless. That mixture gives the VRNN 61 %, `StandardNormal` 8 %, `AR1` none.
 
 # %% [markdown]
 # ## Sensitivity: would other choices have given another answer?

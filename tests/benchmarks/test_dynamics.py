@@ -110,7 +110,8 @@ def pooled(results: list[dict[str, object]], name: str) -> list[tuple[float, flo
     errors = np.full(3, np.nan)
     if len(each) > 1:
         errors = each.std(axis=0, ddof=1) / len(each) ** 0.5
-    return [(round(m, 4), round(e, 4)) for m, e in zip(each.mean(0), errors, strict=True)]
+    means = each.mean(axis=0)
+    return [(round(float(m), 4), round(float(e), 4)) for m, e in zip(means, errors, strict=True)]
 
 
 def test_dynamics() -> None:
