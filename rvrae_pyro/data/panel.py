@@ -83,7 +83,8 @@ def _all_missing(block: NDArray[Any]) -> NDArray[np.bool_]:
     n_characteristics = block.shape[-1]
     width = 8 * max(1, -(-n_characteristics // 8))
     missing = np.ones((*block.shape[:-1], width), bool)
-    np.isnan(block, out=missing[..., :n_characteristics])
+    # not by `out=`: some numpy write the marks of a single characteristic to the wrong cells
+    missing[..., :n_characteristics] = np.isnan(block)
     words = np.moveaxis(missing.view(np.uint64), -1, 0)
     together = words[0].copy()
     for word in words[1:]:

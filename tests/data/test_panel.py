@@ -198,6 +198,19 @@ def test_frequencies():
         periods_per_year(small_panel().assign_attrs(frequency="hourly"))
 
 
+@pytest.mark.parametrize("n_characteristics", [1, 2, 7, 8, 9, 16, 17])
+def test_listed_cells_are_those_with_any_characteristic(n_characteristics):
+    rng = np.random.default_rng(n_characteristics)
+    panel = small_panel(n_characteristics=n_characteristics)
+    values = panel["characteristics"].transpose("time", "asset", "characteristic")
+    holes = rng.uniform(size=values.shape) < 0.6
+    holes[..., 0] &= rng.uniform(size=holes.shape[:2]) < 0.9
+    panel["characteristics"] = values.where(~holes)
+    expected = ~np.isnan(panel["characteristics"].values).all(axis=-1)
+    assert 0 < expected.sum() <= expected.size
+    np.testing.assert_array_equal(listed(panel).values, expected)
+
+
 def test_listed_needs_one_characteristic_and_no_return():
     panel = small_panel(missing=0.0)
     panel["characteristics"][2, 3] = np.nan
