@@ -178,34 +178,25 @@ def _in_processes(
 def _pool(n_jobs: int) -> Iterator[ProcessPoolExecutor]:
     # spawned, not forked: a forked child of a process that uses threads may hang
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(
-        n_jobs, mp_context=context, initializer=_end_when_told, initargs=(stop,)
-    )
+    pool = ProcessPoolExecutor(n_jobs, mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
     except BaseException:
-        # this process would wait for the fits that run, half an hour perhaps, before it ends
-        stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def _end_when_told(stop: Any) -> None:
-    """Let a worker die when told, or with the process that started it, killed outright perhaps."""
-    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
-
-
-def _listen(stop: Any) -> None:
+def _end_with_parent() -> None:
+    """Let a worker die with the process that started it, which may be killed outright."""
     parent = multiprocessing.parent_process()
-    while parent is not None and parent.is_alive() and not stop.wait(_LISTEN):
-        pass
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
     os._exit(1)
-
-
-# seconds between two looks whether the parent is alive
-_LISTEN = 1.0
 
 
 def _share(jobs: Mapping[Key, Job], folder: Path) -> dict[Key, Job]:
