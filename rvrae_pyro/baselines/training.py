@@ -159,17 +159,10 @@ def _run_epoch(
             )
         optimizer.zero_grad()
         (mean if penalty is None else mean + penalty()).backward()
-        _clip(parameters, config.clip_norm)
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
         total, cells = total + float(loss.detach()), cells + count
     return total / max(1, cells)
-
-
-def _clip(parameters: list[nn.Parameter], most: float) -> None:
-    """Scale gradients down to a norm of at most ``most``; mostly there is nothing to scale."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
-    if not float(torch.linalg.vector_norm(torch.stack(norms))) < most:
-        nn.utils.clip_grad_norm_(parameters, most)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ _ROWS = 4096
 
 
 # Numbers of gates (a quarter of a gigabyte in float32) above which a backward pass computes them
-# anew, a block at once, instead of keeping them: a sixth more time for a third less memory.
+# anew, a block at once, instead of keeping them: about a tenth more time, a quarter less memory.
 _GATES = 2**26
 
 
