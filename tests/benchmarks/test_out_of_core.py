@@ -62,17 +62,19 @@ def write_big(path: Path) -> float:
 def peak_of(*arguments: object) -> tuple[float, float]:
     """Run ``rvrae``; peak resident memory in GiB and wall seconds."""
     begun = time.perf_counter()
-    code = "import resource, sys; from rvrae_pyro.cli.app import main; c = main(sys.argv[1:]); "
-    code += "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(c)"
+    code = (
+        "import sys; from rvrae_pyro.cli.app import main; from tests.memory import peak_gibibytes; "
+    )
+    code += "c = main(sys.argv[1:]); print('peak', peak_gibibytes()); sys.exit(c)"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    return int(done.stdout.split("peak")[-1]) / unit, time.perf_counter() - begun
+    return float(done.stdout.split("peak")[-1]), time.perf_counter() - begun
 
 
 def test_fit_and_forecast_of_a_panel_on_disk(
