@@ -65,7 +65,8 @@ class FitConfig:
     clip_norm : float
         Largest norm of the gradient of the mean log density a cell.
     patience : int
-        Epochs without a better validation ELBO before training stops.
+        Epochs without a better validation ELBO before training stops. An epoch is a pass over
+        the training months, or five steps if each takes all of them.
     dtype : torch.dtype
     device : str
 
@@ -125,5 +126,5 @@ class FitConfig:
             window=None,
             kl_schedule=Constant(),
             kl_reduction="mean",
-            patience=100,
+            patience=20,
         )

@@ -34,6 +34,9 @@ _logger = logging.getLogger(__name__)
 _SLOWER = 0.3
 """Factor on the learning rate when the bound breaks."""
 
+_WHOLE_STEPS = 5
+"""Steps an epoch where each takes all months: a look at them costs as much as such a step."""
+
 _TRIES = 5
 """Times in a row that training goes back to its last good epoch before it gives up."""
 
@@ -58,8 +61,9 @@ def train(
 
     Every epoch filters once through all months without gradient, which gives the states that
     windows start from and the bound on the validation months, and then takes one gradient step
-    a window. Where the bound breaks (not finite, or far below what it was), training goes back to
-    the last good epoch with a lower rate and other draws.
+    a window, or five where one window holds all months. Where the bound breaks (not finite, or
+    far below what it was), training goes back to the last good epoch with a lower rate and other
+    draws.
 
     Parameters
     ----------
@@ -165,8 +169,7 @@ class _Run:
     def _epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Look at all months, judge the state, and take one step a window."""
         windows = draw_windows(self.n_train, self.config.window, self.generator)
-        starts = [start for start, _ in windows]
-        walk, log_weights = self._walk(starts)
+        walk, log_weights = self._walk([start for start, _ in windows])
         epoch = self._report(walk, log_weights)
         self._refuse_broken(epoch)
         if self.failures and self.trained.epochs and self.trained.epochs[-1].step == self.step:
@@ -182,7 +185,7 @@ class _Run:
         self.good = self._snapshot()
         carries = walk.carries
         del walk
-        for start, stop in windows:
+        for start, stop in windows * (_WHOLE_STEPS if len(windows) == 1 else 1):
             if self.step >= self.config.max_steps:
                 break
             self._take_step(start, stop, carries[start] if start else None, len(windows))
