@@ -140,8 +140,10 @@ class Baseline(ABC):
                 "Check the training span and the panel's returns."
             )
         devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
+        # torch.manual_seed notes a stack trace for every kind of device: 7 ms, a tenth of an IPCA
+        set_seed = torch.manual_seed if devices else torch.default_generator.manual_seed
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+            set_seed(seed)
             self._learn(Fitting(panel, batch, n_train, seed, progress))
         self._names = tuple(str(name) for name in batch.names)
         self._seed, self._fitted_on = seed, train
