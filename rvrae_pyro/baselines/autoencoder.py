@@ -25,6 +25,7 @@ from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.nn.seeding import seed_streams
 
 __all__ = ["ConditionalAutoencoder", "Network"]
 
@@ -137,7 +138,7 @@ class ConditionalAutoencoder(FactorBaseline):
         name = type(self).__name__
         with progress_bar(name, self.n_members * epochs, fitting.progress) as advance:
             for number, seed in enumerate(map(int, seeds)):
-                torch.manual_seed(seed)
+                seed_streams(seed)
                 member = Network(batch.n_characteristics, self.n_factors, self.hidden)
                 members.append(member.to(batch.returns))
                 show = partial(_advance_from, advance, number * epochs)

@@ -19,6 +19,7 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError
 from rvrae_pyro.names import CHARACTERISTICS
+from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import label_cells
 
@@ -139,11 +140,7 @@ class Baseline(ABC):
                 "`train` must hold at least one observed return of a listed asset; got none. "
                 "Check the training span and the panel's returns."
             )
-        devices = [] if batch.returns.device.type == "cpu" else [batch.returns.device]
-        # torch.manual_seed notes a stack trace for every kind of device: 7 ms, a tenth of an IPCA
-        set_seed = torch.manual_seed if devices else torch.default_generator.manual_seed
-        with torch.random.fork_rng(devices=devices):
-            set_seed(seed)
+        with seeded(seed):
             self._learn(Fitting(panel, batch, n_train, seed, progress))
         self._names = tuple(str(name) for name in batch.names)
         self._seed, self._fitted_on = seed, train

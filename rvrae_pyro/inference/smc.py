@@ -20,6 +20,7 @@ from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
 __all__ = ["Cloud", "Particles", "month_random", "smc_filter"]
@@ -85,8 +86,7 @@ def month_random(seed: int, month: Any, purpose: str) -> Iterator[None]:
     """
     stamp = f"{seed}|{np.datetime64(month, 's')}|{purpose}".encode()
     key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(key)
+    with seeded(key):
         yield
 
 

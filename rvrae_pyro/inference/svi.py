@@ -23,6 +23,7 @@ from rvrae_pyro.inference.slopes import OnePanel, Slopes, Task, window_loss
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk
+from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["Epoch", "Trained", "train", "window_loss"]
 
@@ -107,12 +108,11 @@ def train(
         )
     run = _Run(model, slopes, n_train, config)
     with (
-        torch.random.fork_rng(devices=run.devices),
+        seeded(seed),
         run.slopes.quiet(),
         pyro.settings.context(module_local_params=True),
         pyro.validation_enabled(False),
     ):
-        torch.manual_seed(seed)
         run.generator.manual_seed(seed)
         if resume is not None:
             run.restore(resume)
@@ -144,7 +144,6 @@ class _Run:
         weights = [w for w in model.parts.parameters() if w.requires_grad]
         self.optimizer = _optimizer(config, weights)
         self.weights = weights
-        self.devices = [] if slopes.device.type == "cpu" else [slopes.device]
         self.n_cells = slopes.n_observed(0, n_train)
         self.has_valid = slopes.n_observed(n_train) > 0
         self.trained = Trained()
@@ -278,8 +277,7 @@ class _Run:
             if not model.weight_sites:
                 return self.slopes.walk(model, starts), float(log_weights)
             # every epoch sees the same noise, so that epochs differ by what they have learned
-            with torch.random.fork_rng(devices=self.devices):
-                torch.manual_seed(_EPOCH_SEED)
+            with seeded(_EPOCH_SEED):
                 drawn = model.draw_weights()
             log_weights = log_weights + model.parts.weight_guide.log_ratio(model.parts, drawn)
         return self.slopes.walk(model.at(drawn), starts), float(log_weights)

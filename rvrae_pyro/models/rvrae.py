@@ -20,6 +20,7 @@ from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.walk import OwnWalk, Walk, follow
+from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk"]
 
@@ -283,8 +284,7 @@ class RVRAE(nn.Module):
         """
         if not self.untouched:
             return False
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             try:
                 fresh = {name: rebuild(part) for name, part in self._named_parts()}
             except TypeError:

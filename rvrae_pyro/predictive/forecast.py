@@ -114,7 +114,8 @@ def _draw_months(
 
 def _loadings(members: Sequence[Member], batch: Batch, chosen: Sequence[int]) -> dict[str, object]:
     """Mean loadings of the members, and those of each where there are several."""
-    each = [_unlisted_to_nan(m.beliefs.cross.beta, batch)[chosen] for m in members]
+    hidden = ~batch.listed[chosen].unsqueeze(-1)
+    each = [m.beliefs.cross.beta[chosen].masked_fill(hidden, torch.nan) for m in members]
     mean = torch.stack(each).mean(0).cpu().numpy()
     found: dict[str, object] = {"beta": ((TIME, ASSET, FACTOR), mean)}
     if len(members) > 1:
@@ -128,7 +129,3 @@ def _listed_in_order(batch: Batch, t: int) -> Tensor:
     rows = batch.listed[t].nonzero().squeeze(-1)
     order = np.argsort(batch.assets[rows.cpu().numpy()], kind="stable")
     return rows[torch.as_tensor(order, device=rows.device)]
-
-
-def _unlisted_to_nan(beta: Tensor, batch: Batch) -> Tensor:
-    return beta.masked_fill(~batch.listed.unsqueeze(-1), torch.nan)

@@ -17,6 +17,7 @@ from rvrae_pyro.inference.smc import smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.beliefs import Beliefs, believe, in_double
 
 __all__ = [
@@ -80,8 +81,7 @@ def drawn_weights(
     for number in range(num_draws):
         stamp = f"{seed}|{number}|weights".encode()
         key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(key)
+        with seeded(key):
             weights = precise.draw_weights()
         yield weights, key
 

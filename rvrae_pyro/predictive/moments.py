@@ -49,13 +49,13 @@ def moments(members: Sequence[Member], batch: Batch, months: Sequence[int]) -> x
 
 
 @torch.no_grad()
-def idio_variance(member: Member) -> Tensor:
-    """Idiosyncratic variances (n_times, n_assets), averaged over the draws of their level."""
+def idio_variance(member: Member, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+    """Idiosyncratic variances (n_rows, n_assets), averaged over the draws of their level."""
     beliefs = member.beliefs
-    variance = member.model.likelihood.deviation(beliefs.cross.scale).square()
+    variance = member.model.likelihood.deviation(beliefs.cross.scale[rows]).square()
     if beliefs.level is None:
         return variance
-    return variance * (2.0 * beliefs.level).exp().mean(-1, keepdim=True)
+    return variance * (2.0 * beliefs.level[rows]).exp().mean(-1, keepdim=True)
 
 
 def _of_member(member: Member, rows: list[int], hidden: Tensor) -> dict[str, np.ndarray]:
@@ -67,7 +67,7 @@ def _of_member(member: Member, rows: list[int], hidden: Tensor) -> dict[str, np.
     mean = (beta @ expected.unsqueeze(-1)).squeeze(-1)
     if beliefs.cross.alpha is not None:
         mean = mean + beliefs.cross.alpha[rows]
-    cells = {"mean": mean, "idio_var": idio_variance(member)[rows]}
+    cells = {"mean": mean, "idio_var": idio_variance(member, rows)}
     found = {name: values.masked_fill(hidden, torch.nan) for name, values in cells.items()}
     found["beta"] = beta.masked_fill(hidden.unsqueeze(-1), torch.nan)
     found["factor_cov"] = centred.mT @ centred / draws.shape[1]
