@@ -36,6 +36,7 @@ from rvrae_pyro.models.contract import check_arguments, check_likelihood, check_
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import FACTORS, RETURNS
+from rvrae_pyro.nn.seeding import seeded
 
 __all__ = [
     "CHECKS",
@@ -110,8 +111,7 @@ def check_model(make: Callable[[], RVRAE]) -> None:
         At the first check that fails.
     """
     for check in CHECKS:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             _run(check, make)
 
 

@@ -25,7 +25,7 @@ from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.nn.seeding import seed_streams
+from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["ConditionalAutoencoder", "Network"]
 
@@ -138,8 +138,8 @@ class ConditionalAutoencoder(FactorBaseline):
         name = type(self).__name__
         with progress_bar(name, self.n_members * epochs, fitting.progress) as advance:
             for number, seed in enumerate(map(int, seeds)):
-                seed_streams(seed)
-                member = Network(batch.n_characteristics, self.n_factors, self.hidden)
+                with seeded(seed):
+                    member = Network(batch.n_characteristics, self.n_factors, self.hidden)
                 members.append(member.to(batch.returns))
                 show = partial(_advance_from, advance, number * epochs)
                 record = self._train(members[-1], rows, n_train, seed, show)

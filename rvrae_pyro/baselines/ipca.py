@@ -207,9 +207,6 @@ class IPCA(FactorBaseline):
         self._numbers = {name: state[name] for name in names}
 
 
-_MONTHS = 24  # whose rows are gathered at once: a month at a time, that costs more than the sums
-
-
 def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     """Sum Z'Z and Z'r over the observed assets of each month that has any.
 
@@ -222,7 +219,7 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     Returns
     -------
     Statistics
-        In float64, whatever the batch holds. Cost O(T N P^2), memory of some months.
+        In float64, whatever the batch holds. Cost O(T N P^2), memory of one month.
     """
     counts = batch.observed.sum(1)
     seen = batch.observed.nonzero()
@@ -232,16 +229,14 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     counts = counts[counts > 0]
     # returns stand beside the characteristics, so that one product a month gives every sum
     size = batch.n_characteristics + constant + 1
-    sums = flat.new_empty(len(counts), size, size, dtype=torch.float64)
+    table = flat.new_ones(int(counts.max()), size, dtype=torch.float64)
+    sums = table.new_empty(len(counts), size, size)
     sizes = counts.tolist()
-    for first in range(0, len(sizes), _MONTHS):
-        months, total = sizes[first : first + _MONTHS], sum(sizes[:first])
-        here = slice(total, total + sum(months))
-        table = sums.new_ones(here.stop - here.start, size)
-        table[:, : batch.n_characteristics] = flat.index_select(0, rows[here])
-        table[:, -1] = returns[here]
-        for month, z in zip(sums[first:], table.split(months), strict=False):
-            torch.mm(z.mT, z, out=month)
+    for total, cells, own in zip(sums, rows.split(sizes), returns.split(sizes), strict=True):
+        z = table[: len(cells)]
+        z[:, : batch.n_characteristics] = flat.index_select(0, cells)
+        z[:, -1] = own
+        torch.mm(z.mT, z, out=total)
     gram, moment = sums[:, :-1, :-1].contiguous(), sums[:, :-1, -1].contiguous()
     return Statistics(gram, moment, counts, float(sums[:, -1, -1].sum()))
 

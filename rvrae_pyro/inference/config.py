@@ -65,8 +65,10 @@ class FitConfig:
     clip_norm : float
         Largest norm of the gradient of the mean log density a cell.
     patience : int
-        Epochs without a better validation ELBO before training stops. An epoch is a pass over
-        the training months, or five steps if each takes all of them.
+        Epochs without a better validation ELBO before training stops.
+    passes : int
+        Passes over the training months an epoch. Each epoch begins with a look at all months, which
+        costs about what a step on all of them does: worth several passes where ``window`` is None.
     dtype : torch.dtype
     device : str
 
@@ -89,6 +91,7 @@ class FitConfig:
     num_particles: int = 1
     clip_norm: float = 5.0
     patience: int = 25
+    passes: int = 1
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -100,7 +103,7 @@ class FitConfig:
             raise ConfigError(
                 f"`weights_warmup` must be at least 0 and below 1; got {self.weights_warmup}."
             )
-        for name in ("max_steps", "num_particles", "patience"):
+        for name in ("max_steps", "num_particles", "patience", "passes"):
             check_count(name, getattr(self, name))
         for name in ("window", "asset_batch", "shard_size"):
             value = getattr(self, name)
@@ -127,4 +130,5 @@ class FitConfig:
             kl_schedule=Constant(),
             kl_reduction="mean",
             patience=20,
+            passes=5,
         )

@@ -35,9 +35,6 @@ _logger = logging.getLogger(__name__)
 _SLOWER = 0.3
 """Factor on the learning rate when the bound breaks."""
 
-_WHOLE_STEPS = 5
-"""Steps an epoch where each takes all months: a look at them costs as much as such a step."""
-
 _TRIES = 5
 """Times in a row that training goes back to its last good epoch before it gives up."""
 
@@ -62,9 +59,8 @@ def train(
 
     Every epoch filters once through all months without gradient, which gives the states that
     windows start from and the bound on the validation months, and then takes one gradient step
-    a window, or five where one window holds all months. Where the bound breaks (not finite, or
-    far below what it was), training goes back to the last good epoch with a lower rate and other
-    draws.
+    a window, in ``config.passes`` passes. Where the bound breaks (not finite, or far below what it
+    was), training goes back to the last good epoch with a lower rate and other draws.
 
     Parameters
     ----------
@@ -167,8 +163,10 @@ class _Run:
 
     def _epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Look at all months, judge the state, and take one step a window."""
-        windows = draw_windows(self.n_train, self.config.window, self.generator)
-        walk, log_weights = self._walk([start for start, _ in windows])
+        passes = range(self.config.passes)
+        cuts = [draw_windows(self.n_train, self.config.window, self.generator) for _ in passes]
+        windows = [(start, stop, len(cut)) for cut in cuts for start, stop in cut]
+        walk, log_weights = self._walk(list(dict.fromkeys(start for start, _, _ in windows)))
         epoch = self._report(walk, log_weights)
         self._refuse_broken(epoch)
         if self.failures and self.trained.epochs and self.trained.epochs[-1].step == self.step:
@@ -184,10 +182,10 @@ class _Run:
         self.good = self._snapshot()
         carries = walk.carries
         del walk
-        for start, stop in windows * (_WHOLE_STEPS if len(windows) == 1 else 1):
+        for start, stop, n_windows in windows:
             if self.step >= self.config.max_steps:
                 break
-            self._take_step(start, stop, carries[start] if start else None, len(windows))
+            self._take_step(start, stop, carries[start] if start else None, n_windows)
 
     def state(self) -> State:
         """Everything that decides how the run goes on; stays as it is while the run does."""

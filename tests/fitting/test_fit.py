@@ -249,6 +249,21 @@ def test_paper_preset_trains(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
     np.testing.assert_allclose(fit.kl_total.sum("time"), fit.history["kl"], rtol=1e-5)
 
 
+def test_an_epoch_of_several_passes(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
+    config = dataclasses.replace(SMALL, window=None, max_steps=6)
+    each, other = (
+        rv.fit(rv.RVRAE(P, K), *parts, config=dataclasses.replace(config, passes=n), progress=False)
+        for n in (1, 3)
+    )
+    assert each.history["step"].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert other.history["step"].tolist() == [0, 3, 6]
+    windows = dataclasses.replace(config, window=4, passes=2)  # 11 months: 3 or 4 windows a pass
+    fit = rv.fit(rv.RVRAE(P, K), *parts, config=windows, progress=False)
+    assert fit.history["step"].iloc[-1] == 6
+    assert len(fit.history) == 2
+    assert np.isfinite(fit.history["elbo"]).all()
+
+
 def test_attributes_say_where_it_comes_from(fitted: rv.Fit) -> None:
     assert fitted.attrs["seed"] == 3
     assert {"versions", "config", "data_fingerprint"} <= set(fitted.attrs)
