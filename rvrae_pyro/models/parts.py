@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -56,21 +56,18 @@ class CrossSection:
     potential: Potential
 
     @classmethod
-    def joined(cls, months: Iterator[CrossSection], n_times: int) -> CrossSection:
-        """Put months together as they are computed one by one, and keep none of them."""
-        first = next(months)
-        beta, scale, precision, shift, *alpha = (
-            table.new_empty(n_times, *table.shape[1:]) for table in first._tables()
+    def joined(cls, months: Sequence[CrossSection]) -> CrossSection:
+        """Put months that were computed one by one together again."""
+        alphas = [month.alpha for month in months if month.alpha is not None]
+        return cls(
+            torch.cat([month.beta for month in months]),
+            torch.cat(alphas) if alphas else None,
+            torch.cat([month.scale for month in months]),
+            Potential(
+                torch.cat([month.potential.precision for month in months]),
+                torch.cat([month.potential.shift for month in months]),
+            ),
         )
-        whole = cls(beta, alpha[0] if alpha else None, scale, Potential(precision, shift))
-        for t, month in enumerate(itertools.chain([first], months)):
-            for into, table in zip(whole._tables(), month._tables(), strict=True):
-                into[t] = table[0]
-        return whole
-
-    def _tables(self) -> list[Tensor]:
-        own = [self.beta, self.scale, self.potential.precision, self.potential.shift]
-        return own if self.alpha is None else [*own, self.alpha]
 
     def location(self, factors: Tensor) -> Tensor:
         """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
@@ -203,11 +200,11 @@ class Parts(nn.Module):
         Bit-equal up to any month whatever happens after it, also in a longer or shorter panel.
         """
         beta, _ = self.loadings.online(batch)
-        months = (
+        months = [
             self.cross_section(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
             for t in range(batch.n_times)
-        )
-        return CrossSection.joined(months, batch.n_times)
+        ]
+        return CrossSection.joined(months)
 
     def prepare(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,12 +132,9 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
     light : Batch
         The panel without its characteristics, as ``to_light_batch`` makes it.
     """
-    return CrossSection.joined(_cross_sections(model, panel, light), light.n_times)
-
-
-def _cross_sections(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossSection]:
     parts, like = model.parts, light.returns
     state: State = ()
+    months: list[CrossSection] = []
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     for t, row in enumerate(each_row(values)):
         cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
@@ -149,7 +145,8 @@ def _cross_sections(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[C
         )
         beta, states = parts.loadings.online(month, (1,))
         state = states[1]
-        yield parts.cross_section(month, beta)
+        months.append(parts.cross_section(month, beta))
+    return CrossSection.joined(months)
 
 
 def _exactly(
