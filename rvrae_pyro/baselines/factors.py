@@ -14,6 +14,7 @@ from torch import Tensor
 from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.views import (
     FactorView,
+    constant_data,
     draw_blocks,
     log_density,
     moments,
@@ -182,6 +183,26 @@ class FactorBaseline(Baseline):
             draws = -(-num_samples // len(views))
             attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
             return assemble(draw_blocks(views, batch, months, draws, seed), attrs, out)
+
+    def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
+        """Return what forecasts take as given: intercepts, loadings and residual scales.
+
+        Parameters
+        ----------
+        panel : Dataset
+        times : label, slice or list, optional
+            Months wanted; all unless told.
+
+        Returns
+        -------
+        Dataset
+            As the group ``predictions_constant_data`` of :meth:`predictive` has it, without any
+            draws: ``alpha``, ``beta`` and ``idio_scale`` of month t, known at t-1.
+        """
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        with torch.no_grad():
+            return constant_data(list(self._views(panel, batch)), batch, months)
 
     def _label(
         self, name: str, values: Tensor, batch: Batch, dims: tuple[str, ...]

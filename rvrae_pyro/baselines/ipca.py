@@ -219,26 +219,33 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     Returns
     -------
     Statistics
-        In float64, whatever the batch holds. Cost O(T N P^2), memory of one month.
+        In float64, whatever the batch holds. Cost O(T N P^2), memory of a few months.
+
+    Notes
+    -----
+    Sums run over every asset of a month: characteristics are zero where an asset is not listed,
+    and are set to zero where only its return is missing. Picking the others out would cost more
+    than the products that it saves, unless few assets live at a time.
     """
     counts = batch.observed.sum(1)
-    seen = batch.observed.nonzero()
-    rows = seen[:, 0] * batch.n_assets + seen[:, 1]
-    flat = batch.characteristics.reshape(-1, batch.n_characteristics)
-    returns = batch.returns.reshape(-1).index_select(0, rows).double()
-    counts = counts[counts > 0]
-    # returns stand beside the characteristics, so that one product a month gives every sum
-    size = batch.n_characteristics + constant + 1
-    table = flat.new_ones(int(counts.max()), size, dtype=torch.float64)
-    sums = table.new_empty(len(counts), size, size)
-    sizes = counts.tolist()
-    for total, cells, own in zip(sums, rows.split(sizes), returns.split(sizes), strict=True):
-        z = table[: len(cells)]
-        z[:, : batch.n_characteristics] = flat.index_select(0, cells)
-        z[:, -1] = own
-        torch.mm(z.mT, z, out=total)
-    gram, moment = sums[:, :-1, :-1].contiguous(), sums[:, :-1, -1].contiguous()
-    return Statistics(gram, moment, counts, float(sums[:, -1, -1].sum()))
+    some = counts > 0
+    months = max(1, _CELLS // max(1, batch.characteristics[0].numel()))
+    gram, moment, squares = [], [], 0.0
+    for first in range(0, batch.n_times, months):
+        block = slice(first, first + months)
+        z, seen = batch.characteristics[block].double(), batch.observed[block]
+        if not torch.equal(seen, batch.listed[block]):
+            z = z * seen.unsqueeze(-1)
+        if constant:
+            z = torch.cat([z, seen.to(z).unsqueeze(-1)], dim=-1)
+        returns = torch.where(seen, batch.returns[block], 0.0).double()
+        gram.append(z.mT @ z)
+        moment.append((z.mT @ returns.unsqueeze(-1)).squeeze(-1))
+        squares += float(returns.square().sum())
+    return Statistics(torch.cat(gram)[some], torch.cat(moment)[some], counts[some], squares)
+
+
+_CELLS = 2**22  # characteristics of the months that are summed at once
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ __all__ = [
     "FactorHistory",
     "FactorView",
     "cholesky_like",
+    "constant_data",
     "draw_blocks",
     "log_density",
     "moments",
@@ -240,14 +241,6 @@ def _label(
     over = {TIME: batch.times[index], ASSET: batch.assets}
     sample = {CHAIN: np.arange(len(views)), DRAW: np.arange(returns.shape[1])}
     factor = {FACTOR: factor_coord(factors.shape[-1])}
-    unlisted = ~batch.listed[index]
-
-    def stacked(name: str) -> np.ndarray:
-        parts = [getattr(view, name)[index] for view in views]
-        masks = [unlisted.reshape(*unlisted.shape, *(1,) * (p.ndim - 2)) for p in parts]
-        filled = [p.masked_fill(m, torch.nan) for p, m in zip(parts, masks, strict=True)]
-        return torch.stack(filled).cpu().numpy()
-
     return {
         "predictions": xr.Dataset(
             {
@@ -256,12 +249,44 @@ def _label(
             },
             coords={**sample, **over, **factor},
         ),
-        "predictions_constant_data": xr.Dataset(
-            {
-                "alpha": ((CHAIN, TIME, ASSET), stacked("alpha")),
-                "beta": ((CHAIN, TIME, ASSET, FACTOR), stacked("beta")),
-                "idio_scale": ((CHAIN, TIME, ASSET), stacked("idio_scale")),
-            },
-            coords={CHAIN: sample[CHAIN], **over, **factor},
-        ),
+        "predictions_constant_data": constant_data(views, batch, chosen),
     }
+
+
+def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
+    """Label what forecasts of some months take as given; members are chains.
+
+    Parameters
+    ----------
+    views : sequence of FactorView
+    batch : Batch
+    months : sequence of int
+
+    Returns
+    -------
+    Dataset
+        ``alpha`` and ``idio_scale`` (chain, time, asset), ``beta`` (chain, time, asset, factor);
+        NaN where not listed.
+    """
+    index = list(months)
+    unlisted = ~batch.listed[index]
+
+    def stacked(name: str) -> np.ndarray:
+        parts = [getattr(view, name)[index] for view in views]
+        masks = [unlisted.reshape(*unlisted.shape, *(1,) * (p.ndim - 2)) for p in parts]
+        filled = [p.masked_fill(m, torch.nan) for p, m in zip(parts, masks, strict=True)]
+        return torch.stack(filled).cpu().numpy()
+
+    return xr.Dataset(
+        {
+            "alpha": ((CHAIN, TIME, ASSET), stacked("alpha")),
+            "beta": ((CHAIN, TIME, ASSET, FACTOR), stacked("beta")),
+            "idio_scale": ((CHAIN, TIME, ASSET), stacked("idio_scale")),
+        },
+        coords={
+            CHAIN: np.arange(len(views)),
+            TIME: batch.times[index],
+            ASSET: batch.assets,
+            FACTOR: factor_coord(views[0].beta.shape[-1]),
+        },
+    )

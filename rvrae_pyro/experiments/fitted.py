@@ -75,8 +75,7 @@ class FittedFactors:
         """Forecast and fit some months; see :class:`Fitted`."""
         model = self.baseline
         drawn = model.predictive(panel, num_samples, seed, times=times)
-        # loadings and scales of every month, which come with a single draw
-        every = model.predictive(panel, 1, seed)["predictions_constant_data"].to_dataset()
+        every = model.constant_data(panel)
         factors = model.factors(panel)
         if "member" in factors.dims:
             factors = factors.rename(member="chain").assign_coords(chain=every["chain"])

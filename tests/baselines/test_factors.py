@@ -110,6 +110,17 @@ def test_draws_share_factors_and_feed_risk(name, panel, fitted):
 
 
 @pytest.mark.parametrize("name", WITH_FACTORS)
+def test_what_draws_take_as_given_comes_without_draws_too(name, panel, fitted):
+    model = fitted[name]
+    drawn = model.predictive(panel, num_samples=2)["predictions_constant_data"].to_dataset()
+    xr.testing.assert_identical(model.constant_data(panel), drawn)
+    last = panel.time.values[-1]
+    xr.testing.assert_identical(model.constant_data(panel, last), drawn.sel(time=[last]))
+    with pytest.raises(ConfigError, match="`times`"):
+        model.constant_data(panel, "1999-01-31")
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
 def test_draws_are_keyed_by_date_and_label(name, panel, fitted):
     model, test = fitted[name], parts(panel).test
 

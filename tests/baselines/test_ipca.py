@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.data import listed, split
+from rvrae_pyro.baselines.ipca import month_statistics
+from rvrae_pyro.data import listed, rank_characteristics, split
+from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
 from rvrae_pyro.errors import PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.evaluation import predictive_r2, total_r2
@@ -42,6 +45,27 @@ def test_equals_the_public_package(seed, alpha, monkeypatch):
         np.testing.assert_allclose(mine.gamma_alpha, theirs.Gamma[:, 2], atol=1e-6)
     else:
         np.testing.assert_allclose(mine.factors(panel), theirs.Factors.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [1, 300, 10**6])
+@pytest.mark.parametrize("constant", [False, True])
+def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, monkeypatch):
+    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", cells)  # one month, some, all
+    panel = market()  # one month has no return
+    batch = to_batch(rank_characteristics(panel), dtype=torch.float64)
+    found = month_statistics(batch, constant)
+    seen = batch.observed & (torch.arange(batch.n_times) != batch.n_times // 2)[:, None]
+    assert bool((batch.listed & ~batch.observed).any())
+    expected = []
+    for t in seen.any(1).nonzero().squeeze(1).tolist():
+        z, r = batch.characteristics[t, seen[t]].numpy(), batch.returns[t, seen[t]].numpy()
+        z = np.column_stack([z, np.ones(len(z))]) if constant else z
+        expected.append((z.T @ z, z.T @ r, len(r), r @ r))
+    gram, moment, counts, squares = zip(*expected, strict=True)
+    np.testing.assert_allclose(found.gram, np.stack(gram), atol=1e-12)
+    np.testing.assert_allclose(found.moment, np.stack(moment), atol=1e-12)
+    np.testing.assert_array_equal(found.counts, counts)
+    assert found.squares == pytest.approx(sum(squares), rel=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [False, True])
