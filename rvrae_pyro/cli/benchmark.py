@@ -12,6 +12,7 @@ from rvrae_pyro.cli.compare import (
     SchedulerOption,
     check_results_folder,
     executor_at,
+    interruptible,
     read_names,
 )
 from rvrae_pyro.cli.console import say, say_json, say_table, tell
@@ -57,7 +58,7 @@ def gkx(
     if out is not None:
         check_results_folder(out)
     names = read_names(models)
-    with executor_at(scheduler) as executor:
+    with interruptible(out), executor_at(scheduler) as executor:
         result = rv.experiments.benchmark_gkx(
             case,  # type: ignore[arg-type]
             reps,

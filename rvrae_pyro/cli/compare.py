@@ -1,7 +1,8 @@
 """``rvrae compare``: competitors on one panel, as tables."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,7 +14,7 @@ from rvrae_pyro.cli.console import say, say_json, say_table, tell
 from rvrae_pyro.cli.files import visible
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
-from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.errors import ConfigError, FitError, PanelError
 from rvrae_pyro.names import RETURNS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "check_results_folder",
     "compare",
     "executor_at",
+    "interruptible",
     "read_names",
     "read_numbers",
 ]
@@ -81,7 +83,7 @@ def compare(
     check_results_folder(out)
     ready, _ = prepare(_checked(read_panel(panel, layout)))
     names, parts = read_names(models), _read_split(split, ready)
-    with executor_at(scheduler) as executor:
+    with interruptible(out), executor_at(scheduler) as executor:
         result = rv.experiments.compare(
             ready,
             names,
@@ -111,6 +113,24 @@ def _checked(panel: xr.Dataset) -> xr.Dataset:
     if not bool(panel[RETURNS].notnull().any()):
         raise PanelError("the panel has no observed return to train on or to score.")
     return panel
+
+
+@contextmanager
+def interruptible(out: Path | None) -> Iterator[None]:
+    """Say what is kept when a grid of fits is stopped by Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    FitError
+        In place of the interruption.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "without a folder no fit is kept."
+        if out is not None:
+            kept = f"fits that are done are kept in {out}, and the same command goes on."
+        raise FitError(f"interrupted; {kept}") from None
 
 
 def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -108,7 +109,8 @@ def outcomes(
 
     Notes
     -----
-    Closing the generator takes back the jobs that have not begun.
+    Closing the generator takes back the jobs that have not begun, and ends its processes whatever
+    they are at.
     """
     if executor is not None:
         yield from _submitted(InTurn(fn), jobs, executor)
@@ -178,24 +180,31 @@ def _in_processes(
 def _pool(n_jobs: int) -> Iterator[ProcessPoolExecutor]:
     # spawned, not forked: a forked child of a process that uses threads may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_jobs, mp_context=context, initializer=_end_with_parent)
+    held, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(n_jobs, mp_context=context, initializer=_end_with, initargs=(held,))
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-    pool.shutdown()
+    else:
+        pool.shutdown()
+    finally:
+        ours.close()
+        held.close()
 
 
-def _end_with_parent() -> None:
-    """Let a worker die with the process that started it, which may be killed outright."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+def _end_with(held: Connection) -> None:
+    """Let a worker die as soon as nobody holds the other end of a pipe any more.
+
+    That is when the process that started it was killed, or stopped waiting for it: nobody would
+    take the answer, and whoever stopped it would wait for fits that are under way.
+    """
+    threading.Thread(target=_follow, args=(held,), daemon=True).start()
 
 
-def _follow(parent: Any) -> None:
-    parent.join()
+def _follow(held: Connection) -> None:
+    held.poll(None)
     os._exit(1)
 
 

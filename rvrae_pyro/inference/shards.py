@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,15 @@ from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
-__all__ = ["CutPanel", "Scratch", "Shards", "SpilledPanel", "scratch_folder", "without_assets"]
+__all__ = [
+    "CutPanel",
+    "Pile",
+    "Scratch",
+    "Shards",
+    "SpilledPanel",
+    "scratch_folder",
+    "without_assets",
+]
 
 
 class Shards(Protocol):
@@ -83,22 +91,61 @@ class Scratch:
         """
         if not value.numel() or not value.is_contiguous() or value.device.type != "cpu":
             return value  # nothing, a number that stands for many, or not in this memory at all
-        array = value.detach().numpy()
-        try:
-            with TemporaryFile(dir=self.folder) as file:
-                array.tofile(file)
-                file.flush()
-                pages = mmap.mmap(file.fileno(), array.nbytes)
-        except OSError as error:
-            raise _no_room(self.folder, error) from error
-        self._maps.add(pages)
-        return torch.from_numpy(np.frombuffer(pages, array.dtype).reshape(array.shape))
+        with self.pile() as pile:
+            pile.add(value.unsqueeze(0))
+            return pile.joined().squeeze(0)
+
+    @contextmanager
+    def pile(self) -> Iterator[Pile]:
+        """Open a file for tensors that come one after another.
+
+        Raises
+        ------
+        FitError
+            If the disk refuses, then or later.
+        """
+        with ExitStack() as stack:
+            with _room_in(self.folder):
+                file = stack.enter_context(TemporaryFile(dir=self.folder))
+            yield Pile(file, self.folder, self._maps)
 
     def release(self) -> None:
         """Give the pages that were read back to the system, which may read them again."""
         for pages in self._maps:
             if hasattr(mmap, "MADV_DONTNEED"):
                 pages.madvise(mmap.MADV_DONTNEED)
+
+
+class Pile:
+    """Tensors written one after another, to be read as one; see :meth:`Scratch.pile`."""
+
+    def __init__(self, file: IO[bytes], folder: Path, maps: weakref.WeakSet[mmap.mmap]) -> None:
+        self._file, self._folder, self._maps = file, folder, maps
+        self._rows = 0
+        self._like: Tensor | None = None
+
+    def add(self, piece: Tensor) -> None:
+        """Write a tensor; all but the first dimension are alike in all that are added."""
+        array = piece.detach().cpu().contiguous().numpy()
+        with _room_in(self._folder):
+            self._file.write(array.data)
+        self._rows += len(array)
+        self._like = piece[:0]
+
+    def joined(self) -> Tensor:
+        """Return all that was added along the first dimension; it takes no memory until read.
+
+        What came from another device goes back there, whole.
+        """
+        assert self._like is not None, "nothing was added"
+        like = self._like.cpu().numpy()
+        shape = (self._rows, *like.shape[1:])
+        with _room_in(self._folder):
+            self._file.flush()
+            pages = mmap.mmap(self._file.fileno(), 0)
+        self._maps.add(pages)
+        values = torch.from_numpy(np.frombuffer(pages, like.dtype).reshape(shape))
+        return values.to(self._like.device)
 
 
 class CutPanel:
@@ -181,10 +228,8 @@ class SpilledPanel:
         self.n_shards, self.sizes = len(self._places), [len(place) for place in self._places]
         self._files = [folder / f"shard_{i}.bin" for i in range(self.n_shards)]
         self._type = np.dtype(torch.empty(0, dtype=light.returns.dtype).numpy().dtype)
-        try:
+        with _room_in(folder):
             self._spill(panel)
-        except OSError as error:
-            raise _no_room(folder, error) from error
 
     def _put_light(self, light: Batch, place: Tensor) -> Batch:
         """Write returns and marks of a shard to files too, and count what is observed."""
@@ -244,14 +289,21 @@ def scratch_folder() -> Iterator[Path]:
     """
     where = Path(gettempdir())
     folder = draft(where / "rvrae-shards")
-    try:
+    with _room_in(where):
         folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise _no_room(where, error) from error
     try:
         yield folder
     finally:
         remove(folder)
+
+
+@contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Say it in one sentence if the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(folder, error) from error
 
 
 def _no_room(folder: Path, error: OSError) -> FitError:

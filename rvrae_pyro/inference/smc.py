@@ -133,6 +133,7 @@ def smc_filter(
     cloud = Cloud(model.parts, batch, num_particles, seed, lag, shared)
     for t in range(batch.n_times):
         cloud.step(t)
+        shared.cross.release()
     return cloud.result()
 
 

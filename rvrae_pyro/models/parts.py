@@ -69,6 +69,9 @@ class CrossSection:
             ),
         )
 
+    def release(self) -> None:
+        """Let go of memory that can be filled again from a file; there is none here."""
+
     def location(self, factors: Tensor) -> Tensor:
         """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
         loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Literal
 
 import numpy as np
@@ -15,11 +19,13 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.data.blocks import each_row
 from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.inference.shards import Scratch
 from rvrae_pyro.inference.smc import month_random, smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
+from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Beliefs", "Kind", "believe", "in_double", "stream_cross_section"]
 
@@ -120,9 +126,22 @@ def believe(
     )
 
 
+@dataclass(frozen=True)
+class _StoredCrossSection(CrossSection):
+    """A cross-section in nameless files, of which what was read can be let go of."""
+
+    scratch: Scratch
+
+    def release(self) -> None:
+        """Give the pages that were read back to the system."""
+        self.scratch.release()
+
+
 @torch.no_grad()
 def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
     """Compute what ``Parts.online_cross_section`` does, to the bit, of a panel on disk.
+
+    Loadings and scales go to nameless files where the system keeps temporary ones.
 
     Parameters
     ----------
@@ -131,10 +150,35 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
     panel : Dataset
     light : Batch
         The panel without its characteristics, as ``to_light_batch`` makes it.
+
+    Raises
+    ------
+    FitError
+        If the disk refuses.
     """
+    scratch = Scratch(Path(gettempdir()))
+    with ExitStack() as stack:
+        betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
+        potentials = []
+        for month in _months_of(model, panel, light):
+            betas.add(month.beta)
+            scales.add(month.scale)
+            if month.alpha is not None:
+                alphas.add(month.alpha)
+            potentials.append(month.potential)
+        return _StoredCrossSection(
+            betas.joined(),
+            None if model.likelihood.alpha is None else alphas.joined(),
+            scales.joined(),
+            Potential(*(torch.cat(field) for field in zip(*potentials, strict=True))),
+            scratch,
+        )
+
+
+def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossSection]:
+    """Read a panel month by month and compute each month's cross-section on its own."""
     parts, like = model.parts, light.returns
     state: State = ()
-    months: list[CrossSection] = []
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     for t, row in enumerate(each_row(values)):
         cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
@@ -145,8 +189,7 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
         )
         beta, states = parts.loadings.online(month, (1,))
         state = states[1]
-        months.append(parts.cross_section(month, beta))
-    return CrossSection.joined(months)
+        yield parts.cross_section(month, beta)
 
 
 def _exactly(

@@ -64,6 +64,9 @@ def _forecast_blocks(
         sample: dict[str, object] = {**sample_coords(num_samples)}
         if len(members) > 1:
             sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
+        loadings = _loadings(members, batch, chosen)
+        for member in members:
+            member.beliefs.cross.release()
         factors = torch.cat([member.beliefs.predicted[chosen] for member in members], 1)
         log_prior = torch.cat([m.beliefs.predicted_log_prior[chosen] for m in members], 1)
         yield {
@@ -80,7 +83,7 @@ def _forecast_blocks(
             ),
             "predictions_constant_data": xr.Dataset(
                 {
-                    **_loadings(members, batch, chosen),
+                    **loadings,
                     "idio_scale": ((TIME, ASSET), np.sqrt(variance)),
                 },
                 coords=coords,

@@ -218,7 +218,7 @@ def test_a_killed_comparison_goes_on_to_the_same_bits(
     command += ("--split", "14,4,5", "--draws", 200)
     process = begin(*command, "--jobs", 2, "--out", out)
     limit = time.monotonic() + 120
-    while not list(out.glob("cells/*.json")):
+    while not list(out.glob("cells/[!.]*.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < limit
         time.sleep(0.005)
@@ -228,7 +228,7 @@ def test_a_killed_comparison_goes_on_to_the_same_bits(
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
     assert not (out / "report.md").exists()
-    kept = {path: path.read_bytes() for path in out.glob("cells/*.json")}
+    kept = {path: path.read_bytes() for path in out.glob("cells/[!.]*.json")}
     assert 0 < len(kept) < 4
     assert rvrae(*command, "--jobs", 1, "--out", out).code == 0
     assert {path: path.read_bytes() for path in kept} == kept
@@ -239,6 +239,33 @@ def test_a_killed_comparison_goes_on_to_the_same_bits(
         sorted(p.relative_to(each).as_posix() for p in each.rglob("*")) for each in (out, whole)
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_a_terminated_comparison_does_not_wait_for_fits_under_way(
+    panel_file: Path, tmp_path: Path
+) -> None:
+    """The fits would take minutes; whoever stops them has the prompt back at once."""
+    out = tmp_path / "out"
+    command = ("compare", panel_file, "--models", "IPCA,RVRAE", "--seeds", 4, "--factors", 2)
+    command += ("--split", "14,4,5", "--draws", 200, "--jobs", 2, "--out", out)
+    process = begin(*command)
+    limit = time.monotonic() + 120
+    # the first IPCA: the other process has begun an RVRAE by then
+    while not list(out.glob("cells/[!.]*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    begun = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 1
+    assert "interrupted; fits that are done are kept in" in said
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert alive == []
 
 
 def test_a_panel_on_disk_just_works(

@@ -15,6 +15,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
 from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel, scratch_folder
+from rvrae_pyro.predictive.beliefs import stream_cross_section
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -200,6 +201,44 @@ def test_scratch_takes_memory_only_while_it_is_read(tmp_path: Path) -> None:
     assert resident() - before > 50
     scratch.release()
     assert resident() - before < 10
+
+
+def test_tensors_come_one_after_another_and_are_read_as_one(tmp_path: Path) -> None:
+    scratch, pieces = Scratch(tmp_path), [torch.randn(n, 3, 2).double() for n in (2, 1, 4)]
+    pieces[1] = pieces[1].mT.contiguous().mT  # in another order in memory
+    with scratch.pile() as pile:
+        for piece in pieces:
+            pile.add(piece)
+        whole = pile.joined()
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        assert torch.equal(whole, torch.cat(pieces))
+        scratch.release()
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_streamed_cross_section_is_that_of_memory_and_lets_go_of_it(
+    panel: xr.Dataset, on_disk: xr.Dataset, alpha: bool
+) -> None:
+    likelihood = rv.likelihoods.StudentT(alpha=rv.likelihoods.Alpha(4)) if alpha else None
+    model = rv.RVRAE(4, K, likelihood=likelihood).double()
+    whole = model.parts.online_cross_section(to_batch(ready(panel), dtype=torch.float64))
+    light = to_light_batch(ready(on_disk), dtype=torch.float64)
+    streamed = stream_cross_section(model, ready(on_disk), light)
+    for _ in range(2):
+        for name in ("beta", "alpha", "scale"):
+            mine, theirs = getattr(streamed, name), getattr(whole, name)
+            assert (mine is None) == (theirs is None)
+            assert mine is None or torch.equal(mine, theirs)
+        streamed.release()
+    assert all(map(torch.equal, streamed.potential, whole.potential))
+    own = {mine.untyped_storage().data_ptr() for mine in (streamed.beta, streamed.scale)}
+    assert len(own) == 2
+
+
+def test_a_disk_that_cannot_be_read_is_not_taken_for_a_full_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone"), Scratch(tmp_path).pile():
+        raise OSError("the panel is gone")
 
 
 def test_scratch_without_room(tmp_path: Path) -> None:
