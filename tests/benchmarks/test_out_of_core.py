@@ -92,3 +92,4 @@ def test_fit_and_forecast_of_a_panel_on_disk(
         for name, (peak, seconds) in (("fit", fitted), ("forecast", drawn)):
             print(f"  {name:<9} peak {peak:.2f} GiB, {seconds:.0f} s")
     assert fitted[0] <= 2.0
+    assert drawn[0] <= 2.0

@@ -127,3 +127,21 @@ def test_returns_that_are_not_finite_are_left_to_the_loop():
     potential.shift[5] = torch.nan
     with torch.no_grad():
         assert walks._relax(prior, potential, context, prior.initial(), noise) is None
+
+
+@pytest.mark.parametrize(
+    ("n_times", "hidden", "n_particles", "at_once"),
+    [(5, 4, 1, False), (6, 4, 1, True), (60, 4, 1, True), (6, 90, 1, False), (6, 20, 90, False)],
+    ids=["few months", "enough", "many", "a wide state", "many particles"],
+)
+def test_months_are_walked_at_once_where_that_is_cheaper(
+    monkeypatch, n_times, hidden, n_particles, at_once
+):
+    prior = rv.priors.Recurrent(K, hidden=hidden).double()
+    one = torch.eye(K, dtype=torch.float64)
+    potential = Potential(100.0 * one.expand(n_times, K, K), one[:1].expand(n_times, K))
+    noise = torch.zeros(n_particles, n_times, K, dtype=torch.float64)
+    calls, relax = [], walks._relax
+    monkeypatch.setattr(walks, "_relax", lambda *args: calls.append(1) or relax(*args))
+    walks.scan(prior, potential, None, prior.initial(), noise)
+    assert bool(calls) == at_once
