@@ -220,32 +220,32 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     -------
     Statistics
         In float64, whatever the batch holds. Cost O(T N P^2), memory of a few months.
-
-    Notes
-    -----
-    Sums run over every asset of a month: characteristics are zero where an asset is not listed,
-    and are set to zero where only its return is missing. Picking the others out would cost more
-    than the products that it saves, unless few assets live at a time.
     """
+    n_times, n_assets, size = batch.characteristics.shape
     counts = batch.observed.sum(1)
-    some = counts > 0
-    months = max(1, _CELLS // max(1, batch.characteristics[0].numel()))
-    gram, moment, squares = [], [], 0.0
-    for first in range(0, batch.n_times, months):
+    gram = batch.returns.new_empty(n_times, size + constant, size + constant, dtype=torch.float64)
+    moment = torch.empty_like(gram[..., 0])
+    squares, months = 0.0, max(1, _CELLS // max(1, n_assets * size))
+    for first in range(0, n_times, months):
         block = slice(first, first + months)
-        z, seen = batch.characteristics[block].double(), batch.observed[block]
-        if not torch.equal(seen, batch.listed[block]):
-            z = z * seen.unsqueeze(-1)
+        seen = batch.observed[block].reshape(-1).nonzero().squeeze(-1)
+        z = batch.characteristics[block].reshape(-1, size).index_select(0, seen).double()
         if constant:
-            z = torch.cat([z, seen.to(z).unsqueeze(-1)], dim=-1)
-        returns = torch.where(seen, batch.returns[block], 0.0).double()
-        gram.append(z.mT @ z)
-        moment.append((z.mT @ returns.unsqueeze(-1)).squeeze(-1))
+            z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+        returns = batch.returns[block].reshape(-1).index_select(0, seen).double()
         squares += float(returns.square().sum())
-    return Statistics(torch.cat(gram)[some], torch.cat(moment)[some], counts[some], squares)
+        own = counts[block].tolist()
+        cells = zip(z.split(own), returns.split(own), gram[block], moment[block], strict=True)
+        for x, r, whole, by_return in cells:
+            torch.mm(x.mT, x, out=whole)
+            torch.mv(x.mT, r, out=by_return)
+    some = counts > 0
+    if not bool(some.all()):
+        gram, moment, counts = gram[some], moment[some], counts[some]
+    return Statistics(gram, moment, counts, squares)
 
 
-_CELLS = 2**22  # characteristics of the months that are summed at once
+_CELLS = 2**19  # characteristics of the months that are looked at at once
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def test_epoch_over_the_dense_reference(benchmark, name: str, size: str) -> None
         config = dataclasses.replace(plain, max_epochs=epochs)
         return cpu_once(lambda: MAKE[name](config).fit(panel, progress=False))
 
+    train(1)  # what a process does only once is no part of an epoch
     one = benchmark.pedantic(lambda: train(1), rounds=1)
     ratio = (train(4) - one) / 3.0 / reference
     benchmark.extra_info.update(ratio=round(ratio, 3), target=target)
