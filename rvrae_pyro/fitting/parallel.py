@@ -204,8 +204,10 @@ def _end_with(held: Connection) -> None:
 
 
 def _follow(held: Connection) -> None:
-    held.poll(None)
-    os._exit(1)
+    try:
+        held.poll(None)
+    finally:  # some systems raise at a broken pipe
+        os._exit(1)
 
 
 def _share(jobs: Mapping[Key, Job], folder: Path) -> dict[Key, Job]:
