@@ -47,6 +47,7 @@ def close(ours: Path, theirs: Path, tolerance: float) -> None:
         assert ((mine - other).abs() / other.abs()).max().item() < tolerance
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(
     rvrae: Command, panel_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

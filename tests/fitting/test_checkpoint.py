@@ -416,6 +416,7 @@ def first_state(process: subprocess.Popen[str], folder: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL twice, at moments of a fixed seed; then the same program again."""
     whole, folder = tmp_path / "whole", tmp_path / "killed"

@@ -58,6 +58,7 @@ def test_shortcut_agrees_with_exact_refits() -> None:
     assert np.abs(stale["log_score"].values - exact).max() > 3 * np.abs(gap).max()
 
 
+@pytest.mark.slow
 def test_a_break_fires_the_refit() -> None:
     """From month 12 on, loadings are six times what they were: no old draw is near them."""
     panel = market(1)
