@@ -15,6 +15,7 @@ from rvrae_pyro.models.pair import month_weights, prior_distribution
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.paths import PriorPath
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Cells", "DrawnPath", "Mode", "Samples", "cells_of", "draw_path", "light"]
@@ -59,7 +60,7 @@ class Cells:
         self, likelihood: Likelihood, unit: Tensor, factors: Tensor, level: Tensor | None
     ) -> Tensor:
         """Log density of each month's observed returns, of shape (*particles, n_times)."""
-        loc = unit * (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
+        loc = unit * along_factors(self.beta, factors)
         loc = loc if self.alpha is None else loc + unit * self.alpha
         scale = unit * self.scale
         scale = scale if level is None else scale * level.exp().unsqueeze(-1)

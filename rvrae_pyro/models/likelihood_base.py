@@ -10,6 +10,7 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
+from rvrae_pyro.nn.cross_section import along_assets, along_factors, spread_of
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Likelihood", "RobustLikelihood", "require_additive", "weighted_potential"]
@@ -139,8 +140,8 @@ class RobustLikelihood(Likelihood):
 
         Adds up over groups of assets.
         """
-        push = self.score((residual - (beta @ mode.unsqueeze(-1)).squeeze(-1)) / scale)
-        return (beta.mT @ (observed * push / scale).unsqueeze(-1)).squeeze(-1)
+        push = self.score((residual - along_factors(beta, mode)) / scale)
+        return along_assets(beta, observed * push / scale)
 
     def about(
         self,
@@ -161,9 +162,8 @@ class RobustLikelihood(Likelihood):
         covariance : Tensor of shape (*batch, n_times, n_factors, n_factors)
         """
         with torch.no_grad():
-            variance = ((beta @ covariance) * beta).sum(-1)
-            reach = ((3.0 * variance).sqrt() / scale).clamp_min(1e-3)
-        centre = (residual - (beta @ mode.unsqueeze(-1)).squeeze(-1)) / scale
+            reach = ((3.0 * spread_of(beta, covariance)).sqrt() / scale).clamp_min(1e-3)
+        centre = (residual - along_factors(beta, mode)) / scale
         low, middle, high = (self.score(centre + d) for d in (-reach, 0.0, reach))
         # Gauss-Hermite means over Normal(mode, variance), the curvature by Stein's lemma; an
         # asset far out would subtract precision, and counts as none instead
@@ -171,7 +171,7 @@ class RobustLikelihood(Likelihood):
         weighted = beta * (observed * curvature / scale.square()).unsqueeze(-1)
         precision = weighted.mT @ beta
         push = (low + 4.0 * middle + high) / 6.0
-        shift = (beta.mT @ (observed * push / scale).unsqueeze(-1)).squeeze(-1)
+        shift = along_assets(beta, observed * push / scale)
         return Potential(precision, shift + (precision @ mode.unsqueeze(-1)).squeeze(-1))
 
 
@@ -193,5 +193,5 @@ def require_additive(likelihood: Likelihood) -> None:
 
 def weighted_potential(residual: Tensor, beta: Tensor, weight: Tensor) -> Potential:
     """Weighted least squares of residuals on loadings; adds up over groups of assets."""
-    weighted = (beta * weight.unsqueeze(-1)).mT
-    return Potential(weighted @ beta, (weighted @ residual.unsqueeze(-1)).squeeze(-1))
+    weighted = beta * weight.unsqueeze(-1)
+    return Potential(weighted.mT @ beta, along_assets(weighted, residual))

@@ -24,6 +24,7 @@ from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
 from rvrae_pyro.models.scan import scan
+from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["CrossSection", "Parts", "Shared", "Walked"]
@@ -74,7 +75,7 @@ class CrossSection:
 
     def location(self, factors: Tensor) -> Tensor:
         """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
-        loc = (factors.unsqueeze(-2) @ self.beta.mT).squeeze(-2)
+        loc = along_factors(self.beta, factors)
         return loc if self.alpha is None else loc + self.alpha
 
     def scale_at(self, level: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.names import ASSET, FACTOR, MEMBER, OTHER_FACTOR, TIME
+from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.predictive.members import Member
 from rvrae_pyro.predictive.months import factor_coord
 
@@ -64,7 +65,7 @@ def _of_member(member: Member, rows: list[int], hidden: Tensor) -> dict[str, np.
     beta, draws = beliefs.cross.beta[rows], beliefs.predicted[rows]
     expected = draws.mean(1)
     centred = draws - expected.unsqueeze(1)
-    mean = (beta @ expected.unsqueeze(-1)).squeeze(-1)
+    mean = along_factors(beta, expected)
     if beliefs.cross.alpha is not None:
         mean = mean + beliefs.cross.alpha[rows]
     cells = {"mean": mean, "idio_var": idio_variance(member, rows)}

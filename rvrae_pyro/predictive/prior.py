@@ -16,6 +16,7 @@ from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.predictive.beliefs import in_double
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
@@ -175,7 +176,7 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
         ahead, level = prior.ahead(state, moment)
         drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
         beta = cross.beta[..., t, :, :]
-        loc = (drawn.unsqueeze(-2) @ beta.mT).squeeze(-2)
+        loc = along_factors(beta, drawn)
         alpha = None if cross.alpha is None else cross.alpha[..., t, :]
         loc = loc if alpha is None else loc + alpha
         scale = cross.scale[..., t, :].expand_as(loc)
