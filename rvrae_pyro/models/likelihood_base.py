@@ -10,7 +10,7 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
-from rvrae_pyro.nn.cross_section import along_assets, along_factors, spread_of
+from rvrae_pyro.nn.cross_section import along_assets, along_factors, information, spread_of
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Likelihood", "RobustLikelihood", "require_additive", "weighted_potential"]
@@ -140,8 +140,9 @@ class RobustLikelihood(Likelihood):
 
         Adds up over groups of assets.
         """
-        push = self.score((residual - along_factors(beta, mode)) / scale)
-        return along_assets(beta, observed * push / scale)
+        per_scale = scale.reciprocal()
+        push = self.score((residual - along_factors(beta, mode)) * per_scale)
+        return along_assets(beta, observed * push * per_scale)
 
     def about(
         self,
@@ -161,17 +162,17 @@ class RobustLikelihood(Likelihood):
         mode : Tensor of shape (*batch, n_times, n_factors)
         covariance : Tensor of shape (*batch, n_times, n_factors, n_factors)
         """
+        per_scale = scale.reciprocal()
         with torch.no_grad():
-            reach = ((3.0 * spread_of(beta, covariance)).sqrt() / scale).clamp_min(1e-3)
-        centre = (residual - along_factors(beta, mode)) / scale
+            reach = ((3.0 * spread_of(beta, covariance)).sqrt() * per_scale).clamp_min(1e-3)
+        centre = (residual - along_factors(beta, mode)) * per_scale
         low, middle, high = (self.score(centre + d) for d in (-reach, 0.0, reach))
         # Gauss-Hermite means over Normal(mode, variance), the curvature by Stein's lemma; an
         # asset far out would subtract precision, and counts as none instead
         curvature = ((high - low) / (2.0 * reach)).clamp_min(0.0)
-        weighted = beta * (observed * curvature / scale.square()).unsqueeze(-1)
-        precision = weighted.mT @ beta
+        precision = information(beta, observed * curvature * per_scale.square())
         push = (low + 4.0 * middle + high) / 6.0
-        shift = along_assets(beta, observed * push / scale)
+        shift = along_assets(beta, observed * push * per_scale)
         return Potential(precision, shift + (precision @ mode.unsqueeze(-1)).squeeze(-1))
 
 
@@ -193,5 +194,4 @@ def require_additive(likelihood: Likelihood) -> None:
 
 def weighted_potential(residual: Tensor, beta: Tensor, weight: Tensor) -> Potential:
     """Weighted least squares of residuals on loadings; adds up over groups of assets."""
-    weighted = beta * weight.unsqueeze(-1)
-    return Potential(weighted.mT @ beta, along_assets(weighted, residual))
+    return Potential(information(beta, weight), along_assets(beta, weight * residual))

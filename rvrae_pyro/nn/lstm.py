@@ -174,7 +174,8 @@ class PackedLSTM(torch.autograd.Function):
         cells, gates = kept[: len(blocks)], kept[len(blocks) :]
         hiddens, inputs, aboves = output.split(sizes), rows.split(sizes), above.split(sizes)
         d_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        d_w_in, d_w_state = torch.zeros_like(w_in), torch.zeros_like(w_state)
+        # inputs by gates: a product whose last side is a multiple of a register's width is faster
+        d_w_in, d_w_state = (w.new_zeros(w.shape[::-1]) for w in (w_in, w_state))
         d_bias = w_in.new_zeros(w_in.shape[0])
         nothing = rows.new_zeros(0, w_state.shape[1])
         carried, first = (nothing, nothing), (hidden, -2.0 * cell)
@@ -186,13 +187,14 @@ class PackedLSTM(torch.autograd.Function):
             opened = gates[i] if gates else _gates(inputs[i], states, w_in, w_state, bias)
             slopes = _slopes(opened, cells[i], _before(blocks[i], cells[i], starts[1]))
             d_gates, carried = _back(blocks[i], slopes, aboves[i], w_state, carried)
-            d_w_state.addmm_(d_gates.t(), states)
-            d_w_in.addmm_(d_gates.t(), inputs[i])
+            d_w_state.addmm_(states.t(), d_gates)
+            d_w_in.addmm_(inputs[i].t(), d_gates)
             d_bias += d_gates.sum(0)
             if d_rows is not None:
                 torch.mm(d_gates, w_in, out=d_rows.split(sizes)[i])
         d_hidden, d_doubled = carried
-        return d_rows, d_hidden, -2.0 * d_doubled, d_w_in, d_w_state, d_bias, None, None
+        weights = d_w_in.t(), d_w_state.t(), d_bias
+        return d_rows, d_hidden, -2.0 * d_doubled, *weights, None, None
 
 
 def _gates(rows: Tensor, states: Tensor, w_in: Tensor, w_state: Tensor, bias: Tensor) -> Tensor:
