@@ -223,10 +223,11 @@ def _slopes(gates: Tensor, cells: Tensor, before: Tensor) -> tuple[Tensor, Tenso
     new, enter, forget, leave = gates.chunk(4, 1)
     slopes, after = torch.empty_like(gates), cells.sigmoid()
     by_new, by_enter, by_forget, by_leave = slopes.chunk(4, 1)
-    _sigmoid_backward(4.0 * enter, new, grad_input=by_new)
-    _sigmoid_backward((new - 0.5).mul_(4.0), enter, grad_input=by_enter)
-    _sigmoid_backward(before, forget, grad_input=by_forget)
-    _sigmoid_backward(1.0 - 2.0 * after, leave, grad_input=by_leave)
+    torch.mul(enter, 4.0, out=by_new)
+    torch.sub(new, 0.5, out=by_enter).mul_(4.0)
+    by_forget.copy_(before)
+    torch.mul(after, -2.0, out=by_leave).add_(1.0)
+    _sigmoid_backward(slopes, gates, grad_input=slopes)
     return slopes, _sigmoid_backward(-2.0 * leave, after, grad_input=after), forget
 
 
