@@ -22,12 +22,16 @@ def along_factors(beta: Tensor, factors: Tensor) -> Tensor:
 
 def along_assets(beta: Tensor, values: Tensor) -> Tensor:
     """Compute ``B' v``, of shape (*batch, n_factors), from values (*batch, n_assets)."""
+    if not torch.is_grad_enabled():
+        return _AlongAssets.forward(beta, values)
     product: Tensor = _AlongAssets.apply(beta, values)  # type: ignore[no-untyped-call]
     return product
 
 
 def information(beta: Tensor, weight: Tensor) -> Tensor:
     """Compute ``B' diag(w) B`` from weights (*batch, n_assets): (*batch, n_factors, n_factors)."""
+    if not torch.is_grad_enabled():
+        return _Information.forward(beta, weight)
     product: Tensor = _Information.apply(beta, weight)  # type: ignore[no-untyped-call]
     return product
 
