@@ -17,7 +17,14 @@ from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like, refit_factors
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import CONSTANT
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError, check_count
+from rvrae_pyro.errors import (
+    ConfigError,
+    FitError,
+    PanelError,
+    RvraeWarning,
+    ShapeError,
+    check_count,
+)
 from rvrae_pyro.names import CHARACTERISTIC, FACTOR
 from rvrae_pyro.predictive.months import factor_coord
 
@@ -36,14 +43,22 @@ class Statistics:
         Z'r over them.
     counts : int64 Tensor of shape (n_months,)
         How many there are.
-    squares : float
-        Sum of squared returns.
+    squares : Tensor of shape (n_months,)
+        Sum of squared returns over them.
     """
 
     gram: Tensor
     moment: Tensor
     counts: Tensor
-    squares: float
+    squares: Tensor
+
+    def select(self, months: Tensor) -> Statistics:
+        """Keep some months, a bool mask."""
+        if bool(months.all()):
+            return self
+        return Statistics(
+            self.gram[months], self.moment[months], self.counts[months], self.squares[months]
+        )
 
 
 class IPCA(FactorBaseline):
@@ -66,9 +81,12 @@ class IPCA(FactorBaseline):
     Notes
     -----
     Training and validation months are both fitted, as there is nothing to tune. A missing
-    return just leaves the sums, which is exact. Identification: :math:`\Gamma'\Gamma = I`, second
-    moments of the factors diagonal and descending, means not negative, :math:`\Gamma_\alpha`
-    orthogonal to :math:`\Gamma`. Factors of later months are their cross-sectional least squares.
+    return just leaves the sums, which is exact. Months whose characteristics span no more
+    dimensions than there are factors, for lack of assets or of histories, are left out: they say
+    nothing of the mapping, and their factors are missing. Identification:
+    :math:`\Gamma'\Gamma = I`, second moments of the factors diagonal and descending, means not
+    negative, :math:`\Gamma_\alpha` orthogonal to :math:`\Gamma`. Factors of later months are
+    their cross-sectional least squares.
 
     Forecasts are loadings times the mean of all earlier factors: of the months fitted and of
     earlier months in the panel given. The predictive distribution is Gaussian around it, with
@@ -147,6 +165,14 @@ class IPCA(FactorBaseline):
                 f"got {self.n_factors}."
             )
         statistics = month_statistics(batch, self.constant)
+        telling = spanning(statistics, self.n_factors)
+        if not bool(telling.any()):
+            raise FitError(
+                f"`train` must hold months in which the characteristics of the assets with a "
+                f"return span more than {self.n_factors} dimensions, or {self.n_factors} factors "
+                "fit anything; got none. Ask for fewer factors."
+            )
+        statistics = statistics.select(telling)
         found = alternate(
             statistics, self.n_factors, alpha=self.alpha, max_iter=self.max_iter, tol=self.tol
         )
@@ -154,21 +180,24 @@ class IPCA(FactorBaseline):
         if moved > self.tol:
             warnings.warn(
                 f"IPCA moved by {moved:.2g} in its last of {len(found.changes)} iterations, more "
-                f"than `tol` {self.tol:.2g}. Raise `max_iter`, or ask for fewer factors.",
+                f"than `tol` {self.tol:.2g}. Ask for fewer factors, leave out early months, in "
+                "which characteristics lack their histories, or raise `max_iter`.",
                 RvraeWarning,
                 stacklevel=4,
             )
         factors = torch.full((batch.n_times, self.n_factors), torch.nan, dtype=torch.float64)
-        factors[batch.observed.any(1).cpu()] = found.factors.cpu()
+        factors[batch.observed.any(1).cpu().nonzero()[telling.cpu(), 0]] = found.factors.cpu()
         freedom = int(statistics.counts.sum()) - self.n_factors * len(statistics.counts)
         variance = found.squares(statistics) / max(1, freedom)
+        # what a perfect fit leaves is rounding, and no distribution has a scale of 0
+        least = 1e-12 * float(statistics.squares.sum()) / int(statistics.counts.sum())
         stamps = torch.as_tensor(batch.times.astype("datetime64[ns]").astype(np.int64))
         self._numbers = {
             "gamma": found.gamma.cpu().contiguous(),
             "gamma_alpha": found.gamma_alpha.cpu().contiguous(),
             "times": stamps,
             "factors": factors,
-            "idio_scale": torch.tensor(max(variance, 0.0) ** 0.5, dtype=torch.float64),
+            "idio_scale": torch.tensor(max(variance, least) ** 0.5, dtype=torch.float64),
         }
         steps = range(1, len(found.changes) + 1)
         self.history = pd.DataFrame({"iteration": steps, "largest_change": found.changes})
@@ -238,14 +267,33 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
         joint[:, n_instruments] = batch.returns[block].reshape(-1).index_select(0, seen)
         for rows, sums in zip(joint.split(counts[block].tolist()), whole[block], strict=True):
             torch.mm(rows.mT, rows, out=sums)
-    some = counts > 0
-    if not bool(some.all()):
-        whole, counts = whole[some], counts[some]
     gram = whole[:, :n_instruments, :n_instruments].contiguous()
     moment = whole[:, :n_instruments, n_instruments].contiguous()
-    return Statistics(gram, moment, counts, float(whole[:, n_instruments, n_instruments].sum()))
+    every = Statistics(gram, moment, counts, whole[:, n_instruments, n_instruments])
+    return every.select(counts > 0)
 
 
+def spanning(statistics: Statistics, n_factors: int) -> Tensor:
+    """Months that say something of the mapping: (n_months,) bool.
+
+    Their characteristics span more dimensions than there are factors. Any mapping fits the
+    others alike, as far as it can, so the least squares do not hang on them; but their own
+    factors are barely determined or not at all, and no mean of factors would survive them.
+    """
+    gram = statistics.gram
+    size = gram.shape[-1]
+    needed = min(n_factors + 1, size)
+    # each characteristic in a unit of its own, seen along random directions: their number is
+    # that of the dimensions asked about, so that months are told apart by small matrices
+    unit = gram.diagonal(dim1=-2, dim2=-1).sum(0).sqrt()
+    random = torch.Generator().manual_seed(0)
+    probe = torch.randn(size, needed, generator=random, dtype=gram.dtype).to(gram.device)
+    probe = torch.linalg.qr(probe)[0] / torch.where(unit > 0.0, unit, 1.0).unsqueeze(1)
+    seen = torch.linalg.eigvalsh(probe.mT @ (gram @ probe))
+    return seen[:, 0] > _SINGULAR * seen[:, -1]
+
+
+_SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 _CELLS = 2**19  # characteristics of the months that are looked at at once
 _REGISTER = 8  # double-precision numbers in the widest register of a processor
 
@@ -272,7 +320,7 @@ class Solution:
         """Sum of squared residuals."""
         mapped = self.factors @ self.gamma.mT + self.gamma_alpha
         fitted = (statistics.gram @ mapped.unsqueeze(-1)).squeeze(-1)
-        return float(statistics.squares + (mapped * (fitted - 2.0 * statistics.moment)).sum())
+        return float(statistics.squares.sum() + (mapped * (fitted - 2.0 * statistics.moment)).sum())
 
 
 def alternate(
@@ -329,12 +377,7 @@ def _factors_given(statistics: Statistics, gamma: Tensor, gamma_alpha: Tensor) -
     """Least-squares factors (n_months, n_factors)."""
     gram = gamma.mT @ (statistics.gram @ gamma)
     moment = (statistics.moment - statistics.gram @ gamma_alpha) @ gamma
-    solution: Tensor
-    solution, info = torch.linalg.solve_ex(gram, moment)
-    few = (statistics.counts < gamma.shape[1]).to(info.device) | (info != 0)
-    if bool(few.any()):  # fewer assets than factors: the solution of smallest norm
-        inverse = torch.linalg.pinv(gram[few], hermitian=True)
-        solution[few] = (inverse @ moment[few].unsqueeze(-1)).squeeze(-1)
+    solution: Tensor = torch.linalg.solve(gram, moment)
     return solution
 
 

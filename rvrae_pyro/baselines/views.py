@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
+
+
 @dataclass(frozen=True)
 class FactorView:
     """One member's account of a panel, in double precision and return units.
@@ -141,7 +144,8 @@ def refit_factors(beta: Tensor, returns: Tensor, observed: Tensor) -> Tensor:
     for t, seen in enumerate(observed):
         if bool(seen.any()):
             b = beta[t, seen]
-            inverse = torch.linalg.pinv(b.mT @ b, hermitian=True)
+            # a tolerance above rounding: loadings that nearly coincide are one
+            inverse = torch.linalg.pinv(b.mT @ b, rtol=_SINGULAR, hermitian=True)
             factors[t] = inverse @ (b.mT @ returns[t, seen])
     return factors
 

@@ -102,7 +102,8 @@ def compare(
         first = result.failures[0]
         tell(
             f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
-            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: {first.message}. "
+            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: "
+            f"{first.message.rstrip('.')}. "
             f"All are in {out / 'failures.csv'}; run again to try only those."
         )
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, OBS, TIME
 
-__all__ = ["Per", "aggregate", "estimate_dataset", "hac_standard_error"]
+__all__ = ["Per", "aggregate", "estimate_dataset", "hac_standard_error", "varying"]
 
 Per = Literal["panel", "month", "cell"]
 
@@ -74,6 +74,14 @@ def _newey_west(values: NDArray[Any], lags: int | None) -> float:
     deviations = values - values.mean()
     inner = S_hac_simple(deviations, nlags=min(window, n - 1)).item()
     return float(np.sqrt(inner * n / (n - 1)) / n)
+
+
+_ROUNDING = 1e-12
+
+
+def varying(spread: xr.DataArray, size: xr.DataArray | float) -> xr.DataArray:
+    """Spread where it is more than rounding of numbers up to ``size``, else NaN."""
+    return spread.where(spread > _ROUNDING * size)
 
 
 def estimate_dataset(estimate: xr.DataArray, error: xr.DataArray) -> xr.Dataset:

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.evaluation._aggregate import hac_standard_error
+from rvrae_pyro.evaluation._aggregate import hac_standard_error, varying
 from rvrae_pyro.evaluation._scored import LogEvidence, monthly_scores
 from rvrae_pyro.names import RETURNS, TIME
 
@@ -93,7 +93,7 @@ def compare(
     own = _errors(scores, error, lags, size, seed)
     apart = _errors(difference, error, lags, size, seed)
     gap = difference.mean(TIME)
-    ratio = abs(gap) / apart.where(apart > 0)
+    ratio = abs(gap) / varying(apart, float(np.abs(scores).max()))
     p_value = gap.copy(data=2.0 * stats.t.sf(ratio.to_numpy(), n_times - 1))
     table = xr.Dataset(
         {

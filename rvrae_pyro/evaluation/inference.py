@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 from scipy import stats
 
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error
+from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
 
@@ -67,8 +68,9 @@ def diebold_mariano(
         assert isinstance(monthly, xr.DataArray)
         difference = monthly
     months = difference.notnull().sum(TIME)
+    size = max(float(np.abs(each).max()) for each in (first, second))
     mean, spread = difference.mean(TIME), hac_standard_error(difference, lags=lags)
-    spread = spread.where(spread > 0)
+    spread = varying(spread, size)
     statistic = mean / spread
     p_value = xr.apply_ufunc(lambda t, n: 2.0 * stats.t.sf(np.abs(t), n - 1), statistic, months)
     return xr.Dataset(
@@ -127,6 +129,11 @@ def model_confidence_set(
     Hansen, Lunde and Nason (2011), The model confidence set, Econometrica 79, 453-497.
     """
     check_array(losses, "losses", TIME, dim)
+    if set(losses.dims) != {TIME, dim}:
+        raise ShapeError(
+            f"`losses` must have dims ({TIME}, {dim}) and no other; got {losses.dims}. Average "
+            "over the others, or take one of their labels."
+        )
     if not 0.0 < size < 1.0:
         raise ConfigError(f"`size` must lie in (0, 1); got {size!r}.")
     for name, value in (("block_length", block_length), ("num_samples", num_samples)):
@@ -144,8 +151,12 @@ def model_confidence_set(
         raise ConfigError(
             "model_confidence_set needs the package 'arch'; install it: pip install arch."
         ) from error
+    # models with the same losses are one, whose verdict all of them have
+    values, places = np.unique(table.to_numpy(), axis=1, return_inverse=True)
+    if values.shape[1] == 1:
+        return _confidence_set(np.ones(1), places, losses, dim, size, table.sizes[TIME])
     bootstrap = MCS(
-        table.to_numpy(),
+        values,
         size,
         reps=num_samples,
         block_size=block_length or max(1, round(table.sizes[TIME] ** 0.5)),
@@ -154,11 +165,23 @@ def model_confidence_set(
     )
     bootstrap.compute()
     p_values = bootstrap.pvalues["Pvalue"].sort_index().to_numpy()
-    coords = {dim: losses[dim]} if dim in losses.coords else {}
+    return _confidence_set(p_values, places, losses, dim, size, table.sizes[TIME])
+
+
+def _confidence_set(
+    p_values: NDArray[np.float64],
+    places: NDArray[np.intp],
+    losses: xr.DataArray,
+    dim: str,
+    size: float,
+    n_times: int,
+) -> xr.Dataset:
+    """Give every model the p-value of its losses."""
+    each = p_values[places]
     return xr.Dataset(
-        {"included": (dim, p_values > size), "p_value": (dim, p_values)},
-        coords=coords,
-        attrs={"size": size, "n_times": table.sizes[TIME]},
+        {"included": (dim, each > size), "p_value": (dim, each)},
+        coords={dim: losses[dim]} if dim in losses.coords else {},
+        attrs={"size": size, "n_times": n_times},
     )
 
 

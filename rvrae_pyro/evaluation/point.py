@@ -7,7 +7,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from rvrae_pyro.evaluation._aggregate import Per, aggregate, estimate_dataset, hac_standard_error
+from rvrae_pyro.evaluation._aggregate import (
+    Per,
+    aggregate,
+    estimate_dataset,
+    hac_standard_error,
+    varying,
+)
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
@@ -255,7 +261,7 @@ def rank_icir(
     assert isinstance(monthly, xr.DataArray)
     months = monthly.notnull().sum(TIME)
     spread = monthly.where(months > 1).std(TIME, ddof=1)
-    mean, spread = monthly.mean(TIME), spread.where(spread > 0)
+    mean, spread = monthly.mean(TIME), varying(spread, abs(monthly).max(TIME))
     ratio = mean / spread
     if not standard_error:
         return ratio

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.evaluation._aggregate import estimate_dataset, hac_standard_error
+from rvrae_pyro.evaluation._aggregate import estimate_dataset, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
@@ -81,7 +81,7 @@ def long_short(
         raise ConfigError(f"`cost` must be at least 0; got {cost!r}. 30 basis points are 0.003.")
     realised, guess = pair(returns, point(forecast, "forecast"), "forecast")
     # in label order, so that ties do not depend on the order of the assets
-    realised, guess = to_wide(realised).sortby(ASSET), to_wide(guess).sortby(ASSET)
+    realised, guess = (to_wide(each).sortby([TIME, ASSET]) for each in (realised, guess))
     size = xr.ones_like(realised) if weight is None else _weights(weight, realised)
     results = xr.apply_ufunc(
         _run,
@@ -215,7 +215,7 @@ def sharpe_ratio(
         )
     months = returns.notnull().sum(TIME)
     spread = returns.where(months > 1).std(TIME, ddof=1)
-    mean, spread = returns.mean(TIME), spread.where(spread > 0)
+    mean, spread = returns.mean(TIME), varying(spread, abs(returns).max(TIME))
     monthly = mean / spread
     root = float(periods) ** 0.5
     ratio: xr.DataArray = monthly * root

@@ -18,6 +18,7 @@ from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.planning import (
+    check_study,
     cut,
     draw_omitted,
     omit_counts,
@@ -29,10 +30,11 @@ from rvrae_pyro.experiments.registry import (
     ABLATIONS,
     PAPER_NAME,
     RVRAE_NAME,
+    check_distinct,
     enter_all,
     names_all,
 )
-from rvrae_pyro.experiments.report import write_report
+from rvrae_pyro.experiments.report import TITLE, refuse_foreign, write_report
 from rvrae_pyro.experiments.running import Failure, hold, run_grid
 from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.experiments.tables import (
@@ -158,7 +160,8 @@ def compare(
     ConfigError
         For an unknown model, a bad seed or count, or more omitted assets than can be left out.
     PanelError
-        If the split does not fit the panel.
+        If the split does not fit the panel, characteristics are missing in listed cells, or
+        fewer than two test months have a return.
     FitError
         If every single fit failed.
     CheckpointError
@@ -172,9 +175,10 @@ def compare(
     same numbers.
     """
     began = time.perf_counter()
-    entrants = enter_all(models, n_factors)
+    entrants = enter_all(models, check_count("n_factors", n_factors))
     wanted = names_all(models) if ablation is None else ablation
     extra = _ablations(entrants, n_factors) if wanted else []
+    check_distinct([*entrants, *extra])
     numbers = read_seeds(seeds)
     check_count("n_jobs", n_jobs)
     if check_count("num_samples", num_samples) < _LEAST_DRAWS:
@@ -184,8 +188,9 @@ def compare(
         )
     parts = cut(panel, split)
     study = study_months(panel, parts)
+    check_study(study, parts)
     drawn = {(m, s): draw_omitted(parts, m, s) for m in omit_counts(omit, parts) for s in numbers}
-    rules = Rules(periods=periods_per_year(panel)) if rules is None else rules
+    rules = (rules or Rules()).over(periods_per_year(panel))
     folder = None if out is None else _check_out(Path(out))
     jobs, unplanned = plan(
         [*entrants, *extra], entrants, study, parts, numbers, drawn, num_samples, rules
@@ -257,4 +262,5 @@ def _check_out(path: Path) -> Path:
         raise ConfigError(f"`out` {str(path)!r} cannot be made: {error}.") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"`out` {str(path)!r} cannot be written: no permission.")
+    refuse_foreign(path, TITLE)
     return path

@@ -17,7 +17,8 @@ from rvrae_pyro.experiments.fitted import Fitted, FittedFactors, FittedModel, Fo
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.training import fit as fit_rvrae
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.models.registry import describe_model
+from rvrae_pyro.models.identity import own_identity
+from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = [
@@ -66,7 +67,8 @@ class BaselineEntrant:
 
     def describe(self, panel: xr.Dataset) -> dict[str, Any]:
         """Return the class and its settings."""
-        return {"kind": type(self.template).__name__, **self.template.settings()}
+        kind, settings = type(self.template), self.template.settings()
+        return {"kind": kind.__name__, **settings, **_own(kind, settings)}
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         """Fit a copy of the template."""
@@ -104,6 +106,7 @@ class ModelEntrant:
             "kind": "RVRAE",
             "model": describe_model(self.template),
             "config": describe_config(config),
+            **_own(chosen_parts(self.template), config),
         }
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
@@ -154,6 +157,12 @@ class _Renamed:
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         return self.entrant.fit(train, valid, seed)
+
+
+def _own(*values: object) -> dict[str, str]:
+    """Add to a description what a user's own code decides; nothing where all is ours."""
+    found = own_identity(*values)
+    return {} if found is None else {"own": found}
 
 
 def as_entrant(

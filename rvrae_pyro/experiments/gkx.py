@@ -17,8 +17,14 @@ from rvrae_pyro.experiments.cells import Cell, Job, Result, SimulatedGKX
 from rvrae_pyro.experiments.entrants import BaselineEntrant, Entrant
 from rvrae_pyro.experiments.oracle import Oracle
 from rvrae_pyro.experiments.published import GKX_TABLE
-from rvrae_pyro.experiments.registry import enter_all
-from rvrae_pyro.experiments.report import failure_table, write_csv, write_text
+from rvrae_pyro.experiments.registry import COMPETITORS, check_distinct, enter_all
+from rvrae_pyro.experiments.report import (
+    PAGE,
+    failure_table,
+    refuse_foreign,
+    write_csv,
+    write_text,
+)
 from rvrae_pyro.experiments.running import Failure, failed, hold, run_grid
 from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.experiments.tables import long_table, to_markdown
@@ -39,6 +45,9 @@ _METRICS: Final = (
 # the published total R2 takes IPCA's factors, which are those of least squares, and the
 # autoencoders' own
 _SPANS: Final = (60, 60)
+_TITLE: Final = "# Gu-Kelly-Xiu simulation"
+# IPCA by name is without the constant that real panels want and the published table has not
+_COMPETITORS: Final = {**COMPETITORS, "IPCA": lambda k: BaselineEntrant("IPCA", IPCA(k))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +99,7 @@ class Benchmark:
             write_csv(self.table, folder / "table.csv")
             write_csv(self.results, folder / "results.csv")
             write_csv(failure_table(self.failures), folder / "failures.csv")
-            page = folder / "report.md"
+            page = folder / PAGE
             write_text(page, self._markdown())
         except OSError as error:
             raise ConfigError(f"`out` {str(out)!r} cannot be written: {error}.") from error
@@ -99,7 +108,7 @@ class Benchmark:
     def _markdown(self) -> str:
         info = self.info
         lines = [
-            f"# Gu-Kelly-Xiu simulation, {self.case} case",
+            f"{_TITLE}, {self.case} case",
             "",
             f"{info['reps']} repetitions, {info['n_factors']} factors (3 are true), 60 / 60 / 60 "
             f"months, 200 assets, 50 characteristics; seeds from {info['seed']}; "
@@ -183,12 +192,15 @@ def benchmark_gkx(
         raise ConfigError(f"`case` must be one of {', '.join(GKX_TABLE)}; got {case!r}.")
     for name, value in (("reps", reps), ("n_factors", n_factors), ("n_jobs", n_jobs)):
         check_count(name, value)
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
-    entrants = [Oracle(), *map(_as_published, enter_all(models, n_factors))]
+    check_count("num_samples", num_samples)
+    check_count("seed", seed, 0)
+    entrants = [Oracle(), *enter_all(models, n_factors, _COMPETITORS)]
+    check_distinct(entrants)
     began = time.perf_counter()
     jobs, unplanned = _plan(entrants, case, range(seed, seed + reps), num_samples, sizes or {})
     folder = None if out is None else Path(out)
+    if folder is not None:
+        refuse_foreign(folder, _TITLE)
     with hold(folder):
         results, failures = run_grid(
             jobs,
@@ -210,14 +222,6 @@ def benchmark_gkx(
         if folder is not None:
             found.write(folder)
         return found
-
-
-def _as_published(entrant: Entrant) -> Entrant:
-    """IPCA without the constant that real panels want and the published table has not."""
-    plain = isinstance(entrant, BaselineEntrant) and isinstance(entrant.template, IPCA)
-    if not plain or entrant.name != "IPCA":
-        return entrant
-    return BaselineEntrant("IPCA", IPCA(entrant.template.n_factors))  # type: ignore[attr-defined]
 
 
 def _plan(

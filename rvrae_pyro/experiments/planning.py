@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.data.batch import to_light_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, PanelError, check_count
 from rvrae_pyro.experiments.cells import Cell, Job
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.running import Failure, failed
@@ -20,6 +21,7 @@ from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 __all__ = [
+    "check_study",
     "cut",
     "draw_omitted",
     "omit_counts",
@@ -98,6 +100,24 @@ def study_months(panel: xr.Dataset, parts: Split) -> xr.Dataset:
     return study
 
 
+def check_study(study: xr.Dataset, parts: Split) -> None:
+    """Refuse, before anything is fitted, what no model could be fitted to or scored on.
+
+    Raises
+    ------
+    PanelError
+        If listed cells lack characteristics, or fewer than two test months have a return: no
+        standard error could be given.
+    """
+    to_light_batch(study)
+    seen = parts.test[RETURNS].notnull().any(ASSET)
+    if int(seen.sum()) < 2:
+        raise PanelError(
+            "`split` must leave at least two test months with a return, or there is no standard "
+            f"error; got {int(seen.sum())} of {parts.test.sizes[TIME]}. Choose a longer test span."
+        )
+
+
 def omit_counts(omit: object, parts: Split) -> list[int]:
     """Return how many assets to leave out of training, checked, each once and in order.
 
@@ -109,6 +129,11 @@ def omit_counts(omit: object, parts: Split) -> list[int]:
     several = isinstance(omit, Iterable) and not isinstance(omit, str)
     counts: list[Any] = list(omit) if several else [omit]  # type: ignore[call-overload]
     most = len(_candidates(parts)) - 2
+    if counts and most < _LEAST:
+        raise ConfigError(
+            f"`omit` needs at least {_LEAST + 2} assets with returns in training and test months: "
+            f"{_LEAST} for a rank correlation and two to train on; got {most + 2}."
+        )
     for count in counts:
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         if not whole or not _LEAST <= count <= most:

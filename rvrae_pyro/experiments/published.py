@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["GKX_TABLE", "NOT_COMPARABLE", "PAPER_RANK", "PAPER_TABLE"]
+__all__ = ["GKX_TABLE", "NOT_COMPARABLE", "PAPER_NAME", "PAPER_RANK", "PAPER_TABLE"]
+
+PAPER_NAME: Final = "RVRAE (paper)"
 
 NOT_COMPARABLE: Final = (
     "Printed in arXiv 2403.02500: other data (CRSP and Compustat, 5,682 stocks, 2000-2020, not "
@@ -42,7 +44,7 @@ PAPER_TABLE: Final[dict[str, dict[str, float]]] = {
         "sharpe_gross": 12.03,
         "sharpe_net": 1.92,
     },
-    "RVRAE (paper)": {
+    PAPER_NAME: {
         "total_r2": 20.06,
         "predictive_r2_running": 1.57,
         "sharpe_gross": 2.26,

@@ -21,6 +21,7 @@ from rvrae_pyro.experiments.entrants import (
     FactoryEntrant,
     as_entrant,
 )
+from rvrae_pyro.experiments.published import PAPER_NAME
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models import loadings, priors
 from rvrae_pyro.models.rvrae import RVRAE
@@ -33,13 +34,13 @@ __all__ = [
     "PAPER_NAME",
     "RVRAE_NAME",
     "STOCKS_NAME",
+    "check_distinct",
     "enter_all",
     "find_entrant",
     "names_all",
 ]
 
 RVRAE_NAME: Final = "RVRAE"
-PAPER_NAME: Final = "RVRAE (paper)"
 STOCKS_NAME: Final = "RVRAE (stocks)"
 
 Make = Callable[[int], Entrant]
@@ -127,7 +128,9 @@ feed-forward path; the last against RVRAE (paper), since a single code for all m
 needs the paper's encoder."""
 
 
-def find_entrant(name: str, n_factors: int = 5) -> Entrant:
+def find_entrant(
+    name: str, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
+) -> Entrant:
     """Find a competitor by name, upper or lower case.
 
     Raises
@@ -135,7 +138,7 @@ def find_entrant(name: str, n_factors: int = 5) -> Entrant:
     ConfigError
         If there is none of that name; the message lists all.
     """
-    known = {key.lower(): key for key in COMPETITORS}
+    known = {key.lower(): key for key in competitors}
     aliases = {
         "conditionalautoencoder": "CA",
         "ca1": "CA",
@@ -147,13 +150,15 @@ def find_entrant(name: str, n_factors: int = 5) -> Entrant:
         close = get_close_matches(name.lower(), known, n=1)
         hint = f" Did you mean {known[close[0]]!r}?" if close else ""
         raise ConfigError(
-            f"`models` has no competitor {name!r}; there are {', '.join(COMPETITORS)}, and 'all' "
+            f"`models` has no competitor {name!r}; there are {', '.join(competitors)}, and 'all' "
             f"for the first {len(ALL)}.{hint}"
         )
-    return COMPETITORS[key](n_factors)
+    return competitors[key](n_factors)
 
 
-def enter_all(models: object, n_factors: int = 5) -> list[Entrant]:
+def enter_all(
+    models: object, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
+) -> list[Entrant]:
     """Turn whatever names or holds competitors into a list of them.
 
     Parameters
@@ -163,6 +168,8 @@ def enter_all(models: object, n_factors: int = 5) -> list[Entrant]:
         :func:`~rvrae_pyro.experiments.entrants.as_entrant` takes.
     n_factors : int
         Of the competitors that are named.
+    competitors : mapping, optional
+        What names stand for.
 
     Raises
     ------
@@ -174,17 +181,30 @@ def enter_all(models: object, n_factors: int = 5) -> list[Entrant]:
     else:
         single = isinstance(models, str) or not isinstance(models, Iterable)
         listed = [models] if single else list(models)  # type: ignore[call-overload]
-        entered = [entrant for each in listed for entrant in _enter_one(each, n_factors)]
-    names = [entrant.name for entrant in entered]
+        entered = [
+            entrant for each in listed for entrant in _enter_one(each, n_factors, competitors)
+        ]
+    if not entered:
+        raise ConfigError("`models` must name at least one competitor; got none.")
+    check_distinct(entered)
+    return entered
+
+
+def check_distinct(entrants: Iterable[Entrant]) -> None:
+    """Refuse two competitors of one name, whose numbers a table would take for two seeds.
+
+    Raises
+    ------
+    ConfigError
+        Naming them.
+    """
+    names = [entrant.name for entrant in entrants]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(
-            f"`models` must have distinct names; {twice[0]!r} comes twice. Pass a mapping from "
-            "names of your own to models."
+            f"`models` must have distinct names; {twice[0]!r} comes twice, variants and oracles "
+            "that take part included. Pass a mapping from names of your own to models."
         )
-    if not names:
-        raise ConfigError("`models` must name at least one competitor; got none.")
-    return entered
 
 
 def names_all(models: object) -> bool:
@@ -194,8 +214,8 @@ def names_all(models: object) -> bool:
     return any(isinstance(each, str) and each.strip().lower() == "all" for each in models)
 
 
-def _enter_one(model: object, n_factors: int) -> list[Entrant]:
+def _enter_one(model: object, n_factors: int, competitors: Mapping[str, Make]) -> list[Entrant]:
     if not isinstance(model, str):
         return [as_entrant(model)]
     names = ALL if model.strip().lower() == "all" else (model.strip(),)
-    return [find_entrant(name, n_factors) for name in names]
+    return [find_entrant(name, n_factors, competitors) for name in names]

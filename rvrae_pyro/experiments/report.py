@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -12,13 +12,25 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.figures import draw_table, save_figure
 from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK
-from rvrae_pyro.experiments.tables import TABLES, to_markdown, wide
+from rvrae_pyro.experiments.tables import TABLES, to_markdown, wide, with_printed
 
 if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison import Comparison
     from rvrae_pyro.experiments.running import Failure
 
-__all__ = ["failure_table", "markdown", "write_csv", "write_report", "write_text"]
+__all__ = [
+    "PAGE",
+    "TITLE",
+    "failure_table",
+    "markdown",
+    "refuse_foreign",
+    "write_csv",
+    "write_report",
+    "write_text",
+]
+
+PAGE: Final = "report.md"
+TITLE: Final = "# Comparison"
 
 _CAVEATS = (
     "Standard errors: Newey-West over the test months, pooled with the spread over seeds. One span "
@@ -36,20 +48,41 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         write_csv(comparison.p_values, out / "p_values.csv")
         write_csv(failure_table(comparison.failures), out / "failures.csv")
         for number, table in comparison.tables.items():
-            write_csv(table, out / f"table{number}.csv")
-            if not table.empty:
-                figure = draw_table(table, TABLES[number].title)
-                save_figure(figure, out / "figures" / f"table{number}.png")
-        page = out / "report.md"
+            write_csv(with_printed(table), out / f"table{number}.csv")
+            picture = out / "figures" / f"table{number}.png"
+            if table.empty:
+                picture.unlink(missing_ok=True)  # of an earlier run into this folder
+            else:
+                save_figure(draw_table(table, TABLES[number].title), picture)
+        page = out / PAGE
         write_text(page, markdown(comparison))
     except OSError as error:
         raise ConfigError(f"`out` {str(out)!r} cannot be written: {error}.") from error
     return page
 
 
+def refuse_foreign(folder: Path, title: str) -> None:
+    """Refuse a folder whose page is not of this kind, before it is written over.
+
+    Raises
+    ------
+    ConfigError
+        If there is a page with another title.
+    """
+    page = folder / PAGE
+    if page.is_file():
+        with page.open(encoding="utf-8", errors="replace") as file:
+            found = file.readline().strip()
+        if not found.startswith(title):
+            raise ConfigError(
+                f"`out` {str(folder)!r} holds results of another kind, {found.lstrip('# ')!r}; "
+                "choose another folder."
+            )
+
+
 def markdown(comparison: Comparison) -> str:
     """All tables as one page of Markdown."""
-    lines = ["# Comparison", "", *_facts(comparison), ""]
+    lines = [TITLE, "", *_facts(comparison), ""]
     for number, rows in comparison.tables.items():
         if rows.empty:
             continue

@@ -137,8 +137,8 @@ def hold(folder: Path | None) -> AbstractContextManager[None]:
 
 def failed(cell: Cell, error: Exception) -> Failure:
     """Put an error into words."""
-    text = str(error).strip().splitlines()
-    return Failure(cell, f"{type(error).__name__}: {text[0]}" if text else type(error).__name__)
+    text = " ".join(str(error).split())
+    return Failure(cell, f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import (
     coverage,
     crps,
@@ -29,6 +30,7 @@ __all__ = ["METRICS", "Metric", "Rules", "Scores", "score"]
 _RUNNING: Final = "mean_running"
 _PREDICTIONS: Final = "predictions"
 _PROB, _TAIL = 0.9, 0.05
+_MONTHS: Final = 12.0
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,32 @@ class Rules:
         Share of the assets in each leg of the long-short portfolio.
     cost : float
         Of trading one unit of value: 0.003 is 30 basis points.
-    periods : float
-        Rows a year.
+    periods : float, optional
+        Rows a year; the panel's own frequency unless told.
+
+    Raises
+    ------
+    ConfigError
+        If a number is outside its range.
     """
 
     quantile: float = 0.1
     cost: float = 0.003
-    periods: float = 12.0
+    periods: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.quantile <= 0.5:
+            raise ConfigError(f"`quantile` must lie in (0, 0.5]; got {self.quantile!r}.")
+        if not 0.0 <= self.cost < np.inf:
+            raise ConfigError(
+                f"`cost` must be at least 0; got {self.cost!r}. 30 basis points are 0.003."
+            )
+        if self.periods is not None and not 0.0 < self.periods < np.inf:
+            raise ConfigError(f"`periods` must be above 0; got {self.periods!r}.")
+
+    def over(self, periods: float) -> Rules:
+        """Rules for a panel of so many rows a year, unless they name a number of their own."""
+        return self if self.periods is not None else replace(self, periods=periods)
 
 
 @dataclass
@@ -130,7 +151,7 @@ def _predictive(forecast: str) -> Callable[[View], Any]:
 def _sharpe(forecast: str, kind: str) -> Callable[[View], Any]:
     def run(view: View) -> Any:
         earned = view.portfolio(forecast)[kind]
-        return sharpe_ratio(earned, view.rules.periods, standard_error=True)
+        return sharpe_ratio(earned, view.rules.periods or _MONTHS, standard_error=True)
 
     return run
 
@@ -251,7 +272,7 @@ def _counts(returns: xr.DataArray) -> xr.DataArray:
 
 def _ratio(above: xr.DataArray, below: xr.DataArray) -> xr.Dataset:
     """Ratio of sums over months, with the standard error of its linearisation."""
-    below = below.where(below > 0)
+    below = below.where((below > 0) & above.notnull())
     ratio = above.where(below.notnull()).sum(TIME) / below.sum(TIME)
     shares = (above - ratio * below) * below.notnull().sum(TIME) / below.sum(TIME)
     return _bundle(ratio, hac_standard_error(shares))

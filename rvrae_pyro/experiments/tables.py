@@ -13,7 +13,7 @@ import xarray as xr
 
 from rvrae_pyro.evaluation import diebold_mariano
 from rvrae_pyro.experiments.cells import Cell, Result
-from rvrae_pyro.experiments.published import PAPER_TABLE
+from rvrae_pyro.experiments.published import PAPER_NAME, PAPER_RANK, PAPER_TABLE
 from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.names import TIME
 
@@ -26,6 +26,7 @@ __all__ = [
     "select",
     "to_markdown",
     "wide",
+    "with_printed",
 ]
 
 
@@ -146,6 +147,7 @@ def pooled(long: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, omitted, metric), group in long.groupby(["model", "omitted", "metric"], sort=False):
+        group = group[np.isfinite(group["estimate"])]  # a seed without a number says nothing
         values, errors = group["estimate"], group["standard_error"]
         spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
         between = 0.0 if math.isnan(spread) else spread**2 / len(values)
@@ -198,6 +200,25 @@ def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataF
     return pd.DataFrame(lines)
 
 
+def with_printed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add a column with the paper's printed figures, in natural units; NaN where there is none.
+
+    They are of other data and no targets, as the column's name says.
+    """
+    printed = [
+        _printed_figure(str(row["model"]), int(row["omitted"]), str(row["metric"]))
+        for row in rows.to_dict(orient="records")
+    ]
+    return rows.assign(printed_not_comparable=np.array(printed, dtype=float))
+
+
+def _printed_figure(model: str, omitted: int, metric: str) -> float:
+    if omitted == 0:
+        return PAPER_TABLE.get(model, {}).get(metric, math.nan) / METRICS[metric].scale
+    ranks = dict(zip(("rank_ic", "rank_icir"), PAPER_RANK.get(omitted, ()), strict=False))
+    return ranks.get(metric, math.nan) if model == PAPER_NAME else math.nan
+
+
 def _printed(metric: str) -> bool:
     return any(metric in row for row in PAPER_TABLE.values())
 
@@ -208,7 +229,8 @@ def _text(cell: Mapping[Hashable, Any] | None, metric: str) -> str:
     scale = METRICS[metric].scale
     digits = 3 if scale == 1.0 else 2
     estimate, error = scale * cell["estimate"], scale * cell["standard_error"]
-    return f"{estimate:.{digits}f} ({error:.{digits}f})"
+    apart = f"{error:.{digits}f}" if math.isfinite(error) else "–"
+    return f"{estimate:.{digits}f} ({apart})"
 
 
 def compare_densities(
@@ -262,5 +284,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     """Lay out a table in Markdown, numbers to the right."""
     columns = [str(name) for name in table.columns]
     rule = [":---", *["---:"] * (len(columns) - 1)]
-    body = [[str(value) for value in row] for row in table.itertuples(index=False)]
+    body = [
+        [str(value).replace("|", r"\|").replace("\n", " ") for value in row]
+        for row in table.itertuples(index=False)
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *body])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.experiments.entrants import Entrant, as_entrant
+from rvrae_pyro.experiments.entrants import Entrant, FactoryEntrant, as_entrant
 from rvrae_pyro.experiments.registry import find_entrant
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
@@ -98,7 +98,7 @@ def walk_forward(
     rotation: join ``beta`` and ``factors`` within a month, not factors over time. With
     ``step`` below ``test`` the later refit's forecast of a month is kept.
     """
-    entrant = find_entrant(model, n_factors) if isinstance(model, str) else _enter(model, config)
+    entrant = _enter(model, config, n_factors)
     gap = test if step is None else step
     if isinstance(gap, int) and isinstance(test, int) and gap > test:
         raise ConfigError(
@@ -129,8 +129,18 @@ def walk_forward(
     return joined
 
 
-def _enter(model: object, config: FitConfig | None) -> Entrant:
-    return as_entrant(model, config=config)
+def _enter(model: object, config: FitConfig | None, n_factors: int) -> Entrant:
+    if not isinstance(model, str):
+        return as_entrant(model, config=config)
+    named = find_entrant(model, check_count("n_factors", n_factors))
+    if config is None:
+        return named
+    if not isinstance(named, FactoryEntrant):
+        raise ConfigError(
+            f"`config` is of an RVRAE; {named.name} has settings of its own. Pass the baseline "
+            "built with them instead of its name."
+        )
+    return replace(named, config=config)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,8 @@ from rvrae_pyro.inference.processes import Team, team
 from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, scratch_folder, without_assets
 from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
-from rvrae_pyro.models.registry import describe_model
+from rvrae_pyro.models.identity import own_identity
+from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.predictive.export import provenance
 
@@ -196,6 +197,7 @@ def _identity(
         "config": describe_config(config),
         "seed": seed,
         "elbo": _describe_elbo(elbo),
+        "code of your own": own_identity(chosen_parts(model), config),
     }
 
 

@@ -15,7 +15,7 @@ from rvrae_pyro.models import decoders, guides, likelihoods, loadings, priors, w
 from rvrae_pyro.models.part import Part, describe
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["PARTS", "build_model", "build_part", "describe_model", "is_built_in"]
+__all__ = ["PARTS", "build_model", "build_part", "chosen_parts", "describe_model", "is_built_in"]
 
 _WEIGHTS: dict[str, type] = {
     "GroupLog": weights.GroupLog,
@@ -95,12 +95,17 @@ def is_built_in(model: RVRAE) -> bool:
             return False
         return all(known(name, argument) for name, argument in arguments.items())
 
-    return all(known(slot, getattr(model.parts, slot)) for slot in _SLOTS)
+    return all(known(slot, part) for slot, part in chosen_parts(model).items())
+
+
+def chosen_parts(model: RVRAE) -> dict[str, Part]:
+    """Parts of a model by slot."""
+    return {slot: getattr(model.parts, slot) for slot in _SLOTS}
 
 
 def describe_model(model: RVRAE) -> dict[str, Any]:
     """Describe a model with JSON types; :func:`build_model` reads it back."""
-    parts = {slot: describe(getattr(model.parts, slot)) for slot in _SLOTS}
+    parts = {slot: describe(part) for slot, part in chosen_parts(model).items()}
     return {
         "n_characteristics": model.n_characteristics,
         "n_factors": model.n_factors,

@@ -1,15 +1,18 @@
 """IPCA against the public package, its own identification, and the published simulation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.ipca import month_statistics
-from rvrae_pyro.data import listed, rank_characteristics, split
+from rvrae_pyro.baselines.ipca import month_statistics, spanning
+from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
-from rvrae_pyro.errors import PanelError, RvraeWarning, ShapeError
+from rvrae_pyro.errors import FitError, PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.evaluation import predictive_r2, total_r2
 from tests.baselines.helpers import market
 
@@ -65,7 +68,7 @@ def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, mo
     np.testing.assert_allclose(found.gram, np.stack(gram), atol=1e-12)
     np.testing.assert_allclose(found.moment, np.stack(moment), atol=1e-12)
     np.testing.assert_array_equal(found.counts, counts)
-    assert found.squares == pytest.approx(sum(squares), rel=1e-12)
+    np.testing.assert_allclose(found.squares, squares, rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -132,6 +135,48 @@ def test_months_with_fewer_assets_than_factors_are_fitted():
     model = IPCA(3).fit(panel)
     assert np.isfinite(model.gamma).all()
     assert np.isfinite(model.factors(panel)[3]).all() or np.isnan(panel.returns[3, 0])
+    # such a month says nothing of the mapping: without it, the same least squares
+    without = panel.copy(deep=True)
+    without["returns"][3] = np.nan
+    np.testing.assert_allclose(IPCA(3).fit(without).gamma, model.gamma, atol=1e-12)
+
+
+def test_early_months_that_lack_histories_do_not_ruin_the_factors():
+    # in the portfolios' first years most characteristics are missing, hence ranked to 0: with
+    # five factors the first twelve months determine none
+    early = rank_characteristics(load_french()).isel(time=slice(0, 700))
+    model = IPCA(5, constant=True).fit(early)
+    assert float(abs(model.factors(early)).max()) < 1.0  # a return, not 1e15
+    assert float(abs(model.forecast(early)[-1]).max()) < 0.1
+    assert np.isfinite(model.log_evidence(early)[13:]).all()
+
+
+@pytest.mark.parametrize("n_factors", [1, 3, 4])
+def test_units_of_characteristics_do_not_decide_which_months_tell(n_factors):
+    panel = market()
+    panel["returns"][3, 2:] = np.nan  # at most two assets
+    batch = to_batch(rank_characteristics(panel), dtype=torch.float64)
+    units = torch.tensor([1e9, 1.0, 1e-6, 1.0], dtype=torch.float64)
+    scaled = dataclasses.replace(batch, characteristics=batch.characteristics * units)
+    telling = spanning(month_statistics(batch), n_factors)
+    assert torch.equal(spanning(month_statistics(scaled), n_factors), telling)
+    assert bool(telling[3]) == (n_factors == 1)
+    assert int((~telling).sum()) == (n_factors > 1)
+
+
+def test_too_few_assets_are_refused():
+    panel = market()
+    with pytest.raises(FitError, match="span more than 3 dimensions"):
+        IPCA(3).fit(panel.isel(asset=slice(2)))
+
+
+def test_returns_without_noise_keep_a_distribution():
+    panel = market()
+    x = panel["characteristics"].fillna(0.0)
+    path = xr.DataArray(np.random.default_rng(3).normal(size=panel.sizes["time"]), dims="time")
+    exact = panel.assign(returns=(0.1 * x[..., 0] * path).where(panel["returns"].notnull()))
+    model = IPCA(1).fit(exact)
+    assert np.isfinite(model.log_evidence(exact)[1:]).all()
 
 
 def test_collinear_characteristics_are_borne():

@@ -77,7 +77,7 @@ def test_tables_files_and_a_second_run(tmp_path):
         ("unlucky", 1, 0),
         ("unlucky", 1, 4),
     ]
-    assert first.failures[0].message == "RuntimeError: no luck with 1"
+    assert first.failures[0].message == "RuntimeError: no luck with 1 second line"
     assert len(first.monthly) == 4 * 2 * 2 - 2
     one = first.tables["1"].set_index(["model", "metric"])
     assert {"total_r2", "total_r2_gls", "total_r2_ols", "predictive_r2_running"} <= set(
