@@ -17,7 +17,7 @@ from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError
+from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError, check_count
 from rvrae_pyro.names import CHARACTERISTICS
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
@@ -132,6 +132,7 @@ class Baseline(ABC):
         FitError
             If there is no return to learn from, or the loss is not finite.
         """
+        check_count("seed", seed, 0)
         panel, n_train = join_months(train, valid)
         double = panel[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
         batch = to_batch(panel, device, torch.float64 if double else torch.float32)

@@ -290,7 +290,8 @@ def spanning(statistics: Statistics, n_factors: int) -> Tensor:
     probe = torch.randn(size, needed, generator=random, dtype=gram.dtype).to(gram.device)
     probe = torch.linalg.qr(probe)[0] / torch.where(unit > 0.0, unit, 1.0).unsqueeze(1)
     seen = torch.linalg.eigvalsh(probe.mT @ (gram @ probe))
-    return seen[:, 0] > _SINGULAR * seen[:, -1]
+    enough: Tensor = seen[:, 0] > _SINGULAR * seen[:, -1]
+    return enough
 
 
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none

@@ -175,6 +175,11 @@ def _validate(
     for start in range(n_train, n_times, months):
         loss, count = objective(start, min(start + months, n_times))
         total, cells = total + float(loss), cells + count
+    if not math.isfinite(total):
+        raise FitError(
+            "The loss of the validation months is not finite. Lower `learning_rate`, and look for "
+            "extreme returns in those months."
+        )
     return total / cells if cells else math.nan
 
 

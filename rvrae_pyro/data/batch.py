@@ -15,7 +15,7 @@ from torch import Tensor
 from rvrae_pyro.data.blocks import cached_blocks, pieces, row_blocks
 from rvrae_pyro.data.packing import Packing, pack
 from rvrae_pyro.data.panel import listed, validate_panel
-from rvrae_pyro.errors import PanelError, ShapeError
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -229,7 +229,10 @@ def to_batch(
     ------
     PanelError
         If the panel is not valid, or a listed cell still has NaN characteristics.
+    ConfigError
+        If there is no such device.
     """
+    _check_device(device)
     validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
     is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
@@ -249,6 +252,7 @@ def to_light_batch(
     Parameters and errors as there. Zeros that take no memory stand in for the characteristics;
     the panel's are looked through once, block by block, for listed cells and for gaps in them.
     """
+    _check_device(device)
     validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
     shape = panel[CHARACTERISTICS].shape
@@ -262,6 +266,17 @@ def to_light_batch(
         del block
     nothing = torch.zeros((), dtype=dtype, device=device).expand(shape)
     return _assembled(panel, rows, nothing, device, dtype)
+
+
+def _check_device(device: torch.device | str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"`device` must be one that torch can use here; got {str(device)!r} ({reason}). Use "
+            "'cpu', or install a build of torch for that device."
+        ) from error
 
 
 def _assembled(

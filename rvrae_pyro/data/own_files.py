@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import xarray as xr
 
+from rvrae_pyro.data.dates import period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
@@ -20,6 +21,7 @@ __all__ = ["GKX_COLUMNS", "ColumnMap", "read_gkx", "read_long"]
 
 _ROWS: Final = 500_000  # of a csv file held at a time
 _RETURN: Final = "_own_return"
+_SIZE: Final = "mvel1"
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,18 @@ def read_gkx(
         columns = dataclasses.replace(columns, returns=None)
     if columns.label not in names:
         columns = dataclasses.replace(columns, label=None)
-    columns = dataclasses.replace(columns, characteristics=characteristics)
+    sized, chosen = _SIZE in names, characteristics
+    if sized and chosen is not None and _SIZE not in chosen:
+        chosen = (*chosen, _SIZE)
+    columns = dataclasses.replace(columns, characteristics=chosen)
     panel = read_long(
         path, columns, returns=returns, risk_free=risk_free, excess=excess, start=start, end=end
     )
-    if "mvel1" in panel["characteristic"].values:
-        size = panel["characteristics"].sel(characteristic="mvel1", drop=True)
+    if sized:
+        size = panel["characteristics"].sel(characteristic=_SIZE, drop=True)
         panel["weight"] = size.where(size > 0).astype("float64")
+        if chosen != characteristics:
+            panel = panel.sel(characteristic=list(characteristics or ()))
     panel.attrs["source"] = "Gu, Kelly and Xiu, datashare"
     return panel
 
@@ -223,10 +230,21 @@ def read_long(
     )
     panel.attrs["source"] = path.name
     if labels is not None:
-        last = labels.groupby(frame[columns.asset].to_numpy()).last()
-        found = last.reindex(panel[ASSET].values).to_numpy(dtype=np.float64)
-        panel = panel.assign_coords({str(columns.label): (ASSET, found)})
+        panel = panel.assign_coords(
+            {str(columns.label): (ASSET, _last(labels, frame, columns, panel))}
+        )
     return panel
+
+
+def _last(
+    labels: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, panel: xr.Dataset
+) -> "np.ndarray[Any, Any]":
+    """Label of every asset of a panel in its last month; numbers as floats."""
+    dates = _months(pd.Index(frame[columns.time]), f"the column {columns.time!r}")
+    in_time = labels.iloc[np.argsort(dates.asi8, kind="stable")]
+    last = in_time.groupby(frame[columns.asset].reindex(in_time.index).to_numpy()).last()
+    found = last.reindex(panel[ASSET].values)
+    return found.to_numpy(np.float64 if pd.api.types.is_numeric_dtype(found) else object)
 
 
 def _columns(path: Path) -> list[str]:
@@ -256,7 +274,7 @@ def _pieces(
         numbers = dict.fromkeys(chosen, "float32")
         raw = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
     for piece in raw:
-        months = _months(piece[columns.time])
+        months = _months(pd.Index(piece[columns.time]), f"the column {columns.time!r} of {path}")
         kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
         kept[columns.asset] = kept[columns.asset].astype(str)
         kept[chosen] = kept[chosen].astype("float32")
@@ -283,12 +301,11 @@ def _bounds(start: str | None, end: str | None) -> tuple[pd.Period, pd.Period]:
         raise ConfigError(f"`start` and `end` must be months, 'YYYY-MM': {error}.") from error
 
 
-def _months(values: "pd.Series[Any]") -> pd.PeriodIndex:
-    if pd.api.types.is_numeric_dtype(values):
-        stamps = pd.to_datetime(values.astype("int64").astype(str), format="%Y%m%d")
-    else:
-        stamps = pd.to_datetime(values)
-    return pd.PeriodIndex(stamps, freq="M")
+def _months(values: pd.Index, source: str) -> pd.PeriodIndex:
+    try:
+        return pd.PeriodIndex(period_ends(values, "monthly"), freq="M")
+    except (ValueError, TypeError) as error:
+        raise PanelError(f"{source} holds dates that cannot be read: {error}.") from error
 
 
 def _align(
@@ -301,11 +318,12 @@ def _align(
             f"{type(returns).__name__}. Use frame.set_index([asset, date])[column]."
         )
     assets = returns.index.get_level_values(0).astype(str)
-    months = _months(returns.index.get_level_values(1).to_series())
+    months = _months(returns.index.get_level_values(1), "the index of `returns`")
     known = pd.Series(returns.to_numpy(), index=pd.MultiIndex.from_arrays([assets, months]))
     if known.index.has_duplicates:
         raise PanelError("`returns` has several values for one asset and month; keep one.")
-    rows = pd.MultiIndex.from_arrays([frame[columns.asset], _months(frame[columns.time])])
+    dates = _months(pd.Index(frame[columns.time]), f"the column {columns.time!r}")
+    rows = pd.MultiIndex.from_arrays([frame[columns.asset], dates])
     found: np.ndarray[Any, Any] = known.reindex(rows).to_numpy(dtype=np.float64)
     if np.isnan(found).all():
         raise PanelError(

@@ -13,6 +13,8 @@ from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
 
 __all__ = ["diebold_mariano", "fama_macbeth", "grs", "model_confidence_set"]
 
+_CONSTANT = "constant"
+
 
 def diebold_mariano(
     first: xr.DataArray, second: xr.DataArray, *, lags: int | None = None
@@ -208,7 +210,8 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
     Raises
     ------
     ShapeError
-        If dims do not match, or months are not more than portfolios and factors together.
+        If dims do not match, months are not more than portfolios and factors together, or a
+        series is a combination of others.
 
     References
     ----------
@@ -223,15 +226,30 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
             f"{returns.dims} and {factors.dims}."
         )
     (dim,) = others
-    left = returns.transpose(TIME, dim).to_pandas()
-    right = factors.transpose(TIME, FACTOR).to_pandas().add_prefix("factor ")
+    n, k = returns.sizes[dim], factors.sizes[FACTOR]
+    # by place: labels may coincide
+    left, right = (
+        pd.DataFrame(
+            each.transpose(TIME, name).to_numpy(),
+            pd.Index(each[TIME].to_numpy()),
+            [f"{role} {i}" for i in range(each.sizes[name])],
+        )
+        for role, each, name in (("tested", returns, dim), ("known", factors, FACTOR))
+    )
     table = pd.concat([left, right], axis=1, join="inner").dropna()
-    n_times, n, k = len(table), left.shape[1], right.shape[1]
+    n_times = len(table)
     if n_times <= n + k:
         raise ShapeError(
             f"`returns` and `factors` must share more months than there are portfolios and "
             f"factors, {n + k}; got {n_times}."
         )
+    for name, columns in (("returns", table.iloc[:, :n]), ("factors", table.iloc[:, n:])):
+        together = np.column_stack([np.ones(n_times), columns.to_numpy()])
+        if np.linalg.matrix_rank(together) < together.shape[1]:
+            raise ShapeError(
+                f"`{name}` must not hold a constant series, or one that is a combination of others "
+                "and a constant; drop it."
+            )
     from linearmodels.asset_pricing import TradedFactorModel
 
     tested, known = table.iloc[:, :n], table.iloc[:, n:]
@@ -274,12 +292,14 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     -------
     Dataset
         ``premium``, ``standard_error`` (Newey-West over months), ``statistic``, ``p_value`` by
-        ``characteristic``, of which the first is ``constant``.
+        ``characteristic``, of which the first is ``constant``; attribute ``n_times``. Months
+        that do not determine the slopes are dropped.
 
     Raises
     ------
     ShapeError
-        If dims do not match or no month has enough assets.
+        If dims do not match, fewer than two months determine the slopes, or a predictor is
+        called ``constant``.
 
     References
     ----------
@@ -299,13 +319,20 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     names = [str(v) for v in predictors[CHARACTERISTIC].to_numpy()]
     y = returns.transpose(ASSET, TIME).to_numpy()
     x = predictors.transpose(ASSET, TIME, CHARACTERISTIC).to_numpy()
-    known = np.isfinite(y) & np.isfinite(x).all(axis=-1)
-    # a month with no more assets than slopes says nothing
-    known &= known.sum(axis=0) > len(names) + 1
-    if not known.any():
+    if _CONSTANT in names:
         raise ShapeError(
-            f"`returns` and `predictors` must share a month with more than {len(names) + 1} "
-            "complete assets; got none."
+            f"`predictors` must not be called {_CONSTANT!r}, the name of the intercept; rename it."
+        )
+    known = np.isfinite(y) & np.isfinite(x).all(axis=-1)
+    # a month with no more assets than slopes says nothing, nor does one whose slopes are not
+    # determined
+    known &= known.sum(axis=0) > len(names) + 1
+    known &= [_has_slopes(x[rows, t]) for t, rows in enumerate(known.T)]
+    if known.any(axis=0).sum() < 2:
+        raise ShapeError(
+            "`returns` and `predictors` must share two months with more than "
+            f"{len(names) + 1} complete assets, in which no predictor is constant or a "
+            f"combination of others; got {known.any(axis=0).sum()}."
         )
     from linearmodels.panel import FamaMacBeth
 
@@ -314,7 +341,7 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
         [returns[ASSET].to_numpy()[asset], returns[TIME].to_numpy()[time]], names=[ASSET, TIME]
     )
     design = pd.DataFrame(x[known], index=index, columns=names)
-    design.insert(0, "constant", 1.0)
+    design.insert(0, _CONSTANT, 1.0)
     target = pd.Series(y[known], index=index, name="returns")
     n_times = int(known.any(axis=0).sum())
     fitted = FamaMacBeth(target, design, check_rank=False).fit(
@@ -328,6 +355,12 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     }
     return xr.Dataset(
         {name: (CHARACTERISTIC, values.to_numpy()) for name, values in columns.items()},
-        coords={CHARACTERISTIC: ["constant", *names]},
+        coords={CHARACTERISTIC: [_CONSTANT, *names]},
         attrs={"test": "Fama-MacBeth", "n_times": n_times},
     )
+
+
+def _has_slopes(x: NDArray[np.float64]) -> bool:
+    """Whether an intercept and the predictors (n_assets, P) of a month are told apart."""
+    design = np.column_stack([np.ones(len(x)), x])
+    return bool(len(x) and np.linalg.matrix_rank(design) == design.shape[1])

@@ -13,7 +13,7 @@ from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.experiments.outlook import FORECASTS, MEAN, build_outlook, label, observed_returns
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.names import FACTOR, TIME
+from rvrae_pyro.names import FACTOR, MEMBER, TIME
 
 __all__ = ["Fitted", "FittedFactors", "FittedModel", "Forecaster", "tree_of"]
 
@@ -109,10 +109,13 @@ class FittedModel:
         factors = fit.factors(panel, "filtered", num_samples, seed)["mean"]
         predicted = fit.factors(panel, "predicted", num_samples, seed)["mean"]
         fitted = fit.reconstruct(panel, num_samples, seed)
-        alpha = fitted - xr.dot(beta, factors, dim=FACTOR, optimize=True)
+        # what the model expects beyond its factors, from months before t alone
+        moments = fit.moments(panel, num_samples, seed)
+        mean = xr.dot(moments["mean"], moments["share"], dim=MEMBER, optimize=True)
+        alpha = mean - xr.dot(beta, predicted, dim=FACTOR, optimize=True)
         forecasts = build_outlook(
             observed_returns(panel),
-            alpha + xr.dot(beta, predicted, dim=FACTOR, optimize=True),
+            mean,
             times,
             alpha=alpha,
             beta=beta,

@@ -245,3 +245,13 @@ def test_window_bounds_what_a_sequence_forecast_knows(panel, fitted):
 def test_config_survives_the_round_trip_of_settings():
     model = rv.baselines.FactorVAE(2, config=SHORT)
     assert model.settings()["config"]["max_epochs"] == 2
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_seeds_and_devices_are_checked_in_words(name):
+    model = MAKE[name]()
+    with pytest.raises(ConfigError, match="`seed` must be a whole number of at least 0; got -1"):
+        model.fit(market(), seed=-1)
+    with pytest.raises(ConfigError, match="`device` must be one that torch can use here"):
+        model.fit(market(), device="nowhere")
+    assert not model.is_fitted

@@ -57,7 +57,7 @@ def test_read_gkx_chooses_months_and_characteristics(tmp_path):
     )
     assert panel["characteristic"].values.tolist() == ["beta", "c03"]
     assert [str(t)[:7] for t in panel["time"].values] == ["1957-04", "1957-05", "1957-06"]
-    assert "weight" not in panel
+    assert panel["weight"].dims == ("time", "asset")  # whatever characteristics were chosen
 
 
 def test_read_gkx_without_returns_takes_yours(tmp_path):
@@ -150,3 +150,38 @@ def test_sp500_without_skfolio(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(rv.PanelError, match=r"pip install 'rvrae-pyro\[stocks\]'"):
         load_sp500()
+
+
+def _table():
+    months = ["2000-01", "2000-02", "2000-03"]
+    rows = [
+        (month, asset, 0.01, k + 1.0, industry)
+        for k, month in enumerate(months)
+        for asset, industry in (("a", f"tech {k}"), ("b", "oil"))
+    ]
+    return pd.DataFrame(rows, columns=["date", "asset", "ret", "size", "industry"])
+
+
+def test_labels_may_be_words_and_are_the_last_ones_in_time(tmp_path):
+    columns = ColumnMap(label="industry")
+    for name, table in (("a", _table()), ("b", _table()[::-1])):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        panel = read_long(tmp_path / f"{name}.csv", columns, excess=True)
+        assert panel["industry"].values.tolist() == ["tech 2", "oil"]
+
+
+def test_dates_are_read_as_everywhere(tmp_path):
+    table = _table().drop(columns="industry")
+    table["date"] = table["date"].str.replace("-", "").astype(int)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    panel = read_long(tmp_path / "t.csv", excess=True)
+    assert str(panel.time.values[-1])[:10] == "2000-03-31"
+    table["date"] = 17
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(rv.PanelError, match=r"column 'date' of .* cannot be read"):
+        read_long(tmp_path / "t.csv", excess=True)
+    table = _table().drop(columns=["industry", "ret"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    index = pd.MultiIndex.from_arrays([["a", "b"], ["soon", "later"]])
+    with pytest.raises(rv.PanelError, match="index of `returns` holds dates that cannot be read"):
+        read_long(tmp_path / "t.csv", ColumnMap(returns=None), returns=pd.Series([1.0, 2.0], index))

@@ -194,3 +194,69 @@ def test_fama_macbeth_takes_a_forecast_and_refuses_thin_months():
     assert float(result.premium[1]) == pytest.approx(0.5, abs=0.15)
     with pytest.raises(ShapeError, match="more than 2 complete"):
         fama_macbeth(returns[:, :2], forecast)
+
+
+@pytest.mark.parametrize("shift", [0.07, 1e3])
+def test_diebold_mariano_is_silent_where_the_difference_never_varies(shift):
+    scores = np.random.default_rng(4).normal(size=30)
+    result = diebold_mariano(series(scores + shift), series(scores))
+    assert float(result.difference) == pytest.approx(shift)
+    assert np.isnan(result.p_value)
+    assert np.isnan(result.standard_error)
+
+
+def test_models_of_equal_losses_share_a_verdict():
+    pytest.importorskip("arch")
+    rng = np.random.default_rng(5)
+    good, bad = rng.normal(size=60), rng.normal(1.0, size=60)
+    table = xr.DataArray(
+        np.stack([bad, good, good], 1),
+        {"time": months(60), "model": ["bad", "good", "its twin"]},
+        ("time", "model"),
+    )
+    found = model_confidence_set(table, num_samples=200)
+    assert found.included.values.tolist() == [False, True, True]
+    assert float(found.p_value[1]) == float(found.p_value[2])
+    assert model_confidence_set(table[:, 1:], num_samples=200).included.all()
+    with pytest.raises(ShapeError, match="and no other"):
+        model_confidence_set(table.expand_dims(seed=2))
+
+
+def _cross_sections(seed=6, n_times=24, n_assets=30):
+    rng = np.random.default_rng(seed)
+    labels = {"time": months(n_times), "asset": [f"a{i}" for i in range(n_assets)]}
+    returns = xr.DataArray(rng.normal(size=(n_times, n_assets)), labels, ("time", "asset"))
+    predictors = xr.DataArray(
+        rng.normal(size=(n_times, n_assets, 2)),
+        {**labels, "characteristic": ["p", "q"]},
+        ("time", "asset", "characteristic"),
+    )
+    return returns, predictors
+
+
+def test_months_that_do_not_determine_the_slopes_are_dropped_and_not_counted():
+    returns, predictors = _cross_sections()
+    flat = predictors.copy(deep=True)
+    flat[3, :, 0] = 1.0
+    found = fama_macbeth(returns, flat)
+    keep = np.arange(24) != 3
+    expected = fama_macbeth(returns[keep], predictors[keep])
+    assert found.attrs["n_times"] == 23
+    xr.testing.assert_allclose(found, expected)
+
+
+def test_regressions_refuse_in_words_what_they_cannot_tell_apart():
+    returns, predictors = _cross_sections()
+    twins = predictors.copy(deep=True)
+    twins[..., 1] = twins[..., 0]
+    with pytest.raises(ShapeError, match=r"share two months .* combination of others; got 0"):
+        fama_macbeth(returns, twins)
+    with pytest.raises(ShapeError, match=r"share two months .* got 1"):
+        fama_macbeth(returns[:1], predictors[:1])
+    with pytest.raises(ShapeError, match="must not be called 'constant'"):
+        fama_macbeth(returns, predictors.assign_coords(characteristic=["constant", "q"]))
+    portfolios = returns[:, :3].rename(asset="portfolio")
+    factors = predictors[:, 0].rename(characteristic="factor").reset_coords(drop=True)
+    assert grs(portfolios.assign_coords(portfolio=["a", "a", "b"]), factors).attrs["n_times"] == 24
+    with pytest.raises(ShapeError, match="`returns` must not hold"):
+        grs(xr.concat([portfolios, portfolios[:, :1]], "portfolio"), factors)

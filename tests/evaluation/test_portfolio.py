@@ -192,3 +192,16 @@ def test_sharpe_ratio_is_missing_without_spread_and_refuses_nonsense():
         sharpe_ratio(flat, standard_error="bootstrap")
     with pytest.raises(ShapeError, match="must have dims"):
         sharpe_ratio(flat.rename(time="month"))
+
+
+def test_order_of_months_does_not_matter():
+    forecast, returns = market(3)
+    backwards = long_short(forecast[::-1], returns[::-1], cost=0.003)
+    xr.testing.assert_allclose(backwards.sortby("time"), long_short(forecast, returns, cost=0.003))
+
+
+@pytest.mark.parametrize("constant", [0.1, 1e-3, -7.0])
+def test_rounding_is_no_spread(constant):
+    ratio = sharpe_ratio(table(np.full((40, 1), constant)).isel(asset=0), standard_error=True)
+    assert np.isnan(ratio["estimate"])
+    assert np.isnan(ratio["standard_error"])

@@ -14,8 +14,9 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.experiments import ModelEntrant, compare
 from rvrae_pyro.experiments.cells import Cell, Result, read_result, write_result
+from rvrae_pyro.experiments.published import PAPER_TABLE
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS, enter_all
-from rvrae_pyro.experiments.scoring import Scores
+from rvrae_pyro.experiments.scoring import Rules, Scores, _ratio
 from rvrae_pyro.experiments.tables import compare_densities, pooled
 from tests.experiments.helpers import SHORT, PressedKeys, Slope, panel, small_model
 
@@ -96,7 +97,12 @@ def test_tables_files_and_a_second_run(tmp_path):
     assert "| ALSTM | – |" in page
     assert "Not comparable" in page
     written = pd.read_csv(tmp_path / "out" / "table2.csv")
+    printed = written.pop("printed_not_comparable")
     pd.testing.assert_frame_equal(written, first.tables["2"], check_dtype=False)
+    pairs = zip(written["model"], written["metric"], strict=True)
+    expected = [PAPER_TABLE.get(model, {}).get(metric, np.nan) for model, metric in pairs]
+    np.testing.assert_array_equal(printed, expected)
+    assert printed.notnull().any()
 
     # the second run takes over what is there and tries the failed ones again
     fails.fails = ()
@@ -322,3 +328,135 @@ def test_a_foreign_file_in_a_cells_place_is_no_result(tmp_path, content):
     found = read_result(tmp_path, cell)
     assert found is not None
     assert (found.seconds, found.attrs) == (2.5, {"x": 1})
+
+
+class Profile:
+    """A KL schedule that keeps what decides it where JSON cannot see it."""
+
+    __slots__ = ("weights",)
+
+    def __init__(self, weight):
+        self.weights = np.full(3, weight)
+
+    def weight(self, step, n_times):
+        return float(self.weights[0])
+
+
+def test_settings_of_ones_own_are_told_apart(tmp_path):
+    def run(weight):
+        config = rv.FitConfig(max_steps=4, kl_schedule=Profile(weight))
+        entrant = ModelEntrant("RVRAE", small_model(MARKET), config)
+        return compare(MARKET, [entrant], split=SPLIT, out=tmp_path, num_samples=200)
+
+    first, other, again = run(1.0), run(9.0), run(1.0)
+    cells = [next(iter(each.monthly)) for each in (first, other, again)]
+    assert cells[0] == cells[2] != cells[1]
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+
+
+def test_a_part_named_like_ours_is_not_taken_for_it():
+    class AR1(rv.priors.AR1):
+        def level(self, state, context):
+            return None
+
+    def described(prior):
+        return ModelEntrant("RVRAE", rv.RVRAE(4, 2, factor_prior=prior)).describe(MARKET)
+
+    assert described(AR1(2)) != described(rv.priors.AR1(2))
+
+
+def test_variants_may_not_bear_a_name_that_is_taken():
+    taken = {"RVRAE": rv.RVRAE(4, 2), "standard prior": rv.RVRAE(4, 2)}
+    with pytest.raises(rv.ConfigError, match="'standard prior' comes twice"):
+        compare(MARKET, taken, split=SPLIT, ablation=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"n_factors": 0}, "`n_factors` must be"),
+        ({"split": (30, 9, 1)}, "at least two test months"),
+        ({"omit": (4,), "models": "IPCA", "panel": panel(n_assets=4)}, "at least 5 assets"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_fit(change, match, tmp_path):
+    given = {"panel": MARKET, "models": [Slope()], "split": SPLIT, **change}
+    with pytest.raises((rv.ConfigError, rv.PanelError), match=match):
+        compare(given.pop("panel"), given.pop("models"), out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gaps_in_characteristics_are_refused_once():
+    holed = MARKET.copy(deep=True)
+    whole = np.argwhere(holed["characteristics"].notnull().all("characteristic").values)
+    time, asset = whole[len(whole) // 2]
+    holed["characteristics"][time, asset, 0] = np.nan
+    with pytest.raises(rv.PanelError, match="rank_characteristics"):
+        compare(holed, [Slope()], split=SPLIT)
+
+
+@pytest.mark.parametrize(
+    ("rules", "match"),
+    [({"quantile": 0.7}, "quantile"), ({"cost": -1.0}, "cost"), ({"periods": 0.0}, "periods")],
+)
+def test_rules_are_checked_when_they_are_made(rules, match):
+    with pytest.raises(rv.ConfigError, match=match):
+        Rules(**rules)
+
+
+def test_rules_annualise_by_the_panel_unless_they_say_otherwise():
+    def net(panel, rules):
+        found = compare(panel, [Slope()], split=SPLIT, rules=rules, num_samples=200)
+        return found.tables["2"].set_index("metric")["estimate"]["sharpe_gross"]
+
+    weekly = MARKET.assign_coords(
+        time=pd.date_range("2010-01-03", periods=MARKET.sizes["time"], freq="7D", unit="ns")
+    ).assign_attrs(frequency="weekly")
+    monthly = net(MARKET, Rules(cost=0.0))
+    assert net(weekly, Rules(cost=0.0)) == pytest.approx(monthly * (52 / 12) ** 0.5)
+    assert net(weekly, Rules(periods=12)) == pytest.approx(monthly)
+
+
+def test_a_seed_without_a_number_does_not_count():
+    rows = [("m", 0, seed, "crps", value, 0.1) for seed, value in enumerate((0.1, 0.3, np.nan))]
+    columns = ["model", "omitted", "seed", "metric", "estimate", "standard_error"]
+    found = pooled(pd.DataFrame(rows, columns=columns)).iloc[0]
+    assert found["n_seeds"] == 2
+    assert found["estimate"] == pytest.approx(0.2)
+    assert found["standard_error"] == pytest.approx((0.1**2 + 0.02 / 2) ** 0.5)
+
+
+def test_results_of_another_kind_are_not_written_over(tmp_path):
+    compare(MARKET, [Slope()], split=SPLIT, out=tmp_path, num_samples=200)
+    before = (tmp_path / "report.md").read_text()
+    with pytest.raises(rv.ConfigError, match="results of another kind, 'Comparison'"):
+        rv.experiments.benchmark_gkx("linear", 1, 3, [Slope()], out=tmp_path, num_samples=200)
+    assert (tmp_path / "report.md").read_text() == before
+
+
+def test_a_month_without_a_score_is_left_out_above_and_below():
+    above, below = (
+        xr.DataArray(values, {"time": MARKET.time[:3]}, ("time",))
+        for values in ([10.0, np.nan, 10.0], [10.0, 10.0, 10.0])
+    )
+    assert float(_ratio(above, below)["estimate"]) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e3, 1e9])
+def test_alpha_of_a_month_does_not_know_its_returns(size):
+    n = MARKET.sizes["characteristic"]
+    likelihood = rv.likelihoods.Normal(alpha=rv.likelihoods.Alpha(n))
+    model = rv.RVRAE(
+        n,
+        2,
+        loadings=rv.loadings.MLP(n, 2, hidden=(4,)),
+        factor_prior=rv.priors.StandardNormal(2),
+        likelihood=likelihood,
+    )
+    fitted = ModelEntrant("RVRAE", model, CONFIG).fit(MARKET.isel(time=slice(26)), None, 0)
+    wild = MARKET.copy(deep=True)
+    wild["returns"][-1] *= size
+    months = MARKET.time.values[-3:]
+    said, same = (fitted.outlook(each, months, 200, 0)["forecasts"] for each in (MARKET, wild))
+    for name in ("mean", "mean_running", "mean_ols"):
+        np.testing.assert_array_equal(said[name], same[name])

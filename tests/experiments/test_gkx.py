@@ -61,3 +61,25 @@ def test_misuse():
         benchmark_gkx(reps=0)
     with pytest.raises(rv.ConfigError, match="`seed` must be"):
         benchmark_gkx(seed=-1)
+
+
+def test_an_ipca_of_ones_own_stays_as_it_is():
+    mine = rv.baselines.IPCA(2, constant=True, alpha=True)
+    options = {"num_samples": 200, "sizes": SMALL, "progress": False}
+    unnamed = benchmark_gkx("linear", 1, 3, [mine], **options).table.set_index(["model", "metric"])
+    named = benchmark_gkx("linear", 1, 3, {"mine": mine}, **options).table
+    named = named.set_index(["model", "metric"])
+    for metric in ("total_r2", "predictive_r2_running"):
+        assert unnamed.loc[("IPCA", metric), "estimate"] == named.loc[("mine", metric), "estimate"]
+
+
+def test_the_oracle_has_its_name_to_itself():
+    with pytest.raises(rv.ConfigError, match="'Oracle' comes twice"):
+        benchmark_gkx("linear", 1, 3, {"Oracle": rv.baselines.IPCA(2)}, sizes=SMALL)
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 0}, {"seed": -1}, {"seed": True}])
+def test_counts_are_checked_before_anything_runs(change, tmp_path):
+    with pytest.raises(rv.ConfigError, match=next(iter(change))):
+        benchmark_gkx("linear", 1, 3, "IPCA", out=tmp_path / "out", sizes=SMALL, **change)
+    assert not (tmp_path / "out").exists()

@@ -130,3 +130,19 @@ def test_misuse():
         walk_forward(market, Slope(), train=12, valid=4, test=6, n_jobs=0)
     with pytest.raises(RuntimeError, match="no luck with 0"):
         walk_forward(market, Slope(fails=(0,)), train=12, valid=4, test=6)
+
+
+def test_a_configuration_holds_for_models_by_name_too(monkeypatch):
+    jobs = {}
+
+    def spy(run, named, **kwargs):
+        jobs.update(named)
+        yield from ()
+
+    monkeypatch.setattr("rvrae_pyro.experiments.walk.outcomes", spy)
+    config = rv.FitConfig(max_steps=7)
+    with pytest.raises(KeyError):  # nothing was run
+        walk_forward(panel(), "RVRAE", train=12, valid=4, test=6, config=config)
+    assert jobs[0].entrant.config is config
+    with pytest.raises(rv.ConfigError, match="`config` is of an RVRAE; IPCA has settings"):
+        walk_forward(panel(), "IPCA", train=12, valid=4, test=6, config=config)
