@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -267,20 +268,23 @@ def _pieces(
     bounds: tuple[pd.Period, pd.Period],
 ) -> Iterator[pd.DataFrame]:
     if path.suffix.lower() == ".parquet":
-        raw: Any = [pd.read_parquet(path, columns=usecols)]
+        opened: Any = nullcontext([pd.read_parquet(path, columns=usecols)])
     else:
         # ids keep their leading zeros, and letters in the returns do not break the reader
         text = {columns.asset: "str"} | ({columns.returns: "str"} if columns.returns else {})
         numbers = dict.fromkeys(chosen, "float32")
-        raw = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
-    for piece in raw:
-        months = _months(pd.Index(piece[columns.time]), f"the column {columns.time!r} of {path}")
-        kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
-        kept[columns.asset] = kept[columns.asset].astype(str)
-        kept[chosen] = kept[chosen].astype("float32")
-        if columns.returns is not None:
-            kept[columns.returns] = pd.to_numeric(kept[columns.returns], errors="coerce")
-        yield kept
+        opened = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
+    with opened as raw:
+        for piece in raw:
+            months = _months(
+                pd.Index(piece[columns.time]), f"the column {columns.time!r} of {path}"
+            )
+            kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
+            kept[columns.asset] = kept[columns.asset].astype(str)
+            kept[chosen] = kept[chosen].astype("float32")
+            if columns.returns is not None:
+                kept[columns.returns] = pd.to_numeric(kept[columns.returns], errors="coerce")
+            yield kept
 
 
 def _concat(pieces: Iterator[pd.DataFrame], path: Path) -> pd.DataFrame:
