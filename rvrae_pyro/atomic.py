@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
 import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Final
 from zlib import crc32
 
-from rvrae_pyro.errors import CheckpointError
+from rvrae_pyro.errors import CheckpointError, FitError
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "draft", "only_run", "put", "remove", "replacing", "write_bytes"]
+__all__ = [
+    "LOCK",
+    "draft",
+    "only_run",
+    "put",
+    "remove",
+    "replacing",
+    "room_in",
+    "scratch_folder",
+    "write_bytes",
+]
 
 LOCK: Final = ".lock"
 """Name of the file that a run holds while it writes to a folder; inside: its process and host."""
@@ -50,7 +64,11 @@ def draft(path: Path) -> Path:
 def remove(path: Path) -> None:
     """Delete a file or folder, whether or not it is still there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        for pause in (0.0, 0.05, 0.2, 0.8):  # threads of a library may still write into it
+            time.sleep(pause)
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -92,6 +110,9 @@ def put(new: Path, path: Path) -> None:
     if not (path.is_dir() and new.is_dir()):
         os.replace(new, path)
         return
+    if _exchange(new, path):
+        remove(new)
+        return
     old = draft(path)
     os.replace(path, old)
     try:
@@ -100,6 +121,22 @@ def put(new: Path, path: Path) -> None:
         os.replace(old, path)
         raise
     remove(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places at once, where Linux and its file system can.
+
+    Two renames would leave a moment in which a killed process leaves neither in place.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    return swap is not None and not swap(
+        _HERE_FOLDER, os.fsencode(one), _HERE_FOLDER, os.fsencode(other), _EXCHANGE
+    )
+
+
+_HERE_FOLDER, _EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 
 
 @contextmanager
@@ -114,6 +151,45 @@ def replacing(path: Path) -> Iterator[Path]:
         put(temporary, path)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder where the system keeps temporary files, and remove it in the end.
+
+    What killed processes left behind there is cleared away first.
+
+    Raises
+    ------
+    FitError
+        If the disk refuses.
+    """
+    where = Path(gettempdir())
+    folder = draft(where / "rvrae-scratch")
+    with room_in(where):
+        folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Say it in one sentence if the disk refuses scratch files.
+
+    Raises
+    ------
+    FitError
+        In place of the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FitError(
+            f"scratch files cannot be written to {folder}: {error}. Free some space, or name a "
+            "larger folder in the environment variable TMPDIR."
+        ) from error
 
 
 @contextmanager

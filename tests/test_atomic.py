@@ -1,11 +1,14 @@
 """Files and folders that take the place of earlier ones, or leave these as they were."""
 
 import os
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from rvrae_pyro.atomic import put, replacing
+from rvrae_pyro.atomic import put, remove, replacing
 
 
 def folder_of(path: Path, text: str) -> Path:
@@ -41,6 +44,39 @@ def test_the_earlier_folder_comes_back_if_the_new_one_cannot_be_moved(
         move(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("rvrae_pyro.atomic._exchange", lambda *_: False)  # as on other systems
     with pytest.raises(OSError, match="disk full"):
         put(folder_of(tmp_path / "new", "new"), place)
     assert (place / "inside").read_text() == "old"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can exchange folders")
+def test_there_is_no_moment_without_a_folder_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    place = folder_of(tmp_path / "place", "old")
+    monkeypatch.setattr(os, "replace", killed)  # between two renames neither would be there
+    put(folder_of(tmp_path / "new", "new"), place)
+    assert (place / "inside").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_threads_still_write_into_a_folder_goes_too(tmp_path: Path) -> None:
+    place = folder_of(tmp_path / "place", "old")
+    done = threading.Event()
+
+    def busy() -> None:
+        for number in range(200):
+            with suppress(OSError):
+                (place / f"late {number}").write_text("x")
+        done.set()
+
+    writer = threading.Thread(target=busy)
+    writer.start()
+    remove(place)
+    writer.join()
+    assert done.is_set()
+    assert not place.exists()

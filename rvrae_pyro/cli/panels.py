@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Final, Literal
 
 import pandas as pd
@@ -16,6 +15,7 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.tables import FORMAT_KEY
@@ -236,8 +236,8 @@ def settled(panel: xr.Dataset) -> Iterator[xr.Dataset]:
     if not is_lazy(panel):
         yield panel
         return
-    with TemporaryDirectory(prefix="rvrae-") as folder:
-        path = Path(folder) / "prepared.zarr"
+    with scratch_folder() as folder:
+        path = folder / "prepared.zarr"
         rv.data.write_panel(panel, path)
         yield rv.data.read_panel(path)
 

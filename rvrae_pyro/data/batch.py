@@ -82,9 +82,10 @@ class Batch:
     @cached_property
     def row_characteristics(self) -> Tensor:
         """Characteristics of the listed cells in packed order (n_rows, n_characteristics)."""
-        flat = self.characteristics.reshape(-1, self.n_characteristics)
-        rows = self.packing.cells
-        return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
+        # a copy also where all are listed: products round by where in memory a row begins
+        return self.characteristics.reshape(-1, self.n_characteristics).index_select(
+            0, self.packing.cells
+        )
 
     def spread(self, values: Tensor) -> Tensor:
         """Put values of rows (n_rows, size) back to their cells (n_times, n_assets, size), else 0.

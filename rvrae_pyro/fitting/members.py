@@ -220,7 +220,7 @@ class Ensemble(Forecasts, Readings):
                 write_tree(xr.DataTree(self.alignment), temporary / _ROTATION)
                 meta = {"package": "rvrae_pyro", "format": 1, "n_members": len(self.members)}
                 (temporary / META).write_text(json.dumps(meta))
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             raise CheckpointError(f"`path` {str(target)!r} cannot be written: {error}.") from error
         return target
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.data.io import write_panel
 from rvrae_pyro.data.sources import InMemory, OnDisk
 
@@ -122,8 +122,8 @@ def outcomes(
                 answer = error
             yield key, answer
     else:
-        with tempfile.TemporaryDirectory() as scratch:
-            shared = _share(jobs, Path(scratch))
+        with scratch_folder() as scratch:
+            shared = _share(jobs, scratch)
             yield from _in_processes(InTurn(fn), shared, min(n_jobs, len(jobs)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -47,8 +48,9 @@ def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
         temporary.mkdir(parents=True)
         state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
         (temporary / _WEIGHTS).write_bytes(save(state))
-        (temporary / _META).write_text(json.dumps(_meta(fit), indent=2, default=str))
         _training(fit).to_netcdf(temporary / _TRAINING)
+        meta = {**_meta(fit), "sha256": _digests(temporary)}
+        (temporary / _META).write_text(json.dumps(meta, indent=2, default=str))
         _swap(temporary, target)
     except (OSError, RuntimeError) as error:  # netCDF tells of a full disk as a RuntimeError
         if isinstance(error, CheckpointError):
@@ -82,6 +84,7 @@ def load_parts(
     """
     folder = Path(path)
     meta = _read_meta(folder)
+    _check_digests(meta, folder)
     settings = _settings(meta, folder, config)
     if model is None:
         model = _rebuild(meta, folder)
@@ -89,7 +92,7 @@ def load_parts(
         state = load_file(folder / _WEIGHTS)
         with xr.open_dataset(folder / _TRAINING) as opened:
             training = opened.load()
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, OverflowError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
         ) from error
@@ -108,6 +111,29 @@ def load_parts(
         raise CheckpointError(
             f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
         ) from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Hash the files whose damage nothing else would tell."""
+    names = (_WEIGHTS, _TRAINING)
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def _check_digests(meta: dict[str, Any], folder: Path) -> None:
+    told = meta.get("sha256")
+    if told is None:  # saved before there were any
+        return
+    try:
+        damaged = [name for name, found in _digests(folder).items() if told.get(name) != found]
+    except (OSError, AttributeError) as error:
+        raise CheckpointError(
+            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
+        ) from error
+    if damaged:
+        raise CheckpointError(
+            f"{str(folder)!r} is damaged: the checksum of {' and '.join(damaged)} does not match. "
+            "Restore it from a copy or fit again."
+        )
 
 
 def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> FitConfig:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from pyro.infer import ELBO, Trace_ELBO
 
-from rvrae_pyro.atomic import only_run
+from rvrae_pyro._version import __version__
+from rvrae_pyro.atomic import only_run, scratch_folder
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
@@ -28,7 +30,7 @@ from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.processes import Team, team
-from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, scratch_folder, without_assets
+from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, without_assets
 from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
@@ -198,6 +200,9 @@ def _identity(
         "seed": seed,
         "elbo": _describe_elbo(elbo),
         "code of your own": own_identity(chosen_parts(model), config),
+        # another version may compute otherwise, and half a run of each is neither
+        "rvrae_pyro": __version__,
+        "torch": torch.__version__,
     }
 
 

@@ -71,7 +71,8 @@ def joined(device: str = "cpu") -> Iterator[Team]:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    # counts and seeds are on the CPU, wherever the model is
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield team()
     finally:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
+from tempfile import TemporaryFile
 from typing import IO, Protocol
 
 import numpy as np
@@ -16,10 +16,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.atomic import draft, remove
+from rvrae_pyro.atomic import room_in
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.blocks import row_blocks
-from rvrae_pyro.errors import FitError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "Scratch",
     "Shards",
     "SpilledPanel",
-    "scratch_folder",
     "without_assets",
 ]
 
@@ -104,10 +102,13 @@ class Scratch:
         FitError
             If the disk refuses, then or later.
         """
-        with ExitStack() as stack:
-            with _room_in(self.folder):
-                file = stack.enter_context(TemporaryFile(dir=self.folder))
+        with room_in(self.folder):
+            file = TemporaryFile(dir=self.folder)  # noqa: SIM115 closed below, where it may fail
+        try:
             yield Pile(file, self.folder, self._maps)
+        finally:
+            with room_in(self.folder):
+                file.close()  # which writes what still waits
 
     def release(self) -> None:
         """Give the pages that were read back to the system, which may read them again."""
@@ -127,7 +128,7 @@ class Pile:
     def add(self, piece: Tensor) -> None:
         """Write a tensor; all but the first dimension are alike in all that are added."""
         array = piece.detach().cpu().contiguous().numpy()
-        with _room_in(self._folder):
+        with room_in(self._folder):
             self._file.write(array.data)
         self._rows += len(array)
         self._like = piece[:0]
@@ -140,7 +141,7 @@ class Pile:
         assert self._like is not None, "nothing was added"
         like = self._like.cpu().numpy()
         shape = (self._rows, *like.shape[1:])
-        with _room_in(self._folder):
+        with room_in(self._folder):
             self._file.flush()
             pages = mmap.mmap(self._file.fileno(), 0)
         self._maps.add(pages)
@@ -165,7 +166,8 @@ class CutPanel:
     ) -> None:
         self.months = without_assets(batch)
         if n_processes > 1:
-            batch = batch.select(torch.arange(rank, batch.n_assets, n_processes))
+            mine = torch.arange(rank, batch.n_assets, n_processes, device=batch.returns.device)
+            batch = batch.select(mine)
         size = max(1, batch.n_assets) if size is None else size
         places = torch.arange(batch.n_assets).split(size) if batch.n_assets else ()
         self.shards = [batch.select(place.to(batch.returns.device)) for place in places]
@@ -228,7 +230,7 @@ class SpilledPanel:
         self.n_shards, self.sizes = len(self._places), [len(place) for place in self._places]
         self._files = [folder / f"shard_{i}.bin" for i in range(self.n_shards)]
         self._type = np.dtype(torch.empty(0, dtype=light.returns.dtype).numpy().dtype)
-        with _room_in(folder):
+        with room_in(folder):
             self._spill(panel)
 
     def _put_light(self, light: Batch, place: Tensor) -> Batch:
@@ -274,43 +276,6 @@ class SpilledPanel:
     def release(self) -> None:
         """Let go of the memory behind such tensors."""
         self._scratch.release()
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Make a folder for shards where the system keeps temporary files, and remove it in the end.
-
-    What killed processes left behind there is cleared away first.
-
-    Raises
-    ------
-    FitError
-        If the disk refuses.
-    """
-    where = Path(gettempdir())
-    folder = draft(where / "rvrae-shards")
-    with _room_in(where):
-        folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove(folder)
-
-
-@contextmanager
-def _room_in(folder: Path) -> Iterator[None]:
-    """Say it in one sentence if the disk refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise _no_room(folder, error) from error
-
-
-def _no_room(folder: Path, error: OSError) -> FitError:
-    return FitError(
-        f"the panel's shards cannot be written to {folder}: {error}. Free some space, or name a "
-        "larger folder in the environment variable TMPDIR."
-    )
 
 
 def without_assets(batch: Batch) -> Batch:

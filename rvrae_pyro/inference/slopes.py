@@ -20,7 +20,12 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk
 from rvrae_pyro.nn.sequences import together
 
-__all__ = ["OnePanel", "Slopes", "Task", "not_finite", "window_loss"]
+__all__ = ["BrokenBound", "OnePanel", "Slopes", "Task", "not_finite", "window_loss"]
+
+
+class BrokenBound(FitError):
+    """The bound or its gradient is not finite, or far below what it was: training backs off."""
+
 
 _LEAST = 1e-6
 """A site's scale must be above 0, also in the first step of a warm-up."""
@@ -164,7 +169,7 @@ class OnePanel:
         return window.select(torch.randperm(window.n_assets)[:size].to(self.device))
 
 
-def not_finite(model: RVRAE, window: Batch, task: Task) -> FitError:
+def not_finite(model: RVRAE, window: Batch, task: Task) -> BrokenBound:
     """Name the site whose density is not finite."""
     with torch.no_grad():
         guide = poutine.trace(model.guide).get_trace(window, task.kl_weight)
@@ -176,7 +181,7 @@ def not_finite(model: RVRAE, window: Batch, task: Task) -> FitError:
             if site["type"] == "sample" and not bool(torch.isfinite(site["log_prob_sum"])):
                 bad.append(f"{name} ({owner})")
     where = ", ".join(bad) or "the log prior of the weights"
-    return FitError(
+    return BrokenBound(
         f"The ELBO is not finite at step {task.step}: log density of {where} in the months "
         f"{window.times[0]} to {window.times[-1]}."
     )

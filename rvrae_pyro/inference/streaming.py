@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError, FitError
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.cells import (
     Cells,
     DrawnPath,
@@ -28,7 +28,7 @@ from rvrae_pyro.inference.cells import (
 )
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shards import Shards
-from rvrae_pyro.inference.slopes import Task
+from rvrae_pyro.inference.slopes import BrokenBound, Task
 from rvrae_pyro.models.likelihood_base import (
     RobustLikelihood,
     require_additive,
@@ -356,11 +356,11 @@ class Streamed:
     def _unit(self) -> Tensor:
         return self.parts.return_scale
 
-    def _not_finite(self, task: Task, path: DrawnPath, log_likelihood: Tensor) -> FitError:
+    def _not_finite(self, task: Task, path: DrawnPath, log_likelihood: Tensor) -> BrokenBound:
         terms = {"factors": path.divergence, "returns": log_likelihood}
         bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
         times = self.shards.months.times[task.start : task.stop]
-        return FitError(
+        return BrokenBound(
             f"The ELBO is not finite at step {task.step}: log density of "
             f"{', '.join(bad) or 'the log prior of the weights'} in the months {times[0]} to "
             f"{times[-1]}."

@@ -19,7 +19,7 @@ from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
-from rvrae_pyro.inference.slopes import OnePanel, Slopes, Task, window_loss
+from rvrae_pyro.inference.slopes import BrokenBound, OnePanel, Slopes, Task, window_loss
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk
@@ -34,6 +34,17 @@ _logger = logging.getLogger(__name__)
 
 _SLOWER = 0.3
 """Factor on the learning rate when the bound breaks."""
+
+_UNCHECKED = dict.fromkeys(
+    (
+        "validate_distributions_pyro",
+        "validate_distributions_torch",
+        "validate_infer",
+        "validate_poutine",
+    ),
+    False,
+)
+"""Validation, which doubles the time of a step; each flag on its own, so that all come back."""
 
 _TRIES = 5
 """Times in a row that training goes back to its last good epoch before it gives up."""
@@ -106,8 +117,7 @@ def train(
     with (
         seeded(seed),
         run.slopes.quiet(),
-        pyro.settings.context(module_local_params=True),
-        pyro.validation_enabled(False),
+        pyro.settings.context(module_local_params=True, **_UNCHECKED),
     ):
         run.generator.manual_seed(seed)
         if resume is not None:
@@ -156,7 +166,7 @@ class _Run:
                 keep(self.state)
             try:
                 self._epoch(on_epoch)
-            except FitError as failure:
+            except (BrokenBound, torch.linalg.LinAlgError) as failure:  # type: ignore[attr-defined]
                 self._back_off(failure)
         if keep is not None:
             keep(self.state)
@@ -231,12 +241,15 @@ class _Run:
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
         }
 
-    def _back_off(self, failure: FitError) -> None:
+    def _back_off(self, failure: Exception) -> None:
         """Return to the last good epoch and go slower from there; give up after many tries."""
         self.failures += 1
+        reason = str(failure)
+        if not isinstance(failure, BrokenBound):
+            reason = f"A month's matrix cannot be factored at step {self.step}: {reason}."
         if self.failures > _TRIES:
             raise FitError(
-                f"{failure} Going back to the last good epoch with a lower learning rate did not "
+                f"{reason} Going back to the last good epoch with a lower learning rate did not "
                 f"help, {_TRIES} times in a row. The model is back at its state of step "
                 f"{self.trained.best_step}. Lower `learning_rate` or `clip_norm`, and look for "
                 "extreme returns in those months."
@@ -249,7 +262,6 @@ class _Run:
             self.optimizer.load_state_dict(copy.deepcopy(self.good["optimizer"]))
         else:  # what the optimiser remembers may be what leads astray
             self.optimizer = _optimizer(self.config, self.weights)
-        reason = str(failure)
         self.trained.backoffs.append(BackOff(broke_at, self.step, self.rate, reason))
         _logger.warning("%s Back to step %d, highest rate %g.", reason, self.step, self.rate)
 
@@ -257,12 +269,12 @@ class _Run:
         """Raise where the bound of an epoch is not finite or has exploded."""
         known = [epoch.elbo] + [epoch.valid_elbo] * self.has_valid
         if not all(map(math.isfinite, known)):
-            raise FitError(f"The ELBO is not finite at step {self.step}.")
+            raise BrokenBound(f"The ELBO is not finite at step {self.step}.")
         weight = min(1.0, epoch.kl_weight)
         past = [e.log_likelihood - weight * e.kl for e in self.trained.epochs]
         fall = max(past, default=-math.inf) - (epoch.log_likelihood - weight * epoch.kl)
         if fall > _EXPLODED * self.n_cells:
-            raise FitError(
+            raise BrokenBound(
                 f"The ELBO exploded at step {self.step}: {fall / self.n_cells:.3g} nats a return "
                 "below its best."
             )
@@ -292,7 +304,7 @@ class _Run:
             return  # the window holds no return
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
         if not bool(torch.isfinite(norm)):
-            raise FitError(
+            raise BrokenBound(
                 f"The gradient of the ELBO is not finite at step {self.step}, in months "
                 f"{start} to {stop - 1} of training."
             )

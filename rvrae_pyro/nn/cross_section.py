@@ -16,8 +16,16 @@ __all__ = ["along_assets", "along_factors", "information", "spread_of"]
 
 
 def along_factors(beta: Tensor, factors: Tensor) -> Tensor:
-    """Compute ``B f``, of shape (*batch, n_assets), from factors (*batch, n_factors)."""
-    return (factors.unsqueeze(-2) @ beta.mT).squeeze(-2)
+    """Compute ``B f``, of shape (*batch, n_assets), from factors (*batch, n_factors).
+
+    Particles that only the factors have are rows of one product; loadings are not repeated.
+    """
+    particles = factors.shape[: max(0, factors.ndim - beta.ndim + 1)]
+    if not particles:
+        return (factors.unsqueeze(-2) @ beta.mT).squeeze(-2)
+    rows = factors.reshape(-1, *factors.shape[len(particles) :]).movedim(0, -2)
+    product = (rows @ beta.mT).movedim(-2, 0)
+    return product.reshape(*particles, *product.shape[1:])
 
 
 def along_assets(beta: Tensor, values: Tensor) -> Tensor:

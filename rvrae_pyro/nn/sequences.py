@@ -115,7 +115,7 @@ def _split(order: Tensor, lengths: Tensor, n_buckets: int) -> Sequence[Tensor]:
 def rnn_weights(rnn: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights and biases of a one-layer recurrent network, as torch's cells take them."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    w_in, w_state, b_in, b_state = (rnn.get_parameter(name) for name in names)
+    w_in, w_state, b_in, b_state = (getattr(rnn, name) for name in names)
     return w_in, w_state, b_in, b_state
 
 

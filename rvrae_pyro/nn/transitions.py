@@ -181,7 +181,9 @@ class Mixture(NamedTuple):
         """Draw from the exact mixture posterior of the potential; also its log density."""
         logits, posterior = self._regimes(potential)
         logits = logits.expand(*noise.shape[:-1], logits.shape[-1])
-        regime = torch.distributions.Categorical(logits=logits).sample()
+        # a broken bound is told by its value; a draw must not stop on the way there
+        known = torch.where(logits.isnan(), 0.0, logits)
+        regime = torch.distributions.Categorical(logits=known, validate_args=False).sample()
         deviation = posterior.deviate(noise.unsqueeze(-2).expand_as(posterior.mean))
         draw = _pick(posterior.mean + deviation, regime, noise)
         return draw, torch.logsumexp(logits + posterior.log_prob(draw.unsqueeze(-2)), -1)

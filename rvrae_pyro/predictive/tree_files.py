@@ -68,7 +68,7 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
                 portable.to_zarr(new, consolidated=False)  # not a thing of zarr's version 3
             else:
                 portable.to_netcdf(new, engine="netcdf4")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # netCDF tells of a full disk as a RuntimeError
         raise ConfigError(f"`path` {str(target)!r} cannot be written: {error}.") from error
     return target
 

@@ -181,6 +181,32 @@ def test_a_full_disk_keeps_what_there_was(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.csv", "f.nc"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no limits of this kind")
+@pytest.mark.parametrize("name", ["f.nc", "f.csv", "f.parquet"])
+def test_a_disk_that_fills_up_under_a_forecast_is_one_clear_error(
+    name: str, panel_file: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    """Files cannot grow beyond 2,000 bytes: the file's own library meets the limit."""
+    code = (
+        "import resource, sys\n"
+        "from rvrae_pyro.cli.app import main\n"
+        "import rvrae_pyro.cli.forecast, rvrae_pyro.fitting.fit\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["forecast", run_folder, panel_file, "--times", "all", "--out", tmp_path / name]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_forecast_leaves_nothing_and_starts_anew(
     rvrae: Command, panel_file: Path, run_folder: Path, tmp_path: Path
 ) -> None:

@@ -461,3 +461,22 @@ def test_curves_of_a_resumed_run_are_plain_arrays(
     fit = run(parts, checkpoint=tmp_path / "run")
     assert_same(rv.load(fit.save(tmp_path / "copy")), fit)
     assert np.isfinite(fit.kl_total).all()
+
+
+class _Version:
+    __version__ = "99.1"
+
+
+@pytest.mark.parametrize("name", ["rvrae_pyro", "torch"])
+def test_a_run_of_another_version_is_not_gone_on_with(
+    name: str, parts: tuple[xr.Dataset, xr.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a run of each would be neither; the best state so far can still be read."""
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(parts, elbo=Fails(9), checkpoint=tmp_path)
+    other = {"rvrae_pyro": ("__version__", "99.1"), "torch": ("torch", _Version)}
+    where, value = other[name]
+    monkeypatch.setattr(f"rvrae_pyro.fitting.training.{where}", value)
+    with pytest.raises(rv.CheckpointError, match=rf"{name} was .* is now \"99\.1\""):
+        run(parts, checkpoint=tmp_path)
+    assert isinstance(rv.load(tmp_path), rv.Fit)

@@ -1,5 +1,6 @@
 """Panels on disk: every answer is that of the same panel in memory."""
 
+import dataclasses
 import subprocess
 import sys
 import weakref
@@ -12,9 +13,11 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.data.batch import to_batch, to_light_batch
+from rvrae_pyro.atomic import scratch_folder
+from rvrae_pyro.cli.panels import settled
+from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel, scratch_folder
+from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel
 from rvrae_pyro.predictive.beliefs import stream_cross_section
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
@@ -142,8 +145,10 @@ def test_fit_and_forecast_of_a_panel_on_disk(panel: xr.Dataset, on_disk: xr.Data
         fits.append(rv.fit(model, train, valid, config=CONFIG, progress=False))
     for name in ("elbo", "valid_elbo", "log_weights"):
         np.testing.assert_allclose(fits[1].history[name], fits[0].history[name], rtol=1e-7)
-    fit = fits[0]
-    trees = [fit.forecast(each, num_samples=20) for each in (ready(panel), ready(on_disk))]
+    trees = []
+    for each in (ready(panel), ready(on_disk)):
+        fits[0]._memory.clear()  # or the second would be what the first left there
+        trees.append(fits[0].forecast(each, num_samples=20))
     for group in ("predictions", "predictions_constant_data"):
         xr.testing.assert_identical(trees[0][group].to_dataset(), trees[1][group].to_dataset())
 
@@ -250,7 +255,7 @@ def test_scratch_of_a_killed_process_is_cleared_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "from rvrae_pyro.inference.shards import scratch_folder as f; import os, tempfile, sys\n"
+    code = "from rvrae_pyro.atomic import scratch_folder as f; import os, tempfile, sys\n"
     code += "tempfile.tempdir = sys.argv[1]\nwith f() as d: (d / 'x').write_text('x'); os._exit(9)"
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert killed.returncode == 9
@@ -262,3 +267,83 @@ def test_scratch_of_a_killed_process_is_cleared_away(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(rv.FitError, match="TMPDIR"), scratch_folder():
         pass
+
+
+def _with_small_files(code: str, folder: Path, size: int) -> subprocess.CompletedProcess[str]:
+    """Run code in a process whose files cannot grow beyond a size, as on a full disk."""
+    head = (
+        "import resource, tempfile\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        f"tempfile.tempdir = {str(folder)!r}\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", head + code], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no limits of this kind")
+@pytest.mark.parametrize("n_numbers", [1_000, 2_000, 30_000, 200_000])
+def test_a_disk_that_fills_up_is_one_clear_error(tmp_path: Path, n_numbers: int) -> None:
+    """Whether the last numbers wait in a buffer or not."""
+    code = (
+        "import torch, rvrae_pyro as rv\n"
+        "from pathlib import Path\n"
+        "from rvrae_pyro.inference.shards import Scratch\n"
+        "try:\n"
+        f"    Scratch(Path({str(tmp_path)!r})).put(torch.ones({n_numbers}))\n"
+        "except rv.FitError as error:\n"
+        "    print(error)\n"
+    )
+    done = _with_small_files(code, tmp_path, 2_000)
+    assert done.returncode == 0, done.stderr
+    assert "File too large" in done.stdout
+    assert "TMPDIR" in done.stdout
+    assert done.stderr == ""
+
+
+def test_copies_for_commands_and_processes_are_cleared_away_after_a_kill(
+    on_disk: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in the folders that the next run clears away."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    with settled(on_disk) as kept:
+        assert is_lazy(kept)
+        assert [path.name.split(".")[1] for path in scratch.iterdir()] == ["rvrae-scratch"]
+    assert list(scratch.iterdir()) == []
+
+
+def test_shards_of_several_gpus_are_cut_where_the_panel_is(
+    panel: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device of tensors without content; there is no GPU here."""
+    asked = []
+
+    def select(self: Batch, keep: torch.Tensor) -> Batch:
+        asked.append(keep.device.type)
+        return self
+
+    monkeypatch.setattr(Batch, "select", select)
+    shards = CutPanel(to_batch(ready(panel)).to("meta"), 4, 1, 2)
+    assert asked == ["meta"] * (1 + shards.n_shards)
+
+
+@pytest.mark.parametrize("shape", [(5, 11), (7, 3)])
+def test_months_in_which_all_are_listed_round_alike_wherever_they_lie(
+    shape: tuple[int, int],
+) -> None:
+    """Products round by where in memory their rows begin."""
+    n_assets, n_characteristics = shape
+    rng = np.random.default_rng(0)
+    values = torch.as_tensor(rng.normal(size=(6, n_assets, n_characteristics)))
+    rows = to_batch(rv.data.simulate_dynamic(n_assets, 6, n_characteristics, 2, seed=0))
+    whole = dataclasses.replace(
+        rows,
+        characteristics=values,
+        listed=torch.ones(values.shape[:2], dtype=torch.bool),
+    )
+    for t in range(6):
+        month = whole.window(t, t + 1, every_asset=True).row_characteristics
+        assert month.data_ptr() % 16 == 0
+        assert torch.equal(month, values[t])

@@ -471,3 +471,53 @@ def test_rate_and_pull_of_the_weight_priors_follow_their_schedules(batch: Batch)
     assert rates[:3] == tuple(sorted(rates[:3]))
     assert rates[3:] == tuple(sorted(rates[3:]))[::-1]
     np.testing.assert_allclose(pulls, [0.0, 1 / 3, 2 / 3, 1.0, 1.0, 1.0])
+
+
+def test_what_is_no_broken_bound_is_not_backed_off_from(batch: Batch) -> None:
+    """A disk that refuses says nothing of the learning rate."""
+    model, steps = build("default"), []
+
+    def refuse() -> None:
+        raise rv.FitError("scratch files cannot be written")
+
+    with pytest.raises(rv.FitError, match=r"^scratch files cannot be written$"):
+        train(
+            model,
+            batch,
+            12,
+            full_config(window=4, max_steps=20),
+            elbo=Spoiler(5, refuse),
+            on_epoch=lambda epoch: steps.append(epoch.step),
+        )
+    assert steps == sorted(set(steps))  # no epoch was repeated
+    assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
+
+
+@without_pyros_own_warning
+@pytest.mark.parametrize("value", [math.nan, 400.0, -400.0])
+def test_matrices_that_cannot_be_factored_are_a_broken_bound(value: float, batch: Batch) -> None:
+    """Mixtures of regimes factor matrices on the way, which torch refuses by an error."""
+    model = stir(rv.RVRAE(P, K, factor_prior=rv.priors.RegimeSwitching(K)).double(), size=0.2)
+
+    def spoil() -> None:
+        with torch.no_grad():
+            for weight in model.parts.factor_prior.parameters():
+                weight.fill_(value)
+
+    trained = train(
+        model, batch, 12, full_config(window=4, max_steps=12), elbo=Spoiler(5, spoil, 1)
+    )
+    assert [b.back_to for b in trained.backoffs] == [3] or not trained.backoffs
+    assert trained.backoffs or math.isfinite(value)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parts.parameters())
+
+
+@pytest.mark.parametrize("of_pyro", [True, False])
+@pytest.mark.parametrize("of_torch", [True, False])
+def test_validation_flags_come_back_each_as_it_was(
+    of_pyro: bool, of_torch: bool, batch: Batch
+) -> None:
+    flags = {"validate_distributions_pyro": of_pyro, "validate_distributions_torch": of_torch}
+    with pyro.settings.context(**flags):
+        train(build("default"), batch, 12, full_config(window=4, max_steps=3))
+        assert {name: pyro.settings.get(name) for name in flags} == flags

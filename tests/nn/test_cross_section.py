@@ -14,7 +14,16 @@ def _normal(*shape):
 
 
 # batch shapes of loadings and of what meets them; particles may be on either side
-BATCHES = [((), ()), ((4,), (4,)), ((2, 4), (4,)), ((4,), (2, 4)), ((2, 1), (2, 4))]
+BATCHES = [
+    ((), ()),
+    ((4,), (4,)),
+    ((2, 4), (4,)),
+    ((4,), (2, 4)),
+    ((4,), (3, 2, 4)),
+    ((), (2,)),
+    ((2, 1), (2, 4)),
+    ((1,), (2, 4)),
+]
 
 
 @pytest.mark.parametrize(("of_beta", "of_other"), BATCHES)
@@ -47,6 +56,14 @@ def test_runs_under_vmap(product):
     beta, values = _normal(3, 5, 2), _normal(3, 5)
     together = torch.func.vmap(product)(beta, values)
     torch.testing.assert_close(together, product(beta, values))
+
+
+def test_loadings_are_not_repeated_for_every_particle():
+    beta, factors = _normal(4, 50, 3), _normal(200, 4, 3)
+    largest = max(beta.numel(), factors.numel(), 200 * 4 * 50)
+    with torch.profiler.profile(profile_memory=True) as seen:
+        along_factors(beta, factors)
+    assert max(event.cpu_memory_usage for event in seen.events()) <= 8 * largest
 
 
 def test_a_month_without_assets_says_nothing():

@@ -118,3 +118,20 @@ def test_many_blocks_of_steps_say_what_one_says(monkeypatch):
     for other in answers[1:]:
         for got, expected in zip(other, answers[0], strict=True):
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_weights_may_be_given_from_outside():
+    """As ``torch.func.functional_call`` does, whose weights are no parameters."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 4)
+
+        def forward(self, rows, state):
+            return run_lstm_packed(self.lstm, rows, (3, 2), state)
+
+    wrapped, rows, state = Wrapped(), torch.randn(5, 3), (torch.zeros(3, 4), torch.zeros(3, 4))
+    weights = {name: w.detach().clone() for name, w in wrapped.named_parameters()}
+    given = torch.func.functional_call(wrapped, weights, (rows, state))
+    assert torch.equal(given, wrapped(rows, state))
