@@ -135,7 +135,7 @@ class Baseline(ABC):
         check_count("seed", seed, 0)
         panel, n_train = join_months(train, valid)
         double = panel[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
-        batch = to_batch(panel, device, torch.float64 if double else torch.float32)
+        batch = self._to_tensors(panel, device, torch.float64 if double else torch.float32)
         if not bool(batch.observed[:n_train].any()):
             raise FitError(
                 "`train` must hold at least one observed return of a listed asset; got none. "
@@ -237,6 +237,10 @@ class Baseline(ABC):
     def _read_settings(cls, described: dict[str, Any]) -> dict[str, Any]:
         """Turn saved settings back into constructor arguments."""
         return described
+
+    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
+        """Make a batch of a panel to fit."""
+        return to_batch(panel, device, dtype)
 
     def _wants_double(self) -> bool:
         """Whether fitting runs in double precision where the panel has it."""

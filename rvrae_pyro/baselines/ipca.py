@@ -15,7 +15,8 @@ from torch import Tensor
 from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like, refit_factors
-from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.batch import Batch, to_light_batch
+from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.data.portfolios import CONSTANT
 from rvrae_pyro.errors import (
     ConfigError,
@@ -25,7 +26,7 @@ from rvrae_pyro.errors import (
     ShapeError,
     check_count,
 )
-from rvrae_pyro.names import CHARACTERISTIC, FACTOR
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, FACTOR, TIME
 from rvrae_pyro.predictive.months import factor_coord
 
 __all__ = ["IPCA", "Solution", "Statistics", "alternate", "month_statistics"]
@@ -148,6 +149,10 @@ class IPCA(FactorBaseline):
     def _instruments(self) -> list[str]:
         return [*self._names, *([CONSTANT] if self.constant else [])]
 
+    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
+        # a few sums over the characteristics are all that is needed of them
+        return to_light_batch(panel, device, dtype)
+
     def _wants_double(self) -> bool:
         return True
 
@@ -164,7 +169,8 @@ class IPCA(FactorBaseline):
                 f"`n_factors` must be at most the number of characteristics, {n_instruments}; "
                 f"got {self.n_factors}."
             )
-        statistics = month_statistics(batch, self.constant)
+        values = fitting.panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+        statistics = month_statistics(batch, values, self.constant)
         telling = spanning(statistics, self.n_factors)
         if not bool(telling.any()):
             raise FitError(
@@ -236,12 +242,17 @@ class IPCA(FactorBaseline):
         self._numbers = {name: state[name] for name in names}
 
 
-def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
+def month_statistics(
+    batch: Batch, characteristics: xr.DataArray, constant: bool = False
+) -> Statistics:
     """Sum Z'Z and Z'r over the observed assets of each month that has any.
 
     Parameters
     ----------
     batch : Batch
+        Returns and marks; its characteristics are not looked at.
+    characteristics : DataArray of dims (time, asset, characteristic)
+        May be on disk: it is read once, a block of months at a time.
     constant : bool
         Add a one to the characteristics, as the last.
 
@@ -250,7 +261,7 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     Statistics
         In float64, whatever the batch holds. Cost O(T N P^2), memory of a few months.
     """
-    n_times, n_assets, size = batch.characteristics.shape
+    n_times, n_assets, size = characteristics.shape
     counts = batch.observed.sum(1)
     # returns and constant stand beside the characteristics, so that one product has all sums; a
     # width that a processor's registers divide takes half the time of one that they do not
@@ -258,15 +269,18 @@ def month_statistics(batch: Batch, constant: bool = False) -> Statistics:
     width = -(-(n_instruments + 1) // _REGISTER) * _REGISTER
     whole = batch.returns.new_empty(n_times, width, width, dtype=torch.float64)
     months = max(1, _CELLS // max(1, n_assets * size))
-    for first in range(0, n_times, months):
-        block = slice(first, first + months)
-        seen = batch.observed[block].reshape(-1).nonzero().squeeze(-1)
-        joint = whole.new_zeros(len(seen), width)
-        joint[:, :size] = batch.characteristics[block].reshape(-1, size).index_select(0, seen)
-        joint[:, size:n_instruments] = 1.0
-        joint[:, n_instruments] = batch.returns[block].reshape(-1).index_select(0, seen)
-        for rows, sums in zip(joint.split(counts[block].tolist()), whole[block], strict=True):
-            torch.mm(rows.mT, rows, out=sums)
+    for start, block in row_blocks(characteristics):
+        for first in range(start, start + len(block), months):
+            some = slice(first, min(first + months, start + len(block)))
+            seen = batch.observed[some].reshape(-1).nonzero().squeeze(-1)
+            cells = block[first - start : some.stop - start].reshape(-1, size)
+            joint = whole.new_zeros(len(seen), width)
+            joint[:, :size] = torch.from_numpy(cells.take(seen.cpu().numpy(), axis=0))
+            joint[:, size:n_instruments] = 1.0
+            joint[:, n_instruments] = batch.returns[some].reshape(-1).index_select(0, seen)
+            for rows, sums in zip(joint.split(counts[some].tolist()), whole[some], strict=True):
+                torch.mm(rows.mT, rows, out=sums)
+        del block
     gram = whole[:, :n_instruments, :n_instruments].contiguous()
     moment = whole[:, :n_instruments, n_instruments].contiguous()
     every = Statistics(gram, moment, counts, whole[:, n_instruments, n_instruments])

@@ -12,9 +12,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.blocks import cached_blocks, pieces, row_blocks
+from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.packing import Packing, pack
-from rvrae_pyro.data.panel import listed, validate_panel
+from rvrae_pyro.data.panel import mark_cells, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import (
     ASSET,
@@ -236,10 +236,8 @@ def to_batch(
     _check_device(device)
     validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
-    is_listed = listed(panel).transpose(TIME, ASSET).to_numpy()
-    values = panel[CHARACTERISTICS].to_numpy()
-    filled = _fill(values, is_listed, _numpy_type(dtype))
-    _refuse_gaps(filled, panel)
+    is_listed = _whole_cells(panel)
+    filled = _fill(panel[CHARACTERISTICS].to_numpy(), is_listed, _numpy_type(dtype))
     return _assembled(panel, is_listed, torch.as_tensor(filled, device=device), device, dtype)
 
 
@@ -256,17 +254,9 @@ def to_light_batch(
     _check_device(device)
     validate_panel(panel, returns_required=False)
     panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
-    shape = panel[CHARACTERISTICS].shape
-    rows = np.zeros(shape[:2], bool)
-    for first, block in row_blocks(panel[CHARACTERISTICS]):
-        for some in pieces(block):
-            months = slice(first + some.start, first + some.stop)
-            rows[months] = ~np.isnan(block[some]).all(axis=-1)
-            filled = np.where(rows[months][..., None], block[some], 0)
-            _refuse_gaps(filled, panel.isel({TIME: months}))
-        del block
-    nothing = torch.zeros((), dtype=dtype, device=device).expand(shape)
-    return _assembled(panel, rows, nothing, device, dtype)
+    is_listed = _whole_cells(panel)
+    nothing = torch.zeros((), dtype=dtype, device=device).expand(panel[CHARACTERISTICS].shape)
+    return _assembled(panel, is_listed, nothing, device, dtype)
 
 
 def _check_device(device: torch.device | str | None) -> None:
@@ -330,19 +320,18 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype:
     return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
 
 
-def _refuse_gaps(filled: np.ndarray, panel: xr.Dataset) -> None:
-    """Raise where a listed cell lacks a characteristic: fitting never fills or transforms."""
-    dims = (TIME, ASSET, CHARACTERISTIC)
-    if all(np.isfinite(block).all() for _, block in cached_blocks(xr.Variable(dims, filled))):
-        return
-    bad = ~np.isfinite(filled)
-    where = np.argwhere(bad.any(2))[:3]
-    cells = ", ".join(
-        f"({np.datetime_as_string(panel[TIME].to_numpy()[t], 'D')}, {panel[ASSET].to_numpy()[i]})"
-        for t, i in where
-    )
-    raise PanelError(
-        f"`characteristics` must be complete inside listed cells; got {int(bad.sum())} NaN or "
-        f"infinite values, first at {cells}. Use rv.data.rank_characteristics(panel), which "
-        "ranks each month and puts 0, the median, in the gaps."
-    )
+def _whole_cells(panel: xr.Dataset) -> np.ndarray:
+    """Mark listed cells; raise where one lacks a characteristic: fitting never fills."""
+    marks = mark_cells(panel)
+    if marks.n_missing:
+        cells = ", ".join(
+            f"({np.datetime_as_string(panel[TIME].to_numpy()[t], 'D')}, "
+            f"{panel[ASSET].to_numpy()[i]})"
+            for t, i in marks.holes
+        )
+        raise PanelError(
+            f"`characteristics` must be complete inside listed cells; got {marks.n_missing} NaN, "
+            f"first at {cells}. Use rv.data.rank_characteristics(panel), which ranks each month "
+            "and puts 0, the median, in the gaps."
+        )
+    return marks.listed

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,15 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["check_panel", "first_three", "listed", "raise_problems", "validate_panel"]
+__all__ = [
+    "Marks",
+    "check_panel",
+    "first_three",
+    "listed",
+    "mark_cells",
+    "raise_problems",
+    "validate_panel",
+]
 
 _DIMS: Final[dict[str, tuple[str, ...]]] = {
     RETURNS: (TIME, ASSET),
@@ -68,23 +76,51 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
         Depends on characteristics only, all known at the end of t-1; never on whether a
         return was observed, which would look ahead.
     """
+    coords = panel[CHARACTERISTICS].coords
+    return xr.DataArray(
+        mark_cells(panel).listed,
+        dims=(TIME, ASSET),
+        coords={k: v for k, v in coords.items() if CHARACTERISTIC not in v.dims},
+        name="listed",
+    )
+
+
+class Marks(NamedTuple):
+    """What a panel's characteristics say of its cells.
+
+    Attributes
+    ----------
+    listed : bool array of shape (n_times, n_assets)
+        Cells with at least one characteristic.
+    n_missing : int
+        Characteristics that listed cells lack.
+    holes : list of (time, asset) positions
+        The first three listed cells that lack any.
+    """
+
+    listed: NDArray[np.bool_]
+    n_missing: int
+    holes: list[tuple[int, int]]
+
+
+def mark_cells(panel: xr.Dataset) -> Marks:
+    """Look once through the characteristics for listed cells and for what these lack."""
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    rows = np.empty(values.shape[:2], bool)
+    rows, n = np.empty(values.shape[:2], bool), values.shape[-1]
+    n_missing, holes = 0, list[tuple[int, int]]()
     # in small blocks: a panel-sized mask of booleans would be the largest temporary here
     for first, block in cached_blocks(values):
-        rows[first : first + len(block)] = ~_all_missing(block)
+        # counted by a product: reductions along a short last axis are slow
+        missing = np.isnan(block).astype(np.float32) @ np.ones(n, np.float32)
+        here = rows[first : first + len(block)]
+        np.less(missing, n, out=here)
+        lacking = missing * here
+        if lacking.any():
+            n_missing += int(lacking.sum())
+            found = np.argwhere(lacking)[: 3 - len(holes)]
+            holes += [(first + int(t), int(i)) for t, i in found]
         del block  # or the one that it is part of would stay while the next is read
-    coords = {k: v for k, v in values.coords.items() if CHARACTERISTIC not in v.dims}
-    return xr.DataArray(rows, dims=(TIME, ASSET), coords=coords, name="listed")
-
-
-def _all_missing(block: NDArray[Any]) -> NDArray[np.bool_]:
-    """Cells of (time, asset, characteristic) that lack everything."""
-    n_characteristics = block.shape[-1]
-    # counted by a product: reductions along a short last axis are slow
-    missing = np.isnan(block).astype(np.float32) @ np.ones(n_characteristics, np.float32)
-    everything: NDArray[np.bool_] = missing == n_characteristics
-    return everything
+    return Marks(rows, n_missing, holes)
 
 
 def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:

@@ -1,7 +1,5 @@
 """IPCA against the public package, its own identification, and the published simulation."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -55,8 +53,9 @@ def test_equals_the_public_package(seed, alpha, monkeypatch):
 def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, monkeypatch):
     monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", cells)  # one month, some, all
     panel = market()  # one month has no return
-    batch = to_batch(rank_characteristics(panel), dtype=torch.float64)
-    found = month_statistics(batch, constant)
+    ranked = rank_characteristics(panel)
+    batch = to_batch(ranked, dtype=torch.float64)
+    found = month_statistics(batch, ranked["characteristics"], constant)
     seen = batch.observed & (torch.arange(batch.n_times) != batch.n_times // 2)[:, None]
     assert bool((batch.listed & ~batch.observed).any())
     expected = []
@@ -155,11 +154,11 @@ def test_early_months_that_lack_histories_do_not_ruin_the_factors():
 def test_units_of_characteristics_do_not_decide_which_months_tell(n_factors):
     panel = market()
     panel["returns"][3, 2:] = np.nan  # at most two assets
-    batch = to_batch(rank_characteristics(panel), dtype=torch.float64)
-    units = torch.tensor([1e9, 1.0, 1e-6, 1.0], dtype=torch.float64)
-    scaled = dataclasses.replace(batch, characteristics=batch.characteristics * units)
-    telling = spanning(month_statistics(batch), n_factors)
-    assert torch.equal(spanning(month_statistics(scaled), n_factors), telling)
+    ranked = rank_characteristics(panel)
+    batch, x = to_batch(ranked, dtype=torch.float64), ranked["characteristics"]
+    units = xr.DataArray([1e9, 1.0, 1e-6, 1.0], dims="characteristic")
+    telling = spanning(month_statistics(batch, x), n_factors)
+    assert torch.equal(spanning(month_statistics(batch, x * units), n_factors), telling)
     assert bool(telling[3]) == (n_factors == 1)
     assert int((~telling).sum()) == (n_factors > 1)
 
