@@ -18,7 +18,6 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
-from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.fitting.checking import judge_fit
@@ -230,10 +229,8 @@ class Fit(Forecasts, Readings):
         self.model.loadings.check(batch)
         return batch
 
-    def _light(self, panel: xr.Dataset) -> tuple[Batch, Callable[[RVRAE], CrossSection] | None]:
-        """Make the batch of a panel; of one on disk without its characteristics, and a reader."""
-        if not is_lazy(panel):
-            return self._batch(panel), None
+    def _light(self, panel: xr.Dataset) -> tuple[Batch, Callable[[RVRAE], CrossSection]]:
+        """Make the batch of a panel without its characteristics, and their reader."""
         batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
         self.model.loadings.check(batch)
         return batch, partial(stream_cross_section, panel=panel, light=batch)

@@ -133,8 +133,14 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
 
     def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
         self._df = df
-        loc, scale = broadcast_all(loc, scale)
-        super().__init__(df, loc, scale, validate_args=False)
+        self.df, self.loc, self.scale = broadcast_all(df, loc, scale)
+        # past the parent, which would make, and check, a Gamma of every cell just to be scored
+        torch.distributions.Distribution.__init__(self, self.loc.shape, validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        self._chi2 = torch.distributions.Chi2(self.df, validate_args=False)
+        drawn: Tensor = super().rsample(torch.Size(sample_shape))
+        return drawn
 
     def expand(
         self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None

@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
-from rvrae_pyro.data.blocks import each_row
+from rvrae_pyro.data.blocks import each_row, is_lazy
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.shards import Scratch
 from rvrae_pyro.inference.smc import month_random, smc_filter
@@ -139,9 +139,11 @@ class _StoredCrossSection(CrossSection):
 
 @torch.no_grad()
 def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
-    """Compute what ``Parts.online_cross_section`` does, to the bit, of a panel on disk.
+    """Compute what ``Parts.online_cross_section`` does, to the bit, one month after another.
 
-    Loadings and scales go to nameless files where the system keeps temporary ones.
+    A month's characteristics are turned into tensors when it is its turn, so that memory holds
+    neither a copy of the panel nor the networks' states of every month. Of a panel on disk,
+    loadings and scales go to nameless files where the system keeps temporary ones.
 
     Parameters
     ----------
@@ -156,19 +158,27 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
     FitError
         If the disk refuses.
     """
+    months = _months_of(model, panel, light)
+    in_memory = not is_lazy(panel) or light.returns.device.type != "cpu"
+    return CrossSection.joined(list(months)) if in_memory else _stored(months)
+
+
+def _stored(months: Iterator[CrossSection]) -> CrossSection:
+    """Put months together in nameless files."""
     scratch = Scratch(Path(gettempdir()))
     with ExitStack() as stack:
         betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
-        potentials = []
-        for month in _months_of(model, panel, light):
+        potentials, has_alpha = [], False
+        for month in months:
             betas.add(month.beta)
             scales.add(month.scale)
             if month.alpha is not None:
                 alphas.add(month.alpha)
+                has_alpha = True
             potentials.append(month.potential)
         return _StoredCrossSection(
             betas.joined(),
-            None if model.likelihood.alpha is None else alphas.joined(),
+            alphas.joined() if has_alpha else None,
             scales.joined(),
             Potential(*(torch.cat(field) for field in zip(*potentials, strict=True))),
             scratch,

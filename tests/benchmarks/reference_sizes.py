@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import xarray as xr
 
 from rvrae_pyro.data.batch import Batch
 
@@ -39,6 +40,31 @@ def random_batch(n_times: int, n_assets: int, n_characteristics: int, alive: flo
         times=np.datetime64("2000-01") + np.arange(n_times).astype("timedelta64[M]"),
         assets=np.array([f"A{i:05d}" for i in range(n_assets)]),
         names=np.array([f"c{i:02d}" for i in range(n_characteristics)]),
+    )
+
+
+def make_panel(size: str) -> xr.Dataset:
+    """The reference batch as a panel, with five factors in it."""
+    batch = make_batch(size)
+    rng = np.random.default_rng(0)
+    x, seen = batch.characteristics.numpy(), batch.observed.numpy()
+    path = 0.05 * rng.standard_normal((batch.n_times, 1, 5))
+    common = ((x @ rng.standard_normal((batch.n_characteristics, 5))) * path).sum(-1)
+    returns = np.where(seen, common + 0.5 * batch.returns.numpy(), np.nan)
+    ends = (batch.times + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
+    return xr.Dataset(
+        {
+            "returns": (("time", "asset"), returns),
+            "characteristics": (
+                ("time", "asset", "characteristic"),
+                np.where(seen[..., None], x, np.nan),
+            ),
+        },
+        {
+            "time": ends.astype("datetime64[ns]"),
+            "asset": batch.assets,
+            "characteristic": batch.names,
+        },
     )
 
 
