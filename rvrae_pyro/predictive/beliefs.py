@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Literal
@@ -186,20 +187,29 @@ def _stored(months: Iterator[CrossSection]) -> CrossSection:
 
 
 def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossSection]:
-    """Read a panel month by month and compute each month's cross-section on its own."""
+    """Read a panel a few months at a time and compute each month's cross-section on its own."""
     parts, like = model.parts, light.returns
-    state: State = ()
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    for t, row in enumerate(each_row(values)):
-        cells = torch.as_tensor(np.nan_to_num(row, nan=0.0)).to(like).unsqueeze(0)
-        month = dataclasses.replace(
-            light.window(t, t + 1, every_asset=True),
-            characteristics=cells * light.listed[t, :, None],
+    state: State = ()
+    rows, stop = each_row(values), 0
+    step = max(1, _CELLS // max(1, values[0].size))
+    while block := list(islice(rows, step)):
+        start, stop = stop, stop + len(block)
+        cells = torch.as_tensor(np.nan_to_num(np.stack(block), nan=0.0)).to(like)
+        months = dataclasses.replace(
+            light.window(start, stop, every_asset=True),
+            characteristics=cells * light.listed[start:stop, :, None],
             carry={"loadings": state},
         )
-        beta, states = parts.loadings.online(month, (1,))
-        state = states[1]
-        yield parts.cross_section(month, beta)
+        beta, states = parts.loadings.online(months, (len(block),))
+        state = states[len(block)]
+        for t in range(len(block)):
+            month = months.window(t, t + 1, every_asset=True)
+            yield parts.cross_section(month, beta[t : t + 1])
+
+
+_CELLS = 2**20
+"""Characteristics that are made into tensors at once."""
 
 
 def _exactly(
