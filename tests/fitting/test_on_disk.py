@@ -18,6 +18,7 @@ from rvrae_pyro.cli.panels import settled
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
 from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel
+from rvrae_pyro.predictive import beliefs
 from rvrae_pyro.predictive.beliefs import stream_cross_section
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
@@ -239,6 +240,20 @@ def test_a_streamed_cross_section_is_that_of_memory_and_lets_go_of_it(
     assert all(map(torch.equal, streamed.potential, whole.potential))
     own = {mine.untyped_storage().data_ptr() for mine in (streamed.beta, streamed.scale)}
     assert len(own) == 2
+
+
+@pytest.mark.parametrize("cells", [1, 200, 10**9])
+def test_months_of_a_panel_in_memory_come_alike_however_many_at_a_time(
+    panel: xr.Dataset, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beliefs, "_CELLS", cells)
+    model = rv.RVRAE(4, K).double()
+    light = to_light_batch(ready(panel), dtype=torch.float64)
+    streamed = stream_cross_section(model, ready(panel), light)
+    whole = model.parts.online_cross_section(to_batch(ready(panel), dtype=torch.float64))
+    assert torch.equal(streamed.beta, whole.beta)
+    assert torch.equal(streamed.scale, whole.scale)
+    assert all(map(torch.equal, streamed.potential, whole.potential))
 
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_a_full_one(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference import smc
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.paths import PriorPath
 from tests.helpers import (
@@ -188,3 +189,21 @@ def test_no_particles_are_refused() -> None:
     batch = simulate_linear_gaussian(4, 0.9, 0.5)
     with pytest.raises(rv.ConfigError, match="`num_particles` must be at least 1"):
         rv.inference.smc_filter(linear_gaussian(batch), batch, 0)
+
+
+@pytest.mark.parametrize("likelihood", [rv.likelihoods.StudentT, rv.likelihoods.SkewStudentT])
+def test_particles_are_scored_alike_however_many_at_a_time(
+    likelihood: type[rv.likelihoods.Likelihood], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a level for each particle and an alpha, one by one, some and all at once."""
+    alpha = rv.likelihoods.Alpha(CHARACTERISTICS)
+    model = stir(rv.RVRAE(CHARACTERISTICS, FACTORS, likelihood=likelihood(alpha=alpha))).double()
+    batch = double(random_panel(6, 9, seed=3, empty_months=[2]))
+    clouds = []
+    for cells in (1, 40, 10_000):
+        monkeypatch.setattr(smc, "_CELLS", cells)
+        clouds.append(rv.inference.smc_filter(model, batch, 11, seed=4))
+    assert clouds[0].predicted_level is not None
+    for cloud in clouds[1:]:
+        torch.testing.assert_close(cloud.log_evidence, clouds[0].log_evidence)
+        torch.testing.assert_close(cloud.filtered, clouds[0].filtered)
