@@ -191,7 +191,10 @@ def _outcome(
     """Factors, and log likelihood by month, along paths of codes."""
     factors = model.parts.decoder(codes, batch.state("decoder") or None)
     months = [
-        _log_likelihood(model, batch, cross, factors[:, t], level, t) for t in range(batch.n_times)
+        cross.log_likelihood(
+            model.likelihood, batch, t, factors[:, t], None if level is None else level[..., t]
+        )
+        for t in range(batch.n_times)
     ]
     return factors, torch.stack(months, -1)
 
@@ -211,19 +214,3 @@ def _along(view: PriorView, codes: Tensor) -> tuple[State, Tensor | None, Tensor
     states = view.prior.unroll(codes, view.context, view.state)
     before = tuple(s[..., :-1, :] for s in states)
     return before, view.context, view.prior.level(before, view.context)
-
-
-def _log_likelihood(
-    model: RVRAE, batch: Batch, cross: CrossSection, factors: Tensor, level: Tensor | None, t: int
-) -> Tensor:
-    """Log density of a month's observed returns under each draw of its factors."""
-    seen = batch.observed[t].nonzero().squeeze(-1)
-    loc = factors @ cross.beta[t, seen].mT
-    if cross.alpha is not None:
-        loc = loc + cross.alpha[t, seen]
-    scale = cross.scale[t, seen]
-    if level is not None:
-        scale = scale * level[..., t].exp().unsqueeze(-1)
-    likelihood = model.likelihood.distribution(loc, scale.expand_as(loc))
-    density: Tensor = likelihood.log_prob(batch.returns[t, seen]).sum(-1)
-    return density

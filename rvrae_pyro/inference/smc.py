@@ -28,9 +28,6 @@ __all__ = ["Cloud", "Particles", "month_random", "smc_filter"]
 _TAIL_DF = 8.0
 """Degrees of freedom of proposals where the conjugate posterior is not exact."""
 
-_CELLS = 65_536
-"""Returns of particles that are scored at once."""
-
 
 @dataclass(frozen=True)
 class Particles:
@@ -329,26 +326,9 @@ class Cloud:
 
     def _log_density(self, t: int, codes: Tensor, level: Tensor | None) -> Tensor:
         """Exact log p(r_t | codes) of each particle."""
-        seen = self.batch.observed[t].nonzero().squeeze(-1)
         decoder = self.parts.decoder
         factors = decoder.read(decoder.advance(self.decoder_state, codes), codes)
-        beta, scale, returns = (
-            x[t].index_select(0, seen)
-            for x in (self.cross.beta, self.cross.scale, self.batch.returns)
-        )
-        if self.cross.alpha is not None:
-            returns = returns - self.cross.alpha[t, seen]
-        multiple = None if level is None else level.exp().expand(self.n).unsqueeze(-1)
-        found = []
-        # some particles at a time: what is made of a whole month's would outgrow cache and memory
-        rows = max(1, _CELLS // max(1, len(seen)))
-        for first in range(0, self.n, rows):
-            some = slice(first, first + rows)
-            loc = factors[some] @ beta.mT
-            width = scale if multiple is None else scale * multiple[some]
-            law = self.parts.likelihood.distribution(loc, width.expand_as(loc))
-            found.append(law.log_prob(returns).sum(-1))
-        return torch.cat(found)
+        return self.cross.log_likelihood(self.parts.likelihood, self.batch, t, factors, level)
 
     def _resample(self, log_weight: Tensor) -> Tensor:
         """Systematic resampling, in random order."""

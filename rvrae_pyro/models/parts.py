@@ -82,6 +82,53 @@ class CrossSection:
         """Idiosyncratic scales given log multipliers (*particles, n_times)."""
         return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
 
+    def log_likelihood(
+        self,
+        likelihood: likelihoods.Likelihood,
+        batch: Batch,
+        t: int,
+        factors: Tensor,
+        level: Tensor | None,
+    ) -> Tensor:
+        """Log density of a month's observed returns under each draw of its factors.
+
+        Parameters
+        ----------
+        likelihood : Likelihood
+        batch : Batch
+        t : int
+            Position of the month.
+        factors : Tensor of shape (num_draws, n_factors)
+        level : Tensor of shape (num_draws,) or (), or None
+            Log multiplier of the idiosyncratic scales.
+
+        Returns
+        -------
+        Tensor of shape (num_draws,)
+            In nats; 0 in a month without returns.
+        """
+        seen = batch.observed[t].nonzero().squeeze(-1)
+        beta, scale, returns = (
+            x[t].index_select(0, seen) for x in (self.beta, self.scale, batch.returns)
+        )
+        if self.alpha is not None:
+            returns = returns - self.alpha[t, seen]
+        multiple = None if level is None else level.exp().expand(len(factors)).unsqueeze(-1)
+        found = []
+        # some draws at a time: what is made of all of them would outgrow cache and memory
+        rows = max(1, _CELLS // max(1, len(seen)))
+        for first in range(0, len(factors), rows):
+            some = slice(first, first + rows)
+            loc = factors[some] @ beta.mT
+            width = scale if multiple is None else scale * multiple[some]
+            law = likelihood.distribution(loc, width.expand_as(loc))
+            found.append(law.log_prob(returns).sum(-1))
+        return torch.cat(found)
+
+
+_CELLS = 65_536
+"""Returns of draws that are scored at once."""
+
 
 Walked = tuple[Tensor, priors.Transition, Tensor | None]
 """A path that was drawn, and the prior and level that it met on its way."""

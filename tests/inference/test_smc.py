@@ -9,8 +9,8 @@ import torch
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference import smc
 from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.models import parts
 from rvrae_pyro.models.paths import PriorPath
 from tests.helpers import (
     CHARACTERISTICS,
@@ -201,7 +201,7 @@ def test_particles_are_scored_alike_however_many_at_a_time(
     batch = double(random_panel(6, 9, seed=3, empty_months=[2]))
     clouds = []
     for cells in (1, 40, 10_000):
-        monkeypatch.setattr(smc, "_CELLS", cells)
+        monkeypatch.setattr(parts, "_CELLS", cells)
         clouds.append(rv.inference.smc_filter(model, batch, 11, seed=4))
     assert clouds[0].predicted_level is not None
     for cloud in clouds[1:]:
