@@ -1,7 +1,10 @@
-"""Error classes, each also the built-in that a Python user would expect, and one check.
+"""Error classes, each also the built-in that a Python user would expect, and two checks.
 
 A message says which argument, what was expected, what came, and what to do.
 """
+
+from collections.abc import Iterable
+from numbers import Integral
 
 __all__ = [
     "CheckpointError",
@@ -13,6 +16,7 @@ __all__ = [
     "RvraeWarning",
     "ShapeError",
     "check_count",
+    "check_seeds",
 ]
 
 
@@ -63,3 +67,22 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return value
+
+
+def check_seeds(seeds: object) -> list[int]:
+    """Turn a count, which stands for 0, 1, ..., or a sequence into distinct seeds.
+
+    Raises
+    ------
+    ConfigError
+        If a seed is not a whole number of at least 0, or there is none.
+    """
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
+        return list(range(check_count("seeds", int(seeds))))
+    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    good = all(isinstance(s, Integral) and not isinstance(s, bool) and int(s) >= 0 for s in listed)
+    if not listed or not good or len(set(listed)) < len(listed):
+        raise ConfigError(
+            f"`seeds` must be a count or distinct whole numbers of at least 0; got {seeds!r}."
+        )
+    return [int(s) for s in listed]

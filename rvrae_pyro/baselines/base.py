@@ -159,7 +159,8 @@ class Baseline(ABC):
         Returns
         -------
         DataArray of dims (time, asset)
-            Excess return, decimal; NaN where not listed.
+            Excess return, decimal; NaN where not listed, and of a model with factors in months
+            before which it has seen none.
 
         Raises
         ------

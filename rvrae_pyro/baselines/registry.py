@@ -1,9 +1,10 @@
-"""Baselines by name, for files and the command line: a new one is one line here."""
+"""Baselines by the name of their class, for files."""
 
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from rvrae_pyro.baselines.alstm import ALSTM
 from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
@@ -27,7 +28,7 @@ KINDS: Final[dict[str, type[Baseline]]] = {
 
 
 def load(path: str | os.PathLike[str]) -> Baseline:
-    """Read a baseline of any kind that ``save`` wrote.
+    """Read a baseline of any kind that ``save`` wrote, of a class of your own too once defined.
 
     Parameters
     ----------
@@ -44,9 +45,17 @@ def load(path: str | os.PathLike[str]) -> Baseline:
         If the folder is missing, damaged, foreign, of a newer layout or of an unknown kind.
     """
     meta, _ = read_folder(path)
-    if meta.get("kind") not in KINDS:
+    known = {**{kind.__name__: kind for kind in _kinds_of(Baseline)}, **KINDS}
+    if meta.get("kind") not in known:
         raise CheckpointError(
-            f"{str(path)!r} holds a baseline of kind {meta.get('kind')!r}; this version knows "
-            f"{', '.join(KINDS)}. For a class of your own call its .load."
+            f"{str(path)!r} holds a baseline of kind {meta.get('kind')!r}; known are "
+            f"{', '.join(KINDS)}. Import a class of your own before you load it."
         )
-    return KINDS[meta["kind"]].load(path)
+    return known[meta["kind"]].load(path)
+
+
+def _kinds_of(kind: type[Any]) -> Iterator[type[Baseline]]:
+    """Every class that derives from one, the latest definitions last."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds_of(each)

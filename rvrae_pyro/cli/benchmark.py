@@ -13,6 +13,7 @@ from rvrae_pyro.cli.compare import (
     check_results_folder,
     executor_at,
     interruptible,
+    options_named,
     read_names,
 )
 from rvrae_pyro.cli.console import say, say_json, say_table, tell
@@ -36,7 +37,7 @@ def gkx(
     reps: Annotated[int, typer.Option(help="Repetitions; the published table has 100.")] = 1,
     factors: Annotated[int, typer.Option(help="Factors of the models; 3 are true.")] = 3,
     models: Annotated[
-        str, typer.Option(help="Names with commas: IPCA, CA0, CA, CA2, CA3, FactorVAE, RVRAE.")
+        str, typer.Option(help="Names with commas: IPCA, CA0, CA, CA2, CA3, FactorVAE, ALSTM, ...")
     ] = "IPCA,CA,CA2,FactorVAE,RVRAE",
     seed: Annotated[int, typer.Option(help="Seed of the first repetition.")] = 0,
     out: Annotated[
@@ -58,7 +59,7 @@ def gkx(
     if out is not None:
         check_results_folder(out)
     names = read_names(models)
-    with interruptible(out), executor_at(scheduler) as executor:
+    with options_named(), interruptible(out), executor_at(scheduler) as executor:
         result = rv.experiments.benchmark_gkx(
             case,  # type: ignore[arg-type]
             reps,
@@ -82,5 +83,8 @@ def gkx(
             say(f"Wrote {out / 'report.md'}.")
     if result.failures:
         first = result.failures[0]
-        tell(f"rvrae: {len(result.failures)} fits failed; {first.cell.model}: {first.message}.")
+        tell(
+            f"rvrae: {len(result.failures)} fit{'s' * (len(result.failures) > 1)} failed; "
+            f"{first.cell.model}: {first.message.rstrip('.')}."
+        )
         raise typer.Exit(1)

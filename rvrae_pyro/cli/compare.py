@@ -1,6 +1,7 @@
 """``rvrae compare``: competitors on one panel, as tables."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "compare",
     "executor_at",
     "interruptible",
+    "options_named",
     "read_names",
     "read_numbers",
 ]
@@ -67,7 +69,7 @@ def compare(
     ] = None,
     jobs: JobsOption = 2,
     scheduler: SchedulerOption = "",
-    draws: DrawsOption = 1000,
+    draws: Annotated[int, typer.Option("--draws", help="Predictive draws, 200 or more.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     layout: Layout,
@@ -83,7 +85,7 @@ def compare(
     check_results_folder(out)
     ready, _ = prepare(_checked(read_panel(panel, layout)))
     names, parts = read_names(models), _read_split(split, ready)
-    with interruptible(out), executor_at(scheduler) as executor:
+    with options_named(), interruptible(out), executor_at(scheduler) as executor:
         result = rv.experiments.compare(
             ready,
             names,
@@ -114,6 +116,30 @@ def _checked(panel: xr.Dataset) -> xr.Dataset:
     if not bool(panel[RETURNS].notnull().any()):
         raise PanelError("the panel has no observed return to train on or to score.")
     return panel
+
+
+_OPTIONS: Final = {
+    "n_factors": "--factors",
+    "n_jobs": "--jobs",
+    "num_samples": "--draws",
+    **{name: f"--{name}" for name in ("ablation", "models", "omit", "reps", "seeds", "split")},
+}
+
+
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Name options where a message of the library names its arguments.
+
+    Raises
+    ------
+    ConfigError, PanelError
+        In place of the library's own.
+    """
+    try:
+        yield
+    except (ConfigError, PanelError) as error:
+        told = re.sub(r"`(\w+)`", lambda name: f"`{_OPTIONS.get(name[1], name[1])}`", str(error))
+        raise type(error)(told) from error
 
 
 @contextmanager
@@ -183,7 +209,7 @@ def _read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
 
 
 def _part(text: str) -> int | float | str:
-    if text.isdigit() and len(text) < 6:  # 201512 is a date
+    if re.fullmatch(r"[-+]?\d{1,5}", text):  # 201512 is a date
         return int(text)
     try:
         return float(text) if "." in text else text

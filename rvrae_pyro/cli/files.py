@@ -48,13 +48,14 @@ def check_folder(path: Path) -> Path:
     return path
 
 
-def check_file(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Refuse a file that cannot be written, or of an unknown kind.
+def check_file(path: Path, suffixes: tuple[str, ...], source: Path | None = None) -> Path:
+    """Refuse a file that cannot be written, of an unknown kind, or that is about to be read.
 
     Raises
     ------
     ConfigError
-        If the suffix is none of ``suffixes``, the folder does not exist or has no permission.
+        If the suffix is none of ``suffixes``, the folder does not exist or has no permission, or
+        the file is ``source``.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(
@@ -64,6 +65,8 @@ def check_file(path: Path, suffixes: tuple[str, ...]) -> Path:
         raise ConfigError(f"`--out` {path} is a folder; name a file.")
     if not path.parent.is_dir():
         raise ConfigError(f"`--out` {path}: the folder {path.parent} does not exist; make it.")
+    if source is not None and path.resolve() == source.resolve():
+        raise ConfigError(f"`--out` {path} is the panel itself; choose another file.")
     _check_permission(path)
     return path
 

@@ -47,7 +47,7 @@ def forecast(
     The panel may be longer than that of the fit and hold other assets; its last row may be live,
     with characteristics and no returns yet.
     """
-    check_file(out, (_TREE, *TABLE_SUFFIXES))
+    check_file(out, (_TREE, *TABLE_SUFFIXES), Path(panel))
     loaded = load_run(run)
     raw = read_panel(panel, layout)
     with settled(loaded.preparation.repeat(raw)) as ready:

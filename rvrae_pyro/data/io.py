@@ -19,6 +19,7 @@ from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.panel import check_panel
+from rvrae_pyro.data.stores import check_replaceable
 from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RISK_FREE, TIME, WEIGHT
@@ -98,13 +99,15 @@ def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     PanelError
-        If the panel fails ``check_panel``, the suffix is unknown, or the file cannot be
-        written.
+        If the panel fails ``check_panel``, the suffix is unknown, a folder holds something else
+        than a panel, or the file cannot be written.
     """
     path = Path(path)
     writers = {".parquet": _write_parquet, ".csv": _write_csv, ".nc": _write_netcdf}
     write = _choose(path, {**writers, ".zarr": _write_zarr})
     check_panel(panel, returns_required=False)
+    if write is _write_zarr:
+        check_replaceable(path, "panel", "path", PanelError)
     panel = canonical(panel)
     try:
         with replacing(path) as temporary:

@@ -14,7 +14,7 @@ import xarray as xr
 from rvrae_pyro.data.dates import periods_per_year
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import Split
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_count, check_seeds
 from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.planning import (
@@ -23,7 +23,6 @@ from rvrae_pyro.experiments.planning import (
     draw_omitted,
     omit_counts,
     plan,
-    read_seeds,
     study_months,
 )
 from rvrae_pyro.experiments.registry import (
@@ -179,7 +178,7 @@ def compare(
     wanted = names_all(models) if ablation is None else ablation
     extra = _ablations(entrants, n_factors) if wanted else []
     check_distinct([*entrants, *extra])
-    numbers = read_seeds(seeds)
+    numbers = check_seeds(seeds)
     check_count("n_jobs", n_jobs)
     if check_count("num_samples", num_samples) < _LEAST_DRAWS:
         raise ConfigError(

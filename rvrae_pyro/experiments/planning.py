@@ -13,7 +13,7 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import ConfigError, PanelError, check_count
+from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.experiments.cells import Cell, Job
 from rvrae_pyro.experiments.entrants import Entrant
 from rvrae_pyro.experiments.running import Failure, failed
@@ -26,7 +26,6 @@ __all__ = [
     "draw_omitted",
     "omit_counts",
     "plan",
-    "read_seeds",
     "study_months",
 ]
 
@@ -158,25 +157,3 @@ def draw_omitted(parts: Split, count: int, seed: int) -> tuple[str, ...]:
     """Draw the assets of a seed that are left out, from those that can be scored."""
     rng = np.random.default_rng([seed, count])
     return tuple(sorted(rng.choice(_candidates(parts), count, replace=False).tolist()))
-
-
-def read_seeds(seeds: object) -> list[int]:
-    """Turn a count or a sequence into distinct seeds.
-
-    Raises
-    ------
-    ConfigError
-        If a seed is not a whole number of at least 0, or there is none.
-    """
-    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        check_count("seeds", int(seeds))
-        return list(range(int(seeds)))
-    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
-    good = all(
-        isinstance(s, int | np.integer) and not isinstance(s, bool) and s >= 0 for s in listed
-    )
-    if not listed or not good or len(set(listed)) < len(listed):
-        raise ConfigError(
-            f"`seeds` must be a count or distinct whole numbers of at least 0; got {seeds!r}."
-        )
-    return [int(s) for s in listed]

@@ -13,7 +13,7 @@ from pathlib import Path
 import xarray as xr
 
 from rvrae_pyro.data.sources import InMemory, Source
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_count, check_seeds
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.members import META, Ensemble
 from rvrae_pyro.fitting.parallel import Submits, outcomes
@@ -30,7 +30,7 @@ def fit_ensemble(
     train: xr.Dataset,
     valid: xr.Dataset | None = None,
     *,
-    seeds: Iterable[int] = range(10),
+    seeds: int | Iterable[int] = range(10),
     config: FitConfig | None = None,
     progress: bool = True,
     n_jobs: int = 1,
@@ -44,8 +44,9 @@ def fit_ensemble(
         Called without arguments for every member; returns a new, untrained model.
     train, valid : xarray.Dataset
         As for ``rv.fit``.
-    seeds : iterable of int
-        One a member, all different. A seed sets starting weights and the order of months.
+    seeds : int or iterable of int
+        One a member, all different; a number stands for as many, from 0 on. A seed sets
+        starting weights and the order of months.
     config : FitConfig, optional
     progress : bool
         Show a progress bar on a terminal, one a member; none where others fit them.
@@ -79,9 +80,7 @@ def fit_ensemble(
     Lakshminarayanan, Pritzel and Blundell (2017), Simple and scalable predictive uncertainty
     estimation using deep ensembles, NIPS.
     """
-    chosen = [int(seed) for seed in seeds]
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ConfigError(f"`seeds` must hold one or more different numbers; got {chosen}.")
+    chosen = check_seeds(seeds)
     check_count("n_jobs", n_jobs)
     here = executor is None and n_jobs == 1
     months = InMemory(train), None if valid is None else InMemory(valid)

@@ -45,7 +45,8 @@ class FitConfig:
         Months a step; None takes all training months at once. Many small steps learn better
         than few large ones.
     asset_batch : int or None
-        Assets a step, drawn at random; None takes all.
+        Assets a step, drawn at random; None takes all. Of a panel on disk, which is cut into
+        shards, only with ``asset_sampling="whole"``.
     asset_sampling : {"composite", "whole"}
         What such a draw means. ``"composite"``: a smaller panel of its own, unscaled, guide
         included: a composite likelihood, consistent, not the bound of the whole panel.
@@ -114,6 +115,16 @@ class FitConfig:
         if self.asset_sampling not in ("composite", "whole"):
             raise ConfigError(
                 f"`asset_sampling` must be 'composite' or 'whole'; got {self.asset_sampling!r}."
+            )
+        if (
+            self.asset_batch is not None
+            and self.shard_size is not None
+            and self.asset_sampling == "composite"
+        ):
+            raise ConfigError(
+                "`asset_batch` draws from a whole cross-section, and `shard_size` cuts it into "
+                f"pieces; got {self.asset_batch} and {self.shard_size}. Leave one of them None, or "
+                "set asset_sampling='whole'."
             )
         if self.kl_reduction not in ("sum", "mean"):
             raise ConfigError(f"`kl_reduction` must be 'sum' or 'mean'; got {self.kl_reduction!r}.")

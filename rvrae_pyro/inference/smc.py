@@ -301,6 +301,9 @@ class Cloud:
             return heavy.mean + heavy.deviate(noise), heavy.log_prob_of_noise(noise)
         if self.proposals is None:
             return ahead.propose(potential, noise)
+        if not seen:  # nothing to weigh: the prior's own draws have equal weights
+            codes = ahead.sample(noise)
+            return codes, ahead.log_prob(codes)
         guide = self.proposals.base_dist
         loc, scale = guide.loc[t, 0], guide.scale[t, 0]
         proposal = Gaussian(loc.expand_as(noise), scale.expand_as(noise))

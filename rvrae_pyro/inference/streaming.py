@@ -100,7 +100,8 @@ class Streamed:
         if config.asset_batch is not None and config.asset_sampling != "whole":
             raise ConfigError(
                 f"`asset_batch` {config.asset_batch} draws from a whole cross-section in memory; "
-                "with shards of assets leave it None, or set asset_sampling='whole'."
+                "with shards of assets, as a panel on disk has them, leave it None or set "
+                "asset_sampling='whole'."
             )
         self.asset_batch, self.rank = config.asset_batch, rank
         self.model, self.parts, self.shards, self.total = model, model.parts, shards, total

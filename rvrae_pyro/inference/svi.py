@@ -128,7 +128,7 @@ def train(
             if not run.trained.epochs:
                 raise
             run.trained.stopped = "interrupted"
-            _logger.warning("interrupted at step %d; the best state so far is kept", run.step)
+            _logger.warning("interrupted at step %d; the model is left at its best state", run.step)
         finally:
             model.parts.load_state_dict(run.best_state)
     return run.trained

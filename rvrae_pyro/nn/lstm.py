@@ -242,7 +242,7 @@ def _back(
 
     ``carried`` are those by the states after it. Overwrites the first of the slopes.
     """
-    by_gates = slopes[0].view(len(above), 4, -1)
+    by_gates = slopes[0].view(len(above), 4, w_state.shape[1])
     each = [table.split(block) for table in (by_gates, *slopes[1:], above)]
     d_hidden, d_cell = carried
     for gate, squashed, forget, own in list(zip(*each, strict=True))[::-1]:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.atomic import replacing
+from rvrae_pyro.data.stores import check_replaceable
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import OBS, TIME
 
@@ -39,13 +40,14 @@ def assemble(
     Raises
     ------
     ConfigError
-        If ``out`` is not a .zarr path, or cannot be written.
+        If ``out`` is not a .zarr path, holds something else than draws, or cannot be written.
     """
     if out is None:
         return _in_memory(blocks, attrs)
     path = Path(out)
     if path.suffix != ".zarr":
         raise ConfigError(f"`out` must end in .zarr; got {str(path)!r}.")
+    check_replaceable(path, "tree", "out", ConfigError)
     try:
         with replacing(path) as temporary:
             _stream(blocks, attrs, temporary)

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.atomic import replacing
+from rvrae_pyro.data.stores import check_replaceable
 from rvrae_pyro.errors import CheckpointError, ConfigError
 
 __all__ = ["encode_attrs", "read_tree", "write_tree"]
@@ -52,7 +53,8 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ConfigError
-        For another suffix, a folder that does not exist, or one that cannot be written.
+        For another suffix, a folder that does not exist, holds something else than a tree, or
+        cannot be written.
     """
     target = _check_path(path)
     if not isinstance(tree, xr.DataTree):
@@ -60,6 +62,8 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise ConfigError(f"`path` {str(target)!r} is in a folder that does not exist: make it.")
     zarr = target.suffix == ".zarr"
+    if zarr:
+        check_replaceable(target, "tree", "path", ConfigError)
     portable = tree.map_over_datasets(_portable_zarr if zarr else _portable_netcdf)
     portable.attrs = encode_attrs(tree.attrs)
     try:

@@ -255,3 +255,14 @@ def test_seeds_and_devices_are_checked_in_words(name):
     with pytest.raises(ConfigError, match="`device` must be one that torch can use here"):
         model.fit(market(), device="nowhere")
     assert not model.is_fitted
+
+
+class OwnIPCA(rv.baselines.IPCA):
+    """A class that the package does not know."""
+
+
+def test_a_class_of_ones_own_is_loaded_by_name(panel, tmp_path):
+    train, valid, test = parts(panel)
+    path = OwnIPCA(1).fit(train, valid).save(tmp_path / "model")
+    assert type(load(path)) is OwnIPCA
+    np.testing.assert_array_equal(load(path).forecast(test), OwnIPCA.load(path).forecast(test))

@@ -242,6 +242,10 @@ def test_outputs_that_cannot_be_written(
     ):
         assert_refused(rvrae("forecast", run_folder, panel_file, "--out", out), match)
         assert_refused(rvrae("simulate", "dynamic", "--out", out), match)
+    own = tmp_path / ".." / tmp_path.name / "table.csv"
+    own.write_text("date,asset,ret\n")
+    assert_refused(rvrae("forecast", run_folder, own, "--out", tmp_path / "table.csv"), "itself")
+    own.unlink()
     assert_refused(rvrae("fit", panel_file), "`--out` is missing")
     assert content(tmp_path) == before
 

@@ -35,13 +35,16 @@ def test_compare_writes_tables(rvrae, table, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--omit", "99"), "`omit` must hold whole numbers from 3"),
+        (("--omit", "99"), "`--omit` must hold whole numbers from 3"),
         (("--omit", "few"), "`--omit` must be whole numbers with commas"),
         (("--models", "IPAC"), "no competitor 'IPAC'"),
         (("--models", ","), "`--models` must name at least one"),
         (("--split", "14,4"), "`--split` must be TRAIN,VALID,TEST"),
-        (("--seeds", "0"), "`seeds` must be a whole number"),
+        (("--seeds", "0"), "`--seeds` must be a whole number"),
+        (("--draws", "20"), "`--draws` must be at least 200"),
+        (("--jobs", "0"), "`--jobs` must be a whole number"),
         (("--split", "140,4,4"), "ask for 148 rows"),
+        (("--split=-1,4,4",), "`train` must be at least 1 row; got -1"),
     ],
 )
 def test_bad_input_is_told_and_nothing_written(rvrae, table, tmp_path, options, message):
@@ -89,4 +92,4 @@ def test_benchmark_refuses(rvrae):
     done = rvrae("benchmark", "gkx", "--case", "cubic")
     assert done.code == 2
     assert "`--case` must be linear or nonlinear" in done.err
-    assert rvrae("benchmark", "gkx", "--reps", 0).code == 2
+    assert "`--reps` must be a whole number" in rvrae("benchmark", "gkx", "--reps", 0).err

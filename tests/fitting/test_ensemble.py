@@ -339,8 +339,8 @@ def test_misuse_is_refused(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
             rv.fit_ensemble(make_model, train, seeds=[0], n_jobs=count, **settings)
     with pytest.raises(rv.ConfigError, match=r"rv\.RVRAE; got int"):
         rv.fit_ensemble(lambda: 3, train, seeds=[0], **settings)
-    for seeds in ([], [1, 1]):
-        with pytest.raises(rv.ConfigError, match="different numbers"):
+    for seeds in ([], [1, 1], 0, [-1], "12"):
+        with pytest.raises(rv.ConfigError, match="`seeds` must be"):
             rv.fit_ensemble(make_model, train, seeds=seeds, **settings)
     with pytest.raises(rv.ConfigError, match="at least one fit"):
         rv.Ensemble.of([], train)

@@ -97,6 +97,7 @@ def test_constant_is_the_bound_itself() -> None:
         (lambda: rv.FitConfig(patience=0), "`patience`"),
         (lambda: rv.FitConfig(window=0), "`window` must be a whole number of at least 1, or None"),
         (lambda: rv.FitConfig(asset_batch=0), "`asset_batch`"),
+        (lambda: rv.FitConfig(asset_batch=5, shard_size=5), "`shard_size` cuts it"),
         (lambda: rv.FitConfig(kl_reduction="max"), "'sum' or 'mean'; got 'max'"),
     ],
 )

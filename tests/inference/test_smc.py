@@ -161,6 +161,23 @@ def test_decoded_model_is_filtered_by_the_exact_density() -> None:
     assert np.mean(runs) == pytest.approx(importance, abs=5 * spread + 5 * np.std(runs))
 
 
+def test_a_month_without_returns_says_nothing_behind_a_decoder() -> None:
+    batch = double(random_panel(5, 9, seed=2, empty_months=[1, 3]))
+    model = stir(
+        rv.RVRAE(
+            CHARACTERISTICS,
+            FACTORS,
+            decoder=rv.decoders.MLP(FACTORS),
+            guide=rv.guides.Recurrent(FACTORS),
+        )
+    ).double()
+    cloud = rv.inference.smc_filter(model, batch, 50, seed=0)
+    for t in (1, 3):
+        assert cloud.log_evidence[t].abs() < 1e-12
+        assert cloud.ess[t] == pytest.approx(50)
+        assert cloud.log_evidence[t - 1].abs() > 1e-3
+
+
 class _PriorGuide(rv.guides.Guide):
     def forward(self, batch, potential, view, kl_weight):
         return PriorPath(view.prior, batch.n_times, view.context, view.state)

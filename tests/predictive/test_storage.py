@@ -9,6 +9,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.predictive.storage import assemble
+from rvrae_pyro.predictive.tree_files import write_tree
 
 
 def blocks(sizes: tuple[int, ...] = (2, 1, 3)) -> Iterator[dict[str, xr.Dataset]]:
@@ -84,3 +85,25 @@ def test_a_file_that_is_not_draws_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(rv.ConfigError, match=r"cannot be written|not a folder"):
         assemble(blocks(), {}, path)
     assert path.read_text() == "five years of work"
+
+
+def test_a_folder_that_holds_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    panel = rv.data.simulate_dynamic(5, 8, 2, 1, seed=0)
+    stores = {name: tmp_path / f"{name}.zarr" for name in ("panel", "notes", "arrays", "empty")}
+    rv.data.write_panel(panel, stores["panel"])
+    stores["notes"].mkdir()
+    (stores["notes"] / "thesis.txt").write_text("five years of work")
+    xr.Dataset({"returns": ("time", [1.0, 2.0])}).to_zarr(stores["arrays"], consolidated=False)
+    stores["empty"].mkdir()
+    for name in ("panel", "notes", "arrays"):
+        before = sorted(p.name for p in stores[name].rglob("*"))
+        with pytest.raises(rv.ConfigError, match=r"`out` .* something that is not draws"):
+            assemble(blocks(), {}, stores[name])
+        with pytest.raises(rv.ConfigError, match=r"`path` .* something that is not draws"):
+            write_tree(assemble(blocks(), {}, None), stores[name])
+        assert sorted(p.name for p in stores[name].rglob("*")) == before
+    assert assemble(blocks(), {"run": 1}, stores["empty"]).attrs["run"] == 1
+    for name in ("notes", "arrays", "empty"):
+        with pytest.raises(rv.PanelError, match="something that is not a panel"):
+            rv.data.write_panel(panel, stores[name])
+    rv.data.write_panel(panel, stores["panel"])  # over itself
