@@ -96,7 +96,9 @@ def _git(*arguments: str) -> str:
 def _run(tree: Path, more: Sequence[str], out: Path) -> dict[str, float]:
     """Run the benchmarks of a worktree, with its own package, and read what they say."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "benchmark", *more]
-    path = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    # a run of pytest that this one may be part of says nothing of benchmarks
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    path = {**outside, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, f"--benchmark-json={out}"], cwd=tree, env=path, check=False)
     if not out.exists() or not out.stat().st_size:
         raise SystemExit(f"no benchmark ran in {tree} (pytest ended with {done.returncode})")

@@ -99,7 +99,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_counts_twice(
     # every cell once, the one that raises among the failures, as where there is no cluster
     assert Counter(told) == Counter(list(jobs))
     assert [f.cell.model for f in failures] == ["unlucky"]
-    assert failures[0].message == "RuntimeError: no luck with 1"
+    assert failures[0].message == "RuntimeError: no luck with 1 second line"
     assert len(list((tmp_path / "cells").iterdir())) == len(results) == len(jobs) - 1
     here, _ = run_cells(jobs)
     ordered = long_table({cell: results[cell] for cell in here})
