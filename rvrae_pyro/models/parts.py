@@ -82,6 +82,34 @@ class CrossSection:
         """Idiosyncratic scales given log multipliers (*particles, n_times)."""
         return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
 
+    def given(
+        self, t: int, assets: Tensor, factors: Tensor, level: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Location and scale of a month's returns under each draw of its factors.
+
+        Parameters
+        ----------
+        t : int
+            Position of the month.
+        assets : int Tensor of shape (n_chosen,)
+            Positions of the assets asked for.
+        factors : Tensor of shape (num_draws, n_factors)
+        level : Tensor of shape (num_draws,) or (), or None
+            Log multiplier of the idiosyncratic scales.
+
+        Returns
+        -------
+        loc, scale : Tensor of shape (num_draws, n_chosen)
+            In return units, for ``Likelihood.distribution``.
+        """
+        loc = factors @ self.beta[t].index_select(0, assets).mT
+        if self.alpha is not None:
+            loc = loc + self.alpha[t, assets]
+        scale = self.scale[t, assets]
+        if level is not None:
+            scale = scale * level.exp().unsqueeze(-1)
+        return loc, scale.expand_as(loc)
+
     def log_likelihood(
         self,
         likelihood: likelihoods.Likelihood,
@@ -90,38 +118,18 @@ class CrossSection:
         factors: Tensor,
         level: Tensor | None,
     ) -> Tensor:
-        """Log density of a month's observed returns under each draw of its factors.
+        """Log density (num_draws,) of a month's observed returns, in nats; 0 where none is.
 
-        Parameters
-        ----------
-        likelihood : Likelihood
-        batch : Batch
-        t : int
-            Position of the month.
-        factors : Tensor of shape (num_draws, n_factors)
-        level : Tensor of shape (num_draws,) or (), or None
-            Log multiplier of the idiosyncratic scales.
-
-        Returns
-        -------
-        Tensor of shape (num_draws,)
-            In nats; 0 in a month without returns.
+        Parameters as for :meth:`given`, and what else it takes to score returns.
         """
         seen = batch.observed[t].nonzero().squeeze(-1)
-        beta, scale, returns = (
-            x[t].index_select(0, seen) for x in (self.beta, self.scale, batch.returns)
-        )
-        if self.alpha is not None:
-            returns = returns - self.alpha[t, seen]
-        multiple = None if level is None else level.exp().expand(len(factors)).unsqueeze(-1)
-        found = []
+        returns, found = batch.returns[t, seen], []
         # some draws at a time: what is made of all of them would outgrow cache and memory
         rows = max(1, _CELLS // max(1, len(seen)))
         for first in range(0, len(factors), rows):
             some = slice(first, first + rows)
-            loc = factors[some] @ beta.mT
-            width = scale if multiple is None else scale * multiple[some]
-            law = likelihood.distribution(loc, width.expand_as(loc))
+            own = level[some] if level is not None and level.ndim else level
+            law = likelihood.distribution(*self.given(t, seen, factors[some], own))
             found.append(law.log_prob(returns).sum(-1))
         return torch.cat(found)
 

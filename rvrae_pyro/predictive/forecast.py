@@ -100,15 +100,11 @@ def _draw_months(
     variance = np.full(returns.shape[1:], np.nan)
     for row, t in enumerate(chosen):
         order = _listed_in_order(batch, t)
-        loc = beliefs.predicted[t] @ cross.beta[t, order].mT
-        if cross.alpha is not None:
-            loc = loc + cross.alpha[t, order]
-        scale = cross.scale[t, order]
-        if beliefs.level is not None:
-            scale = scale * beliefs.level[t].exp().unsqueeze(-1)
+        level = None if beliefs.level is None else beliefs.level[t]
+        loc, scale = cross.given(t, order, beliefs.predicted[t], level)
         with torch.no_grad(), month_random(member.seed, batch.times[t], "returns"):
-            drawn = likelihood.distribution(loc, scale.expand_as(loc)).sample()
-            mean_variance = likelihood.deviation(scale.expand_as(loc)).square().mean(0)
+            drawn = likelihood.distribution(loc, scale).sample()
+            mean_variance = likelihood.deviation(scale).square().mean(0)
         columns = order.cpu().numpy()
         returns[:, row, columns] = drawn.cpu().numpy()
         variance[row, columns] = mean_variance.cpu().numpy()

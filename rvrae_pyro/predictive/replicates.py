@@ -122,13 +122,10 @@ def _replicate_blocks(
 
 def _replicate(path: _Path, batch: Batch, t: int, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Draw returns of a month anew; also the density of those that were seen."""
-    loc = path.factors[:, t] @ path.cross.beta[t, seen].mT
-    if path.cross.alpha is not None:
-        loc = loc + path.cross.alpha[t, seen]
-    scale = path.cross.scale[t, seen]
-    if path.level is not None:
-        scale = scale * path.level[..., t].exp().unsqueeze(-1)
-    likelihood = path.parts.likelihood.distribution(loc, scale.expand_as(loc))
+    level = None if path.level is None else path.level[..., t]
+    likelihood = path.parts.likelihood.distribution(
+        *path.cross.given(t, seen, path.factors[:, t], level)
+    )
     with month_random(path.seed, batch.times[t], "replicates"):
         replicate = likelihood.sample()
     return replicate, likelihood.log_prob(batch.returns[t, seen])
