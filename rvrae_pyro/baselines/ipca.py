@@ -269,16 +269,18 @@ def month_statistics(
     width = -(-(n_instruments + 1) // _REGISTER) * _REGISTER
     whole = batch.returns.new_empty(n_times, width, width, dtype=torch.float64)
     months = max(1, _CELLS // max(1, n_assets * size))
+    most = max((int(some.sum()) for some in counts.split(months)), default=0)
+    joint = whole.new_zeros(most, width)  # filled anew for every few months
+    joint[:, size:n_instruments] = 1.0
     for start, block in row_blocks(characteristics):
         for first in range(start, start + len(block), months):
             some = slice(first, min(first + months, start + len(block)))
             seen = batch.observed[some].reshape(-1).nonzero().squeeze(-1)
             cells = block[first - start : some.stop - start].reshape(-1, size)
-            joint = whole.new_zeros(len(seen), width)
-            joint[:, :size] = torch.from_numpy(cells.take(seen.cpu().numpy(), axis=0))
-            joint[:, size:n_instruments] = 1.0
-            joint[:, n_instruments] = batch.returns[some].reshape(-1).index_select(0, seen)
-            for rows, sums in zip(joint.split(counts[some].tolist()), whole[some], strict=True):
+            here = joint[: len(seen)]
+            here[:, :size] = torch.from_numpy(cells.take(seen.cpu().numpy(), axis=0))
+            here[:, n_instruments] = batch.returns[some].reshape(-1).index_select(0, seen)
+            for rows, sums in zip(here.split(counts[some].tolist()), whole[some], strict=True):
                 torch.mm(rows.mT, rows, out=sums)
         del block
     gram = whole[:, :n_instruments, :n_instruments].contiguous()
@@ -390,8 +392,9 @@ def alternate(
 
 def _factors_given(statistics: Statistics, gamma: Tensor, gamma_alpha: Tensor) -> Tensor:
     """Least-squares factors (n_months, n_factors)."""
-    gram = gamma.mT @ (statistics.gram @ gamma)
-    moment = (statistics.moment - statistics.gram @ gamma_alpha) @ gamma
+    seen = statistics.gram @ gamma
+    gram = gamma.mT @ seen
+    moment = statistics.moment @ gamma - (gamma_alpha @ seen if gamma_alpha.any() else 0.0)
     solution: Tensor = torch.linalg.solve(gram, moment)
     return solution
 

@@ -110,9 +110,15 @@ def mark_cells(panel: xr.Dataset) -> Marks:
     n_missing, holes = 0, list[tuple[int, int]]()
     # in small blocks: a panel-sized mask of booleans would be the largest temporary here
     for first, block in cached_blocks(values):
-        # counted by a product: reductions along a short last axis are slow
-        missing = np.isnan(block).astype(np.float32) @ np.ones(n, np.float32)
         here = rows[first : first + len(block)]
+        absent = np.isnan(block)
+        # sums by a product: reductions along a short last axis are slow
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.logical_not(np.isnan(block @ np.ones(n, block.dtype)), out=here)
+        if np.count_nonzero(absent) == n * np.count_nonzero(~here):
+            del block  # cells have all or nothing, as nearly always
+            continue
+        missing = absent.astype(np.float32) @ np.ones(n, np.float32)
         np.less(missing, n, out=here)
         lacking = missing * here
         if lacking.any():

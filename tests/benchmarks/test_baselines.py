@@ -56,8 +56,10 @@ def test_ipca_over_the_public_package(benchmark, size: str, target: float) -> No
         model = package.InstrumentedPCA(n_factors=5, intercept=False, iter_tol=1e-6)
         model.fit(**given, quiet=True)
 
-    reference = cpu_median(theirs, rounds=3)  # after one run in which it compiles itself
-    ours = cpu_median(lambda: rv.baselines.IPCA(5, tol=1e-6).fit(panel), rounds=3)
+    # numpy's own threads would count, mostly for waiting
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        reference = cpu_median(theirs, rounds=3)  # after one run in which it compiles itself
+        ours = cpu_median(lambda: rv.baselines.IPCA(5, tol=1e-6).fit(panel), rounds=9)
     benchmark.pedantic(lambda: rv.baselines.IPCA(5, tol=1e-6).fit(panel), rounds=1)
     benchmark.extra_info.update(ratio=round(ours / reference, 4), target=target)
     assert ours < 2 * target * reference
