@@ -64,9 +64,9 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     ConfigError
         Naming the argument.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
-    return value
+    return int(value)
 
 
 def check_seeds(seeds: object) -> list[int]:

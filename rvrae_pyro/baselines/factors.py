@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.replicates import known_months, replicate_blocks
 from rvrae_pyro.baselines.views import (
     FactorView,
     constant_data,
@@ -120,12 +121,15 @@ class FactorBaseline(Baseline):
             attrs=self.attrs,
         )
 
-    def log_evidence(self, panel: xr.Dataset) -> xr.DataArray:
+    def log_evidence(
+        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
+    ) -> xr.DataArray:
         """Log density of each month's observed returns given all months before, in nats.
 
         The joint one-month-ahead log score of a Gaussian factor model, an equal mixture over
         the members of an ensemble. Divide by the number of observed returns for nats a cell;
-        0 in a month without a return.
+        0 in a month without a return. Exact: ``num_samples`` and ``seed``, which a fit's method
+        has, are not used.
 
         Returns
         -------
@@ -183,6 +187,53 @@ class FactorBaseline(Baseline):
             draws = -(-num_samples // len(views))
             attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
             return assemble(draw_blocks(views, batch, months, draws, seed), attrs, out)
+
+    def posterior_predictive(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Replicates of seen months: factors given the month's returns, returns drawn anew.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples : int
+            Draws in all; members share them evenly, rounded up.
+        seed : int
+        times : label, slice or list, optional
+            Months to replicate; all unless told. Months before which no factor is known are
+            left out.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then read lazily.
+
+        Returns
+        -------
+        DataTree
+            As :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive` gives it, so that ArviZ
+            compares the two: ``posterior`` (``factors``), ``posterior_predictive``,
+            ``log_likelihood`` and ``observed_data`` (``returns`` over ``obs``),
+            ``constant_data``. Members are chains.
+
+        Notes
+        -----
+        Knows month t's returns through the factors, whose posterior is exact for the
+        linear-Gaussian model that forecasts are drawn from. For what was knowable before the
+        month use :meth:`predictive`.
+        """
+        check_count("num_samples", num_samples)
+        batch = self._batch(panel)
+        with torch.no_grad():
+            views = list(self._views(panel, batch))
+            months = known_months(views, pick_months(batch, times))
+            if not months:
+                raise ConfigError("`times` must name a month before which factors are known.")
+            draws = -(-num_samples // len(views))
+            attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+            return assemble(replicate_blocks(views, batch, months, draws, seed), attrs, out)
 
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
         """Return what forecasts take as given: intercepts, loadings and residual scales.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from rvrae_pyro.errors import check_count
+
 __all__ = ["Asked", "Forecasts"]
 
 Out = str | os.PathLike[str] | None
@@ -22,6 +24,9 @@ class Asked:
     num_samples: int = 1000
     seed: int = 0
     times: object | None = None
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed, 0)
 
 
 class Forecasts(ABC):

@@ -20,7 +20,7 @@ from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import ConfigError, FitError, ShapeError
+from rvrae_pyro.errors import ConfigError, FitError, ShapeError, check_count
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint, digest_of
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
@@ -104,6 +104,7 @@ def fit(
     Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
     """
     config = FitConfig() if config is None else config
+    check_count("seed", seed, 0)
     panel, n_train = join_months(train, valid)
     to_tensors = to_light_batch if is_lazy(panel) else to_batch
     batch = to_tensors(panel, device=config.device, dtype=config.dtype)
@@ -133,10 +134,10 @@ def fit(
         _slopes(model, panel, batch, config, elbo, together) as slopes,
         _progress_bar(config, progress and together.rank == 0) as advance,
     ):
-        if slopes is not None:  # they have all they need of the panel
-            del panel
+        del panel  # whoever trains has made a copy
+        if slopes is not None:
             batch = without_assets(batch)
-            give_back()
+        give_back()
         trained = svi.train(
             model,
             batch,
@@ -219,6 +220,7 @@ def _slopes(
     sampled = config.asset_batch is not None and config.asset_sampling == "whole"
     cut_up = sampled or config.shard_size is not None or together.size > 1
     if not cut_up and not is_lazy(panel):
+        del panel  # the batch has all of it
         yield None
         return
     if elbo is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -98,8 +100,19 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` must be above 0; got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise ConfigError(f"`{name}` must be above 0; got {value!r}.")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ConfigError(
+                f"`dtype` must be torch.float32 or torch.float64; got {self.dtype!r}. Lower "
+                "precision breaks the factors' matrices."
+            )
+        optimizer = self.optimizer
+        if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+            raise ConfigError(
+                f"`optimizer` must be a class such as torch.optim.Adam; got {optimizer!r}."
+            )
         if not 0 <= self.weights_warmup < 1:
             raise ConfigError(
                 f"`weights_warmup` must be at least 0 and below 1; got {self.weights_warmup}."

@@ -163,7 +163,7 @@ def run_lstm_online(
     """
     weights = rnn_weights(lstm)
     hidden, cell = state
-    outputs, states = [], {}
+    output, states = hidden.new_zeros(inputs.shape[0], *hidden.shape), {}
     wanted = set(starts)
     for t in range(inputs.shape[0]):
         if t in wanted:
@@ -172,7 +172,7 @@ def run_lstm_online(
         h, c = torch.lstm_cell(inputs[t, rows], (hidden[rows], cell[rows]), *weights)
         hidden = hidden.index_copy(0, rows, h)
         cell = cell.index_copy(0, rows, c)
-        outputs.append(torch.zeros_like(hidden).index_copy(0, rows, h))
+        output[t].index_copy_(0, rows, h)
     if inputs.shape[0] in wanted:
         states[inputs.shape[0]] = (hidden, cell)
-    return torch.stack(outputs), states
+    return output, states

@@ -1,13 +1,18 @@
 """Baselines with factors: expected factors, refits, moments, draws."""
 
+import warnings
+
+import arviz_stats
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
+import rvrae_pyro as rv
 from rvrae_pyro import risk
+from rvrae_pyro.baselines import IPCA
 from rvrae_pyro.data import split
 from rvrae_pyro.data.simulate import simulate_gkx
 from rvrae_pyro.errors import ConfigError
@@ -190,3 +195,80 @@ def test_log_evidence_of_a_month_without_returns_is_nothing(panel, fitted):
     empty = panel.returns.isnull().all("asset").values
     assert empty.any()
     assert (fitted["IPCA"].log_evidence(panel).values[empty] == 0).all()
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_replicates_follow_the_exact_posterior_of_the_factors(name, panel, fitted):
+    """4000 draws and fewer than 200 entries, 5 standard errors: fails once in 10,000 seeds."""
+    model, test = fitted[name], parts(panel).test
+    tree = model.posterior_predictive(
+        test, num_samples=4000 * (2 if name == "ConditionalAutoencoder" else 1), seed=2
+    )
+    known, drawn = tree["constant_data"], tree["posterior"]["factors"]
+    seen = test.returns.transpose("time", "asset")
+    with torch.no_grad():
+        views = list(model._views(test, model._batch(test)))
+    for chain, view in enumerate(views):
+        for t, month in enumerate(drawn.time.values):
+            root, prior = view.factor_scale[t].numpy(), view.loc[t].numpy()
+            here = seen.sel(time=month).notnull().values
+            beta, scale, alpha = (
+                known[v].sel(chain=chain, time=month).values[here]
+                for v in ("beta", "idio_scale", "alpha")
+            )
+            # the Kalman gain, from the covariance of returns
+            spread = root @ root.T
+            whole = beta @ spread @ beta.T + np.diag(scale**2)
+            gain = np.linalg.solve(whole, beta @ spread).T
+            mean = prior + gain @ (seen.sel(time=month).values[here] - alpha - beta @ prior)
+            sd = np.sqrt(np.diag(spread - gain @ beta @ spread).clip(1e-300))
+            got = drawn.sel(chain=chain, time=month).transpose("draw", "factor").values
+            assert (np.abs(got.mean(0) - mean) < 5 * sd / 4000**0.5 + 1e-12).all()
+            assert (np.abs(got.std(0) - sd) < 5 * sd / 8000**0.5 + 1e-12).all()
+
+
+def test_arviz_compares_a_baseline_with_a_fit(panel, fitted, tmp_path):
+    train, valid, test = parts(panel)
+    ipca = fitted["IPCA"]
+    fit = rv.fit(
+        rv.RVRAE(panel.sizes["characteristic"], 2),
+        train,
+        valid,
+        config=rv.FitConfig(max_steps=30),
+        progress=False,
+    )
+    trees = {"IPCA": ipca, "RVRAE": fit}
+    trees = {name: each.posterior_predictive(test, 400, seed=1) for name, each in trees.items()}
+    for group in ("posterior_predictive", "log_likelihood", "observed_data"):
+        xr.testing.assert_equal(trees["IPCA"][group].time, trees["RVRAE"][group].time)
+        assert (trees["IPCA"][group].asset == trees["RVRAE"][group].asset).all()
+    np.testing.assert_allclose(
+        trees["IPCA"]["observed_data"]["returns"], trees["RVRAE"]["observed_data"]["returns"]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pareto shapes: factors hang on single cells
+        table = arviz_stats.compare(trees, var_name="returns")
+    assert set(table.index) == {"IPCA", "RVRAE"}
+    assert np.isfinite(table["elpd"]).all()
+    # density of a cell given its month's factors
+    tree = trees["IPCA"]
+    cells = tree["observed_data"]["returns"]
+    known = tree["constant_data"].to_dataset().isel(chain=0).sel(time=cells.time, asset=cells.asset)
+    loc = known.alpha + (known.beta * tree["posterior"].factors.sel(time=cells.time)).sum("factor")
+    expected = norm.logpdf(cells, loc.transpose("chain", "draw", "obs"), known.idio_scale)
+    np.testing.assert_allclose(tree["log_likelihood"]["returns"], expected, rtol=2e-5, atol=2e-5)
+    scores = rv.evaluation.compare({"IPCA": ipca, "RVRAE": fit}, test)
+    assert set(scores.model.values) == {"IPCA", "RVRAE"}
+    written = ipca.posterior_predictive(test, 400, seed=1, out=tmp_path / "draws.zarr")
+    xr.testing.assert_equal(
+        written["posterior"].to_dataset().load(), tree["posterior"].to_dataset()
+    )
+
+
+def test_replicates_know_no_month_before_the_first_factor(panel):
+    model = IPCA(1).fit(panel)
+    tree = model.posterior_predictive(panel, 4)
+    assert tree["posterior"].time[0] > panel.time[0]
+    with pytest.raises(ConfigError, match="before which factors are known"):
+        model.posterior_predictive(panel, 4, times=panel.time.values[:1])

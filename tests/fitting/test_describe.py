@@ -47,7 +47,8 @@ def test_left_out_settings_take_their_defaults() -> None:
         ({"kl_schedule": {"kind": "Linear", "start": 2.0}}, "`start` must be in"),
         ({"rate_schedule": {"kind": "Steps"}}, "`rate_schedule` must have a `kind` among Cosine"),
         ({"max_steps": "many"}, "`max_steps` must be a whole number"),
-        ({"learning_rate": "fast"}, "wrong type"),
+        ({"learning_rate": "fast"}, "`learning_rate` must be above 0; got 'fast'"),
+        ({"weights_warmup": "slow"}, "wrong type"),
     ],
 )
 def test_unknown_settings_are_refused(settings: dict[str, object], match: str) -> None:
