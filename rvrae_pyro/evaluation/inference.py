@@ -199,7 +199,9 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
     returns : DataArray of dims (time, portfolio)
         Excess returns of test portfolios; the second dim may have any name.
     factors : DataArray of dims (time, factor)
-        Excess or zero-cost returns of *traded* factors. Months without all are dropped.
+        Excess or zero-cost returns of *traded* factors, such as
+        ``rv.data.load_french_factors().rename(known_factor="factor")``. Months without all are
+        dropped.
 
     Returns
     -------
