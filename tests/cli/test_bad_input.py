@@ -345,7 +345,7 @@ SETTINGS = [
     ("[model.loadings]\nkind = 'LSTM'\nhidden = -8", "cannot be built"),
     ("[fit]\nmax_step = 8", r"\[fit\] has no setting 'max_step' \(did you mean 'max_steps'\?\)"),
     ("[fit]\nmax_steps = 0", "`max_steps` must be a whole number of at least 1"),
-    ("[fit]\nlearning_rate = 'fast'", "wrong type"),
+    ("[fit]\nlearning_rate = 'fast'", "must be above 0; got 'fast'"),
     ("[fit]\noptimizer = 'Adamm'", "optimizer"),
     ("[fit]\ndevice = 'nowhere'", "device 'nowhere'"),
     ("[fit.kl_schedule]\nkind = 'Cosine'", "`kl_schedule` must have a `kind`"),
