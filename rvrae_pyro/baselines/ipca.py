@@ -269,8 +269,8 @@ def month_statistics(
     width = -(-(n_instruments + 1) // _REGISTER) * _REGISTER
     whole = batch.returns.new_empty(n_times, width, width, dtype=torch.float64)
     months = max(1, _CELLS // max(1, n_assets * size))
-    most = max((int(some.sum()) for some in counts.split(months)), default=0)
-    joint = whole.new_zeros(most, width)  # filled anew for every few months
+    # filled anew for every few months, which on disk begin wherever a chunk does
+    joint = whole.new_zeros(min(months, n_times) * int(counts.max()), width)
     joint[:, size:n_instruments] = 1.0
     for start, block in row_blocks(characteristics):
         for first in range(start, start + len(block), months):

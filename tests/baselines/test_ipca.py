@@ -70,6 +70,24 @@ def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, mo
     np.testing.assert_allclose(found.squares, squares, rtol=1e-12)
 
 
+def test_sums_of_a_panel_on_disk_begin_wherever_a_chunk_does(monkeypatch):
+    pytest.importorskip("dask")
+    panel = rank_characteristics(market())
+    # four months are looked at at once: months 3 and 4 together only if counted from month 1 on
+    panel = panel.assign(returns=panel["returns"].where(panel["time"].isin(panel["time"][3:5])))
+    batch = to_batch(panel, dtype=torch.float64)
+    whole = month_statistics(batch, panel["characteristics"])
+    monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", 1)  # every chunk is a block
+    n_cells = panel["characteristics"][0].size
+    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", 4 * n_cells)
+    fives, rest = divmod(panel.sizes["time"] - 1, 5)
+    sizes = (1, *(5,) * fives, *((rest,) if rest else ()))
+    chunks = panel["characteristics"].chunk(time=sizes)
+    found = month_statistics(batch, chunks)
+    torch.testing.assert_close(found.gram, whole.gram)
+    torch.testing.assert_close(found.moment, whole.moment)
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_identification(alpha):
     panel = unbalanced(3)
