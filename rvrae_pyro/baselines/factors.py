@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.baselines.base import Baseline
-from rvrae_pyro.baselines.replicates import known_months, replicate_blocks
+from rvrae_pyro.baselines.replicates import replicate_blocks
 from rvrae_pyro.baselines.views import (
     FactorView,
     constant_data,
@@ -26,7 +26,7 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
-from rvrae_pyro.predictive.storage import assemble
+from rvrae_pyro.predictive.storage import Block, assemble
 
 __all__ = ["FactorBaseline", "Refit"]
 
@@ -179,14 +179,7 @@ class FactorBaseline(Baseline):
         -----
         What is unknown about the parameters is left out, save what members disagree on.
         """
-        check_count("num_samples", num_samples)
-        batch = self._batch(panel)
-        months = pick_months(batch, times)
-        with torch.no_grad():
-            views = list(self._views(panel, batch))
-            draws = -(-num_samples // len(views))
-            attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-            return assemble(draw_blocks(views, batch, months, draws, seed), attrs, out)
+        return self._draw(draw_blocks, panel, num_samples, seed, times, out)
 
     def posterior_predictive(
         self,
@@ -224,16 +217,27 @@ class FactorBaseline(Baseline):
         linear-Gaussian model that forecasts are drawn from. For what was knowable before the
         month use :meth:`predictive`.
         """
+        return self._draw(replicate_blocks, panel, num_samples, seed, times, out)
+
+    def _draw(
+        self,
+        blocks: Callable[..., Iterator[Block]],
+        panel: xr.Dataset,
+        num_samples: int,
+        seed: int,
+        times: object | None,
+        out: str | os.PathLike[str] | None,
+    ) -> xr.DataTree:
+        """Draw months; ``blocks`` takes views, batch, months, draws of a member and the seed."""
         check_count("num_samples", num_samples)
+        check_count("seed", seed, 0)
         batch = self._batch(panel)
+        months = pick_months(batch, times)
         with torch.no_grad():
             views = list(self._views(panel, batch))
-            months = known_months(views, pick_months(batch, times))
-            if not months:
-                raise ConfigError("`times` must name a month before which factors are known.")
             draws = -(-num_samples // len(views))
             attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-            return assemble(replicate_blocks(views, batch, months, draws, seed), attrs, out)
+            return assemble(blocks(views, batch, months, draws, seed), attrs, out)
 
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
         """Return what forecasts take as given: intercepts, loadings and residual scales.

@@ -11,42 +11,33 @@ from torch import Tensor
 
 from rvrae_pyro.baselines.views import FactorView, constant_data
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME
-from rvrae_pyro.predictive.months import chunks, factor_coord
+from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
 from rvrae_pyro.predictive.storage import Block
 
-__all__ = ["known_months", "posterior_factors", "replicate_blocks"]
+__all__ = ["posterior_factors", "replicate_blocks"]
 
 _Month = tuple[Tensor, Tensor, Tensor]
 
 
-def known_months(views: Sequence[FactorView], months: Sequence[int]) -> list[int]:
-    """Months before which every member has seen a factor; there is no prior for the others."""
-    known = torch.stack([view.loc.isfinite().all(-1) for view in views]).all(0)
-    return [t for t in months if bool(known[t])]
+def posterior_factors(view: FactorView, batch: Batch, t: int) -> Posterior:
+    """Posterior of e in ``f = loc + L e`` given month t's returns, L the view's ``factor_scale``.
 
-
-def posterior_factors(view: FactorView, batch: Batch, t: int) -> tuple[Tensor, Tensor]:
-    """Mean of a month's factors given its returns, and a root of their covariance.
-
-    Shapes (n_factors,) and (n_factors, n_factors). Exact for ``r = alpha + B f + u`` with
-    ``f ~ N(loc, L L')`` and independent Gaussian u; L may be singular.
+    Exact for ``r = alpha + B f + u`` with e standard normal and independent Gaussian u; L may be
+    singular.
     """
-    seen, root = batch.observed[t].nonzero().squeeze(-1), view.factor_scale[t]
-    # in units of the residuals, seen along the directions of the prior
-    scale = view.idio_scale[t, seen].unsqueeze(-1)
-    beta = view.beta[t, seen] / scale
-    left = batch.returns[t, seen] - view.alpha[t, seen]
-    error = left.unsqueeze(-1) / scale - beta @ view.loc[t].unsqueeze(-1)
-    effect = beta @ root
-    triangle = torch.linalg.cholesky(
-        effect.mT @ effect + torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    )
-    mean = torch.cholesky_solve(effect.mT @ error, triangle).squeeze(-1)
-    # root A^-1 root' with A = triangle triangle'
-    spread = torch.linalg.solve_triangular(triangle, root.mT, upper=False).mT
-    return view.loc[t] + root @ mean, spread
+    seen = batch.observed[t].nonzero().squeeze(-1)
+    # in units of the residuals
+    scale = view.idio_scale[t, seen]
+    beta = view.beta[t, seen] / scale.unsqueeze(-1)
+    error = (batch.returns[t, seen] - view.alpha[t, seen]) / scale - beta @ view.loc[t]
+    effect = beta @ view.factor_scale[t]
+    nothing = torch.zeros_like(view.loc[t])
+    prior = Gaussian(nothing, torch.ones_like(nothing))
+    return prior.update(Potential(effect.mT @ effect, effect.mT @ error))
 
 
 def replicate_blocks(
@@ -59,12 +50,21 @@ def replicate_blocks(
     views : sequence of FactorView
     batch : Batch
     months : sequence of int
-        Of :func:`known_months`.
+        Those before which a member has seen no factor are left out: there is no prior for them.
     num_draws : int
         Draws of every member.
     seed : int
         As for ``draw_blocks``.
+
+    Raises
+    ------
+    ConfigError
+        If no month is left.
     """
+    known = torch.stack([view.loc.isfinite().all(-1) for view in views]).all(0)
+    months = [t for t in months if bool(known[t])]
+    if not months:
+        raise ConfigError("`times` must name a month before which factors are known; got none.")
     for chosen in chunks(months, num_draws * len(views) * batch.n_assets):
         drawn = [
             [_draw_month(view, batch, t, num_draws, (seed, chain)) for t in chosen]
@@ -77,17 +77,19 @@ def _draw_month(
     view: FactorView, batch: Batch, t: int, num_draws: int, stream: tuple[int, int]
 ) -> _Month:
     """Factors (num_draws, n_factors), new returns and log densities (num_draws, n_seen)."""
-    seen = batch.observed[t].nonzero().squeeze(-1)
-    mean, root = posterior_factors(view, batch, t)
-    # noise follows assets by label, whatever their order in the panel
-    place = np.argsort(np.argsort(batch.assets[seen.cpu().numpy()], kind="stable"))
+    posterior = posterior_factors(view, batch, t)
+    order = by_label(batch, batch.observed[t].nonzero().squeeze(-1))
     with month_random(stream[0], batch.times[t], f"baseline replicates {stream[1]}"):
-        factors = mean + mean.new_empty(num_draws, len(mean)).normal_() @ root.mT
-        noise = mean.new_empty(num_draws, len(seen)).normal_()
-    loc = view.alpha[t, seen] + factors @ view.beta[t, seen].mT
-    law = torch.distributions.Normal(loc, view.idio_scale[t, seen].expand_as(loc))
-    again = loc + law.scale * noise[:, torch.as_tensor(place, device=noise.device)]
-    return factors, again, law.log_prob(batch.returns[t, seen])
+        noise = view.loc.new_empty(num_draws, view.loc.shape[1]).normal_()
+        own = view.loc.new_empty(num_draws, len(order)).normal_()
+    whole = posterior.mean + posterior.deviate(noise)
+    factors = view.loc[t] + whole @ view.factor_scale[t].mT
+    loc = view.alpha[t, order] + factors @ view.beta[t, order].mT
+    law = torch.distributions.Normal(loc, view.idio_scale[t, order].expand_as(loc))
+    # cells are told in the panel's order
+    back = order.argsort()
+    density = law.log_prob(batch.returns[t, order])
+    return factors, (loc + law.scale * own)[:, back], density[:, back]
 
 
 def _label(

@@ -15,7 +15,7 @@ from torch.distributions import LowRankMultivariateNormal
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
-from rvrae_pyro.predictive.months import chunks, factor_coord
+from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
 from rvrae_pyro.predictive.storage import Block
 
 __all__ = [
@@ -214,24 +214,20 @@ def draw_blocks(
         factors = np.full((*shape, n_factors), np.nan)
         for chain, view in enumerate(views):
             for row, t in enumerate(chosen):
-                rows = batch.listed[t].nonzero().squeeze(-1).cpu().numpy()
-                order = rows[np.argsort(batch.assets[rows], kind="stable")]
+                order = by_label(batch, batch.listed[t].nonzero().squeeze(-1))
                 with month_random(seed, batch.times[t], f"baseline {chain}"):
                     drawn, path = _draw_month(view, t, order, num_draws)
-                returns[chain, :, row, order] = drawn.T.cpu().numpy()
+                returns[chain, :, row, order.cpu().numpy()] = drawn.T.cpu().numpy()
                 factors[chain, :, row] = path.cpu().numpy()
         yield _label(views, batch, chosen, returns, factors)
 
 
-def _draw_month(
-    view: FactorView, t: int, order: np.ndarray, num_draws: int
-) -> tuple[Tensor, Tensor]:
+def _draw_month(view: FactorView, t: int, order: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
     """Draw returns (num_draws, len(order)) and the factors (num_draws, n_factors) behind them."""
     noise = view.loc.new_empty(num_draws, view.loc.shape[1]).normal_()
     factors = view.loc[t] + noise @ view.factor_scale[t].mT
-    picked = torch.as_tensor(order, device=view.beta.device)
-    mean = view.alpha[t, picked] + factors @ view.beta[t, picked].mT
-    return mean + view.idio_scale[t, picked] * torch.empty_like(mean).normal_(), factors
+    mean = view.alpha[t, order] + factors @ view.beta[t, order].mT
+    return mean + view.idio_scale[t, order] * torch.empty_like(mean).normal_(), factors
 
 
 def _label(

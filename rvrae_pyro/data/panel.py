@@ -108,13 +108,14 @@ def mark_cells(panel: xr.Dataset) -> Marks:
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     rows, n = np.empty(values.shape[:2], bool), values.shape[-1]
     n_missing, holes = 0, list[tuple[int, int]]()
+    ones = np.ones(n, values.dtype)
     # in small blocks: a panel-sized mask of booleans would be the largest temporary here
     for first, block in cached_blocks(values):
         here = rows[first : first + len(block)]
         absent = np.isnan(block)
         # sums by a product: reductions along a short last axis are slow
         with np.errstate(invalid="ignore", over="ignore"):
-            np.logical_not(np.isnan(block @ np.ones(n, block.dtype)), out=here)
+            np.logical_not(np.isnan(block @ ones), out=here)
         if np.count_nonzero(absent) == n * np.count_nonzero(~here):
             del block  # cells have all or nothing, as nearly always
             continue

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,6 +11,8 @@ from rvrae_pyro.names import CHARACTERISTICS, RETURNS
 __all__ = ["check_replaceable"]
 
 _CALLED: Final = {"panel": "a panel", "tree": "draws"}
+_OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+"""Files of zarr itself, in either version of its format."""
 
 
 def check_replaceable(
@@ -33,27 +33,21 @@ def check_replaceable(
     """
     if not path.is_dir() or not any(path.iterdir()):
         return
-    nodes = {child.name: _node(child) for child in path.iterdir() if child.name not in _OWN}
-    if kind == "panel":
-        known = all(nodes.get(name) == "array" for name in (RETURNS, CHARACTERISTICS))
-    else:
-        known = bool(nodes) and all(node == "group" for node in nodes.values())
-    if not known or _node(path) != "group":
+    arrays, groups = _nodes(path)
+    known = {RETURNS, CHARACTERISTICS} <= arrays if kind == "panel" else groups and not arrays
+    if not known or {child.name for child in path.iterdir()} - _OWN - arrays - groups:
         raise error(
             f"`{argument}` {str(path)!r} holds something that is not {_CALLED[kind]}; choose "
             "another folder, or remove it first."
         )
 
 
-_OWN: Final = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+def _nodes(path: Path) -> tuple[set[str], set[str]]:
+    """Names of the arrays and groups in a store; none in a folder that is no store."""
+    import zarr
 
-
-def _node(path: Path) -> str | None:
-    """Tell a group from an array, in either version of zarr's format; None for anything else."""
-    with suppress(OSError, ValueError, AttributeError):
-        kind = json.loads((path / "zarr.json").read_bytes()).get("node_type")
-        return None if kind is None else str(kind)
-    for name, kind in ((".zgroup", "group"), (".zarray", "array")):
-        if (path / name).is_file():
-            return kind
-    return None
+    try:
+        store = zarr.open_group(path, mode="r")
+        return set(store.array_keys()), set(store.group_keys())
+    except (OSError, ValueError):
+        return set(), set()

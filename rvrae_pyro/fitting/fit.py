@@ -242,9 +242,7 @@ class Fit(Forecasts, Readings):
         if self._memory.get("key") != key:
             batch, cross = self._light(panel)
             members = believe_each(self.model, batch, num_samples, seed, cross)
-            # the filter has read the characteristics; what follows needs only their labels
-            light = dataclasses.replace(batch, characteristics=batch.characteristics[..., :0])
-            self._memory.update(key=key, value=(light, members))
+            self._memory.update(key=key, value=(batch, members))
         batch, members = self._memory["value"]
         return batch, members
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Literal
@@ -18,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
-from rvrae_pyro.data.blocks import each_row, is_lazy
+from rvrae_pyro.data.blocks import is_lazy, row_blocks
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.shards import Scratch
 from rvrae_pyro.inference.smc import month_random, smc_filter
@@ -160,22 +159,22 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
         If the disk refuses.
     """
     months = _months_of(model, panel, light)
-    in_memory = not is_lazy(panel) or light.returns.device.type != "cpu"
-    return CrossSection.joined(list(months)) if in_memory else _stored(months)
+    if not is_lazy(panel) or light.returns.device.type != "cpu":
+        return CrossSection.joined(list(months))
+    return _stored(months, model.likelihood.alpha is not None)
 
 
-def _stored(months: Iterator[CrossSection]) -> CrossSection:
+def _stored(months: Iterator[CrossSection], has_alpha: bool) -> CrossSection:
     """Put months together in nameless files."""
     scratch = Scratch(Path(gettempdir()))
     with ExitStack() as stack:
         betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
-        potentials, has_alpha = [], False
+        potentials = []
         for month in months:
             betas.add(month.beta)
             scales.add(month.scale)
             if month.alpha is not None:
                 alphas.add(month.alpha)
-                has_alpha = True
             potentials.append(month.potential)
         return _StoredCrossSection(
             betas.joined(),
@@ -191,21 +190,22 @@ def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossS
     parts, like = model.parts, light.returns
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     state: State = ()
-    rows, stop = each_row(values), 0
     step = max(1, _CELLS // max(1, values[0].size))
-    while block := list(islice(rows, step)):
-        start, stop = stop, stop + len(block)
-        cells = torch.as_tensor(np.nan_to_num(np.stack(block), nan=0.0)).to(like)
-        months = dataclasses.replace(
-            light.window(start, stop, every_asset=True),
-            characteristics=cells * light.listed[start:stop, :, None],
-            carry={"loadings": state},
-        )
-        beta, states = parts.loadings.online(months, (len(block),))
-        state = states[len(block)]
-        for t in range(len(block)):
-            month = months.window(t, t + 1, every_asset=True)
-            yield parts.cross_section(month, beta[t : t + 1])
+    for before, block in row_blocks(values):
+        for first in range(0, len(block), step):
+            cells = torch.as_tensor(np.nan_to_num(block[first : first + step], nan=0.0)).to(like)
+            start, stop = before + first, before + first + len(cells)
+            months = dataclasses.replace(
+                light.window(start, stop, every_asset=True),
+                characteristics=cells * light.listed[start:stop, :, None],
+                carry={"loadings": state},
+            )
+            beta, states = parts.loadings.online(months, (months.n_times,))
+            state = states[months.n_times]
+            for t in range(months.n_times):
+                month = months.window(t, t + 1, every_asset=True)
+                yield parts.cross_section(month, beta[t : t + 1])
+        del block  # or it would stay while the next is read
 
 
 _CELLS = 2**20

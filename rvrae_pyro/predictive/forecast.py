@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.smc import month_random
@@ -24,7 +23,7 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 from rvrae_pyro.predictive.members import Member, weight_labels
-from rvrae_pyro.predictive.months import chunks, factor_coord, pick_months, sample_coords
+from rvrae_pyro.predictive.months import by_label, chunks, factor_coord, pick_months, sample_coords
 from rvrae_pyro.predictive.storage import Block, assemble
 
 __all__ = ["forecast"]
@@ -99,7 +98,7 @@ def _draw_months(
     cross = beliefs.cross
     variance = np.full(returns.shape[1:], np.nan)
     for row, t in enumerate(chosen):
-        order = _listed_in_order(batch, t)
+        order = by_label(batch, batch.listed[t].nonzero().squeeze(-1))
         level = None if beliefs.level is None else beliefs.level[t]
         loc, scale = cross.given(t, order, beliefs.predicted[t], level)
         with torch.no_grad(), month_random(member.seed, batch.times[t], "returns"):
@@ -121,10 +120,3 @@ def _loadings(members: Sequence[Member], batch: Batch, chosen: Sequence[int]) ->
         own = torch.stack([beta.float() for beta in each]).cpu().numpy()
         found["beta_by_weights"] = ((WEIGHT_DRAW, TIME, ASSET, FACTOR), own)
     return found
-
-
-def _listed_in_order(batch: Batch, t: int) -> Tensor:
-    """Order listed assets by label: draws then follow the asset, not its place in the panel."""
-    rows = batch.listed[t].nonzero().squeeze(-1)
-    order = np.argsort(batch.assets[rows.cpu().numpy()], kind="stable")
-    return rows[torch.as_tensor(order, device=rows.device)]

@@ -98,7 +98,7 @@ def believe_each(
     batch: Batch,
     num_samples: int,
     seed: int,
-    cross: Callable[[RVRAE], CrossSection] | None = None,
+    cross: Callable[[RVRAE], CrossSection],
 ) -> list[Member]:
     """Filter a batch under every draw of the weights.
 
@@ -111,8 +111,8 @@ def believe_each(
         Draws of all members together. Each filter runs with as many particles as if it were
         alone, and keeps its share.
     seed : int
-    cross : callable, optional
-        Gives loadings and scales of a model where the batch does not hold the characteristics.
+    cross : callable
+        Gives loadings and scales of a model; the batch need not hold the characteristics.
 
     Returns
     -------
@@ -122,8 +122,7 @@ def believe_each(
     sizes = block_sizes(model, num_samples)
     members = []
     for (fixed, key), size in zip(fixed_models(model, len(sizes), seed), sizes, strict=True):
-        known = None if cross is None else cross(fixed)
-        beliefs = believe(fixed, batch, num_samples, key, known)
+        beliefs = believe(fixed, batch, num_samples, key, cross(fixed))
         members.append(Member(fixed, _first(beliefs, size), key))
     return members
 

@@ -14,7 +14,15 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
-__all__ = ["chunks", "factor_coord", "label_cells", "load", "pick_months", "sample_coords"]
+__all__ = [
+    "by_label",
+    "chunks",
+    "factor_coord",
+    "label_cells",
+    "load",
+    "pick_months",
+    "sample_coords",
+]
 
 _CELLS_A_BLOCK = 20_000_000
 
@@ -46,6 +54,12 @@ def pick_months(batch: Batch, times: object | None) -> list[int]:
     if chosen.size == 0:
         raise ConfigError(f"`times` must name at least one month of the panel; got {times!r}.")
     return [int(t) for t in chosen]
+
+
+def by_label(batch: Batch, assets: torch.Tensor) -> torch.Tensor:
+    """Put positions of assets in the order of their labels: draws then follow the asset."""
+    order = np.argsort(batch.assets[assets.cpu().numpy()], kind="stable")
+    return assets[torch.as_tensor(order, device=assets.device)]
 
 
 def factor_coord(n_factors: int) -> np.ndarray:
