@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -59,21 +60,23 @@ class Baseline(ABC):
     A subclass keeps every argument of its constructor under the argument's own name and gives
     ``_learn``, ``_predict``, ``_state`` and ``_restore``.
 
-    Attributes
-    ----------
-    history : DataFrame
-        How fitting went, one row an epoch or iteration.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
 
     def __init__(self) -> None:
-        self.history = pd.DataFrame()
+        self._history: pd.DataFrame | dict[str, Sequence[float]] = {}
         self._names: tuple[str, ...] = ()
         self._seed = 0
         self._attrs: dict[str, str | int] = {}
         self._fitted_on: xr.Dataset | None = None
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """How fitting went, one row an epoch or iteration."""
+        # a table takes as long as some iterations, so it waits until asked for
+        return pd.DataFrame(self._history)
 
     @property
     def is_fitted(self) -> bool:
@@ -134,7 +137,7 @@ class Baseline(ABC):
         """
         check_count("seed", seed, 0)
         panel, n_train = join_months(train, valid)
-        double = panel[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
+        double = panel.variables[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
         batch = self._to_tensors(panel, device, torch.float64 if double else torch.float32)
         if not bool(batch.observed[:n_train].any()):
             raise FitError(
@@ -226,7 +229,7 @@ class Baseline(ABC):
             model = cls(**cls._read_settings(meta["settings"]))
             model._names = tuple(meta["characteristics"])
             model._attrs = dict(meta["attrs"])
-            model.history = pd.DataFrame(meta["history"])
+            model._history = meta["history"]
             model._restore(state)
         except (KeyError, TypeError, RuntimeError, ConfigError) as error:
             raise CheckpointError(
@@ -268,7 +271,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:
-        """Learn; set what ``_state`` returns, and ``history``."""
+        """Learn; set what ``_state`` returns, and the columns of ``history``."""
 
     @abstractmethod
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:

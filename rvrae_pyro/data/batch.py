@@ -13,8 +13,9 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.blocks import pieces
+from rvrae_pyro.data.marks import Marks
 from rvrae_pyro.data.packing import Packing, pack
-from rvrae_pyro.data.panel import mark_cells, validate_panel
+from rvrae_pyro.data.panel import validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import (
     ASSET,
@@ -234,10 +235,8 @@ def to_batch(
         If there is no such device.
     """
     _check_device(device)
-    validate_panel(panel, returns_required=False)
-    panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
-    is_listed = _whole_cells(panel)
-    filled = _fill(panel[CHARACTERISTICS].to_numpy(), is_listed, _numpy_type(dtype))
+    is_listed = _whole_cells(panel, validate_panel(panel, returns_required=False))
+    filled = _fill(panel.variables[CHARACTERISTICS].to_numpy(), is_listed, _numpy_type(dtype))
     return _assembled(panel, is_listed, torch.as_tensor(filled, device=device), device, dtype)
 
 
@@ -252,10 +251,10 @@ def to_light_batch(
     the panel's are looked through once, block by block, for listed cells and for gaps in them.
     """
     _check_device(device)
-    validate_panel(panel, returns_required=False)
-    panel = panel.transpose(TIME, ASSET, CHARACTERISTIC, ...)
-    is_listed = _whole_cells(panel)
-    nothing = torch.zeros((), dtype=dtype, device=device).expand(panel[CHARACTERISTICS].shape)
+    is_listed = _whole_cells(panel, validate_panel(panel, returns_required=False))
+    nothing = torch.zeros((), dtype=dtype, device=device).expand(
+        panel.variables[CHARACTERISTICS].shape
+    )
     return _assembled(panel, is_listed, nothing, device, dtype)
 
 
@@ -281,14 +280,14 @@ def _assembled(
     context: Tensor | None = None
     features: tuple[str, ...] = ()
     if CONTEXT in panel:
-        context = torch.as_tensor(panel[CONTEXT].to_numpy(), dtype=dtype, device=device)
-        features = tuple(str(name) for name in panel[FEATURE].to_numpy())
+        context = torch.as_tensor(panel.variables[CONTEXT].to_numpy(), dtype=dtype, device=device)
+        features = tuple(str(name) for name in panel.variables[FEATURE].to_numpy())
         if not bool(torch.isfinite(context).all()):
             raise PanelError(
                 "`context` must be finite in every month; got NaN or infinite values. "
                 "Drop the months that lack it, or fill them from earlier months."
             )
-    returns = panel[RETURNS].to_numpy()
+    returns = panel.variables[RETURNS].to_numpy()
     filled = np.zeros(returns.shape, _numpy_type(dtype))
     observed = np.zeros(returns.shape, bool)
     for some in pieces(returns):
@@ -300,9 +299,9 @@ def _assembled(
         listed=torch.as_tensor(is_listed, device=device),
         characteristics=characteristics,
         context=context,
-        times=panel[TIME].to_numpy(),
-        assets=panel[ASSET].to_numpy().astype(str),
-        names=panel[CHARACTERISTIC].to_numpy().astype(str),
+        times=panel.variables[TIME].to_numpy(),
+        assets=panel.variables[ASSET].to_numpy().astype(str),
+        names=panel.variables[CHARACTERISTIC].to_numpy().astype(str),
         features=features,
     )
 
@@ -320,13 +319,12 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype:
     return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
 
 
-def _whole_cells(panel: xr.Dataset) -> np.ndarray:
+def _whole_cells(panel: xr.Dataset, marks: Marks) -> np.ndarray:
     """Mark listed cells; raise where one lacks a characteristic: fitting never fills."""
-    marks = mark_cells(panel)
     if marks.n_missing:
         cells = ", ".join(
-            f"({np.datetime_as_string(panel[TIME].to_numpy()[t], 'D')}, "
-            f"{panel[ASSET].to_numpy()[i]})"
+            f"({np.datetime_as_string(panel.variables[TIME].to_numpy()[t], 'D')}, "
+            f"{panel.variables[ASSET].to_numpy()[i]})"
             for t, i in marks.holes
         )
         raise PanelError(

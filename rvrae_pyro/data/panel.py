@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import cached_blocks, pieces
+from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
+from rvrae_pyro.data.marks import Marks, mark_cells
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
     ASSET,
@@ -25,11 +26,9 @@ from rvrae_pyro.names import (
 )
 
 __all__ = [
-    "Marks",
     "check_panel",
     "first_three",
     "listed",
-    "mark_cells",
     "raise_problems",
     "validate_panel",
 ]
@@ -77,57 +76,13 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
         return was observed, which would look ahead.
     """
     coords = panel[CHARACTERISTICS].coords
+    values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     return xr.DataArray(
-        mark_cells(panel).listed,
+        mark_cells(values).listed,
         dims=(TIME, ASSET),
         coords={k: v for k, v in coords.items() if CHARACTERISTIC not in v.dims},
         name="listed",
     )
-
-
-class Marks(NamedTuple):
-    """What a panel's characteristics say of its cells.
-
-    Attributes
-    ----------
-    listed : bool array of shape (n_times, n_assets)
-        Cells with at least one characteristic.
-    n_missing : int
-        Characteristics that listed cells lack.
-    holes : list of (time, asset) positions
-        The first three listed cells that lack any.
-    """
-
-    listed: NDArray[np.bool_]
-    n_missing: int
-    holes: list[tuple[int, int]]
-
-
-def mark_cells(panel: xr.Dataset) -> Marks:
-    """Look once through the characteristics for listed cells and for what these lack."""
-    values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    rows, n = np.empty(values.shape[:2], bool), values.shape[-1]
-    n_missing, holes = 0, list[tuple[int, int]]()
-    ones = np.ones(n, values.dtype)
-    # in small blocks: a panel-sized mask of booleans would be the largest temporary here
-    for first, block in cached_blocks(values):
-        here = rows[first : first + len(block)]
-        absent = np.isnan(block)
-        # sums by a product: reductions along a short last axis are slow
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.logical_not(np.isnan(block @ ones), out=here)
-        if np.count_nonzero(absent) == n * np.count_nonzero(~here):
-            del block  # cells have all or nothing, as nearly always
-            continue
-        missing = absent.astype(np.float32) @ np.ones(n, np.float32)
-        np.less(missing, n, out=here)
-        lacking = missing * here
-        if lacking.any():
-            n_missing += int(lacking.sum())
-            found = np.argwhere(lacking)[: 3 - len(holes)]
-            holes += [(first + int(t), int(i)) for t, i in found]
-        del block  # or the one that it is part of would stay while the next is read
-    return Marks(rows, n_missing, holes)
 
 
 def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
@@ -160,18 +115,30 @@ def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
     _warn_below_minus_one(panel)
 
 
-def validate_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
-    """Do as :func:`check_panel` and keep quiet about what is odd but usable."""
+def validate_panel(panel: xr.Dataset, *, returns_required: bool = True) -> Marks:
+    """Do as :func:`check_panel`, keep quiet about what is odd but usable, and say what was seen.
+
+    Returns
+    -------
+    Marks
+        What the characteristics say of the cells, so that nobody need look again.
+    """
     if not isinstance(panel, xr.Dataset):
         raise PanelError(
             f"`panel` must be an xarray.Dataset; got {type(panel).__name__}. "
             "Make one from a long table with from_frame."
         )
-    problems = list(_structure_problems(panel))
-    if not problems:
-        problems += _label_problems(panel)
-        problems += _value_problems(panel, returns_required)
+    raise_problems("`panel`", list(_structure_problems(panel)))
+    ranked = panel.attrs.get("transform") == "rank"
+    marks = mark_cells(panel.variables[CHARACTERISTICS], measure=ranked)
+    problems = [
+        *_label_problems(panel),
+        *_return_problems(panel, returns_required),
+        *_characteristic_problems(panel, marks),
+        *_other_problems(panel),
+    ]
     raise_problems("`panel`", problems)
+    return marks
 
 
 def _structure_problems(panel: xr.Dataset) -> Iterator[str]:
@@ -181,7 +148,7 @@ def _structure_problems(panel: xr.Dataset) -> Iterator[str]:
                 have = ", ".join(map(str, panel.data_vars)) or "none"
                 yield f"no variable `{name}`; the variables are: {have}."
             continue
-        variable = panel[name]
+        variable = panel.variables[name]
         if variable.dims != dims:
             yield (
                 f"`{name}` must have dims {dims}; got {variable.dims}. "
@@ -204,14 +171,15 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
         if dim not in panel.coords:
             continue
         labels = panel.indexes[dim]
-        bad = [v for v in labels.tolist() if not isinstance(v, str) or not v]
-        if bad:
+        # the index knows both of itself, so that nothing is looked at twice
+        if labels.inferred_type != "string" or "" in labels:
+            bad = [v for v in labels.tolist() if not isinstance(v, str) or not v]
             yield (
                 f"`{dim}` labels must be non-empty strings; got {first_three(map(repr, bad))}. "
                 "from_frame turns ids into strings."
             )
-        repeated = labels[labels.duplicated()].unique()
-        if len(repeated):
+        if not labels.is_unique:
+            repeated = labels[labels.duplicated()].unique()
             yield f"repeated `{dim}` labels: {first_three(repeated)}. Keep one of each."
     yield from _time_problems(panel)
     for name in [None, *panel.variables]:
@@ -226,7 +194,7 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
 
 
 def _time_problems(panel: xr.Dataset) -> Iterator[str]:
-    times = panel[TIME].values
+    times = panel.variables[TIME].values
     if times.dtype.kind != "M":
         yield f"`time` must be datetime64; got {times.dtype}. from_frame reads dates."
         return
@@ -239,22 +207,22 @@ def _time_problems(panel: xr.Dataset) -> Iterator[str]:
     if missing.any():
         yield f"{missing.sum()} dates of `time` are missing (NaT). Drop or date those rows."
         return
-    stamps = pd.DatetimeIndex(times)
+    stamps = cast(pd.DatetimeIndex, panel.indexes[TIME])  # of datetime64, as was seen above
     days = np.datetime_as_string(times, "D")
     if frequency == "monthly":
-        off = stamps != month_end(stamps)
+        off = times != month_end(stamps).to_numpy()
         if off.any():
             yield (
                 f"dates of `time` must be month ends; got {first_three(days[off])}. "
                 "from_frame moves any day of a month to its end."
             )
-    repeated = stamps.duplicated()
-    if repeated.any():
-        yield f"repeated dates of `time`: {first_three(days[repeated])}. Keep one row of each."
+    if not stamps.is_unique:
+        repeated = days[stamps.duplicated()]
+        yield f"repeated dates of `time`: {first_three(repeated)}. Keep one row of each."
     if not stamps.is_monotonic_increasing:
         back = np.flatnonzero(np.diff(times) < np.timedelta64(0, "ns")) + 1
         yield f"`time` is not sorted, it goes back at {first_three(days[back])}. Use sortby."
-    if stamps.is_monotonic_increasing and not repeated.any():
+    if stamps.is_monotonic_increasing and stamps.is_unique:
         yield from _gap_problems(times, days, panel.attrs.get("frequency", "monthly"))
 
 
@@ -278,27 +246,25 @@ def _gap_problems(times: NDArray[Any], days: NDArray[Any], frequency: str) -> It
 def _cells(panel: xr.Dataset, at: NDArray[np.bool_]) -> str:
     """Name the first three cells where ``at`` (time, asset) is true, and their number."""
     rows, columns = np.nonzero(at)
-    dates = panel[TIME].values[rows[:3]].astype("datetime64[D]")
-    assets = panel[ASSET].values[columns[:3]]
+    dates = panel.variables[TIME].values[rows[:3]].astype("datetime64[D]")
+    assets = panel.variables[ASSET].values[columns[:3]]
     labels = [f"{day} {asset}" for day, asset in zip(dates, assets, strict=True)]
     return first_three(labels, len(rows))
 
 
-def _value_problems(panel: xr.Dataset, returns_required: bool) -> Iterator[str]:
-    yield from _return_problems(panel, returns_required)
-    yield from _characteristic_problems(panel)
+def _other_problems(panel: xr.Dataset) -> Iterator[str]:
     if WEIGHT in panel:
-        weight = panel[WEIGHT].values
+        weight = panel.variables[WEIGHT].values
         bad = np.isinf(weight) | (weight < 0)
         if bad.any():
             yield f"`weight` must be finite and not negative; it is not at {_cells(panel, bad)}."
     if RISK_FREE in panel:
-        days = panel[TIME].values.astype("datetime64[D]")
-        bad = np.isinf(panel[RISK_FREE].values)
+        days = panel.variables[TIME].values.astype("datetime64[D]")
+        bad = np.isinf(panel.variables[RISK_FREE].values)
         if bad.any():
             yield f"`risk_free` is infinite at {first_three(days[bad])}."
     if CONTEXT in panel:
-        values = panel[CONTEXT].values
+        values = panel.variables[CONTEXT].values
         bad = ~np.isfinite(values).all(axis=0)
         if bad.any():
             names = panel.indexes[FEATURE][bad]
@@ -309,7 +275,7 @@ def _value_problems(panel: xr.Dataset, returns_required: bool) -> Iterator[str]:
 
 
 def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
-    returns = panel[RETURNS].values
+    returns = panel.variables[RETURNS].values
     n_finite = n_large = 0
     any_infinite = False
     for some in pieces(returns):
@@ -335,34 +301,19 @@ def _median_size(returns: NDArray[Any]) -> float:
     return float(np.median(np.abs(returns[np.isfinite(returns)])))
 
 
-def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
-    values = panel[CHARACTERISTICS]
+def _characteristic_problems(panel: xr.Dataset, marks: Marks) -> Iterator[str]:
     names = panel.indexes[CHARACTERISTIC]
-    infinite = np.zeros(values.shape[:2], bool)
-    infinite_names = np.zeros(len(names), bool)
-    present = np.zeros(len(names), bool)
-    outside = 0.0
-    for first, block in cached_blocks(values):
-        largest = float(np.fmax.reduce(np.abs(block), axis=None, initial=0.0))
-        if np.isinf(largest):
-            bad = np.isinf(block)
-            infinite[first : first + len(block)] = bad.any(axis=-1)
-            infinite_names |= bad.any(axis=(0, 1))
-        if not present.all():  # mostly settled by the first months
-            present |= ~np.isnan(block).all(axis=(0, 1))
-        outside = max(outside, largest)
-        del block
-    if infinite_names.any():
+    if marks.infinite is not None:
         yield (
-            f"infinite characteristics in {first_three(names[infinite_names])}, at "
-            f"{_cells(panel, infinite)}. Set them to NaN."
+            f"infinite characteristics in {first_three(names[marks.infinite_names])}, at "
+            f"{_cells(panel, marks.infinite)}. Set them to NaN."
         )
-    if not present.all():
+    if not marks.present.all():
         yield (
-            f"characteristics without a single value: {first_three(names[~present])}. "
+            f"characteristics without a single value: {first_three(names[~marks.present])}. "
             "Drop them, or look where they were lost."
         )
-    if panel.attrs.get("transform") == "rank" and outside > 1.0:
+    if marks.largest > 1.0:
         yield (
             "the attribute `transform` says rank, yet characteristics leave [-1, 1]. "
             "Set it to 'none' and use rank_characteristics."
@@ -370,7 +321,7 @@ def _characteristic_problems(panel: xr.Dataset) -> Iterator[str]:
 
 
 def _warn_below_minus_one(panel: xr.Dataset) -> None:
-    returns = panel[RETURNS].values
+    returns = panel.variables[RETURNS].values
     if any((returns[some] < -1.0).any() for some in pieces(returns)):
         at = _cells(panel, returns < -1.0)
         warnings.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -22,5 +23,14 @@ def seeded(seed: int) -> Iterator[None]:
     # a device that nobody has used has no stream to keep, and is not woken for it
     used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=used):
-        torch.manual_seed(seed)
+        if _only_cpu():  # the same stream, without a call for every kind of device there is
+            torch.default_generator.manual_seed(int(seed))
+        else:
+            torch.manual_seed(seed)
         yield
+
+
+@cache
+def _only_cpu() -> bool:
+    accelerator = getattr(torch, "accelerator", None)  # since torch 2.6
+    return accelerator is not None and not accelerator.is_available()

@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.ipca import month_statistics, spanning
+from rvrae_pyro.baselines.alternating import month_statistics, spanning
 from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
@@ -51,7 +51,7 @@ def test_equals_the_public_package(seed, alpha, monkeypatch):
 @pytest.mark.parametrize("cells", [1, 300, 10**6])
 @pytest.mark.parametrize("constant", [False, True])
 def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, monkeypatch):
-    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", cells)  # one month, some, all
+    monkeypatch.setattr("rvrae_pyro.baselines.alternating._CELLS", cells)  # one month, some, all
     panel = market()  # one month has no return
     ranked = rank_characteristics(panel)
     batch = to_batch(ranked, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_sums_of_a_panel_on_disk_begin_wherever_a_chunk_does(monkeypatch):
     whole = month_statistics(batch, panel["characteristics"])
     monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", 1)  # every chunk is a block
     n_cells = panel["characteristics"][0].size
-    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", 4 * n_cells)
+    monkeypatch.setattr("rvrae_pyro.baselines.alternating._CELLS", 4 * n_cells)
     fives, rest = divmod(panel.sizes["time"] - 1, 5)
     sizes = (1, *(5,) * fives, *((rest,) if rest else ()))
     chunks = panel["characteristics"].chunk(time=sizes)

@@ -1,0 +1,257 @@
+"""Alternating least squares for loadings linear in characteristics, on sums over assets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.errors import ShapeError
+
+__all__ = ["Solution", "Statistics", "alternate", "month_statistics", "spanning"]
+
+_SINGULAR = 1e-11  # share of the largest pivot below which one counts as none
+_CELLS = 2**17  # characteristics of the months that are looked at at once
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that least squares needs to know of the months that have returns, in float64.
+
+    Attributes
+    ----------
+    gram : Tensor of shape (n_months, P, P)
+        Z'Z over the assets with an observed return.
+    moment : Tensor of shape (n_months, P)
+        Z'r over them.
+    counts : int64 Tensor of shape (n_months,)
+        How many there are.
+    squares : Tensor of shape (n_months,)
+        Sum of squared returns over them.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    counts: Tensor
+    squares: Tensor
+
+    def select(self, months: Tensor) -> Statistics:
+        """Keep some months, a bool mask."""
+        if bool(months.all()):
+            return self
+        return Statistics(
+            self.gram[months], self.moment[months], self.counts[months], self.squares[months]
+        )
+
+    def forms(self, columns: Tensor) -> Tensor:
+        """C'Z'ZC of every month (n_months, k, k), for columns C (P, k)."""
+        # from the left: short rows against a tall matrix take twice the time
+        size, k = columns.shape
+        left = columns.mT @ self.gram
+        return (left.reshape(-1, size) @ columns).reshape(-1, k, k)
+
+
+def month_statistics(
+    batch: Batch, characteristics: xr.DataArray | xr.Variable, constant: bool = False
+) -> Statistics:
+    """Sum Z'Z and Z'r over the observed assets of each month that has any.
+
+    Parameters
+    ----------
+    batch : Batch
+        Returns and marks; its characteristics are not looked at.
+    characteristics : DataArray or Variable of dims (time, asset, characteristic)
+        May be on disk: it is read once, a block of months at a time.
+    constant : bool
+        Add a one to the characteristics, as the last.
+
+    Returns
+    -------
+    Statistics
+        In float64, on the device of the batch. Cost O(T N P^2), on the CPU, where the
+        characteristics are: it takes no longer than to move them. Memory of a few months.
+    """
+    n_times, n_assets, size = characteristics.shape
+    observed, returns = batch.observed.cpu().numpy(), batch.returns.cpu().numpy()
+    counts = observed.sum(1)
+    # returns and constant stand beside the characteristics, so that one product has all sums
+    n_instruments = size + constant
+    whole = np.zeros((n_times, n_instruments + 1, n_instruments + 1))
+    months = max(1, _CELLS // max(1, n_assets * size))
+    # filled anew for every few months, which on disk begin wherever a chunk does
+    joint = np.ones((min(months, n_times) * int(counts.max()), n_instruments + 1))
+    for start, block in row_blocks(characteristics):
+        for first in range(start, start + len(block), months):
+            some = slice(first, min(first + months, start + len(block)))
+            seen = observed[some].reshape(-1).nonzero()[0]
+            cells = block[first - start : some.stop - start].reshape(-1, size)
+            joint[: len(seen), :size] = cells.take(seen, axis=0)
+            joint[: len(seen), n_instruments] = returns[some].reshape(-1).take(seen)
+            stop = 0
+            for count, sums in zip(counts[some].tolist(), whole[some], strict=True):
+                rows, stop = joint[stop : stop + count], stop + count
+                np.matmul(rows.T, rows, out=sums)  # which numpy knows to be symmetric
+        del block
+    sums = torch.from_numpy(whole).to(batch.returns.device)
+    every = Statistics(
+        sums[:, :-1, :-1].contiguous(),
+        sums[:, :-1, -1].contiguous(),
+        torch.from_numpy(counts).to(sums.device),
+        sums[:, -1, -1],
+    )
+    return every.select(every.counts > 0)
+
+
+def spanning(statistics: Statistics, n_factors: int) -> Tensor:
+    """Months that say something of the mapping: (n_months,) bool.
+
+    Their characteristics span more dimensions than there are factors. Any mapping fits the
+    others alike, as far as it can, so the least squares do not hang on them; but their own
+    factors are barely determined or not at all, and no mean of factors would survive them.
+    """
+    gram = statistics.gram
+    size = gram.shape[-1]
+    needed = min(n_factors + 1, size)
+    # each characteristic in a unit of its own, seen along random directions: their number is
+    # that of the dimensions asked about, so that months are told apart by small matrices
+    unit = gram.diagonal(dim1=-2, dim2=-1).sum(0).sqrt()
+    random = torch.Generator().manual_seed(0)
+    probe = torch.randn(size, needed, generator=random, dtype=gram.dtype).to(gram.device)
+    probe = torch.linalg.qr(probe)[0] / torch.where(unit > 0.0, unit, 1.0).unsqueeze(1)
+    root, info = torch.linalg.cholesky_ex(statistics.forms(probe))
+    pivots = root.diagonal(dim1=-2, dim2=-1).square()
+    enough: Tensor = (info == 0) & (pivots.amin(1) > _SINGULAR * pivots.amax(1))
+    return enough
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where alternating least squares ended.
+
+    Attributes
+    ----------
+    gamma : Tensor of shape (P, n_factors)
+    gamma_alpha : Tensor of shape (P,)
+    factors : Tensor of shape (n_months, n_factors)
+    changes : list of float
+        Largest move of any entry of the mapping or the factors, by iteration.
+    """
+
+    gamma: Tensor
+    gamma_alpha: Tensor
+    factors: Tensor
+    changes: list[float]
+
+    def squares(self, statistics: Statistics) -> float:
+        """Sum of squared residuals."""
+        both = torch.cat([self.gamma, self.gamma_alpha.unsqueeze(1)], dim=1)
+        known = pad(self.factors, (0, 1), value=1.0)
+        fitted = (statistics.forms(both) @ known.unsqueeze(-1)).squeeze(-1)
+        explained = known * (fitted - 2.0 * statistics.moment @ both)
+        return float(statistics.squares.sum() + explained.sum())
+
+
+def alternate(
+    statistics: Statistics, n_factors: int, *, alpha: bool, max_iter: int, tol: float
+) -> Solution:
+    """Alternate between the factors given the mapping and the mapping given the factors.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    n_factors : int
+    alpha : bool
+        Estimate an intercept of the characteristics too.
+    max_iter : int
+    tol : float
+
+    Returns
+    -------
+    Solution
+
+    Notes
+    -----
+    Starts at the leading left singular vectors of the months' mean cross moments, as the public
+    package does: the first for the loadings, the next for the intercept, if any.
+    """
+    scaled = statistics.moment / statistics.counts.to(statistics.moment).unsqueeze(1)
+    if len(scaled) < n_factors:
+        raise ShapeError(
+            f"`n_factors` must be at most the number of months with returns, {len(scaled)}; "
+            f"got {n_factors}."
+        )
+    directions = torch.linalg.eigh(scaled.mT @ scaled)[1].flip(1)
+    factors = scaled @ directions[:, :n_factors]
+    # the intercept's mapping, if any, is the last column, that of a factor which is always one
+    n_columns = n_factors + alpha
+    mapping = pad(directions, (0, 1))[:, :n_columns]
+    changes: list[float] = []
+    while len(changes) < max_iter and (not changes or changes[-1] > tol):
+        old = mapping, factors
+        factors = _factors_given(statistics, mapping, n_factors)
+        mapping = _mapping_given(statistics, pad(factors, (0, int(alpha)), value=1.0))
+        mapping, factors = _identify(mapping, factors)
+        changes.append(
+            max(
+                float(torch.dist(*pair, math.inf))
+                for pair in zip((mapping, factors), old, strict=True)
+            )
+        )
+    gamma_alpha = mapping[:, n_factors] if alpha else torch.zeros_like(mapping[:, 0])
+    return Solution(mapping[:, :n_factors], gamma_alpha, factors, changes)
+
+
+def _factors_given(statistics: Statistics, mapping: Tensor, n_factors: int) -> Tensor:
+    """Least-squares factors (n_months, n_factors)."""
+    gram, shift = statistics.forms(mapping)[:, :n_factors].tensor_split([n_factors], dim=2)
+    moment = statistics.moment @ mapping[:, :n_factors] - shift.sum(2)
+    solution: Tensor = torch.linalg.solve(gram, moment)
+    return solution
+
+
+def _mapping_given(statistics: Statistics, factors: Tensor) -> Tensor:
+    """Least-squares mapping (P, k) to factors (n_months, k), all months at once."""
+    n_months, size = statistics.moment.shape
+    k = factors.shape[1]
+    first, second, place = _pairs(k, factors.device)
+    weights = (factors[:, first] * factors[:, second]).mT
+    pairs = (weights @ statistics.gram.reshape(n_months, -1)).reshape(-1, size, size)
+    # mirrored in both ways, so that whole rows are copied
+    left = pairs[place].permute(0, 2, 1, 3).reshape(size * k, size * k)
+    right = (factors.mT @ statistics.moment).reshape(size * k, 1)
+    root, info = torch.linalg.cholesky_ex(left)
+    if int(info) == 0:
+        solution = torch.cholesky_solve(right, root)
+    else:
+        solution = torch.linalg.pinv(left, hermitian=True) @ right
+    return solution.reshape(k, size).mT
+
+
+@cache
+def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Name each pair of factors once: first and second of each, and where a pair stands."""
+    first, second = torch.triu_indices(size, size, device=device).unbind()
+    place = torch.empty(size, size, dtype=torch.int64, device=device)
+    place[first, second] = place[second, first] = torch.arange(len(first), device=device)
+    return first, second, place
+
+
+def _identify(mapping: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate to the identified form; fitted values stay as they are."""
+    gamma, alpha = mapping.tensor_split([factors.shape[1]], dim=1)
+    basis, triangle = torch.linalg.qr(gamma)
+    turned = factors @ triangle.mT
+    rotation = torch.linalg.eigh(turned.mT @ turned)[1].flip(1)
+    gamma, factors = basis @ rotation, turned @ rotation
+    inside = gamma.mT @ alpha
+    factors = factors + inside.sum(1)
+    sign = torch.where(factors.mean(0) < 0, -1.0, 1.0)
+    return torch.cat([gamma * sign, alpha - gamma @ inside], dim=1), factors * sign
