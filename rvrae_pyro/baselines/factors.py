@@ -12,15 +12,9 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.forecasts import constant_data, draw_blocks, log_density, moments
 from rvrae_pyro.baselines.replicates import replicate_blocks
-from rvrae_pyro.baselines.views import (
-    FactorView,
-    constant_data,
-    draw_blocks,
-    log_density,
-    moments,
-    refit_factors,
-)
+from rvrae_pyro.baselines.views import FactorView, refit_factors
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError, check_count
@@ -102,24 +96,37 @@ class FactorBaseline(Baseline):
         beta = beta.masked_fill(~batch.listed.unsqueeze(-1), torch.nan)
         return self._label("beta", beta, batch, (TIME, ASSET, FACTOR))
 
-    def moments(self, panel: xr.Dataset) -> xr.Dataset:
-        """Mean and standard deviation of every forecast, from data to t-1 only.
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Mean and low-rank covariance of month t's returns from data to t-1, by member.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int, optional
+            Not used: there are no draws behind these moments.
+        times : label, slice or list, optional
+            Months; all unless told.
 
         Returns
         -------
         Dataset
-            ``mean`` (the forecast) and ``sd`` of dims (time, asset).
+            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it: ``mean`` and ``idio_var``
+            (member, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
+            :func:`rvrae_pyro.risk.covariance` takes a baseline as it takes a fit; and ``sd``
+            (time, asset), the standard deviation of all members' mixture, whose mean is
+            :meth:`forecast`.
         """
         batch = self._batch(panel)
+        months = pick_months(batch, times)
         with torch.no_grad():
-            mean, sd = moments(list(self._views(panel, batch)))
-        return xr.Dataset(
-            {
-                "mean": label_cells(mean, batch, "mean", "expected return"),
-                "sd": label_cells(sd, batch, "sd", "predictive standard deviation"),
-            },
-            attrs=self.attrs,
-        )
+            data = moments(list(self._views(panel, batch)), batch, months)
+        return data.assign_attrs(self.attrs)
 
     def log_evidence(
         self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None

@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.views import FactorView, constant_data
+from rvrae_pyro.baselines.forecasts import constant_data
+from rvrae_pyro.baselines.views import FactorView
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.smc import month_random

@@ -1,34 +1,14 @@
-"""What a factor model says of every month, and what follows from it: moments and draws."""
+"""What a factor model says of every month."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal
 
-from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.smc import month_random
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
-from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
-from rvrae_pyro.predictive.storage import Block
-
-__all__ = [
-    "FactorHistory",
-    "FactorView",
-    "cholesky_like",
-    "constant_data",
-    "draw_blocks",
-    "log_density",
-    "moments",
-    "refit_factors",
-]
-
+__all__ = ["FactorHistory", "FactorView", "cholesky_like", "refit_factors"]
 
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 
@@ -148,145 +128,3 @@ def refit_factors(beta: Tensor, returns: Tensor, observed: Tensor) -> Tensor:
             inverse = torch.linalg.pinv(b.mT @ b, rtol=_SINGULAR, hermitian=True)
             factors[t] = inverse @ (b.mT @ returns[t, seen])
     return factors
-
-
-def moments(views: Sequence[FactorView]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the equal mixture of members, each (n_times, n_assets)."""
-    means = torch.stack([view.fitted(view.loc) for view in views])
-    within = torch.stack([view.variance() for view in views]).mean(0)
-    mean = means.mean(0)
-    return mean, (within + (means - mean).square().mean(0)).sqrt()
-
-
-def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
-    """Log density of each month's observed returns given months before, of shape (n_times,).
-
-    Parameters
-    ----------
-    views : sequence of FactorView
-        Members of an equal mixture of Gaussians.
-    batch : Batch
-
-    Returns
-    -------
-    Tensor of shape (n_times,)
-        Joint over the assets, in nats. 0 in months without returns, NaN where nothing is
-        known of the factors yet. Cost O(T N K^2) a member.
-    """
-    total = batch.returns.new_zeros(batch.n_times)
-    for t, seen in enumerate(batch.observed):
-        if bool(seen.any()):
-            each = torch.stack([_month_density(view, batch, t, seen) for view in views])
-            total[t] = each.logsumexp(0) - math.log(len(views))
-    return total
-
-
-def _month_density(view: FactorView, batch: Batch, t: int, seen: Tensor) -> Tensor:
-    mean = view.alpha[t, seen] + view.beta[t, seen] @ view.loc[t]
-    if bool(mean.isnan().any()):
-        return mean.new_tensor(torch.nan)
-    density: Tensor = LowRankMultivariateNormal(
-        mean, view.beta[t, seen] @ view.factor_scale[t], view.idio_scale[t, seen].square()
-    ).log_prob(batch.returns[t, seen])
-    return density
-
-
-def draw_blocks(
-    views: Sequence[FactorView], batch: Batch, months: Sequence[int], num_draws: int, seed: int
-) -> Iterator[Block]:
-    """Draw returns of the months asked for, a block of months at a time; members are chains.
-
-    Parameters
-    ----------
-    views : sequence of FactorView
-    batch : Batch
-    months : sequence of int
-    num_draws : int
-        Draws of every member.
-    seed : int
-        Each month and member has a random stream of its own date and number; draws follow
-        assets by label, whatever their order in the panel.
-    """
-    n_factors = views[0].beta.shape[-1]
-    for chosen in chunks(months, num_draws * len(views) * batch.n_assets):
-        shape = (len(views), num_draws, len(chosen))
-        returns = np.full((*shape, batch.n_assets), np.nan, np.float32)
-        factors = np.full((*shape, n_factors), np.nan)
-        for chain, view in enumerate(views):
-            for row, t in enumerate(chosen):
-                order = by_label(batch, batch.listed[t].nonzero().squeeze(-1))
-                with month_random(seed, batch.times[t], f"baseline {chain}"):
-                    drawn, path = _draw_month(view, t, order, num_draws)
-                returns[chain, :, row, order.cpu().numpy()] = drawn.T.cpu().numpy()
-                factors[chain, :, row] = path.cpu().numpy()
-        yield _label(views, batch, chosen, returns, factors)
-
-
-def _draw_month(view: FactorView, t: int, order: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
-    """Draw returns (num_draws, len(order)) and the factors (num_draws, n_factors) behind them."""
-    noise = view.loc.new_empty(num_draws, view.loc.shape[1]).normal_()
-    factors = view.loc[t] + noise @ view.factor_scale[t].mT
-    mean = view.alpha[t, order] + factors @ view.beta[t, order].mT
-    return mean + view.idio_scale[t, order] * torch.empty_like(mean).normal_(), factors
-
-
-def _label(
-    views: Sequence[FactorView],
-    batch: Batch,
-    chosen: Sequence[int],
-    returns: np.ndarray,
-    factors: np.ndarray,
-) -> Block:
-    index = list(chosen)
-    over = {TIME: batch.times[index], ASSET: batch.assets}
-    sample = {CHAIN: np.arange(len(views)), DRAW: np.arange(returns.shape[1])}
-    factor = {FACTOR: factor_coord(factors.shape[-1])}
-    return {
-        "predictions": xr.Dataset(
-            {
-                RETURNS: ((CHAIN, DRAW, TIME, ASSET), returns),
-                FACTORS: ((CHAIN, DRAW, TIME, FACTOR), factors),
-            },
-            coords={**sample, **over, **factor},
-        ),
-        "predictions_constant_data": constant_data(views, batch, chosen),
-    }
-
-
-def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
-    """Label what forecasts of some months take as given; members are chains.
-
-    Parameters
-    ----------
-    views : sequence of FactorView
-    batch : Batch
-    months : sequence of int
-
-    Returns
-    -------
-    Dataset
-        ``alpha`` and ``idio_scale`` (chain, time, asset), ``beta`` (chain, time, asset, factor);
-        NaN where not listed.
-    """
-    index = list(months)
-    unlisted = ~batch.listed[index]
-
-    def stacked(name: str) -> np.ndarray:
-        parts = [getattr(view, name)[index] for view in views]
-        masks = [unlisted.reshape(*unlisted.shape, *(1,) * (p.ndim - 2)) for p in parts]
-        filled = [p.masked_fill(m, torch.nan) for p, m in zip(parts, masks, strict=True)]
-        return torch.stack(filled).cpu().numpy()
-
-    return xr.Dataset(
-        {
-            "alpha": ((CHAIN, TIME, ASSET), stacked("alpha")),
-            "beta": ((CHAIN, TIME, ASSET, FACTOR), stacked("beta")),
-            "idio_scale": ((CHAIN, TIME, ASSET), stacked("idio_scale")),
-        },
-        coords={
-            CHAIN: np.arange(len(views)),
-            TIME: batch.times[index],
-            ASSET: batch.assets,
-            FACTOR: factor_coord(views[0].beta.shape[-1]),
-        },
-    )

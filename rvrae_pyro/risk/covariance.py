@@ -39,7 +39,7 @@ class FactorModel(Protocol):
 
 @runtime_checkable
 class Moments(Protocol):
-    """A fit or an ensemble: several sets of weights, each with its own mean and covariance."""
+    """A fit, an ensemble or a baseline: sets of weights, each with its mean and covariance."""
 
     def moments(
         self,
@@ -70,7 +70,7 @@ def covariance(
 
     Parameters
     ----------
-    fit : Fit or Ensemble
+    fit : Fit, Ensemble or baseline with factors
         Or anything with ``loadings``, ``idio_scale`` and ``factors`` as a fit has them.
     panel : Dataset
         May be longer than the training panel; its last month may be live.
@@ -89,7 +89,7 @@ def covariance(
     PanelError
         If ``panel`` has no ``time``.
     ShapeError
-        If ``times`` are outside the panel.
+        If ``times`` are outside the panel, or months of which several members expect nothing yet.
 
     Notes
     -----
@@ -351,6 +351,13 @@ def _mixture(data: xr.Dataset) -> FactorCovariance:
         return FactorCovariance(only["beta"], only["factor_cov"], only["idio_var"])
     beta = data["beta"].transpose(TIME, ASSET, MEMBER, FACTOR).values
     mean = data["mean"].transpose(TIME, ASSET, MEMBER).values
+    unknown = (np.isnan(mean) & ~np.isnan(beta).any(-1)).any((1, 2))
+    if unknown.any():
+        months = np.datetime_as_string(data[TIME].values[unknown], "D")
+        raise ShapeError(
+            "`times` must be months whose mean return is known, before which the fit has seen "
+            f"factors; got {first(months)} of which it is not. Begin later."
+        )
     apart = mean - (mean * share).sum(-1, keepdims=True)
     n_times, n_assets, _, n_factors = beta.shape
     columns = np.concatenate([beta, apart[..., None]], -1).reshape(n_times, n_assets, -1)

@@ -15,7 +15,7 @@ from rvrae_pyro import risk
 from rvrae_pyro.baselines import IPCA
 from rvrae_pyro.data import split
 from rvrae_pyro.data.simulate import simulate_gkx
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation import prevailing_mean, total_r2
 from tests.baselines.helpers import MAKE, WITH_FACTORS, market, parts
 
@@ -90,11 +90,34 @@ def test_draws_have_the_moments_that_the_model_states(name, panel, fitted):
     tree = model.predictive(test, num_samples=4000, seed=1)
     returns, stated = tree["predictions"]["returns"].astype(float), model.moments(test)
     pooled = returns.stack(sample=("chain", "draw"))
-    error = (pooled.mean("sample") - stated["mean"]) / (stated["sd"] / 4000**0.5)
+    error = (pooled.mean("sample") - model.forecast(test)) / (stated["sd"] / 4000**0.5)
     assert float(abs(error).max()) < 5
     assert float(abs(pooled.std("sample") / stated["sd"] - 1).max()) < 0.08
     xr.testing.assert_equal(returns.notnull().any(("chain", "draw")), stated["sd"].notnull())
-    np.testing.assert_array_equal(stated["mean"], model.forecast(test))
+    mean = xr.dot(stated["mean"], stated["share"], dim="member")
+    np.testing.assert_allclose(mean, model.forecast(test), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_risk_takes_a_baseline_as_it_takes_a_fit(name, panel, fitted):
+    model, times = fitted[name], panel["time"].values[-3:-1]
+    cov = risk.covariance(model, panel, times)
+    stated = model.moments(panel, times=times)
+    listed = stated["sd"].notnull().values
+    assert listed.any()
+    assert not listed.all()
+    for t, cells in enumerate(listed):
+        month = stated.isel(time=t, asset=cells)
+        expected = 0.0
+        for _, one in month.groupby("member"):
+            one = one.squeeze("member")
+            apart = one["mean"] - (month["mean"] * month["share"]).sum("member")
+            inside = one["beta"].values @ one["factor_cov"].values @ one["beta"].values.T
+            inside = inside + np.diag(one["idio_var"]) + np.outer(apart, apart)
+            expected = expected + float(one["share"]) * inside
+        dense = cov.sel([times[t]]).to_dense().isel(time=0, asset=cells, other_asset=cells)
+        np.testing.assert_allclose(dense, expected, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(np.diag(dense) ** 0.5, month["sd"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", WITH_FACTORS)
@@ -159,14 +182,19 @@ def test_members_disagree_and_their_mean_is_the_forecast(panel, fitted):
     np.testing.assert_allclose(model.reconstruct(panel), expected, atol=1e-12)
 
 
+def test_months_of_which_members_expect_nothing_have_no_covariance(panel, fitted):
+    with pytest.raises(ShapeError, match=r"seen factors; got 1 \(2000-01-31\) of which it is not"):
+        risk.covariance(fitted["ConditionalAutoencoder"], panel)
+
+
 @pytest.mark.statistical
 def test_intervals_of_ipca_cover_on_its_own_kind_of_data():
     # 12,000 cells of 60 months with common factors; the oracle covers 0.908 (s.e. 0.001)
     train, valid, test = split(simulate_gkx("linear", seed=1), 60, 60, 60)
     from rvrae_pyro.baselines import IPCA
 
-    stated = IPCA(3).fit(train, valid).moments(test)
-    inside = abs(test.returns - stated["mean"]) < 1.6449 * stated["sd"]
+    model = IPCA(3).fit(train, valid)
+    inside = abs(test.returns - model.forecast(test)) < 1.6449 * model.moments(test)["sd"]
     assert float(inside.mean()) == pytest.approx(0.905, abs=0.02)
 
 

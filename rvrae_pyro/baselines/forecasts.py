@@ -1,0 +1,204 @@
+"""What follows from members' views of a panel: moments, densities and draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
+
+from rvrae_pyro.baselines.views import FactorView
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.names import (
+    ASSET,
+    CHAIN,
+    DRAW,
+    FACTOR,
+    FACTORS,
+    MEMBER,
+    OTHER_FACTOR,
+    RETURNS,
+    TIME,
+)
+from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
+from rvrae_pyro.predictive.storage import Block
+
+__all__ = ["constant_data", "draw_blocks", "log_density", "moments"]
+
+
+def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
+    """Log density of each month's observed returns given months before, of shape (n_times,).
+
+    Parameters
+    ----------
+    views : sequence of FactorView
+        Members of an equal mixture of Gaussians.
+    batch : Batch
+
+    Returns
+    -------
+    Tensor of shape (n_times,)
+        Joint over the assets, in nats. 0 in months without returns, NaN where nothing is
+        known of the factors yet. Cost O(T N K^2) a member.
+    """
+    total = batch.returns.new_zeros(batch.n_times)
+    for t, seen in enumerate(batch.observed):
+        if bool(seen.any()):
+            each = torch.stack([_month_density(view, batch, t, seen) for view in views])
+            total[t] = each.logsumexp(0) - math.log(len(views))
+    return total
+
+
+def _month_density(view: FactorView, batch: Batch, t: int, seen: Tensor) -> Tensor:
+    mean = view.alpha[t, seen] + view.beta[t, seen] @ view.loc[t]
+    if bool(mean.isnan().any()):
+        return mean.new_tensor(torch.nan)
+    density: Tensor = LowRankMultivariateNormal(
+        mean, view.beta[t, seen] @ view.factor_scale[t], view.idio_scale[t, seen].square()
+    ).log_prob(batch.returns[t, seen])
+    return density
+
+
+def draw_blocks(
+    views: Sequence[FactorView], batch: Batch, months: Sequence[int], num_draws: int, seed: int
+) -> Iterator[Block]:
+    """Draw returns of the months asked for, a block of months at a time; members are chains.
+
+    Parameters
+    ----------
+    views : sequence of FactorView
+    batch : Batch
+    months : sequence of int
+    num_draws : int
+        Draws of every member.
+    seed : int
+        Each month and member has a random stream of its own date and number; draws follow
+        assets by label, whatever their order in the panel.
+    """
+    n_factors = views[0].beta.shape[-1]
+    for chosen in chunks(months, num_draws * len(views) * batch.n_assets):
+        shape = (len(views), num_draws, len(chosen))
+        returns = np.full((*shape, batch.n_assets), np.nan, np.float32)
+        factors = np.full((*shape, n_factors), np.nan)
+        for chain, view in enumerate(views):
+            for row, t in enumerate(chosen):
+                order = by_label(batch, batch.listed[t].nonzero().squeeze(-1))
+                with month_random(seed, batch.times[t], f"baseline {chain}"):
+                    drawn, path = _draw_month(view, t, order, num_draws)
+                returns[chain, :, row, order.cpu().numpy()] = drawn.T.cpu().numpy()
+                factors[chain, :, row] = path.cpu().numpy()
+        yield _label(views, batch, chosen, returns, factors)
+
+
+def _draw_month(view: FactorView, t: int, order: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
+    """Draw returns (num_draws, len(order)) and the factors (num_draws, n_factors) behind them."""
+    noise = view.loc.new_empty(num_draws, view.loc.shape[1]).normal_()
+    factors = view.loc[t] + noise @ view.factor_scale[t].mT
+    mean = view.alpha[t, order] + factors @ view.beta[t, order].mT
+    return mean + view.idio_scale[t, order] * torch.empty_like(mean).normal_(), factors
+
+
+def _label(
+    views: Sequence[FactorView],
+    batch: Batch,
+    chosen: Sequence[int],
+    returns: np.ndarray,
+    factors: np.ndarray,
+) -> Block:
+    index = list(chosen)
+    over = {TIME: batch.times[index], ASSET: batch.assets}
+    sample = {CHAIN: np.arange(len(views)), DRAW: np.arange(returns.shape[1])}
+    factor = {FACTOR: factor_coord(factors.shape[-1])}
+    return {
+        "predictions": xr.Dataset(
+            {
+                RETURNS: ((CHAIN, DRAW, TIME, ASSET), returns),
+                FACTORS: ((CHAIN, DRAW, TIME, FACTOR), factors),
+            },
+            coords={**sample, **over, **factor},
+        ),
+        "predictions_constant_data": constant_data(views, batch, chosen),
+    }
+
+
+def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
+    """Label what forecasts of some months take as given; members are chains.
+
+    Parameters
+    ----------
+    views : sequence of FactorView
+    batch : Batch
+    months : sequence of int
+
+    Returns
+    -------
+    Dataset
+        ``alpha`` and ``idio_scale`` (chain, time, asset), ``beta`` (chain, time, asset, factor);
+        NaN where not listed.
+    """
+    index = list(months)
+    hidden = ~batch.listed[index]
+    each = {
+        "alpha": [view.alpha[index] for view in views],
+        "beta": [view.beta[index] for view in views],
+        "idio_scale": [view.idio_scale[index] for view in views],
+    }
+    return xr.Dataset(
+        {name: ((CHAIN, *dims), values) for name, dims, values in _by_cell(each, hidden)},
+        coords={CHAIN: np.arange(len(views)), **_labels(views, batch, index)},
+    )
+
+
+def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
+    """Label what each member says of the months' mean and covariance, members in equal shares.
+
+    See :meth:`rvrae_pyro.baselines.factors.FactorBaseline.moments`.
+    """
+    index = list(months)
+    hidden = ~batch.listed[index]
+    means = torch.stack([view.fitted(view.loc)[index] for view in views])
+    each = {
+        "mean": list(means),
+        "beta": [view.beta[index] for view in views],
+        "idio_var": [view.idio_scale[index].square() for view in views],
+    }
+    within = torch.stack([view.variance()[index] for view in views]).mean(0)
+    between = (means - means.mean(0)).square().mean(0)
+    scales = torch.stack([view.factor_scale[index] for view in views])
+    labels = _labels(views, batch, index)
+    return xr.Dataset(
+        {
+            **{name: ((MEMBER, *dims), values) for name, dims, values in _by_cell(each, hidden)},
+            "factor_cov": (
+                (MEMBER, TIME, FACTOR, OTHER_FACTOR),
+                (scales @ scales.mT).cpu().numpy(),
+            ),
+            "share": (MEMBER, np.full(len(views), 1.0 / len(views))),
+            "sd": (
+                (TIME, ASSET),
+                (within + between).sqrt().masked_fill(hidden, torch.nan).cpu().numpy(),
+            ),
+        },
+        coords={MEMBER: np.arange(len(views)), OTHER_FACTOR: labels[FACTOR], **labels},
+    )
+
+
+def _by_cell(
+    each: dict[str, list[Tensor]], hidden: Tensor
+) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
+    """Stack members' values by cell (n_times, n_assets, ...); NaN where ``hidden``."""
+    for name, values in each.items():
+        stacked = torch.stack(values)
+        beyond = (1,) * (stacked.ndim - 3)
+        filled = stacked.masked_fill(hidden.reshape(*hidden.shape, *beyond), torch.nan)
+        yield name, (TIME, ASSET, FACTOR)[: stacked.ndim - 1], filled.cpu().numpy()
+
+
+def _labels(views: Sequence[FactorView], batch: Batch, index: list[int]) -> dict[str, np.ndarray]:
+    factors = factor_coord(views[0].beta.shape[-1])
+    return {TIME: batch.times[index], ASSET: batch.assets, FACTOR: factors}
