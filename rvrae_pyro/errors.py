@@ -1,10 +1,11 @@
-"""Error classes, each also the built-in that a Python user would expect, and two checks.
+"""Error classes, each also the built-in that a Python user would expect, and three checks.
 
 A message says which argument, what was expected, what came, and what to do.
 """
 
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 __all__ = [
     "CheckpointError",
@@ -16,6 +17,7 @@ __all__ = [
     "RvraeWarning",
     "ShapeError",
     "check_count",
+    "check_number",
     "check_seeds",
 ]
 
@@ -67,6 +69,27 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return int(value)
+
+
+def check_number(name: str, value: object, interval: str, remedy: str = "") -> float:
+    """Return a number of an interval such as "(0, 1]" or "[0, inf)", or say what is wrong with it.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument; ``remedy`` ends the message.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        above = low < number or (interval[0] == "[" and number == low)
+        below = number < high or (interval[-1] == "]" and number == high)
+        if above and below:
+            return number
+    wanted = f"in {interval}"
+    if math.isinf(high):
+        wanted = f"above {low:g}" if interval[0] == "(" else f"at least {low:g}"
+    raise ConfigError(f"`{name}` must be {wanted}; got {value!r}.{remedy and ' '}{remedy}")
 
 
 def check_seeds(seeds: object) -> list[int]:

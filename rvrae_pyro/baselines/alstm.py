@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.baselines.sequences import SequenceForecaster, over_buckets
-from rvrae_pyro.baselines.training import TrainConfig
+from rvrae_pyro.baselines.training import TrainConfig, training_of
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 
@@ -89,7 +89,7 @@ class ALSTM(SequenceForecaster):
         *,
         config: TrainConfig | None = None,
     ) -> None:
-        super().__init__(window, TrainConfig(months=24) if config is None else config)
+        super().__init__(window, training_of(config, TrainConfig(months=24)))
         self.hidden = check_count("hidden", hidden)
         self.n_layers = check_count("n_layers", n_layers)
 

@@ -20,11 +20,12 @@ from rvrae_pyro.baselines.training import (
     progress_bar,
     return_scale,
     train_network,
+    training_of,
 )
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.portfolios import managed_portfolios
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["ConditionalAutoencoder", "Network"]
@@ -114,12 +115,14 @@ class ConditionalAutoencoder(FactorBaseline):
     ) -> None:
         super().__init__()
         self.n_factors = check_count("n_factors", n_factors)
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise ConfigError(
+                f"`hidden` must be a sequence of layer sizes; got {hidden!r}. One layer is (32,)."
+            )
         self.hidden = tuple(check_count("hidden", size) for size in hidden)
         self.n_members = check_count("n_members", n_members)
-        if not l1 >= 0:
-            raise ConfigError(f"`l1` must be at least 0; got {l1!r}.")
-        self.l1 = float(l1)
-        self.config = TrainConfig(learning_rate=5e-3) if config is None else config
+        self.l1 = check_number("l1", l1, "[0, inf)")
+        self.config = training_of(config, TrainConfig(learning_rate=5e-3))
         self._members: list[Network] = []
         self._numbers: dict[str, Tensor] = {}
 

@@ -231,9 +231,10 @@ class Baseline(ABC):
             model._attrs = dict(meta["attrs"])
             model._history = meta["history"]
             model._restore(state)
-        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        except (KeyError, TypeError, RuntimeError, ConfigError, ShapeError) as error:
+            reason = str(error).rstrip(".")
             raise CheckpointError(
-                f"{str(path)!r} is damaged: {error}. Restore it from a copy or fit again."
+                f"{str(path)!r} is damaged: {reason}. Restore it from a copy or fit again."
             ) from error
         return model
 

@@ -20,10 +20,11 @@ from rvrae_pyro.baselines.training import (
     progress_bar,
     return_scale,
     train_network,
+    training_of,
 )
 from rvrae_pyro.baselines.views import FactorView
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import check_count, check_number
 
 __all__ = ["Decoder", "Encoder", "FactorVAE", "Gaussian", "Network", "Predictor"]
 
@@ -277,10 +278,8 @@ class FactorVAE(FactorBaseline):
         self.hidden = check_count("hidden", hidden)
         self.n_portfolios = check_count("n_portfolios", n_portfolios)
         self.window = check_count("window", window)
-        if not kl_weight > 0:
-            raise ConfigError(f"`kl_weight` must be above 0; got {kl_weight!r}.")
-        self.kl_weight = float(kl_weight)
-        self.config = TrainConfig(months=24) if config is None else config
+        self.kl_weight = check_number("kl_weight", kl_weight, "(0, inf)")
+        self.config = training_of(config, TrainConfig(months=24))
         self._network: Network | None = None
         self._scale = torch.ones((), dtype=torch.float64)
 

@@ -17,12 +17,12 @@ from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like,
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.data.portfolios import CONSTANT
 from rvrae_pyro.errors import (
-    ConfigError,
     FitError,
     PanelError,
     RvraeWarning,
     ShapeError,
     check_count,
+    check_number,
 )
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FACTOR
 from rvrae_pyro.predictive.months import factor_coord
@@ -84,9 +84,8 @@ class IPCA(FactorBaseline):
         super().__init__()
         self.n_factors = check_count("n_factors", n_factors)
         self.max_iter = check_count("max_iter", max_iter)
-        if not tol > 0:
-            raise ConfigError(f"`tol` must be above 0; got {tol!r}.")
-        self.constant, self.alpha, self.tol = bool(constant), bool(alpha), float(tol)
+        self.tol = check_number("tol", tol, "(0, inf)")
+        self.constant, self.alpha = bool(constant), bool(alpha)
         self._numbers: dict[str, Tensor] = {}
 
     @property
@@ -208,3 +207,8 @@ class IPCA(FactorBaseline):
     def _restore(self, state: dict[str, Tensor]) -> None:
         names = ("gamma", "gamma_alpha", "times", "factors", "idio_scale")
         self._numbers = {name: state[name] for name in names}
+        wanted = (len(self._instruments()), self.n_factors)
+        if self._numbers["gamma"].shape != wanted:
+            raise ShapeError(
+                f"`gamma` must have shape {wanted}; got {tuple(self._numbers['gamma'].shape)}"
+            )

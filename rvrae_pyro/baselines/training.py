@@ -15,10 +15,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.errors import ConfigError, FitError, check_count
+from rvrae_pyro.errors import ConfigError, FitError, check_count, check_number
 from rvrae_pyro.inference.windows import draw_windows
 
-__all__ = ["Objective", "TrainConfig", "progress_bar", "return_scale", "train_network"]
+__all__ = [
+    "Objective",
+    "TrainConfig",
+    "progress_bar",
+    "return_scale",
+    "train_network",
+    "training_of",
+]
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,24 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` must be above 0; got {getattr(self, name)!r}.")
+            check_number(name, getattr(self, name), "(0, inf)")
         for name in ("max_epochs", "patience", "months"):
             check_count(name, getattr(self, name))
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"`weight_decay` must be at least 0; got {self.weight_decay!r}.")
+        check_number("weight_decay", self.weight_decay, "[0, inf)")
 
     def describe(self) -> dict[str, Any]:
         """Return the settings in JSON types."""
         return dataclasses.asdict(self)
+
+
+def training_of(config: TrainConfig | None, default: TrainConfig) -> TrainConfig:
+    """Return the settings given, or the default; refuse anything else."""
+    if config is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"`config` must be a TrainConfig; got {config!r}. "
+            "Write config=rv.baselines.TrainConfig(max_epochs=50)."
+        )
+    return default if config is None else config
 
 
 class Objective(Protocol):

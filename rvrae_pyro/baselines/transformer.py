@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rvrae_pyro.baselines.sequences import SequenceForecaster
-from rvrae_pyro.baselines.training import TrainConfig
+from rvrae_pyro.baselines.training import TrainConfig, training_of
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_count, check_number
 
 __all__ = ["Network", "Transformer"]
 
@@ -135,7 +135,7 @@ class Transformer(SequenceForecaster):
         config: TrainConfig | None = None,
     ) -> None:
         default = TrainConfig(learning_rate=3e-4, months=12, weight_decay=1e-3)
-        super().__init__(window, default if config is None else config)
+        super().__init__(window, training_of(config, default))
         self.size = check_count("size", size)
         self.n_layers = check_count("n_layers", n_layers)
         self.n_heads = check_count("n_heads", n_heads)
@@ -144,9 +144,7 @@ class Transformer(SequenceForecaster):
                 f"`size` must be a multiple of `n_heads`; got {size} and {n_heads}. Use "
                 f"{math.ceil(size / n_heads) * n_heads}."
             )
-        if not orthogonality >= 0:
-            raise ConfigError(f"`orthogonality` must be at least 0; got {orthogonality!r}.")
-        self.orthogonality = float(orthogonality)
+        self.orthogonality = check_number("orthogonality", orthogonality, "[0, inf)")
 
     def _build(self, n_characteristics: int) -> nn.Module:
         return Network(n_characteristics, self.size, self.n_layers, self.n_heads, self.window)

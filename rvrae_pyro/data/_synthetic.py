@@ -20,7 +20,7 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["check_count", "check_range", "cross_sectional_ranks", "make_panel", "month_ends"]
+__all__ = ["check_count", "cross_sectional_ranks", "make_panel", "month_ends"]
 
 Array = NDArray[np.float64]
 
@@ -34,17 +34,6 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     if count < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return count
-
-
-def check_range(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False
-) -> float:
-    """Return ``value`` as a float, or say that it must lie in [low, high) or (low, high)."""
-    inside = np.isreal(value) and (low < value if open_low else low <= value) and value < high
-    if not inside:
-        bracket = "(" if open_low else "["
-        raise ConfigError(f"`{name}` must lie in {bracket}{low:g}, {high:g}); got {value!r}.")
-    return float(value)
 
 
 def month_ends(n_times: int, start: str = "2000-01") -> NDArray[np.datetime64]:

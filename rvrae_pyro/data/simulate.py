@@ -12,12 +12,11 @@ import xarray as xr
 from rvrae_pyro.data._synthetic import (
     Array,
     check_count,
-    check_range,
     cross_sectional_ranks,
     make_panel,
 )
 from rvrae_pyro.data.simulate_market import simulate_dynamic
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 
 __all__ = ["simulate_dynamic", "simulate_gkx", "simulate_linear_gaussian"]
@@ -202,11 +201,10 @@ def simulate_linear_gaussian(
     n_assets = check_count("n_assets", n_assets)
     n_times = check_count("n_times", n_times)
     n_factors = check_count("n_factors", n_factors)
-    if not abs(phi) <= 1:
-        raise ConfigError(f"`phi` must lie in [-1, 1]; got {phi!r}.")
-    check_range("q", q, 0, np.inf)
-    check_range("noise_scale", noise_scale, 0, np.inf, open_low=True)
-    check_range("missing", missing, 0, 1)
+    check_number("phi", phi, "[-1, 1]")
+    check_number("q", q, "[0, inf)")
+    check_number("noise_scale", noise_scale, "(0, inf)")
+    check_number("missing", missing, "[0, 1)")
     rng = np.random.default_rng(seed)
     beta = rng.normal(size=(n_times, n_assets, n_factors))
     factors = np.zeros((n_times, n_factors))

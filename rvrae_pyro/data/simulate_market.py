@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 from rvrae_pyro.data._synthetic import (
     Array,
     check_count,
-    check_range,
     cross_sectional_ranks,
     make_panel,
 )
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 
 __all__ = ["simulate_dynamic"]
@@ -106,10 +105,10 @@ def simulate_dynamic(
             f"as loadings are built from characteristics; got {n_characteristics}."
         )
     for name, value in (("ar", ar), ("volatility_ar", volatility_ar), ("turnover", turnover)):
-        check_range(name, value, 0, 1)
-    check_range("missing", missing, 0, 1)
-    check_range("volatility_scale", volatility_scale, 0, np.inf)
-    check_range("degrees_of_freedom", degrees_of_freedom, 2, np.inf, open_low=True)
+        check_number(name, value, "[0, 1)")
+    check_number("missing", missing, "[0, 1)")
+    check_number("volatility_scale", volatility_scale, "[0, inf)")
+    check_number("degrees_of_freedom", degrees_of_freedom, "(2, inf)")
 
     rng = np.random.default_rng(seed)
     listed = _listing(rng, n_times, n_assets, turnover)

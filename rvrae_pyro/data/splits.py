@@ -12,7 +12,7 @@ import xarray as xr
 from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
 from rvrae_pyro.data.panel import validate_panel
-from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError, check_number
 from rvrae_pyro.names import CHARACTERISTIC, RETURNS, TIME
 
 __all__ = ["Part", "Split", "join_months", "split", "walk_forward"]
@@ -104,8 +104,7 @@ def _counts(parts: dict[str, Any]) -> list[int]:
 
 def _fractions(parts: dict[str, Any], n_times: int) -> list[int]:
     for name, value in parts.items():
-        if not 0.0 < value < 1.0:
-            raise ConfigError(f"`{name}` as a fraction must lie in (0, 1); got {value!r}.")
+        check_number(name, value, "(0, 1)", "A fraction is one of the months.")
     total = sum(parts.values())
     if total > 1.0 + 1e-9:
         raise ConfigError(f"`train`, `valid` and `test` add up to {total:.4g}; at most 1.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.diagnostics.subject import HasModel, model_of
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import check_count, check_number
 from rvrae_pyro.inference.importance import guide_paths, path_log_likelihood
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
@@ -90,8 +90,7 @@ def sbc(
     """
     for name, value in (("num_datasets", num_datasets), ("num_samples", num_samples)):
         check_count(name, value)
-    if not kl_weight > 0:
-        raise ConfigError(f"`kl_weight` must be above 0; got {kl_weight!r}.")
+    check_number("kl_weight", kl_weight, "(0, inf)")
     model = model_of(fit)
     batch, device = load(model, panel)
     precise = in_double(model).to(device)

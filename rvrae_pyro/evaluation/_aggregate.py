@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from statsmodels.stats.sandwich_covariance import S_hac_simple
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, OBS, TIME
 
@@ -52,8 +52,8 @@ def hac_standard_error(series: xr.DataArray, *, lags: int | None = None) -> xr.D
     Newey and West (1987), Econometrica 55, 703-708.
     """
     check_array(series, "series", TIME)
-    if lags is not None and lags < 0:
-        raise ConfigError(f"`lags` must be at least 0; got {lags!r}.")
+    if lags is not None:
+        check_count("lags", lags, 0)
     error: xr.DataArray = xr.apply_ufunc(
         _newey_west,
         series,

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import betaln, gammaln, ndtr, stdtr
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.evaluation._aggregate import Per, aggregate
 from rvrae_pyro.evaluation._cells import pair, sample_dims, score_cells
 
@@ -169,9 +169,7 @@ def crps_student_t(
     Jordan, Krueger and Lerch (2019), Evaluating probabilistic forecasts with scoringRules,
     Journal of Statistical Software 90(12), appendix A.
     """
-    if not degrees_of_freedom > 1:
-        raise ConfigError(f"`degrees_of_freedom` must be above 1; got {degrees_of_freedom!r}.")
-    nu = float(degrees_of_freedom)
+    nu = check_number("degrees_of_freedom", degrees_of_freedom, "(1, inf)")
     z, width = _standardise(returns, loc, scale)
     log_norm = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi)
     density = np.exp(log_norm - (nu + 1) / 2 * np.log1p(z**2 / nu))
@@ -281,8 +279,7 @@ def coverage(
     Ends are quantiles at plotting position k / (S + 1), so that a calibrated forecast covers
     with probability ``prob`` exactly, whatever the number of draws. Cost O(S) a cell.
     """
-    if not 0 < prob < 1:
-        raise ConfigError(f"`prob` must lie in (0, 1); got {prob!r}.")
+    check_number("prob", prob, "(0, 1)")
     returns, draws = pair(returns, draws, "draws")
     tail, size = (1.0 - prob) / 2.0, _sample_size(draws)
     if (size + 1) * tail < 1 - 1e-9:

@@ -6,7 +6,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
 from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
@@ -136,11 +136,10 @@ def model_confidence_set(
             f"`losses` must have dims ({TIME}, {dim}) and no other; got {losses.dims}. Average "
             "over the others, or take one of their labels."
         )
-    if not 0.0 < size < 1.0:
-        raise ConfigError(f"`size` must lie in (0, 1); got {size!r}.")
+    check_number("size", size, "(0, 1)")
     for name, value in (("block_length", block_length), ("num_samples", num_samples)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1; got {value!r}.")
+        if value is not None:
+            check_count(name, value)
     table = losses.transpose(TIME, dim).dropna(TIME)
     if table.sizes[dim] < 2 or table.sizes[TIME] < 2:
         raise ShapeError(

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_number
 from rvrae_pyro.evaluation._aggregate import estimate_dataset, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
@@ -75,10 +75,8 @@ def long_short(
     :math:`w_i (1 + r_i) / (1 + R)`, with excess returns standing for total ones. The first
     month trades 2, the set-up. Cost O(T N log N).
     """
-    if not 0.0 < quantile <= 0.5:
-        raise ConfigError(f"`quantile` must lie in (0, 0.5]; got {quantile!r}.")
-    if not 0.0 <= cost < np.inf:
-        raise ConfigError(f"`cost` must be at least 0; got {cost!r}. 30 basis points are 0.003.")
+    check_number("quantile", quantile, "(0, 0.5]")
+    check_number("cost", cost, "[0, inf)", "30 basis points are 0.003.")
     realised, guess = pair(returns, point(forecast, "forecast"), "forecast")
     # in label order, so that ties do not depend on the order of the assets
     realised, guess = (to_wide(each).sortby([TIME, ASSET]) for each in (realised, guess))
@@ -207,8 +205,7 @@ def sharpe_ratio(
     Wang and Guo (2024), arXiv 2403.02500, eq. (34).
     """
     check_array(returns, "returns", TIME)
-    if not 0.0 < periods < np.inf:
-        raise ConfigError(f"`periods` must be above 0; got {periods!r}. 12 stands for months.")
+    check_number("periods", periods, "(0, inf)", "12 stands for months.")
     if standard_error not in (True, False, "hac", "normal"):
         raise ConfigError(
             f"`standard_error` must be a bool, 'hac' or 'normal'; got {standard_error!r}."

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_number
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, LOG_PRIOR, RETURNS, TIME
 from rvrae_pyro.predictive.pareto import smooth_weights
 
@@ -65,8 +65,7 @@ def psense(
     low, high = alphas
     if not 0 < low < 1 < high:
         raise ConfigError(f"`alphas` must lie below and above 1; got {alphas!r}.")
-    if not 0 < tail < 1:
-        raise ConfigError(f"`tail` must lie in (0, 1); got {tail!r}.")
+    check_number("tail", tail, "(0, 1)")
     group = getattr(forecast, "children", {}).get("predictions")
     if group is None or not {RETURNS, LOG_PRIOR} <= set(group.data_vars):
         raise ShapeError(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_number
 from rvrae_pyro.evaluation import (
     coverage,
     crps,
@@ -57,14 +57,10 @@ class Rules:
     periods: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.quantile <= 0.5:
-            raise ConfigError(f"`quantile` must lie in (0, 0.5]; got {self.quantile!r}.")
-        if not 0.0 <= self.cost < np.inf:
-            raise ConfigError(
-                f"`cost` must be at least 0; got {self.cost!r}. 30 basis points are 0.003."
-            )
-        if self.periods is not None and not 0.0 < self.periods < np.inf:
-            raise ConfigError(f"`periods` must be above 0; got {self.periods!r}.")
+        check_number("quantile", self.quantile, "(0, 0.5]")
+        check_number("cost", self.cost, "[0, inf)", "30 basis points are 0.003.")
+        if self.periods is not None:
+            check_number("periods", self.periods, "(0, inf)")
 
     def over(self, periods: float) -> Rules:
         """Rules for a panel of so many rows a year, unless they name a number of their own."""

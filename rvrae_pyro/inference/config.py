@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Literal
 
 import torch
 
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.inference.schedules import (
     Constant,
     Cosine,
@@ -100,9 +98,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
-                raise ConfigError(f"`{name}` must be above 0; got {value!r}.")
+            check_number(name, getattr(self, name), "(0, inf)")
         if self.dtype not in (torch.float32, torch.float64):
             raise ConfigError(
                 f"`dtype` must be torch.float32 or torch.float64; got {self.dtype!r}. Lower "
@@ -113,10 +109,13 @@ class FitConfig:
             raise ConfigError(
                 f"`optimizer` must be a class such as torch.optim.Adam; got {optimizer!r}."
             )
-        if not 0 <= self.weights_warmup < 1:
-            raise ConfigError(
-                f"`weights_warmup` must be at least 0 and below 1; got {self.weights_warmup}."
-            )
+        check_number("weights_warmup", self.weights_warmup, "[0, 1)")
+        for name, method in (("kl_schedule", "weight"), ("rate_schedule", "rate")):
+            if not callable(getattr(getattr(self, name), method, None)):
+                raise ConfigError(
+                    f"`{name}` must have a method `{method}`; got {getattr(self, name)!r}. "
+                    "Parts of rv.schedules have."
+                )
         for name in ("max_steps", "num_particles", "patience", "passes"):
             check_count(name, getattr(self, name))
         for name in ("window", "asset_batch", "shard_size"):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count, check_number
 
 __all__ = ["Constant", "Cosine", "Cyclical", "Flat", "Linear", "RateSchedule", "Schedule"]
 
@@ -53,10 +53,8 @@ class Cosine:
     end: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"`warmup` must be at least 0 and below 1; got {self.warmup}.")
-        if not 0 < self.end <= 1:
-            raise ConfigError(f"`end` must be in (0, 1]; got {self.end}.")
+        check_number("warmup", self.warmup, "[0, 1)")
+        check_number("end", self.end, "(0, 1]")
 
     def rate(self, progress: float) -> float:
         """Rise to 1 at ``warmup``, and fall to ``end`` from there."""
@@ -107,10 +105,8 @@ class Linear:
     profile: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.start <= 1:
-            raise ConfigError(f"`start` must be in (0, 1]; got {self.start}.")
-        if self.steps < 1:
-            raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
+        check_number("start", self.start, "(0, 1]")
+        check_count("steps", self.steps)
         if self.profile is not None:
             values = np.asarray(self.profile, dtype=float)
             if values.ndim != 1 or values.size == 0 or not (values > 0).all():
@@ -156,14 +152,10 @@ class Cyclical:
     rising: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.start <= 1 or not 0 < self.rising <= 1:
-            raise ConfigError(
-                f"`start` and `rising` must be in (0, 1]; got {self.start}, {self.rising}."
-            )
-        if self.cycles < 1 or self.steps < 1:
-            raise ConfigError(
-                f"`cycles` and `steps` must be at least 1; got {self.cycles}, {self.steps}."
-            )
+        for name in ("start", "rising"):
+            check_number(name, getattr(self, name), "(0, 1]")
+        for name in ("cycles", "steps"):
+            check_count(name, getattr(self, name))
 
     def weight(self, step: int, n_times: int) -> float | Tensor:
         """Straight line within each cycle; 1 after the last."""

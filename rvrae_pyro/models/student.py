@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_number
 from rvrae_pyro.models.likelihood_base import RobustLikelihood
 from rvrae_pyro.models.scales import Alpha, Scale
 
@@ -40,8 +40,7 @@ class StudentT(RobustLikelihood):
         sweeps: int = 2,
     ) -> None:
         super().__init__(scale, alpha, sweeps)
-        if not df > 2:
-            raise ConfigError(f"`df` must be above 2, so that returns have a variance; got {df}.")
+        check_number("df", df, "(2, inf)", "Returns have a variance only above 2.")
         self.df, self.learn_df = df, learn_df
         self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)), learn_df)
 

@@ -19,7 +19,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.models.weight_densities import GroupLogMatrix, HorseshoeMatrix
 
 __all__ = [
@@ -112,8 +112,7 @@ class GroupLog:
     def __post_init__(self) -> None:
         _require_positive(strength=self.strength, scale=self.scale)
         _require_inference(self.inference)
-        if self.elementwise < 0:
-            raise ConfigError(f"`elementwise` must be at least 0; got {self.elementwise}.")
+        check_number("elementwise", self.elementwise, "[0, inf)")
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
@@ -186,9 +185,8 @@ class Horseshoe:
     inference: Inference = "map"
 
     def __post_init__(self) -> None:
-        _require_positive(scale=self.scale, slab=self.slab, floor=self.floor, others=self.others)
-        if not self.floor < 1:
-            raise ConfigError(f"`floor` must be below 1, a typical local scale; got {self.floor}.")
+        _require_positive(scale=self.scale, slab=self.slab, others=self.others)
+        check_number("floor", self.floor, "(0, 1)", "1 is a typical local scale.")
         _require_inference(self.inference)
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
@@ -282,5 +280,4 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"`{name}` must be above 0; got {value}.")
+        check_number(name, value, "(0, inf)")

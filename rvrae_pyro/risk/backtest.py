@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk._cells import Scores, Walk
 from rvrae_pyro.risk._clusters import BINS, bootstrap_counts, clustered, pit_band, pit_test
@@ -155,12 +155,10 @@ def backtest(
 
 
 def _check_settings(num_simulations: int, block: float | None, max_missing: float) -> None:
-    if num_simulations < 100:
-        raise ConfigError(f"`num_simulations` must be at least 100; got {num_simulations!r}.")
-    if block is not None and not block >= 1:
-        raise ConfigError(f"`block` must be at least 1 month; got {block!r}.")
-    if not 0 <= max_missing < 1:
-        raise ConfigError(f"`max_missing` must be in [0, 1); got {max_missing!r}.")
+    check_count("num_simulations", num_simulations, 100)
+    if block is not None:
+        check_number("block", block, "[1, inf)", "It counts months.")
+    check_number("max_missing", max_missing, "[0, 1)")
 
 
 def _align(returns: xr.DataArray | xr.Dataset, forecast: Forecast) -> Array:

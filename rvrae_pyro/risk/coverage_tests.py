@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import xlogy
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_number
 
 __all__ = [
     "Christoffersen",
@@ -305,8 +305,7 @@ def stationary_bootstrap(
     ----------
     Politis and Romano (1994), Journal of the American Statistical Association 89, 1303-1313.
     """
-    if not block >= 1:
-        raise ConfigError(f"`block` must be at least 1 month; got {block!r}.")
+    check_number("block", block, "[1, inf)", "It counts months.")
     starts = rng.uniform(size=(num_samples, size)) < 1.0 / block
     starts[:, 0] = True
     jumps = rng.integers(size, size=(num_samples, size))
@@ -318,5 +317,4 @@ def stationary_bootstrap(
 
 
 def _check_tail(tail: float) -> None:
-    if not 0 < tail < 1:
-        raise ConfigError(f"`tail` must be in (0, 1); got {tail!r}.")
+    check_number("tail", tail, "(0, 1)")

@@ -135,6 +135,8 @@ def test_files_that_are_no_baselines_are_refused(fitted, tmp_path):
         ({"format": 99}, "reads up to 1"),
         ({"kind": "Oracle"}, "kind 'Oracle'"),
         ({"settings": {"n_factors": 0}}, "is damaged"),
+        ({"settings": {**meta["settings"], "n_factors": 3}}, "is damaged: `gamma` must have shape"),
+        ({"characteristics": ["c0"]}, r"must have shape \(2, 2\); got \(5, 2\). Restore"),
         ({"package": "other"}, "not written by this package"),
     ):
         (path / "baseline.json").write_text(json.dumps({**meta, **change}))
@@ -185,6 +187,18 @@ def test_misuse_is_explained(name, panel, fitted):
         (lambda: TrainConfig(patience=0), "`patience` must be"),
         (lambda: TrainConfig(learning_rate=0.0), "`learning_rate` must be above 0"),
         (lambda: TrainConfig(weight_decay=-1.0), "`weight_decay` must be at least 0"),
+        (lambda: TrainConfig(learning_rate="fast"), "`learning_rate` must be above 0; got 'fast'"),
+        (lambda: rv.baselines.IPCA(1, tol="low"), "`tol` must be above 0; got 'low'"),
+        (lambda: rv.baselines.ConditionalAutoencoder(1, 32), "`hidden` must be a sequence"),
+        *(
+            (lambda make=make: make(config={"max_epochs": 3}), "`config` must be a TrainConfig")
+            for make in (
+                rv.baselines.ALSTM,
+                rv.baselines.Transformer,
+                lambda config: rv.baselines.FactorVAE(1, config=config),
+                lambda config: rv.baselines.ConditionalAutoencoder(1, config=config),
+            )
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

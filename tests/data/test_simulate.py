@@ -209,12 +209,12 @@ def test_seeds_repeat_differ_and_leave_the_global_state(simulate):
         (lambda: simulate_gkx(n_characteristics=2), "`n_characteristics` .* at least 3; got 2"),
         (lambda: simulate_gkx(n_assets=2.5), "`n_assets` .* whole number .* got 2.5"),
         (lambda: simulate_gkx(start="soon"), "`start` must be a month"),
-        (lambda: simulate_linear_gaussian(phi=1.2), r"`phi` must lie in \[-1, 1\]"),
-        (lambda: simulate_linear_gaussian(noise_scale=0), r"`noise_scale` must lie in \(0, inf\)"),
-        (lambda: simulate_linear_gaussian(missing=1.0), r"`missing` must lie in \[0, 1\)"),
+        (lambda: simulate_linear_gaussian(phi=1.2), r"`phi` must be in \[-1, 1\]"),
+        (lambda: simulate_linear_gaussian(noise_scale=0), r"`noise_scale` must be above 0"),
+        (lambda: simulate_linear_gaussian(missing=1.0), r"`missing` must be in \[0, 1\)"),
         (lambda: simulate_dynamic(n_characteristics=2), "at least `n_factors` \\(3\\)"),
         (lambda: simulate_dynamic(degrees_of_freedom=2), "`degrees_of_freedom`"),
-        (lambda: simulate_dynamic(ar=1.0), "`ar` must lie in"),
+        (lambda: simulate_dynamic(ar=1.0), "`ar` must be in"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

@@ -75,7 +75,7 @@ def test_last_dates_and_pairs():
         ((10, 0, 3), ConfigError, "`valid` must be at least 1 row; got 0"),
         ((0.6, 0.3, 0.3), ConfigError, r"add up to 1\.2;"),
         ((0.9, 0.01, 0.02), PanelError, r"`valid` = 0\.01 of 20 rows is less than one"),
-        ((1.5, 0.1, 0.1), ConfigError, r"`train` as a fraction must lie in \(0, 1\)"),
+        ((1.5, 0.1, 0.1), ConfigError, r"`train` must be in \(0, 1\)"),
         ((10, 0.2, 3), ConfigError, "must be of one kind"),
         ((True, 2, 3), ConfigError, "`train` must be a count"),
         ((10, None, 3), ConfigError, "`valid` must be a count"),

@@ -257,7 +257,7 @@ def test_misuse_is_named(returns, draws):
         crps(returns, draws, estimator="pwm")
     with pytest.raises(ConfigError, match="needs two draws or more; got 1"):
         crps(returns, draws.isel(chain=[0], draw=[0]))
-    with pytest.raises(ConfigError, match=r"`prob` must lie in \(0, 1\); got 90"):
+    with pytest.raises(ConfigError, match=r"`prob` must be in \(0, 1\); got 90"):
         coverage(returns, draws, 90)
     with pytest.raises(ConfigError, match=r"A 0.99 interval needs 199 draws or more; got 120"):
         coverage(returns, draws, 0.99)

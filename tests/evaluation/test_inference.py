@@ -98,7 +98,7 @@ def test_confidence_set_keeps_the_best_and_drops_the_worst():
 
 def test_confidence_set_says_what_is_wrong(monkeypatch):
     losses = xr.DataArray(np.eye(4), dims=("time", "model"))
-    with pytest.raises(ConfigError, match="`size` must lie"):
+    with pytest.raises(ConfigError, match="`size` must be in"):
         model_confidence_set(losses, 1.0)
     with pytest.raises(ShapeError, match="two models"):
         model_confidence_set(losses[:, :1])

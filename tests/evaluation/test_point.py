@@ -298,7 +298,7 @@ def test_misuse_is_named(returns, forecast):
         total_r2(returns, forecast, per="month", standard_error=True)
     with pytest.raises(ShapeError, match="`factors` must have dims \\('time',\\)"):
         prevailing_mean(xr.DataArray([1.0], dims="month"))
-    with pytest.raises(ConfigError, match="`lags` must be at least 0"):
+    with pytest.raises(ConfigError, match="`lags` must be a whole number of at least 0"):
         hac_standard_error(returns.isel(asset=0), lags=-1)
 
 

@@ -141,8 +141,8 @@ def test_models_draws_and_long_form_are_understood():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"quantile": 0.6}, "`quantile` must lie"),
-        ({"quantile": 0.0}, "`quantile` must lie"),
+        ({"quantile": 0.6}, "`quantile` must be in"),
+        ({"quantile": 0.0}, "`quantile` must be in"),
         ({"cost": -0.1}, "`cost` must be at least 0"),
     ],
 )

@@ -156,7 +156,7 @@ def test_improper_densities_have_no_posterior() -> None:
         rv.RVRAE(3, 2, loadings=rv.loadings.MLP(3, 2, hidden=(4,), weights=prior))
     with pytest.raises(rv.ConfigError, match="`inference` must be 'map' or 'posterior'"):
         rv.weights.Laplace(inference="vi")
-    with pytest.raises(rv.ConfigError, match="`floor` must be below 1"):
+    with pytest.raises(rv.ConfigError, match="`floor` must be in"):
         rv.weights.Horseshoe(floor=1.5)
 
 

@@ -151,5 +151,5 @@ def test_bad_arguments_are_refused():
         ct.christoffersen([0.0, 0.5], 0.05)
     with pytest.raises(ShapeError, match="must have one dimension"):
         ct.christoffersen(np.zeros((2, 2)), 0.05)
-    with pytest.raises(ConfigError, match="`block` must be at least 1 month"):
+    with pytest.raises(ConfigError, match="`block` must be at least 1"):
         ct.stationary_bootstrap(10, 5, 0.5, np.random.default_rng(0))

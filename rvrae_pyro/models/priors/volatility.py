@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_number
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.names import LOG_VARIANCE
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -92,10 +92,8 @@ class StochasticVolatility(FactorPrior):
 
     def __init__(self, n_factors: int, persistence: float = 0.9, volatility: float = 0.3) -> None:
         super().__init__()
-        if not -1 < persistence < 1:
-            raise ConfigError(f"`persistence` must be in (-1, 1); got {persistence}.")
-        if not volatility > 0:
-            raise ConfigError(f"`volatility` must be above 0; got {volatility}.")
+        check_number("persistence", persistence, "(-1, 1)")
+        check_number("volatility", volatility, "(0, inf)")
         self.n_factors, self.persistence, self.volatility = n_factors, persistence, volatility
         self.own: _LogVariancePath = _LogVariancePath(n_factors, persistence, volatility)
         self.zeros: Tensor
