@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,8 +20,8 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, FACTOR, TIME
-from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
-from rvrae_pyro.predictive.storage import Block, assemble
+from rvrae_pyro.predictive.months import drawn_from, factor_coord, label_cells, pick_months
+from rvrae_pyro.predictive.storage import Block, Drawing, assemble
 
 __all__ = ["FactorBaseline", "Refit"]
 
@@ -172,7 +173,8 @@ class FactorBaseline(Baseline):
         times : label, slice or list, optional
             Months to draw; all unless told.
         out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily.
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
+            on with what a run that was killed left of it.
 
         Returns
         -------
@@ -208,7 +210,8 @@ class FactorBaseline(Baseline):
             Months to replicate; all unless told. Months before which no factor is known are
             left out.
         out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily.
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
+            on with what a run that was killed left of it.
 
         Returns
         -------
@@ -235,7 +238,7 @@ class FactorBaseline(Baseline):
         times: object | None,
         out: str | os.PathLike[str] | None,
     ) -> xr.DataTree:
-        """Draw months; ``blocks`` takes views, batch, months, draws of a member and the seed."""
+        """Draw months by ``draw_blocks`` or ``replicate_blocks``."""
         check_count("num_samples", num_samples)
         check_count("seed", seed, 0)
         batch = self._batch(panel)
@@ -244,7 +247,9 @@ class FactorBaseline(Baseline):
             views = list(self._views(panel, batch))
             draws = -(-num_samples // len(views))
             attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-            return assemble(blocks(views, batch, months, draws, seed), attrs, out)
+            identity = drawn_from(blocks.__name__, [self._state()], batch, months, draws)
+            drawing = Drawing(partial(blocks, views, batch, months, draws, seed), attrs, identity)
+            return assemble(drawing, out)
 
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
         """Return what forecasts take as given: intercepts, loadings and residual scales.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -65,7 +66,12 @@ def _month_density(view: FactorView, batch: Batch, t: int, seen: Tensor) -> Tens
 
 
 def draw_blocks(
-    views: Sequence[FactorView], batch: Batch, months: Sequence[int], num_draws: int, seed: int
+    views: Sequence[FactorView],
+    batch: Batch,
+    months: Sequence[int],
+    num_draws: int,
+    seed: int,
+    done: int,
 ) -> Iterator[Block]:
     """Draw returns of the months asked for, a block of months at a time; members are chains.
 
@@ -79,9 +85,11 @@ def draw_blocks(
     seed : int
         Each month and member has a random stream of its own date and number; draws follow
         assets by label, whatever their order in the panel.
+    done : int
+        Blocks to leave out.
     """
     n_factors = views[0].beta.shape[-1]
-    for chosen in chunks(months, num_draws * len(views) * batch.n_assets):
+    for chosen in islice(chunks(months, num_draws * len(views) * batch.n_assets), done, None):
         shape = (len(views), num_draws, len(chosen))
         returns = np.full((*shape, batch.n_assets), np.nan, np.float32)
         factors = np.full((*shape, n_factors), np.nan)

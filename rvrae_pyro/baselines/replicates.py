@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -42,7 +43,12 @@ def posterior_factors(view: FactorView, batch: Batch, t: int) -> Posterior:
 
 
 def replicate_blocks(
-    views: Sequence[FactorView], batch: Batch, months: Sequence[int], num_draws: int, seed: int
+    views: Sequence[FactorView],
+    batch: Batch,
+    months: Sequence[int],
+    num_draws: int,
+    seed: int,
+    done: int,
 ) -> Iterator[Block]:
     """Draw factors given each month's returns, and its returns anew; members are chains.
 
@@ -54,7 +60,7 @@ def replicate_blocks(
         Those before which a member has seen no factor are left out: there is no prior for them.
     num_draws : int
         Draws of every member.
-    seed : int
+    seed, done : int
         As for ``draw_blocks``.
 
     Raises
@@ -66,7 +72,7 @@ def replicate_blocks(
     months = [t for t in months if bool(known[t])]
     if not months:
         raise ConfigError("`times` must name a month before which factors are known; got none.")
-    for chosen in chunks(months, num_draws * len(views) * batch.n_assets):
+    for chosen in islice(chunks(months, num_draws * len(views) * batch.n_assets), done, None):
         drawn = [
             [_draw_month(view, batch, t, num_draws, (seed, chain)) for t in chosen]
             for chain, view in enumerate(views)

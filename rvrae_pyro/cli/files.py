@@ -51,6 +51,8 @@ def check_folder(path: Path) -> Path:
 def check_file(path: Path, suffixes: tuple[str, ...], source: Path | None = None) -> Path:
     """Refuse a file that cannot be written, of an unknown kind, or that is about to be read.
 
+    A ``.zarr`` is a folder; whoever writes it looks at what it holds.
+
     Raises
     ------
     ConfigError
@@ -61,7 +63,7 @@ def check_file(path: Path, suffixes: tuple[str, ...], source: Path | None = None
         raise ConfigError(
             f"`--out` {path}: unknown suffix {path.suffix!r}; use one of {', '.join(suffixes)}."
         )
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         raise ConfigError(f"`--out` {path} is a folder; name a file.")
     if not path.parent.is_dir():
         raise ConfigError(f"`--out` {path}: the folder {path.parent} does not exist; make it.")

@@ -1,5 +1,7 @@
 """``rvrae forecast``: the distribution of next month's returns, as draws or as a table."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,13 +17,14 @@ from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, read_panel, settled
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
-from rvrae_pyro.errors import PanelError
+from rvrae_pyro.data.stores import check_replaceable
+from rvrae_pyro.errors import ConfigError, FitError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 
 __all__ = ["forecast", "last_listed"]
 
-_TREE: Final = ".nc"
+_TREES: Final = (".nc", ".zarr")
 _SHOWN: Final = 5
 
 
@@ -30,7 +33,11 @@ def forecast(
     run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
     panel: PanelPath,
     out: Annotated[
-        Path, typer.Option(help="Table (.csv, .parquet), or all draws as a DataTree (.nc).")
+        Path,
+        typer.Option(
+            help="Table (.csv, .parquet), or all draws as a DataTree: .nc, or .zarr, written month "
+            "by month, so that a killed run goes on."
+        ),
     ],
     times: Annotated[
         str,
@@ -47,18 +54,25 @@ def forecast(
     The panel may be longer than that of the fit and hold other assets; its last row may be live,
     with characteristics and no returns yet.
     """
-    check_file(out, (_TREE, *TABLE_SUFFIXES), Path(panel))
+    check_file(out, (*_TREES, *TABLE_SUFFIXES), Path(panel))
+    streams = out.suffix.lower() == ".zarr"
+    if streams:
+        check_replaceable(out, "tree", "--out", ConfigError)
     loaded = load_run(run)
     raw = read_panel(panel, layout)
-    with settled(loaded.preparation.repeat(raw)) as ready:
+    with settled(loaded.preparation.repeat(raw)) as ready, _interruptible(out, streams):
         tree = loaded.fit.forecast(
-            ready, num_samples=num_samples, seed=seed, times=_months(times, ready)
+            ready,
+            num_samples=num_samples,
+            seed=seed,
+            times=_months(times, ready),
+            out=out if streams else None,
         )
     drawn = tree["predictions"].to_dataset()[RETURNS]
     table = None
-    if out.suffix.lower() == _TREE:
+    if out.suffix.lower() == ".nc":
         write_tree(tree, out)
-    else:
+    elif not streams:
         table = forecast_table(tree, raw)
         write_table(table, out)
     days = [str(day)[:10] for day in drawn[TIME].values]
@@ -82,6 +96,18 @@ def forecast(
     if table is not None:
         _show(table)
         _tell_of_noise(table, num_samples)
+
+
+@contextmanager
+def _interruptible(out: Path, streams: bool) -> Iterator[None]:
+    """Say what is kept when drawing is stopped by Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "nothing was written."
+        if streams:
+            kept = f"months that are done are kept beside {out}, and the same command goes on."
+        raise FitError(f"interrupted; {kept}") from None
 
 
 def _months(times: str, panel: xr.Dataset) -> object | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import safetensors
-import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -20,8 +18,9 @@ from torch import Tensor
 from rvrae_pyro.atomic import write_bytes
 from rvrae_pyro.errors import CheckpointError
 from rvrae_pyro.inference.epochs import State
+from rvrae_pyro.nn.digest import digest_of
 
-__all__ = ["FORMAT", "STATE", "Checkpoint", "Saved", "digest_of", "read_state", "write_state"]
+__all__ = ["FORMAT", "STATE", "Checkpoint", "Saved", "read_state", "write_state"]
 
 STATE: Final = "training.safetensors"
 """Name of the file inside the checkpoint's folder."""
@@ -139,7 +138,7 @@ def write_state(path: Path, saved: Saved) -> None:
         "package": "rvrae_pyro",
         "format": str(FORMAT),
         "content": content,
-        "sha256": _digest(content, tensors),
+        "sha256": digest_of(tensors, content),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,15 +173,10 @@ def read_state(path: Path) -> Saved:
             "it, or delete the file to start anew."
         )
     content = header.get("content", "")
-    if header.get("sha256") != _digest(content, tensors):
+    if header.get("sha256") != digest_of(tensors, content):
         raise _damaged(path, "its checksum does not match")
     told = json.loads(content)
     return Saved(told["identity"], told["about"], _unpack(told["state"], tensors))
-
-
-def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """Hash the values of weights, whatever device they are on."""
-    return _digest("", {name: weight.detach().cpu() for name, weight in weights.items()})
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
@@ -190,15 +184,6 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
         f"the checkpoint {str(path)!r} is damaged: {reason}. Restore it from a copy, or delete it "
         "to start anew."
     )
-
-
-def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(content.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], name: str = "state") -> Any:

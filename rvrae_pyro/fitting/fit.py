@@ -21,7 +21,7 @@ from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.fitting.checking import judge_fit
-from rvrae_pyro.fitting.forecasts import Asked, Forecasts, Out
+from rvrae_pyro.fitting.forecasts import Asked, Forecasts
 from rvrae_pyro.fitting.readings import Readings
 from rvrae_pyro.fitting.saved import save_parts
 from rvrae_pyro.inference.config import FitConfig
@@ -44,6 +44,7 @@ from rvrae_pyro.predictive.members import (
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.relevance import relevance as _relevance
 from rvrae_pyro.predictive.relevance import typical_batch
+from rvrae_pyro.predictive.storage import Drawing
 
 __all__ = ["Fit"]
 
@@ -162,21 +163,20 @@ class Fit(Forecasts, Readings):
         mixed = (torch.logsumexp(each, 0) - math.log(len(members))).cpu().numpy()
         return xr.DataArray(mixed, {TIME: batch.times}, TIME, "log_evidence", attrs)
 
-    def _posterior_predictive(self, asked: Asked, out: Out) -> xr.DataTree:
+    def _posterior_predictive(self, asked: Asked) -> Drawing:
         return _replicates.posterior_predictive(
             self.model,
             asked.panel,
             num_samples=asked.num_samples,
             seed=asked.seed,
             times=asked.times,
-            out=out,
             attrs=self._draw_attrs(asked),
         )
 
-    def _forecast(self, asked: Asked, out: Out) -> xr.DataTree:
+    def _forecast(self, asked: Asked) -> Drawing:
         batch, members = self._believe(asked)
         attrs = self._draw_attrs(asked)
-        return _forecast.forecast(members, batch, times=asked.times, out=out, attrs=attrs)
+        return _forecast.forecast(members, batch, times=asked.times, attrs=attrs)
 
     def _moments(self, asked: Asked) -> xr.Dataset:
         batch, members = self._believe(asked)

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import xarray as xr
 
 from rvrae_pyro.errors import check_count
+from rvrae_pyro.predictive.storage import Drawing, assemble
 
 __all__ = ["Asked", "Forecasts"]
-
-Out = str | os.PathLike[str] | None
-"""Where draws are streamed to, if anywhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,8 @@ class Forecasts(ABC):
         times : label, slice or list, optional
             Months to replicate; all unless told.
         out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily.
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
+            on with what a run that was killed left of it.
 
         Returns
         -------
@@ -69,7 +68,7 @@ class Forecasts(ABC):
         before the month use :meth:`forecast`. Factors of an ensemble are aligned; ``latents``,
         where a decoder stands between, are left as they are.
         """
-        return self._posterior_predictive(Asked(panel, num_samples, seed, times), out)
+        return assemble(self._posterior_predictive(Asked(panel, num_samples, seed, times)), out)
 
     def forecast(
         self,
@@ -89,7 +88,8 @@ class Forecasts(ABC):
         times : label, slice or list, optional
             Months to forecast; all unless told.
         out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily.
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
+            on with what a run that was killed left of it.
 
         Returns
         -------
@@ -112,7 +112,7 @@ class Forecasts(ABC):
         Of an ensemble ``beta`` and ``idio_scale`` differ by member and get a ``chain`` too, with
         the same effect.
         """
-        return self._forecast(Asked(panel, num_samples, seed, times), out)
+        return assemble(self._forecast(Asked(panel, num_samples, seed, times)), out)
 
     def moments(
         self,
@@ -214,10 +214,10 @@ class Forecasts(ABC):
         return self._sensitivity(Asked(panel, num_samples, seed, times))
 
     @abstractmethod
-    def _posterior_predictive(self, asked: Asked, out: Out) -> xr.DataTree: ...
+    def _posterior_predictive(self, asked: Asked) -> Drawing: ...
 
     @abstractmethod
-    def _forecast(self, asked: Asked, out: Out) -> xr.DataTree: ...
+    def _forecast(self, asked: Asked) -> Drawing: ...
 
     @abstractmethod
     def _moments(self, asked: Asked) -> xr.Dataset: ...

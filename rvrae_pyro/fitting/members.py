@@ -19,13 +19,14 @@ from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.forecasts import Asked, Forecasts, Out
+from rvrae_pyro.fitting.forecasts import Asked, Forecasts
 from rvrae_pyro.fitting.readings import Readings
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, FACTORS, MEMBER, TIME
 from rvrae_pyro.predictive.beliefs import Kind
+from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree_files import write_tree
 
 __all__ = ["META", "Ensemble"]
@@ -164,11 +165,11 @@ class Ensemble(Forecasts, Readings):
         values = logsumexp(each.transpose(CHAIN, TIME).to_numpy(), axis=0)
         return mixed.copy(data=values - np.log(len(self.members)))
 
-    def _posterior_predictive(self, asked: Asked, out: Out) -> xr.DataTree:
-        return self._joined((m._posterior_predictive(asked, None) for m in self.members), out)
+    def _posterior_predictive(self, asked: Asked) -> Drawing:
+        return self._joined([member._posterior_predictive(asked) for member in self.members])
 
-    def _forecast(self, asked: Asked, out: Out) -> xr.DataTree:
-        return self._joined((m._forecast(asked, None) for m in self.members), out)
+    def _forecast(self, asked: Asked) -> Drawing:
+        return self._joined([member._forecast(asked) for member in self.members])
 
     def _moments(self, asked: Asked) -> xr.Dataset:
         each = [m._moments(asked) for m in self.members]
@@ -287,18 +288,19 @@ class Ensemble(Forecasts, Readings):
         joined = self._stacked(each)
         return joined if by_member else joined.mean(CHAIN, keep_attrs=True)
 
-    def _joined(self, trees: Iterator[xr.DataTree], out: Out) -> xr.DataTree:
-        each = list(trees)
-        groups = {
-            name: self._group(name, [tree[name].to_dataset() for tree in each])
-            for name in each[0].children
+    def _joined(self, each: Sequence[Drawing]) -> Drawing:
+        """Draw a block of every member at a time, and join their groups."""
+
+        def blocks(done: int) -> Iterator[Block]:
+            for parts in zip(*(one.blocks(done) for one in each), strict=True):
+                yield {name: self._group(name, [p[name] for p in parts]) for name in parts[0]}
+
+        attrs = {**each[0].attrs, **self._attrs()}
+        identity = {
+            "members": [dict(one.identity) for one in each],
+            "rotation": self.rotation.values.tolist(),
         }
-        tree = xr.DataTree.from_dict(groups)
-        tree.attrs.update(each[0].attrs)
-        tree.attrs.update(self._attrs())
-        if out is not None:
-            write_tree(tree, out)
-        return tree
+        return Drawing(blocks, attrs, identity)
 
     def _group(self, name: str, each: Sequence[xr.Dataset]) -> xr.Dataset:
         """Join one group of all members: draws by chain, data once, constants by member."""

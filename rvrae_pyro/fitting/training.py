@@ -21,7 +21,7 @@ from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, ShapeError, check_count
-from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint, digest_of
+from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.outcome import describe_outcome, from_checkpoint, outcome
@@ -36,6 +36,7 @@ from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.export import provenance
 
 __all__ = ["fit", "load"]

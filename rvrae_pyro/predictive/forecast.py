@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,8 +24,15 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 from rvrae_pyro.predictive.members import Member, weight_labels
-from rvrae_pyro.predictive.months import by_label, chunks, factor_coord, pick_months, sample_coords
-from rvrae_pyro.predictive.storage import Block, assemble
+from rvrae_pyro.predictive.months import (
+    by_label,
+    chunks,
+    drawn_from,
+    factor_coord,
+    pick_months,
+    sample_coords,
+)
+from rvrae_pyro.predictive.storage import Block, Drawing
 
 __all__ = ["forecast"]
 
@@ -34,23 +42,25 @@ def forecast(
     batch: Batch,
     *,
     times: object | None,
-    out: str | os.PathLike[str] | None,
     attrs: Mapping[str, str | int],
-) -> xr.DataTree:
+) -> Drawing:
     """Draw every listed asset's return of month t from what is known at the end of t-1.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
     """
     months = pick_months(batch, times)
-    return assemble(_forecast_blocks(members, batch, months), attrs, out)
+    num_samples = sum(member.beliefs.predicted.shape[1] for member in members)
+    weights = [member.model.parts.state_dict() for member in members]
+    identity = drawn_from("forecast", weights, batch, months, num_samples)
+    return Drawing(partial(_forecast_blocks, members, batch, months), attrs, identity)
 
 
 def _forecast_blocks(
-    members: Sequence[Member], batch: Batch, months: Sequence[int]
+    members: Sequence[Member], batch: Batch, months: Sequence[int], done: int
 ) -> Iterator[Block]:
     sizes = [member.beliefs.predicted.shape[1] for member in members]
     num_samples = sum(sizes)
-    for chosen in chunks(months, num_samples * batch.n_assets):
+    for chosen in islice(chunks(months, num_samples * batch.n_assets), done, None):
         returns = np.full((1, num_samples, len(chosen), batch.n_assets), np.nan, np.float32)
         variance = np.zeros((len(chosen), batch.n_assets))
         start = 0

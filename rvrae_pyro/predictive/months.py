@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
+from rvrae_pyro.nn.digest import digest_of
 
 __all__ = [
     "by_label",
@@ -90,6 +92,22 @@ def load(model: RVRAE, panel: xr.Dataset) -> tuple[Batch, torch.device]:
 def sample_coords(num_samples: int) -> dict[str, np.ndarray]:
     """One chain of independent draws."""
     return {CHAIN: np.arange(1), DRAW: np.arange(num_samples)}
+
+
+def drawn_from(
+    kind: str,
+    weights: Sequence[Mapping[str, Tensor]],
+    batch: Batch,
+    months: Sequence[int],
+    num_samples: int,
+) -> dict[str, object]:
+    """Say what draws hang on beside the panel and the seed, as JSON types."""
+    return {
+        "kind": kind,
+        "months": np.datetime_as_string(batch.times[list(months)], "D").tolist(),
+        "num_samples": num_samples,
+        "weights": [digest_of(each) for each in weights],
+    }
 
 
 def chunks(months: Sequence[int], cells_a_month: int) -> Iterator[Sequence[int]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -29,8 +30,15 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 from rvrae_pyro.predictive.members import block_sizes, fixed_models, weight_labels
-from rvrae_pyro.predictive.months import chunks, factor_coord, load, pick_months, sample_coords
-from rvrae_pyro.predictive.storage import Block, assemble
+from rvrae_pyro.predictive.months import (
+    chunks,
+    drawn_from,
+    factor_coord,
+    load,
+    pick_months,
+    sample_coords,
+)
+from rvrae_pyro.predictive.storage import Block, Drawing
 
 __all__ = ["posterior_predictive"]
 
@@ -42,9 +50,8 @@ def posterior_predictive(
     num_samples: int,
     seed: int,
     times: object | None,
-    out: str | os.PathLike[str] | None,
     attrs: Mapping[str, str | int],
-) -> xr.DataTree:
+) -> Drawing:
     """Replicate seen months: factors from the guide, returns anew for every observed cell.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive`.
@@ -63,7 +70,9 @@ def posterior_predictive(
         _draw_path(fixed, batch, size, key)
         for (fixed, key), size in zip(models, sizes, strict=True)
     ]
-    return assemble(_replicate_blocks(paths, batch, months), attrs, out)
+    weights = [model.parts.state_dict()]
+    identity = drawn_from("replicates", weights, batch, months, num_samples)
+    return Drawing(partial(_replicate_blocks, paths, batch, months), attrs, identity)
 
 
 @dataclass(frozen=True)
@@ -104,10 +113,10 @@ def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
 
 @torch.no_grad()
 def _replicate_blocks(
-    paths: Sequence[_Path], batch: Batch, months: Sequence[int]
+    paths: Sequence[_Path], batch: Batch, months: Sequence[int], done: int
 ) -> Iterator[Block]:
     num_samples = sum(path.codes.shape[0] for path in paths)
-    for chosen in chunks(months, num_samples * batch.n_assets):
+    for chosen in islice(chunks(months, num_samples * batch.n_assets), done, None):
         cells = [batch.observed[t].nonzero().squeeze(-1) for t in chosen]
         drawn = [
             [_replicate(path, batch, t, seen) for path in paths]

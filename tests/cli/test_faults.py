@@ -15,6 +15,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.cli.files import CHECKPOINT
 from rvrae_pyro.fitting.checkpoint import STATE
+from rvrae_pyro.predictive import forecast
 from tests.cli.conftest import Command
 from tests.cli.helpers import write_settings
 
@@ -232,6 +233,68 @@ def test_a_killed_forecast_leaves_nothing_and_starts_anew(
     whole = tmp_path / "whole.csv"
     assert rvrae(*arguments[:-1], whole).code == 0
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_forecast_of_draws_goes_on_to_the_same_bits(
+    number: signal.Signals,
+    rvrae: Command,
+    panel_file: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after its third month; months that are done are not drawn again."""
+    script = (
+        "import os, sys\n"
+        "from rvrae_pyro.predictive import months, storage\n"
+        "months._CELLS_A_BLOCK = 1\n"
+        "write, calls = storage.write_bytes, []\n"
+        "def third(path, content):\n"
+        "    write(path, content)\n"
+        "    calls.append(1)\n"
+        f"    if len(calls) == 3: os.kill(os.getpid(), {int(number)})\n"
+        "storage.write_bytes = third\n"
+        "from rvrae_pyro.cli.app import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out, whole = tmp_path / "f.zarr", tmp_path / "whole.zarr"
+    arguments = ["forecast", run_folder, panel_file, "--times", "all", "--num-samples", 20, "--out"]
+    command = [sys.executable, "-c", script, *map(str, arguments), str(out)]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    if number == signal.SIGKILL:
+        assert stopped.returncode == -signal.SIGKILL
+    else:
+        assert stopped.returncode == 1
+        assert "months that are done are kept beside" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [".f.partial"]
+    monkeypatch.setattr("rvrae_pyro.predictive.months._CELLS_A_BLOCK", 1)
+    drawn, draw = [], forecast._draw_months
+
+    def noted(member: object, batch: object, chosen: list[int], returns: object) -> object:
+        drawn.extend(chosen)
+        return draw(member, batch, chosen, returns)
+
+    monkeypatch.setattr(forecast, "_draw_months", noted)
+    assert rvrae(*arguments, out).code == 0
+    assert drawn[0] == 3
+    assert rvrae(*arguments, whole).code == 0
+    assert drawn.count(0) == 1
+    found = [
+        {p.relative_to(each): p.read_bytes() for p in each.rglob("*") if p.is_file()}
+        for each in (out, whole)
+    ]
+    assert found[0] == found[1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.zarr", "whole.zarr"]
+    refused = rvrae("forecast", run_folder, panel_file, "--out", tmp_path)
+    assert refused.code == 2
+    (tmp_path / "mine.zarr").mkdir()
+    (tmp_path / "mine.zarr" / "notes.txt").write_text("mine")
+    refused = rvrae("forecast", run_folder, panel_file, "--out", tmp_path / "mine.zarr")
+    assert refused.code == 2
+    assert "`--out`" in refused.err
+    assert "something that is not draws" in refused.err
 
 
 @pytest.mark.slow
