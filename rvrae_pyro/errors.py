@@ -74,12 +74,17 @@ def check_count(name: str, value: object, least: int = 1) -> int:
 def check_number(name: str, value: object, interval: str, remedy: str = "") -> float:
     """Return a number of an interval such as "(0, 1]" or "[0, inf)", or say what is wrong with it.
 
+    An infinite number is one of "(0, inf]". Arrays and tensors that hold one number are taken.
+
     Raises
     ------
     ConfigError
         Naming the argument; ``remedy`` ends the message.
     """
     low, high = map(float, interval[1:-1].split(","))
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # an array or tensor that holds one number
+    number = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
         above = low < number or (interval[0] == "[" and number == low)
@@ -89,6 +94,7 @@ def check_number(name: str, value: object, interval: str, remedy: str = "") -> f
     wanted = f"in {interval}"
     if math.isinf(high):
         wanted = f"above {low:g}" if interval[0] == "(" else f"at least {low:g}"
+        wanted += " and finite" if number == high else ""
     raise ConfigError(f"`{name}` must be {wanted}; got {value!r}.{remedy and ' '}{remedy}")
 
 

@@ -18,7 +18,7 @@ from rvrae_pyro.errors import ShapeError
 
 __all__ = ["Solution", "Statistics", "alternate", "month_statistics", "spanning"]
 
-_SINGULAR = 1e-11  # share of the largest pivot below which one counts as none
+_SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 _CELLS = 2**17  # characteristics of the months that are looked at at once
 
 
@@ -126,9 +126,18 @@ def spanning(statistics: Statistics, n_factors: int) -> Tensor:
     random = torch.Generator().manual_seed(0)
     probe = torch.randn(size, needed, generator=random, dtype=gram.dtype).to(gram.device)
     probe = torch.linalg.qr(probe)[0] / torch.where(unit > 0.0, unit, 1.0).unsqueeze(1)
-    root, info = torch.linalg.cholesky_ex(statistics.forms(probe))
-    pivots = root.diagonal(dim1=-2, dim2=-1).square()
-    enough: Tensor = (info == 0) & (pivots.amin(1) > _SINGULAR * pivots.amax(1))
+    forms = statistics.forms(probe)
+    trace = forms.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    root, info = torch.linalg.cholesky_ex(forms)
+    # nearly every month is told by what its determinant and trace leave the smallest eigenvalue
+    # at the least; pivots by themselves tell nothing, as rounding makes some where there are none
+    pivots = root.diagonal(dim1=-2, dim2=-1).square() / trace
+    least = pivots.prod(-1) * (needed - 1.0) ** (needed - 1)
+    enough: Tensor = (info == 0) & (least > _SINGULAR)
+    doubtful = (~enough).nonzero().squeeze(-1)
+    if len(doubtful):
+        values = torch.linalg.eigvalsh(forms[doubtful])
+        enough[doubtful] = values[:, 0] > _SINGULAR * values[:, -1]
     return enough
 
 
@@ -183,14 +192,15 @@ def alternate(
     package does: the first for the loadings, the next for the intercept, if any.
     """
     scaled = statistics.moment / statistics.counts.to(statistics.moment).unsqueeze(1)
-    if len(scaled) < n_factors:
+    directions, sizes, past = torch.linalg.svd(scaled.mT, full_matrices=False)
+    if directions.shape[1] < n_factors:
         raise ShapeError(
-            f"`n_factors` must be at most the number of months with returns, {len(scaled)}; "
-            f"got {n_factors}."
+            "`n_factors` must be at most the number of months with returns, "
+            f"{directions.shape[1]}; got {n_factors}."
         )
-    directions = torch.linalg.eigh(scaled.mT @ scaled)[1].flip(1)
-    factors = scaled @ directions[:, :n_factors]
-    # the intercept's mapping, if any, is the last column, that of a factor which is always one
+    factors = (sizes.unsqueeze(1) * past)[:n_factors].mT
+    # the intercept's mapping, if any, is the last column, that of a factor which is always one;
+    # its sign is that of the decomposition, on which it hangs where the iterations end
     n_columns = n_factors + alpha
     mapping = pad(directions, (0, 1))[:, :n_columns]
     changes: list[float] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -115,7 +115,7 @@ class ConditionalAutoencoder(FactorBaseline):
     ) -> None:
         super().__init__()
         self.n_factors = check_count("n_factors", n_factors)
-        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        if not isinstance(hidden, Iterable) or isinstance(hidden, str):
             raise ConfigError(
                 f"`hidden` must be a sequence of layer sizes; got {hidden!r}. One layer is (32,)."
             )

@@ -18,7 +18,7 @@ from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError, check_count
+from rvrae_pyro.errors import CheckpointError, FitError, ShapeError, check_count
 from rvrae_pyro.names import CHARACTERISTICS
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
@@ -76,7 +76,7 @@ class Baseline(ABC):
     def history(self) -> pd.DataFrame:
         """How fitting went, one row an epoch or iteration."""
         # a table takes as long as some iterations, so it waits until asked for
-        return pd.DataFrame(self._history)
+        return pd.DataFrame(self._history, copy=True)
 
     @property
     def is_fitted(self) -> bool:
@@ -229,9 +229,9 @@ class Baseline(ABC):
             model = cls(**cls._read_settings(meta["settings"]))
             model._names = tuple(meta["characteristics"])
             model._attrs = dict(meta["attrs"])
-            model._history = meta["history"]
+            model._history = pd.DataFrame(meta["history"])
             model._restore(state)
-        except (KeyError, TypeError, RuntimeError, ConfigError, ShapeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).rstrip(".")
             raise CheckpointError(
                 f"{str(path)!r} is damaged: {reason}. Restore it from a copy or fit again."

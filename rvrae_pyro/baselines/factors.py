@@ -121,7 +121,8 @@ class FactorBaseline(Baseline):
             (member, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
             :func:`rvrae_pyro.risk.covariance` takes a baseline as it takes a fit; and ``sd``
             (time, asset), the standard deviation of all members' mixture, whose mean is
-            :meth:`forecast`.
+            :meth:`forecast`. NaN where not listed, and in months before which no factor is
+            known.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)

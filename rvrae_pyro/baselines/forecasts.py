@@ -168,7 +168,9 @@ def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) ->
     See :meth:`rvrae_pyro.baselines.factors.FactorBaseline.moments`.
     """
     index = list(months)
-    hidden = ~batch.listed[index]
+    # of months before which a member has seen no factor nothing is known
+    unknown = torch.stack([view.loc[index].isnan().any(-1) for view in views]).any(0)
+    hidden = ~batch.listed[index] | unknown.unsqueeze(-1)
     means = torch.stack([view.fitted(view.loc)[index] for view in views])
     each = {
         "mean": list(means),
@@ -179,7 +181,7 @@ def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) ->
     between = (means - means.mean(0)).square().mean(0)
     scales = torch.stack([view.factor_scale[index] for view in views])
     labels = _labels(views, batch, index)
-    return xr.Dataset(
+    data = xr.Dataset(
         {
             **{name: ((MEMBER, *dims), values) for name, dims, values in _by_cell(each, hidden)},
             "factor_cov": (
@@ -194,6 +196,9 @@ def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) ->
         },
         coords={MEMBER: np.arange(len(views)), OTHER_FACTOR: labels[FACTOR], **labels},
     )
+    data["mean"].attrs.update(long_name="expected return", units="1")
+    data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
+    return data
 
 
 def _by_cell(

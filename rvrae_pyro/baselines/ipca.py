@@ -84,7 +84,7 @@ class IPCA(FactorBaseline):
         super().__init__()
         self.n_factors = check_count("n_factors", n_factors)
         self.max_iter = check_count("max_iter", max_iter)
-        self.tol = check_number("tol", tol, "(0, inf)")
+        self.tol = check_number("tol", tol, "(0, inf]")
         self.constant, self.alpha = bool(constant), bool(alpha)
         self._numbers: dict[str, Tensor] = {}
 

@@ -46,7 +46,7 @@ class TrainConfig:
     weight_decay : float
         Decoupled from the gradient.
     clip_norm : float
-        Largest norm of the gradient of the mean loss a cell.
+        Largest norm of the gradient of the mean loss a cell; infinite for none.
     """
 
     learning_rate: float = 1e-3
@@ -57,8 +57,8 @@ class TrainConfig:
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "clip_norm"):
-            check_number(name, getattr(self, name), "(0, inf)")
+        check_number("learning_rate", self.learning_rate, "(0, inf)")
+        check_number("clip_norm", self.clip_norm, "(0, inf]")
         for name in ("max_epochs", "patience", "months"):
             check_count(name, getattr(self, name))
         check_number("weight_decay", self.weight_decay, "[0, inf)")

@@ -162,7 +162,7 @@ def _structure_problems(panel: xr.Dataset) -> Iterator[str]:
                 f"Convert it with .astype(float), missing values to NaN."
             )
     for dim in (TIME, ASSET, CHARACTERISTIC, FEATURE):
-        if dim in panel.dims and dim not in panel.coords:
+        if dim in panel.dims and dim not in panel.indexes:
             yield f"dimension `{dim}` has no labels; add them with assign_coords."
 
 
@@ -171,9 +171,10 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
         if dim not in panel.coords:
             continue
         labels = panel.indexes[dim]
-        # the index knows both of itself, so that nothing is looked at twice
-        if labels.inferred_type != "string" or "" in labels:
-            bad = [v for v in labels.tolist() if not isinstance(v, str) or not v]
+        # the index knows most of it by itself, so that nothing is looked at twice
+        plain = labels.inferred_type == "string" and not labels.hasnans and "" not in labels
+        bad = [] if plain else [v for v in labels.tolist() if not isinstance(v, str) or not v]
+        if bad:
             yield (
                 f"`{dim}` labels must be non-empty strings; got {first_three(map(repr, bad))}. "
                 "from_frame turns ids into strings."

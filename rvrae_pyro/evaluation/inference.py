@@ -137,9 +137,9 @@ def model_confidence_set(
             "over the others, or take one of their labels."
         )
     check_number("size", size, "(0, 1)")
-    for name, value in (("block_length", block_length), ("num_samples", num_samples)):
-        if value is not None:
-            check_count(name, value)
+    if block_length is not None:
+        check_number("block_length", block_length, "[1, inf)")
+    check_count("num_samples", num_samples)
     table = losses.transpose(TIME, dim).dropna(TIME)
     if table.sizes[dim] < 2 or table.sizes[TIME] < 2:
         raise ShapeError(

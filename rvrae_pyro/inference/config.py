@@ -111,10 +111,11 @@ class FitConfig:
             )
         check_number("weights_warmup", self.weights_warmup, "[0, 1)")
         for name, method in (("kl_schedule", "weight"), ("rate_schedule", "rate")):
-            if not callable(getattr(getattr(self, name), method, None)):
+            part = getattr(self, name)
+            if isinstance(part, type) or not callable(getattr(part, method, None)):
                 raise ConfigError(
-                    f"`{name}` must have a method `{method}`; got {getattr(self, name)!r}. "
-                    "Parts of rv.schedules have."
+                    f"`{name}` must be an object with a method `{method}`; got {part!r}. "
+                    "rv.schedules has some."
                 )
         for name in ("max_steps", "num_particles", "patience", "passes"):
             check_count(name, getattr(self, name))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rvrae_pyro.errors import ConfigError, check_count, check_number
+from rvrae_pyro.errors import ConfigError, check_number
 
 __all__ = ["Constant", "Cosine", "Cyclical", "Flat", "Linear", "RateSchedule", "Schedule"]
 
@@ -106,7 +106,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         check_number("start", self.start, "(0, 1]")
-        check_count("steps", self.steps)
+        check_number("steps", self.steps, "[1, inf)")
         if self.profile is not None:
             values = np.asarray(self.profile, dtype=float)
             if values.ndim != 1 or values.size == 0 or not (values > 0).all():
@@ -155,7 +155,7 @@ class Cyclical:
         for name in ("start", "rising"):
             check_number(name, getattr(self, name), "(0, 1]")
         for name in ("cycles", "steps"):
-            check_count(name, getattr(self, name))
+            check_number(name, getattr(self, name), "[1, inf)")
 
     def weight(self, step: int, n_times: int) -> float | Tensor:
         """Straight line within each cycle; 1 after the last."""

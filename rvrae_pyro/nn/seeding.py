@@ -33,4 +33,5 @@ def seeded(seed: int) -> Iterator[None]:
 @cache
 def _only_cpu() -> bool:
     accelerator = getattr(torch, "accelerator", None)  # since torch 2.6
-    return accelerator is not None and not accelerator.is_available()
+    # what torch was built for; asking for what there is would wake a device
+    return accelerator is not None and accelerator.current_accelerator() is None

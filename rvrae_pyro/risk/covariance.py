@@ -89,7 +89,7 @@ def covariance(
     PanelError
         If ``panel`` has no ``time``.
     ShapeError
-        If ``times`` are outside the panel, or months of which several members expect nothing yet.
+        If ``times`` are outside the panel.
 
     Notes
     -----
@@ -351,13 +351,6 @@ def _mixture(data: xr.Dataset) -> FactorCovariance:
         return FactorCovariance(only["beta"], only["factor_cov"], only["idio_var"])
     beta = data["beta"].transpose(TIME, ASSET, MEMBER, FACTOR).values
     mean = data["mean"].transpose(TIME, ASSET, MEMBER).values
-    unknown = (np.isnan(mean) & ~np.isnan(beta).any(-1)).any((1, 2))
-    if unknown.any():
-        months = np.datetime_as_string(data[TIME].values[unknown], "D")
-        raise ShapeError(
-            "`times` must be months whose mean return is known, before which the fit has seen "
-            f"factors; got {first(months)} of which it is not. Begin later."
-        )
     apart = mean - (mean * share).sum(-1, keepdims=True)
     n_times, n_assets, _, n_factors = beta.shape
     columns = np.concatenate([beta, apart[..., None]], -1).reshape(n_times, n_assets, -1)

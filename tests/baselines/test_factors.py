@@ -15,7 +15,7 @@ from rvrae_pyro import risk
 from rvrae_pyro.baselines import IPCA
 from rvrae_pyro.data import split
 from rvrae_pyro.data.simulate import simulate_gkx
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean, total_r2
 from tests.baselines.helpers import MAKE, WITH_FACTORS, market, parts
 
@@ -182,9 +182,14 @@ def test_members_disagree_and_their_mean_is_the_forecast(panel, fitted):
     np.testing.assert_allclose(model.reconstruct(panel), expected, atol=1e-12)
 
 
-def test_months_of_which_members_expect_nothing_have_no_covariance(panel, fitted):
-    with pytest.raises(ShapeError, match=r"seen factors; got 1 \(2000-01-31\) of which it is not"):
-        risk.covariance(fitted["ConditionalAutoencoder"], panel)
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_months_of_which_nothing_is_expected_have_no_covariance(name, panel, fitted):
+    cov, stated = risk.covariance(fitted[name], panel), fitted[name].moments(panel)
+    known = stated["sd"].notnull()
+    assert bool(known[0].any()) == (name == "FactorVAE")  # which knows its prior
+    np.testing.assert_array_equal(cov.listed.values, known.values)
+    np.testing.assert_allclose(cov.variance() ** 0.5, stated["sd"], rtol=1e-9)
+    assert np.isnan(cov.minimum_variance().values[~known.values]).all()
 
 
 @pytest.mark.statistical

@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.alternating import month_statistics, spanning
+from rvrae_pyro.baselines.alternating import Statistics, month_statistics, spanning
 from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
@@ -46,6 +46,20 @@ def test_equals_the_public_package(seed, alpha, monkeypatch):
         np.testing.assert_allclose(mine.gamma_alpha, theirs.Gamma[:, 2], atol=1e-6)
     else:
         np.testing.assert_allclose(mine.factors(panel), theirs.Factors.T, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_where_an_intercept_ends_hangs_on_its_sign_at_the_start():
+    """There are several optima: from the other sign of the start, 0.12618543 is reached."""
+    package = pytest.importorskip("ipca")
+    panel = simulate_gkx(n_assets=100, n_times=120, n_characteristics=20, seed=4)
+    theirs = package.InstrumentedPCA(n_factors=5, intercept=True, iter_tol=1e-7)
+    time, asset = np.indices(panel.returns.shape).reshape(2, -1)
+    x, y = panel.characteristics.values.reshape(-1, 20), panel.returns.values.ravel()
+    theirs.fit(X=x, y=y, indices=np.column_stack([asset, time]), quiet=True)
+    mine = IPCA(5, alpha=True, tol=1e-7).fit(panel)
+    np.testing.assert_allclose(mine.gamma_alpha, theirs.Gamma[:, 5], atol=1e-5)
+    assert float(total_r2(panel.returns, mine.reconstruct(panel))) > 0.12619
 
 
 @pytest.mark.parametrize("cells", [1, 300, 10**6])
@@ -179,6 +193,23 @@ def test_units_of_characteristics_do_not_decide_which_months_tell(n_factors):
     assert torch.equal(spanning(month_statistics(batch, x * units), n_factors), telling)
     assert bool(telling[3]) == (n_factors == 1)
     assert int((~telling).sum()) == (n_factors > 1)
+
+
+def test_a_month_of_one_asset_never_tells():
+    """Its only direction is exact, but rounding is not: no threshold on pivots is safe."""
+    rng = np.random.default_rng(0)
+    n_months, size = 4000, 6
+    x = rng.uniform(-1.0, 1.0, (n_months, 1, size)) * 10.0 ** rng.uniform(-4.0, 4.0, size)
+    for n_factors in (1, 2, 4):
+        few = np.concatenate([x] * n_factors, axis=1)  # the same asset several times over
+        gram = torch.from_numpy(few.mT @ few)
+        sums = Statistics(gram, gram[:, 0], torch.full((n_months,), n_factors), gram[:, 0, 0])
+        assert not spanning(sums, n_factors).any()
+    full = rng.uniform(-1.0, 1.0, (n_months, size, size))
+    gram = torch.from_numpy(full.mT @ full)
+    sums = Statistics(gram, gram[:, 0], torch.full((n_months,), size), gram[:, 0, 0])
+    seen = spanning(sums, 4)
+    assert float(seen.double().mean()) > 0.99
 
 
 def test_too_few_assets_are_refused():

@@ -137,6 +137,7 @@ def test_files_that_are_no_baselines_are_refused(fitted, tmp_path):
         ({"settings": {"n_factors": 0}}, "is damaged"),
         ({"settings": {**meta["settings"], "n_factors": 3}}, "is damaged: `gamma` must have shape"),
         ({"characteristics": ["c0"]}, r"must have shape \(2, 2\); got \(5, 2\). Restore"),
+        ({"history": {"iteration": [1], "largest_change": []}}, "is damaged"),
         ({"package": "other"}, "not written by this package"),
     ):
         (path / "baseline.json").write_text(json.dumps({**meta, **change}))
@@ -190,6 +191,7 @@ def test_misuse_is_explained(name, panel, fitted):
         (lambda: TrainConfig(learning_rate="fast"), "`learning_rate` must be above 0; got 'fast'"),
         (lambda: rv.baselines.IPCA(1, tol="low"), "`tol` must be above 0; got 'low'"),
         (lambda: rv.baselines.ConditionalAutoencoder(1, 32), "`hidden` must be a sequence"),
+        (lambda: rv.baselines.ConditionalAutoencoder(1, "32"), "`hidden` must be a sequence"),
         *(
             (lambda make=make: make(config={"max_epochs": 3}), "`config` must be a TrainConfig")
             for make in (
@@ -204,6 +206,14 @@ def test_misuse_is_explained(name, panel, fitted):
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_a_history_is_a_table_of_ones_own(name, fitted):
+    table = fitted[name].history
+    assert len(table) > 0
+    table.iloc[0, 0] = -9
+    assert fitted[name].history.iloc[0, 0] != -9
 
 
 def test_forecasters_have_no_factors(fitted):

@@ -1,6 +1,7 @@
 """What check_panel refuses, and how it says so."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -43,6 +44,19 @@ def test_wrong_dims_say_what_came():
 def test_missing_labels():
     with pytest.raises(PanelError, match="dimension `asset` has no labels"):
         check_panel(small_panel().drop_vars("asset"))
+    for dim in ("time", "asset"):
+        with pytest.raises(PanelError, match=f"dimension `{dim}` has no labels"):
+            check_panel(small_panel().drop_indexes(dim))
+
+
+def test_labels_may_be_categories_but_not_missing():
+    panel = small_panel()
+    names = pd.Index(panel["asset"].values)
+    check_panel(panel.assign_coords(asset=pd.CategoricalIndex(names)))
+    for dtype in ("object", "string"):
+        broken = pd.Index([None, *names[1:]], dtype=dtype)
+        with pytest.raises(PanelError, match="`asset` labels must be non-empty strings"):
+            check_panel(panel.assign_coords(asset=broken))
 
 
 def test_text_and_integer_values():
