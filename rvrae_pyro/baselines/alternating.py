@@ -36,19 +36,26 @@ class Statistics:
         How many there are.
     squares : Tensor of shape (n_months,)
         Sum of squared returns over them.
+    months : int64 Tensor of shape (n_months,)
+        Positions of the months in the panel.
     """
 
     gram: Tensor
     moment: Tensor
     counts: Tensor
     squares: Tensor
+    months: Tensor
 
     def select(self, months: Tensor) -> Statistics:
         """Keep some months, a bool mask."""
         if bool(months.all()):
             return self
         return Statistics(
-            self.gram[months], self.moment[months], self.counts[months], self.squares[months]
+            self.gram[months],
+            self.moment[months],
+            self.counts[months],
+            self.squares[months],
+            self.months[months],
         )
 
     def forms(self, columns: Tensor) -> Tensor:
@@ -106,6 +113,7 @@ def month_statistics(
         sums[:, :-1, -1].contiguous(),
         torch.from_numpy(counts).to(sums.device),
         sums[:, -1, -1],
+        torch.arange(n_times, device=sums.device),
     )
     return every.select(every.counts > 0)
 
@@ -232,11 +240,12 @@ def _mapping_given(statistics: Statistics, factors: Tensor) -> Tensor:
     n_months, size = statistics.moment.shape
     k = factors.shape[1]
     first, second, place = _pairs(k, factors.device)
-    weights = (factors[:, first] * factors[:, second]).mT
+    rows = factors.mT.contiguous()
+    weights = rows.index_select(0, first) * rows.index_select(0, second)
     pairs = (weights @ statistics.gram.reshape(n_months, -1)).reshape(-1, size, size)
     # mirrored in both ways, so that whole rows are copied
     left = pairs[place].permute(0, 2, 1, 3).reshape(size * k, size * k)
-    right = (factors.mT @ statistics.moment).reshape(size * k, 1)
+    right = (rows @ statistics.moment).reshape(size * k, 1)
     root, info = torch.linalg.cholesky_ex(left)
     if int(info) == 0:
         solution = torch.cholesky_solve(right, root)

@@ -159,7 +159,7 @@ class IPCA(FactorBaseline):
                 stacklevel=4,
             )
         factors = torch.full((batch.n_times, self.n_factors), torch.nan, dtype=torch.float64)
-        factors[batch.observed.any(1).cpu().nonzero()[telling.cpu(), 0]] = found.factors.cpu()
+        factors[statistics.months.cpu()] = found.factors.cpu()
         freedom = int(statistics.counts.sum()) - self.n_factors * len(statistics.counts)
         variance = found.squares(statistics) / max(1, freedom)
         # what a perfect fit leaves is rounding, and no distribution has a scale of 0

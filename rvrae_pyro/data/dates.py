@@ -13,6 +13,7 @@ __all__ = [
     "Frequency",
     "check_frequency",
     "frequency_of",
+    "last_days",
     "month_end",
     "next_row",
     "period_ends",
@@ -99,9 +100,13 @@ def _timestamps(values: pd.Index) -> pd.DatetimeIndex:
 
 def month_end(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
     """Move each date to the last calendar day of its month; NaT stays."""
-    months = stamps.to_numpy().astype("datetime64[M]")
-    days = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
-    return pd.DatetimeIndex(days.astype("datetime64[ns]"))
+    return pd.DatetimeIndex(last_days(stamps.to_numpy()).astype("datetime64[ns]"))
+
+
+def last_days(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
+    """Last calendar days of the months of dates, as days."""
+    months = times.astype("datetime64[M]")
+    return (months + np.timedelta64(1, "M")).astype("datetime64[D]") + np.timedelta64(-1, "D")
 
 
 def period_ends(values: pd.Index, frequency: Frequency) -> pd.DatetimeIndex:

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.blocks import pieces
-from rvrae_pyro.data.dates import check_frequency, month_end, skipped_rows
+from rvrae_pyro.data.dates import check_frequency, last_days, skipped_rows
 from rvrae_pyro.data.marks import Marks, mark_cells
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
@@ -211,7 +211,7 @@ def _time_problems(panel: xr.Dataset) -> Iterator[str]:
     stamps = cast(pd.DatetimeIndex, panel.indexes[TIME])  # of datetime64, as was seen above
     days = np.datetime_as_string(times, "D")
     if frequency == "monthly":
-        off = times != month_end(stamps).to_numpy()
+        off = times != last_days(times)
         if off.any():
             yield (
                 f"dates of `time` must be month ends; got {first_three(days[off])}. "

@@ -203,11 +203,13 @@ def test_a_month_of_one_asset_never_tells():
     for n_factors in (1, 2, 4):
         few = np.concatenate([x] * n_factors, axis=1)  # the same asset several times over
         gram = torch.from_numpy(few.mT @ few)
-        sums = Statistics(gram, gram[:, 0], torch.full((n_months,), n_factors), gram[:, 0, 0])
+        counts = torch.full((n_months,), n_factors)
+        sums = Statistics(gram, gram[:, 0], counts, gram[:, 0, 0], torch.arange(n_months))
         assert not spanning(sums, n_factors).any()
     full = rng.uniform(-1.0, 1.0, (n_months, size, size))
     gram = torch.from_numpy(full.mT @ full)
-    sums = Statistics(gram, gram[:, 0], torch.full((n_months,), size), gram[:, 0, 0])
+    counts = torch.full((n_months,), size)
+    sums = Statistics(gram, gram[:, 0], counts, gram[:, 0, 0], torch.arange(n_months))
     seen = spanning(sums, 4)
     assert float(seen.double().mean()) > 0.99
 
