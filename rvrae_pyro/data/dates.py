@@ -24,6 +24,7 @@ __all__ = [
 Frequency = Literal["monthly", "weekly", "daily"]
 
 _PERIODS: Final[dict[str, int]] = {"monthly": 12, "weekly": 52, "daily": 252}
+_DAY: Final = np.timedelta64(1, "D")
 _WEEK: Final = np.timedelta64(7, "D")
 
 
@@ -105,8 +106,9 @@ def month_end(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
 
 def last_days(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
     """Last calendar days of the months of dates, as days."""
-    months = times.astype("datetime64[M]")
-    return (months + np.timedelta64(1, "M")).astype("datetime64[D]") + np.timedelta64(-1, "D")
+    following = times.astype("datetime64[M]") + 1
+    days: NDArray[np.datetime64] = np.subtract(following.astype("datetime64[D]"), _DAY)
+    return days
 
 
 def period_ends(values: pd.Index, frequency: Frequency) -> pd.DatetimeIndex:
