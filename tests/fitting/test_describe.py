@@ -48,7 +48,7 @@ def test_left_out_settings_take_their_defaults() -> None:
         ({"rate_schedule": {"kind": "Steps"}}, "`rate_schedule` must have a `kind` among Cosine"),
         ({"max_steps": "many"}, "`max_steps` must be a whole number"),
         ({"learning_rate": "fast"}, "`learning_rate` must be above 0; got 'fast'"),
-        ({"weights_warmup": "slow"}, "wrong type"),
+        ({"weights_warmup": "slow"}, "`weights_warmup` must be in"),
     ],
 )
 def test_unknown_settings_are_refused(settings: dict[str, object], match: str) -> None:
