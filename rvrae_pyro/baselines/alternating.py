@@ -84,7 +84,7 @@ def month_statistics(
     -------
     Statistics
         In float64, on the device of the batch. Cost O(T N P^2), on the CPU, where the
-        characteristics are: it takes no longer than to move them. Memory of a few months.
+        characteristics are; memory of a few months.
     """
     n_times, n_assets, size = characteristics.shape
     observed, returns = batch.observed.cpu().numpy(), batch.returns.cpu().numpy()

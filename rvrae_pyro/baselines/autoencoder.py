@@ -148,7 +148,7 @@ class ConditionalAutoencoder(FactorBaseline):
                 record = self._train(members[-1], rows, n_train, seed, show)
                 records.append(record.assign(member=number))
         self._members = [member.cpu().double().eval() for member in members]
-        self._history = pd.concat(records, ignore_index=True)
+        self.history = pd.concat(records, ignore_index=True)
         self._numbers = {"scale": torch.tensor(scale, dtype=torch.float64)}
         self._remember(batch.to("cpu"), portfolios.cpu().double())
 

@@ -59,7 +59,6 @@ class Baseline(ABC):
 
     A subclass keeps every argument of its constructor under the argument's own name and gives
     ``_learn``, ``_predict``, ``_state`` and ``_restore``.
-
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
@@ -77,6 +76,10 @@ class Baseline(ABC):
         """How fitting went, one row an epoch or iteration."""
         # a table takes as long as some iterations, so it waits until asked for
         return pd.DataFrame(self._history, copy=True)
+
+    @history.setter
+    def history(self, columns: pd.DataFrame | dict[str, Sequence[float]]) -> None:
+        self._history = columns
 
     @property
     def is_fitted(self) -> bool:
@@ -229,7 +232,7 @@ class Baseline(ABC):
             model = cls(**cls._read_settings(meta["settings"]))
             model._names = tuple(meta["characteristics"])
             model._attrs = dict(meta["attrs"])
-            model._history = pd.DataFrame(meta["history"])
+            model.history = pd.DataFrame(meta["history"])
             model._restore(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).rstrip(".")
@@ -272,7 +275,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:
-        """Learn; set what ``_state`` returns, and the columns of ``history``."""
+        """Learn; set what ``_state`` returns, and ``history``, as a table or as its columns."""
 
     @abstractmethod
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:

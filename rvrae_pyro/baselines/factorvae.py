@@ -303,7 +303,7 @@ class FactorVAE(FactorBaseline):
             return network.loss(block, first, scale, self.kl_weight), count
 
         with progress_bar("FactorVAE", self.config.max_epochs, fitting.progress) as advance:
-            self._history = train_network(
+            self.history = train_network(
                 network,
                 objective,
                 n_train,

@@ -173,7 +173,7 @@ class IPCA(FactorBaseline):
             "idio_scale": torch.tensor(max(variance, least) ** 0.5, dtype=torch.float64),
         }
         steps = range(1, len(found.changes) + 1)
-        self._history = {"iteration": steps, "largest_change": found.changes}
+        self.history = {"iteration": steps, "largest_change": found.changes}
 
     def _loadings_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return loadings (n_times, n_assets, n_factors) and intercepts (n_times, n_assets)."""

@@ -128,7 +128,7 @@ class SequenceForecaster(Baseline):
         name = type(self).__name__
         penalised = self._penalty(network) is not None
         with progress_bar(name, self.config.max_epochs, fitting.progress) as advance:
-            self._history = train_network(
+            self.history = train_network(
                 network,
                 objective,
                 n_train,
