@@ -13,9 +13,7 @@ import xarray as xr
 import rvrae_pyro.data as data
 from rvrae_pyro.errors import PanelError
 
-FOLDER = Path(
-    os.environ.get("RVRAE_US_PANEL") or Path(__file__).resolve().parents[2].parent / "shared/data"
-)
+FOLDER = Path(os.environ.get("RVRAE_US_PANEL", ""))
 
 needs_us_panel = pytest.mark.skipif(
     not (FOLDER / "us_panel.parquet").is_file(),
