@@ -106,7 +106,7 @@ def month_end(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
 
 def last_days(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
     """Last calendar days of the months of dates, as days."""
-    following = times.astype("datetime64[M]") + 1
+    following = times.astype("datetime64[M]") + np.timedelta64(1, "M")
     days: NDArray[np.datetime64] = np.subtract(following.astype("datetime64[D]"), _DAY)
     return days
 
