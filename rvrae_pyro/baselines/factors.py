@@ -240,8 +240,7 @@ class FactorBaseline(Baseline):
         out: str | os.PathLike[str] | None,
     ) -> xr.DataTree:
         """Draw months by ``draw_blocks`` or ``replicate_blocks``."""
-        check_count("num_samples", num_samples)
-        check_count("seed", seed, 0)
+        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
         batch = self._batch(panel)
         months = pick_months(batch, times)
         with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -21,11 +20,10 @@ from rvrae_pyro.names import (
     DRAW,
     FACTOR,
     FACTORS,
-    MEMBER,
-    OTHER_FACTOR,
     RETURNS,
     TIME,
 )
+from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
 from rvrae_pyro.predictive.storage import Block
 
@@ -89,7 +87,7 @@ def draw_blocks(
         Blocks to leave out.
     """
     n_factors = views[0].beta.shape[-1]
-    for chosen in islice(chunks(months, num_draws * len(views) * batch.n_assets), done, None):
+    for chosen in chunks(months, num_draws * len(views) * batch.n_assets, done):
         shape = (len(views), num_draws, len(chosen))
         returns = np.full((*shape, batch.n_assets), np.nan, np.float32)
         factors = np.full((*shape, n_factors), np.nan)
@@ -150,15 +148,23 @@ def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[in
         NaN where not listed.
     """
     index = list(months)
-    hidden = ~batch.listed[index]
-    each = {
-        "alpha": [view.alpha[index] for view in views],
-        "beta": [view.beta[index] for view in views],
-        "idio_scale": [view.idio_scale[index] for view in views],
-    }
+    unlisted = ~batch.listed[index]
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([_shown(getattr(view, name)[index], unlisted) for view in views])
+
     return xr.Dataset(
-        {name: ((CHAIN, *dims), values) for name, dims, values in _by_cell(each, hidden)},
-        coords={CHAIN: np.arange(len(views)), **_labels(views, batch, index)},
+        {
+            "alpha": ((CHAIN, TIME, ASSET), stacked("alpha")),
+            "beta": ((CHAIN, TIME, ASSET, FACTOR), stacked("beta")),
+            "idio_scale": ((CHAIN, TIME, ASSET), stacked("idio_scale")),
+        },
+        coords={
+            CHAIN: np.arange(len(views)),
+            TIME: batch.times[index],
+            ASSET: batch.assets,
+            FACTOR: factor_coord(views[0].beta.shape[-1]),
+        },
     )
 
 
@@ -172,46 +178,26 @@ def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) ->
     unknown = torch.stack([view.loc[index].isnan().any(-1) for view in views]).any(0)
     hidden = ~batch.listed[index] | unknown.unsqueeze(-1)
     means = torch.stack([view.fitted(view.loc)[index] for view in views])
-    each = {
-        "mean": list(means),
-        "beta": [view.beta[index] for view in views],
-        "idio_var": [view.idio_scale[index].square() for view in views],
-    }
+    scales = [view.factor_scale[index] for view in views]
+    each = [
+        {
+            "mean": _shown(mean, hidden),
+            "beta": _shown(view.beta[index], hidden),
+            "factor_cov": (scale @ scale.mT).cpu().numpy(),
+            "idio_var": _shown(view.idio_scale[index].square(), hidden),
+        }
+        for view, mean, scale in zip(views, means, scales, strict=True)
+    ]
+    data = label_moments(each, batch, index, [1.0] * len(views))
     within = torch.stack([view.variance()[index] for view in views]).mean(0)
     between = (means - means.mean(0)).square().mean(0)
-    scales = torch.stack([view.factor_scale[index] for view in views])
-    labels = _labels(views, batch, index)
-    data = xr.Dataset(
-        {
-            **{name: ((MEMBER, *dims), values) for name, dims, values in _by_cell(each, hidden)},
-            "factor_cov": (
-                (MEMBER, TIME, FACTOR, OTHER_FACTOR),
-                (scales @ scales.mT).cpu().numpy(),
-            ),
-            "share": (MEMBER, np.full(len(views), 1.0 / len(views))),
-            "sd": (
-                (TIME, ASSET),
-                (within + between).sqrt().masked_fill(hidden, torch.nan).cpu().numpy(),
-            ),
-        },
-        coords={MEMBER: np.arange(len(views)), OTHER_FACTOR: labels[FACTOR], **labels},
-    )
+    data["sd"] = ((TIME, ASSET), _shown((within + between).sqrt(), hidden))
     data["mean"].attrs.update(long_name="expected return", units="1")
     data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
     return data
 
 
-def _by_cell(
-    each: dict[str, list[Tensor]], hidden: Tensor
-) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
-    """Stack members' values by cell (n_times, n_assets, ...); NaN where ``hidden``."""
-    for name, values in each.items():
-        stacked = torch.stack(values)
-        beyond = (1,) * (stacked.ndim - 3)
-        filled = stacked.masked_fill(hidden.reshape(*hidden.shape, *beyond), torch.nan)
-        yield name, (TIME, ASSET, FACTOR)[: stacked.ndim - 1], filled.cpu().numpy()
-
-
-def _labels(views: Sequence[FactorView], batch: Batch, index: list[int]) -> dict[str, np.ndarray]:
-    factors = factor_coord(views[0].beta.shape[-1])
-    return {TIME: batch.times[index], ASSET: batch.assets, FACTOR: factors}
+def _shown(values: Tensor, hidden: Tensor) -> np.ndarray:
+    """Values by cell (n_times, n_assets, ...), NaN where ``hidden``."""
+    beyond = (1,) * (values.ndim - hidden.ndim)
+    return values.masked_fill(hidden.reshape(*hidden.shape, *beyond), torch.nan).cpu().numpy()

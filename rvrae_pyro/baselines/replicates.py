@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -72,7 +71,7 @@ def replicate_blocks(
     months = [t for t in months if bool(known[t])]
     if not months:
         raise ConfigError("`times` must name a month before which factors are known; got none.")
-    for chosen in islice(chunks(months, num_draws * len(views) * batch.n_assets), done, None):
+    for chosen in chunks(months, num_draws * len(views) * batch.n_assets, done):
         drawn = [
             [_draw_month(view, batch, t, num_draws, (seed, chain)) for t in chosen]
             for chain, view in enumerate(views)

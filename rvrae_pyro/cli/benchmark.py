@@ -12,11 +12,11 @@ from rvrae_pyro.cli.compare import (
     SchedulerOption,
     check_results_folder,
     executor_at,
-    interruptible,
+    kept_fits,
     options_named,
     read_names,
 )
-from rvrae_pyro.cli.console import say, say_json, say_table, tell
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
 from rvrae_pyro.errors import ConfigError
 
 __all__ = ["benchmark"]
@@ -59,7 +59,7 @@ def gkx(
     if out is not None:
         check_results_folder(out)
     names = read_names(models)
-    with options_named(), interruptible(out), executor_at(scheduler) as executor:
+    with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
         result = rv.experiments.benchmark_gkx(
             case,  # type: ignore[arg-type]
             reps,

@@ -11,11 +11,11 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.cli.console import say, say_json, say_table, tell
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
 from rvrae_pyro.cli.files import visible
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
-from rvrae_pyro.errors import ConfigError, FitError, PanelError
+from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = [
     "check_results_folder",
     "compare",
     "executor_at",
-    "interruptible",
+    "kept_fits",
     "options_named",
     "read_names",
     "read_numbers",
@@ -85,7 +85,7 @@ def compare(
     check_results_folder(out)
     ready, _ = prepare(_checked(read_panel(panel, layout)))
     names, parts = read_names(models), _read_split(split, ready)
-    with options_named(), interruptible(out), executor_at(scheduler) as executor:
+    with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
         result = rv.experiments.compare(
             ready,
             names,
@@ -142,22 +142,11 @@ def options_named() -> Iterator[None]:
         raise type(error)(told) from error
 
 
-@contextmanager
-def interruptible(out: Path | None) -> Iterator[None]:
-    """Say what is kept when a grid of fits is stopped by Ctrl-C or SIGTERM.
-
-    Raises
-    ------
-    FitError
-        In place of the interruption.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = "without a folder no fit is kept."
-        if out is not None:
-            kept = f"fits that are done are kept in {out}, and the same command goes on."
-        raise FitError(f"interrupted; {kept}") from None
+def kept_fits(out: Path | None) -> str:
+    """Say what is kept of a grid of fits that is stopped."""
+    if out is None:
+        return "without a folder no fit is kept."
+    return f"fits that are done are kept in {out}, and the same command goes on."
 
 
 def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:

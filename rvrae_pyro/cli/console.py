@@ -15,10 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rvrae_pyro.errors import RvraeWarning
+from rvrae_pyro.errors import FitError, RvraeWarning
 
 __all__ = [
     "as_options",
+    "interruptible",
     "progress",
     "say",
     "say_json",
@@ -125,6 +126,21 @@ def warnings_told() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Say what is kept when work is stopped by Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    FitError
+        In place of the interruption.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise FitError(f"interrupted; {kept}") from None
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """``rvrae forecast``: the distribution of next month's returns, as draws or as a table."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,14 +9,14 @@ import typer
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.cli.console import say, say_json, say_table
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
 from rvrae_pyro.cli.files import check_file
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, read_panel, settled
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
 from rvrae_pyro.data.stores import check_replaceable
-from rvrae_pyro.errors import ConfigError, FitError, PanelError
+from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 
@@ -60,7 +58,10 @@ def forecast(
         check_replaceable(out, "tree", "--out", ConfigError)
     loaded = load_run(run)
     raw = read_panel(panel, layout)
-    with settled(loaded.preparation.repeat(raw)) as ready, _interruptible(out, streams):
+    kept = "nothing was written."
+    if streams:
+        kept = f"months that are done are kept beside {out}, and the same command goes on."
+    with settled(loaded.preparation.repeat(raw)) as ready, interruptible(kept):
         tree = loaded.fit.forecast(
             ready,
             num_samples=num_samples,
@@ -96,18 +97,6 @@ def forecast(
     if table is not None:
         _show(table)
         _tell_of_noise(table, num_samples)
-
-
-@contextmanager
-def _interruptible(out: Path, streams: bool) -> Iterator[None]:
-    """Say what is kept when drawing is stopped by Ctrl-C or SIGTERM."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = "nothing was written."
-        if streams:
-            kept = f"months that are done are kept beside {out}, and the same command goes on."
-        raise FitError(f"interrupted; {kept}") from None
 
 
 def _months(times: str, panel: xr.Dataset) -> object | None:

@@ -1,13 +1,13 @@
-"""What every simulator shares: argument checks, ranks, labels, the panel itself."""
+"""What every simulator shares: ranks, labels, the panel itself."""
 
 import json
-import operator
 from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.dates import last_days
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import (
     ASSET,
@@ -20,20 +20,9 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["check_count", "cross_sectional_ranks", "make_panel", "month_ends"]
+__all__ = ["cross_sectional_ranks", "make_panel", "month_ends"]
 
 Array = NDArray[np.float64]
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value`` as an int, or say that it must be a whole number >= ``least``."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = least - 1
-    if count < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
-    return count
 
 
 def month_ends(n_times: int, start: str = "2000-01") -> NDArray[np.datetime64]:
@@ -42,9 +31,7 @@ def month_ends(n_times: int, start: str = "2000-01") -> NDArray[np.datetime64]:
         first = np.datetime64(start, "M")
     except ValueError as error:
         raise ConfigError(f"`start` must be a month such as '2000-01'; got {start!r}.") from error
-    months = first + np.arange(1, n_times + 1)
-    days = months.astype("datetime64[D]") - np.timedelta64(1, "D")
-    return days.astype("datetime64[ns]")
+    return last_days(first + np.arange(n_times)).astype("datetime64[ns]")
 
 
 def cross_sectional_ranks(values: Array) -> Array:

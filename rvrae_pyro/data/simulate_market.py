@@ -6,11 +6,10 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data._synthetic import (
     Array,
-    check_count,
     cross_sectional_ranks,
     make_panel,
 )
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 
 __all__ = ["simulate_dynamic"]

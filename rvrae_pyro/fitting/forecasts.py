@@ -24,7 +24,9 @@ class Asked:
     times: object | None = None
 
     def __post_init__(self) -> None:
-        check_count("seed", self.seed, 0)
+        # numbers of other kinds than Python's could not be written to files
+        for name, least in (("num_samples", 1), ("seed", 0)):
+            object.__setattr__(self, name, check_count(name, getattr(self, name), least))
 
 
 class Forecasts(ABC):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ def _forecast_blocks(
 ) -> Iterator[Block]:
     sizes = [member.beliefs.predicted.shape[1] for member in members]
     num_samples = sum(sizes)
-    for chosen in islice(chunks(months, num_samples * batch.n_assets), done, None):
+    for chosen in chunks(months, num_samples * batch.n_assets, done):
         returns = np.full((1, num_samples, len(chosen), batch.n_assets), np.nan, np.float32)
         variance = np.zeros((len(chosen), batch.n_assets))
         start = 0

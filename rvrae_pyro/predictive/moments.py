@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.predictive.members import Member
 from rvrae_pyro.predictive.months import factor_coord
 
-__all__ = ["idio_variance", "moments"]
+__all__ = ["idio_variance", "label_moments", "moments"]
 
 
 def moments(members: Sequence[Member], batch: Batch, months: Sequence[int]) -> xr.Dataset:
@@ -26,26 +26,45 @@ def moments(members: Sequence[Member], batch: Batch, months: Sequence[int]) -> x
     rows = list(months)
     hidden = ~batch.listed[rows]
     each = [_of_member(member, rows, hidden) for member in members]
+    sizes = [member.beliefs.predicted.shape[1] for member in members]
+    return label_moments(each, batch, rows, sizes)
+
+
+def label_moments(
+    each: Sequence[Mapping[str, np.ndarray]], batch: Batch, rows: list[int], sizes: Sequence[float]
+) -> xr.Dataset:
+    """Put together what members say of some months.
+
+    Parameters
+    ----------
+    each : sequence of mapping
+        Of every member ``mean`` and ``idio_var`` (n_rows, n_assets), ``beta`` (n_rows, n_assets,
+        n_factors) and ``factor_cov`` (n_rows, n_factors, n_factors).
+    batch : Batch
+    rows : list of int
+        Positions of the months.
+    sizes : sequence of float
+        In proportion to the members' shares.
+    """
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
-    sizes = np.array([member.beliefs.predicted.shape[1] for member in members], dtype=np.float64)
     dims = {
         "mean": (MEMBER, TIME, ASSET),
         "beta": (MEMBER, TIME, ASSET, FACTOR),
         "factor_cov": (MEMBER, TIME, FACTOR, OTHER_FACTOR),
         "idio_var": (MEMBER, TIME, ASSET),
     }
-    labels = factor_coord(members[0].model.n_factors)
+    labels = factor_coord(stacked["beta"].shape[-1])
     data = xr.Dataset(
         {name: (dims[name], values) for name, values in stacked.items()},
         coords={
-            MEMBER: np.arange(len(members)),
+            MEMBER: np.arange(len(each)),
             TIME: batch.times[rows],
             ASSET: batch.assets,
             FACTOR: labels,
             OTHER_FACTOR: labels,
         },
     )
-    data["share"] = (MEMBER, sizes / sizes.sum())
+    data["share"] = (MEMBER, np.array(sizes, dtype=np.float64) / sum(sizes))
     return data
 
 

@@ -19,6 +19,7 @@ from rvrae_pyro.nn.digest import digest_of
 __all__ = [
     "by_label",
     "chunks",
+    "drawn_from",
     "factor_coord",
     "label_cells",
     "load",
@@ -105,13 +106,13 @@ def drawn_from(
     return {
         "kind": kind,
         "months": np.datetime_as_string(batch.times[list(months)], "D").tolist(),
-        "num_samples": num_samples,
+        "num_samples": int(num_samples),
         "weights": [digest_of(each) for each in weights],
     }
 
 
-def chunks(months: Sequence[int], cells_a_month: int) -> Iterator[Sequence[int]]:
-    """Months in blocks of bounded size."""
+def chunks(months: Sequence[int], cells_a_month: int, done: int) -> Iterator[Sequence[int]]:
+    """Months in blocks of bounded size, all but the first ``done`` blocks."""
     size = max(1, _CELLS_A_BLOCK // max(1, cells_a_month))
-    for first in range(0, len(months), size):
+    for first in range(done * size, len(months), size):
         yield months[first : first + size]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -116,7 +115,7 @@ def _replicate_blocks(
     paths: Sequence[_Path], batch: Batch, months: Sequence[int], done: int
 ) -> Iterator[Block]:
     num_samples = sum(path.codes.shape[0] for path in paths)
-    for chosen in islice(chunks(months, num_samples * batch.n_assets), done, None):
+    for chosen in chunks(months, num_samples * batch.n_assets, done):
         cells = [batch.observed[t].nonzero().squeeze(-1) for t in chosen]
         drawn = [
             [_replicate(path, batch, t, seen) for path in paths]

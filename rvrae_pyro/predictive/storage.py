@@ -25,6 +25,8 @@ Block = Mapping[str, xr.Dataset]
 
 GROWING = (OBS, TIME)
 
+_RECORD = "record.json"
+
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
@@ -68,13 +70,16 @@ def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTre
     -----
     Months are written to a hidden folder beside ``out``, which takes its place at the end. A
     run that was killed or interrupted leaves it behind; the same one then goes on after the
-    last block that was complete, to the same bits, and another one begins anew.
+    last block that was complete, to the same bits, and another one begins anew. So it is where
+    the disk refuses; any other error leaves nothing behind.
     """
     if out is None:
         return _in_memory(drawing)
     path = Path(out)
     if path.suffix != ".zarr":
         raise ConfigError(f"`out` must end in .zarr; got {str(path)!r}.")
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"`out` {str(path)!r} is a file, not a folder; choose another name.")
     check_replaceable(path, "tree", "out", ConfigError)
     folder = path.with_name(f".{path.stem}.partial")
     try:
@@ -82,7 +87,10 @@ def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTre
         with only_run(folder):
             _to_disk(drawing, folder, path)
     except OSError as error:
-        raise ConfigError(f"`out` {str(path)!r} cannot be written: {error}.") from error
+        kept = ""
+        if (folder / _RECORD).exists():
+            kept = " Months that are done are kept: make room, and the same call goes on."
+        raise ConfigError(f"`out` {str(path)!r} cannot be written: {error}.{kept}") from error
     finally:
         with suppress(OSError):
             folder.rmdir()  # which a folder with something to go on with refuses
@@ -112,7 +120,7 @@ def _in_memory(drawing: Drawing) -> xr.DataTree:
 
 def _to_disk(drawing: Drawing, folder: Path, path: Path) -> None:
     """Write what is still to be written of a drawing to a folder, and then put it in place."""
-    store, record = folder / "draws.zarr", folder / "record.json"
+    store, record = folder / "draws.zarr", folder / _RECORD
     try:
         known = {"attrs": dict(drawing.attrs), **drawing.identity}
         sizes, done = _left_over(store, record, json.loads(json.dumps(known)))
@@ -127,9 +135,10 @@ def _to_disk(drawing: Drawing, folder: Path, path: Path) -> None:
             write_bytes(record, content.encode())
         put(store, path)
         remove(record)
-    except Exception:
-        remove(record)
-        remove(store)
+    except Exception as error:  # raised again: it only decides what stays
+        if not (isinstance(error, OSError) and record.exists()):
+            remove(record)
+            remove(store)
         raise
 
 

@@ -166,7 +166,8 @@ def test_draws_are_keyed_by_date_and_label(name, panel, fitted):
 
 def test_draws_stream_to_disk(panel, fitted, tmp_path):
     test = parts(panel).test
-    tree = fitted["IPCA"].predictive(test, num_samples=5, out=tmp_path / "draws.zarr")
+    five, seed = np.int64(5), np.int64(0)  # as they come out of arrays
+    tree = fitted["IPCA"].predictive(test, five, seed, out=tmp_path / "draws.zarr")
     here = fitted["IPCA"].predictive(test, num_samples=5)
     np.testing.assert_array_equal(tree["predictions"]["returns"], here["predictions"]["returns"])
     with pytest.raises(ConfigError, match="`num_samples` must be"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,7 @@ def test_a_file_that_is_not_draws_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(rv.ConfigError, match=r"cannot be written|not a folder"):
         assemble(drawing(), path)
     assert path.read_text() == "five years of work"
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.zarr"]
 
 
 def test_a_folder_that_holds_something_else_is_not_overwritten(tmp_path: Path) -> None:
@@ -218,3 +220,39 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
 
     assemble(Drawing(twice, {"run": 1}, {"months": 6}), path)
     assert [p.name for p in tmp_path.iterdir()] == ["draws.zarr"]
+
+
+def test_a_disk_that_fills_up_keeps_what_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = tmp_path / "draws.zarr", tmp_path / "whole.zarr"
+    append = storage._append
+
+    def full(room: int) -> Callable[..., None]:
+        calls: list[int] = []
+
+        def write(*arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) > room:
+                raise OSError(28, "No space left on device")
+            append(*arguments)
+
+        return write
+
+    for room, kept in ((1, False), (3, True)):  # groups, of which each block has two
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "_append", full(room))
+            with pytest.raises(rv.ConfigError, match="No space left") as caught:
+                assemble(drawing(run=1), path)
+        assert ("Months that are done are kept" in str(caught.value)) == kept
+        assert [p.name for p in tmp_path.iterdir()] == ([".draws.partial"] if kept else [])
+    asked: list[int] = []
+
+    def noted(done: int) -> Iterator[Block]:
+        asked.append(done)
+        return islice(blocks(), done, None)
+
+    assemble(Drawing(noted, {"run": 1}, {"months": 6}), path)
+    assert asked == [1]
+    assemble(drawing(run=1), whole)
+    assert files(path) == files(whole)
