@@ -1,8 +1,8 @@
 """The competitors of the comparison, on the same panel with the same protocol.
 
-Each has ``fit(train, valid=None, seed=0)``, ``forecast(panel)``, ``save(path)`` and
-``load(path)``; those with factors also ``reconstruct``, ``factors``, ``loadings``, ``moments``
-and ``predictive``.
+Each has ``fit(train, valid=None, seed=0)``, ``predict(panel)``, ``save(path)`` and
+``load(path)``; those with a predictive distribution also ``forecast``, ``log_evidence`` and
+``moments``; those with factors also ``reconstruct``, ``factors`` and ``loadings``.
 """
 
 from rvrae_pyro.baselines.alstm import ALSTM

@@ -18,11 +18,11 @@ from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import CheckpointError, FitError, ShapeError, check_count
-from rvrae_pyro.names import CHARACTERISTICS
+from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError, check_count
+from rvrae_pyro.names import CHARACTERISTICS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
-from rvrae_pyro.predictive.months import label_cells
+from rvrae_pyro.predictive.months import label_cells, pick_months
 
 __all__ = ["Baseline", "Fitting", "network_of", "network_state"]
 
@@ -153,14 +153,16 @@ class Baseline(ABC):
         self._seed, self._fitted_on = seed, train
         return self
 
-    def forecast(self, panel: xr.Dataset) -> xr.DataArray:
-        """Forecast the return of month t from data to t-1 only.
+    def predict(self, panel: xr.Dataset, times: object | None = None) -> xr.DataArray:
+        """Forecast the mean of month t's returns from data to t-1 only.
 
         Parameters
         ----------
         panel : Dataset
             Any months and assets; earlier months that it holds serve as history. Its last row
             may be the live month: characteristics known, no return yet.
+        times : label, slice or list, optional
+            Months of the result. Default: all.
 
         Returns
         -------
@@ -174,10 +176,66 @@ class Baseline(ABC):
             Before ``fit``.
         ShapeError
             If the characteristics are not those of training.
+        ConfigError
+            If ``times`` are not in the panel.
         """
         batch = self._batch(panel)
+        months = pick_months(batch, times)
         with torch.no_grad():
-            return label_cells(self._predict(panel, batch), batch, "forecast", "expected return")
+            values = self._predict(panel, batch)
+        return label_cells(values, batch, "forecast", "expected return").isel({TIME: months})
+
+    def forecast(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Draw from the predictive distribution, where a baseline has one.
+
+        Raises
+        ------
+        ConfigError
+            If the baseline has a mean forecast only.
+        """
+        raise self._without_distribution("forecast")
+
+    def log_evidence(
+        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
+    ) -> xr.DataArray:
+        """Log density of each month's returns, where a baseline has a distribution.
+
+        Raises
+        ------
+        ConfigError
+            If the baseline has a mean forecast only.
+        """
+        raise self._without_distribution("log_evidence")
+
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Mean and covariance of each month's returns, where a baseline has a distribution.
+
+        Raises
+        ------
+        ConfigError
+            If the baseline has a mean forecast only.
+        """
+        raise self._without_distribution("moments")
+
+    def _without_distribution(self, method: str) -> ConfigError:
+        kind = type(self).__name__
+        return ConfigError(
+            f"{kind} has no predictive distribution, so `{method}` is not defined. Use `predict` "
+            "for its mean forecast."
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments, in JSON types."""

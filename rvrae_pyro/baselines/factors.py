@@ -121,7 +121,7 @@ class FactorBaseline(Baseline):
             (member, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
             :func:`rvrae_pyro.risk.covariance` takes a baseline as it takes a fit; and ``sd``
             (time, asset), the standard deviation of all members' mixture, whose mean is
-            :meth:`forecast`. NaN where not listed, and in months before which no factor is
+            :meth:`predict`. NaN where not listed, and in months before which no factor is
             known.
         """
         batch = self._batch(panel)
@@ -155,7 +155,7 @@ class FactorBaseline(Baseline):
             attrs={"units": "nats"},
         )
 
-    def predictive(
+    def forecast(
         self,
         panel: xr.Dataset,
         num_samples: int = 1000,
@@ -226,7 +226,7 @@ class FactorBaseline(Baseline):
         -----
         Knows month t's returns through the factors, whose posterior is exact for the
         linear-Gaussian model that forecasts are drawn from. For what was knowable before the
-        month use :meth:`predictive`.
+        month use :meth:`forecast`.
         """
         return self._draw(replicate_blocks, panel, num_samples, seed, times, out)
 
@@ -263,7 +263,7 @@ class FactorBaseline(Baseline):
         Returns
         -------
         Dataset
-            As the group ``predictions_constant_data`` of :meth:`predictive` has it, without any
+            As the group ``predictions_constant_data`` of :meth:`forecast` has it, without any
             draws: ``alpha``, ``beta`` and ``idio_scale`` of month t, known at t-1.
         """
         batch = self._batch(panel)

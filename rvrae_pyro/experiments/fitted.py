@@ -59,7 +59,7 @@ class Forecaster:
         self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
     ) -> xr.DataTree:
         """Forecast some months; see :class:`Fitted`."""
-        forecasts = label({MEAN: self.baseline.forecast(panel).sel({TIME: times})})
+        forecasts = label({MEAN: self.baseline.predict(panel).sel({TIME: times})})
         return tree_of({FORECASTS: forecasts}, self.baseline.attrs)
 
 
@@ -74,14 +74,14 @@ class FittedFactors:
     ) -> xr.DataTree:
         """Forecast and fit some months; see :class:`Fitted`."""
         model = self.baseline
-        drawn = model.predictive(panel, num_samples, seed, times=times)
+        drawn = model.forecast(panel, num_samples, seed, times=times)
         every = model.constant_data(panel)
         factors = model.factors(panel)
         if "member" in factors.dims:
             factors = factors.rename(member="chain").assign_coords(chain=every["chain"])
         forecasts = build_outlook(
             observed_returns(panel),
-            model.forecast(panel),
+            model.predict(panel),
             times,
             alpha=every["alpha"],
             beta=every["beta"],

@@ -101,7 +101,7 @@ def compare_with_ipca(
         rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
     except RvraeError as error:
         return [], f"IPCA could not be fitted: {error}"
-    theirs = rival.predictive(panel, num_samples=size, seed=seed, times=months)
+    theirs = rival.forecast(panel, num_samples=size, seed=seed, times=months)
     other = theirs["predictions"].to_dataset()[RETURNS]
     both = _has(draws) & _has(other)
     returns = panel[RETURNS].sel({TIME: months}).where(both)

@@ -71,8 +71,8 @@ def test_training_rows_are_the_observed_ones_only():
     gone = train.copy(deep=True)
     gone["characteristics"].values[np.isnan(gone.returns.values)] = np.nan
     settings = {"n_members": 1, "config": SHORT}
-    first = ConditionalAutoencoder(2, (4,), **settings).fit(train, valid).forecast(test)
-    second = ConditionalAutoencoder(2, (4,), **settings).fit(gone, valid).forecast(test)
+    first = ConditionalAutoencoder(2, (4,), **settings).fit(train, valid).predict(test)
+    second = ConditionalAutoencoder(2, (4,), **settings).fit(gone, valid).predict(test)
     np.testing.assert_array_equal(first, second)
 
 

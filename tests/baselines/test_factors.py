@@ -38,7 +38,7 @@ def test_forecasts_are_loadings_times_the_mean_of_all_earlier_factors(name, pane
     expected = xr.dot(model.loadings(panel), premia, dim="factor", optimize=True)
     if "member" in expected.dims:
         expected = expected.mean("member")
-    forecast = model.forecast(panel)
+    forecast = model.predict(panel)
     np.testing.assert_allclose(
         forecast.transpose("time", "asset"), expected.transpose("time", "asset"), atol=1e-6
     )
@@ -51,7 +51,7 @@ def test_test_months_alone_forecast_like_the_whole_panel(name, panel, fitted):
     test = parts(panel).test
     if name == "FactorVAE":
         test = panel.isel(time=slice(-6, None))
-    whole, alone = fitted[name].forecast(panel), fitted[name].forecast(test)
+    whole, alone = fitted[name].predict(panel), fitted[name].predict(test)
     np.testing.assert_array_equal(whole[-4:], alone[-4:])
 
 
@@ -78,7 +78,7 @@ def test_month_without_returns_has_a_forecast_and_no_factors(name, panel, fitted
     model = fitted[name]
     assert np.isnan(model.factors(panel)[..., month, :]).all()
     assert np.isnan(model.reconstruct(panel)[month]).all()
-    assert model.forecast(panel)[month].notnull().any()
+    assert model.predict(panel)[month].notnull().any()
     assert not np.isnan(model.factors(panel)[..., month + 1, :]).any()
 
 
@@ -87,15 +87,15 @@ def test_month_without_returns_has_a_forecast_and_no_factors(name, panel, fitted
 def test_draws_have_the_moments_that_the_model_states(name, panel, fitted):
     # 4000 draws a cell: means within 5 s.e., sd within 8 %; about 100 cells, failure below 1e-4
     model, test = fitted[name], parts(panel).test
-    tree = model.predictive(test, num_samples=4000, seed=1)
+    tree = model.forecast(test, num_samples=4000, seed=1)
     returns, stated = tree["predictions"]["returns"].astype(float), model.moments(test)
     pooled = returns.stack(sample=("chain", "draw"))
-    error = (pooled.mean("sample") - model.forecast(test)) / (stated["sd"] / 4000**0.5)
+    error = (pooled.mean("sample") - model.predict(test)) / (stated["sd"] / 4000**0.5)
     assert float(abs(error).max()) < 5
     assert float(abs(pooled.std("sample") / stated["sd"] - 1).max()) < 0.08
     xr.testing.assert_equal(returns.notnull().any(("chain", "draw")), stated["sd"].notnull())
     mean = xr.dot(stated["mean"], stated["share"], dim="member")
-    np.testing.assert_allclose(mean, model.forecast(test), rtol=1e-12)
+    np.testing.assert_allclose(mean, model.predict(test), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", WITH_FACTORS)
@@ -123,7 +123,7 @@ def test_risk_takes_a_baseline_as_it_takes_a_fit(name, panel, fitted):
 @pytest.mark.parametrize("name", WITH_FACTORS)
 def test_draws_share_factors_and_feed_risk(name, panel, fitted):
     model, test = fitted[name], parts(panel).test
-    tree = model.predictive(test, num_samples=600, seed=1)
+    tree = model.forecast(test, num_samples=600, seed=1)
     groups = tree["predictions"], tree["predictions_constant_data"]
     fit = groups[1].alpha + (groups[1].beta * groups[0].factors).sum("factor", skipna=False)
     residual = (groups[0].returns - fit) / groups[1].idio_scale
@@ -140,7 +140,7 @@ def test_draws_share_factors_and_feed_risk(name, panel, fitted):
 @pytest.mark.parametrize("name", WITH_FACTORS)
 def test_what_draws_take_as_given_comes_without_draws_too(name, panel, fitted):
     model = fitted[name]
-    drawn = model.predictive(panel, num_samples=2)["predictions_constant_data"].to_dataset()
+    drawn = model.forecast(panel, num_samples=2)["predictions_constant_data"].to_dataset()
     xr.testing.assert_identical(model.constant_data(panel), drawn)
     last = panel.time.values[-1]
     xr.testing.assert_identical(model.constant_data(panel, last), drawn.sel(time=[last]))
@@ -153,7 +153,7 @@ def test_draws_are_keyed_by_date_and_label(name, panel, fitted):
     model, test = fitted[name], parts(panel).test
 
     def draws(p, **options):
-        return model.predictive(p, num_samples=4, **options)["predictions"]["returns"]
+        return model.forecast(p, num_samples=4, **options)["predictions"]["returns"]
 
     first = draws(panel)
     last = draws(panel, times=test.time.values[-1])
@@ -167,11 +167,11 @@ def test_draws_are_keyed_by_date_and_label(name, panel, fitted):
 def test_draws_stream_to_disk(panel, fitted, tmp_path):
     test = parts(panel).test
     five, seed = np.int64(5), np.int64(0)  # as they come out of arrays
-    tree = fitted["IPCA"].predictive(test, five, seed, out=tmp_path / "draws.zarr")
-    here = fitted["IPCA"].predictive(test, num_samples=5)
+    tree = fitted["IPCA"].forecast(test, five, seed, out=tmp_path / "draws.zarr")
+    here = fitted["IPCA"].forecast(test, num_samples=5)
     np.testing.assert_array_equal(tree["predictions"]["returns"], here["predictions"]["returns"])
     with pytest.raises(ConfigError, match="`num_samples` must be"):
-        fitted["IPCA"].predictive(test, num_samples=0)
+        fitted["IPCA"].forecast(test, num_samples=0)
 
 
 def test_members_disagree_and_their_mean_is_the_forecast(panel, fitted):
@@ -200,7 +200,7 @@ def test_intervals_of_ipca_cover_on_its_own_kind_of_data():
     from rvrae_pyro.baselines import IPCA
 
     model = IPCA(3).fit(train, valid)
-    inside = abs(test.returns - model.forecast(test)) < 1.6449 * model.moments(test)["sd"]
+    inside = abs(test.returns - model.predict(test)) < 1.6449 * model.moments(test)["sd"]
     assert float(inside.mean()) == pytest.approx(0.905, abs=0.02)
 
 

@@ -155,7 +155,7 @@ def test_residual_spread_is_corrected_for_the_factors():
     seen = residual.notnull()
     freedom = int(seen.sum()) - 2 * int(seen.any("asset").sum())
     expected = float((residual**2).sum() / freedom) ** 0.5
-    tree = model.predictive(panel, num_samples=1)
+    tree = model.forecast(panel, num_samples=1)
     stated = tree["predictions_constant_data"]["idio_scale"]
     assert float(stated.max()) == pytest.approx(expected)
 
@@ -178,7 +178,7 @@ def test_early_months_that_lack_histories_do_not_ruin_the_factors():
     early = rank_characteristics(load_french()).isel(time=slice(0, 700))
     model = IPCA(5, constant=True).fit(early)
     assert float(abs(model.factors(early)).max()) < 1.0  # a return, not 1e15
-    assert float(abs(model.forecast(early)[-1]).max()) < 0.1
+    assert float(abs(model.predict(early)[-1]).max()) < 0.1
     assert np.isfinite(model.log_evidence(early)[13:]).all()
 
 
@@ -233,7 +233,7 @@ def test_collinear_characteristics_are_borne():
     panel = market()
     panel["characteristics"][..., 3] = panel["characteristics"][..., 2]
     model = IPCA(2).fit(panel)
-    assert np.isfinite(model.forecast(panel)[-1]).any()
+    assert np.isfinite(model.predict(panel)[-1]).any()
     assert model.gamma.values[2] == pytest.approx(model.gamma.values[3], abs=1e-6)
 
 
@@ -265,7 +265,7 @@ def check_published(case, counts, seeds):
         for k in counts:
             model = IPCA(k).fit(train, valid)
             row.append(float(total_r2(test.returns, model.reconstruct(test))))
-            row.append(float(predictive_r2(test.returns, model.forecast(test))))
+            row.append(float(predictive_r2(test.returns, model.predict(test))))
         figures.append(row)
     found = 100.0 * np.array(figures)
     expected = np.ravel([[PUBLISHED[case][j][k - 1] for j in (0, 1)] for k in counts])

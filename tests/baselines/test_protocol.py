@@ -36,12 +36,12 @@ def test_every_kind_is_tested():
 @pytest.mark.parametrize("name", MAKE)
 def test_forecast_has_a_number_for_every_listed_cell_and_no_other(name, panel, fitted):
     test = parts(panel).test
-    forecast = fitted[name].forecast(test)
+    forecast = fitted[name].predict(test)
     assert forecast.dims == ("time", "asset")
     xr.testing.assert_equal(forecast.notnull(), listed(test).rename(forecast.name))
     live = test.copy(deep=True)
     live["returns"][-1] = np.nan  # the live month
-    np.testing.assert_array_equal(fitted[name].forecast(live), forecast)
+    np.testing.assert_array_equal(fitted[name].predict(live), forecast)
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -57,9 +57,9 @@ def test_forecasts_do_not_know_what_comes_after(name, panel, fitted, data):
     returns[t:] = np.where(rng.uniform(size=returns[t:].shape) < 0.3, np.nan, 0.1)
     values[t + 1 :] = rng.uniform(-1, 1, size=values[t + 1 :].shape)
     values[t + 1 :][rng.uniform(size=returns[t + 1 :].shape) < 0.3] = np.nan
-    before, after = model.forecast(panel), model.forecast(changed)
+    before, after = model.predict(panel), model.predict(changed)
     np.testing.assert_array_equal(before[: t + 1], after[: t + 1])
-    np.testing.assert_array_equal(before[: t + 1], model.forecast(panel.isel(time=slice(t + 1))))
+    np.testing.assert_array_equal(before[: t + 1], model.predict(panel.isel(time=slice(t + 1))))
     if name in WITH_FACTORS:
         np.testing.assert_array_equal(model.reconstruct(panel)[:t], model.reconstruct(changed)[:t])
         np.testing.assert_array_equal(
@@ -72,15 +72,15 @@ def test_forecasts_follow_characteristics_of_the_month(name, panel, fitted):
     """The opposite of the causality test: what is known at t-1 must matter."""
     changed = panel.copy(deep=True)
     changed["characteristics"][-1] = -changed["characteristics"][-1]
-    before, after = (fitted[name].forecast(p) for p in (panel, changed))
+    before, after = (fitted[name].predict(p) for p in (panel, changed))
     assert float(abs(before - after)[-1].max()) > 1e-6
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_order_of_assets_does_not_matter(name, panel, fitted):
     order = np.random.default_rng(0).permutation(panel.sizes["asset"])
-    mixed = fitted[name].forecast(panel.isel(asset=order)).reindex_like(panel)
-    np.testing.assert_allclose(mixed, fitted[name].forecast(panel), atol=1e-10)
+    mixed = fitted[name].predict(panel.isel(asset=order)).reindex_like(panel)
+    np.testing.assert_allclose(mixed, fitted[name].predict(panel), atol=1e-10)
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -91,9 +91,9 @@ def test_same_seed_same_numbers_and_the_callers_stream_is_left_alone(name, panel
     torch.manual_seed(11)
     again = MAKE[name]().fit(train, valid, seed=3, progress=True)
     np.testing.assert_array_equal(torch.rand(3), expected)
-    np.testing.assert_array_equal(again.forecast(test), fitted[name].forecast(test))
-    other = MAKE[name]().fit(train, valid, seed=4).forecast(test)
-    same = np.array_equal(other, again.forecast(test), equal_nan=True)
+    np.testing.assert_array_equal(again.predict(test), fitted[name].predict(test))
+    other = MAKE[name]().fit(train, valid, seed=4).predict(test)
+    same = np.array_equal(other, again.predict(test), equal_nan=True)
     assert same == (name == "IPCA")
 
 
@@ -101,7 +101,7 @@ def test_same_seed_same_numbers_and_the_callers_stream_is_left_alone(name, panel
 def test_refitting_forgets_the_first_fit(name, panel, fitted):
     train, valid, test = parts(panel)
     model = MAKE[name]().fit(train.isel(asset=slice(8)), seed=9).fit(train, valid, seed=3)
-    np.testing.assert_array_equal(model.forecast(test), fitted[name].forecast(test))
+    np.testing.assert_array_equal(model.predict(test), fitted[name].predict(test))
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -111,7 +111,7 @@ def test_saved_and_loaded_says_the_same(name, panel, fitted, tmp_path):
     assert {p.suffix for p in path.iterdir()} == {".json", ".safetensors"}
     for copy in (load(path), KINDS[name].load(path), pickle.loads(pickle.dumps(model))):
         assert type(copy) is type(model)
-        np.testing.assert_array_equal(copy.forecast(panel), model.forecast(panel))
+        np.testing.assert_array_equal(copy.predict(panel), model.predict(panel))
         assert copy.attrs == model.attrs
         assert copy.settings() == model.settings()
         assert copy.history.to_dict() == model.history.to_dict()
@@ -154,7 +154,7 @@ def test_misuse_is_explained(name, panel, fitted):
     train, valid, test = parts(panel)
     model = MAKE[name]()
     with pytest.raises(FitError, match=r"has not been fitted; call \.fit"):
-        model.forecast(test)
+        model.predict(test)
     with pytest.raises(FitError, match=r"has not been fitted"):
         model.save("nowhere")
     with pytest.raises(PanelError, match="`valid` must follow `train`"):
@@ -170,7 +170,7 @@ def test_misuse_is_explained(name, panel, fitted):
     assert not model.is_fitted
     reordered = test.isel(characteristic=[1, 0, 2, 3])
     with pytest.raises(ShapeError, match="characteristics of training, in the same order"):
-        fitted[name].forecast(reordered)
+        fitted[name].predict(reordered)
     with pytest.raises(ShapeError, match="`valid` must have the characteristics"):
         model.fit(train, valid.isel(characteristic=slice(2)))
 
@@ -219,7 +219,19 @@ def test_a_history_is_a_table_of_ones_own(name, fitted):
 def test_forecasters_have_no_factors(fitted):
     for name in set(MAKE) - set(WITH_FACTORS):
         assert not hasattr(fitted[name], "reconstruct")
-        assert not hasattr(fitted[name], "predictive")
+
+
+def test_a_mean_forecast_alone_has_no_distribution(panel, fitted):
+    for name in set(MAKE) - set(WITH_FACTORS):
+        for method in ("forecast", "log_evidence", "moments"):
+            with pytest.raises(ConfigError, match=f"`{method}` is not defined. Use `predict`"):
+                getattr(fitted[name], method)(panel)
+
+
+def test_predict_takes_months(panel, fitted):
+    months = panel.time[[3, 9]]
+    some = fitted["IPCA"].predict(panel, times=months)
+    xr.testing.assert_identical(some, fitted["IPCA"].predict(panel).sel(time=months))
 
 
 def test_best_state_on_validation_is_kept(panel):
@@ -231,7 +243,7 @@ def test_best_state_on_validation_is_kept(panel):
     assert best < len(model.history) < 30  # it did stop early
     short = TrainConfig(max_epochs=best, patience=4, months=4, learning_rate=0.03)
     again = rv.baselines.ALSTM(4, 1, 3, config=short).fit(train, valid)
-    np.testing.assert_array_equal(again.forecast(test), model.forecast(test))
+    np.testing.assert_array_equal(again.predict(test), model.predict(test))
 
 
 def test_exploding_training_says_where(panel):
@@ -250,19 +262,19 @@ def test_missing_returns_are_ignored_exactly(name, panel):
     unlisted = ~listed(train)
     hidden["returns"] = hidden.returns.where(~unlisted, 0.9)
     again = MAKE[name]().fit(hidden, valid)
-    np.testing.assert_array_equal(again.forecast(test), model.forecast(test))
+    np.testing.assert_array_equal(again.predict(test), model.predict(test))
 
 
 def test_window_bounds_what_a_sequence_forecast_knows(panel, fitted):
     changed = panel.copy(deep=True)
     changed["characteristics"][: -3 - 1] *= -1.0
     for name in ("ALSTM", "Transformer", "FactorVAE"):
-        same = (fitted[name].forecast(p)[-1] for p in (panel, changed))
+        same = (fitted[name].predict(p)[-1] for p in (panel, changed))
         np.testing.assert_array_equal(*same)
     closer = panel.copy(deep=True)
     closer["characteristics"][-3] *= -1.0
     for name in ("ALSTM", "Transformer", "FactorVAE"):
-        before, after = (fitted[name].forecast(p)[-1] for p in (panel, closer))
+        before, after = (fitted[name].predict(p)[-1] for p in (panel, closer))
         assert float(abs(before - after).max()) > 1e-9
 
 
@@ -289,4 +301,4 @@ def test_a_class_of_ones_own_is_loaded_by_name(panel, tmp_path):
     train, valid, test = parts(panel)
     path = OwnIPCA(1).fit(train, valid).save(tmp_path / "model")
     assert type(load(path)) is OwnIPCA
-    np.testing.assert_array_equal(load(path).forecast(test), OwnIPCA.load(path).forecast(test))
+    np.testing.assert_array_equal(load(path).predict(test), OwnIPCA.load(path).predict(test))

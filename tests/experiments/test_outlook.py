@@ -56,11 +56,11 @@ def test_baselines_agree_with_their_own_methods(model):
     tree = _outlook(model)
     fitted = model.__class__(**model._read_settings(model.settings())).fit(PARTS.train, PARTS.valid)
     said = tree["forecasts"].to_dataset()
-    np.testing.assert_allclose(said["mean"], fitted.forecast(MARKET).sel(time=TIMES))
+    np.testing.assert_allclose(said["mean"], fitted.predict(MARKET).sel(time=TIMES))
     np.testing.assert_allclose(said["fitted"], fitted.reconstruct(MARKET).sel(time=TIMES))
     ols = fitted.reconstruct(MARKET, kind="ols").sel(time=TIMES)
     np.testing.assert_allclose(said["fitted_ols"], ols, atol=1e-9)
-    draws = fitted.predictive(MARKET, DRAWS, 0, times=TIMES)["predictions"]["returns"]
+    draws = fitted.forecast(MARKET, DRAWS, 0, times=TIMES)["predictions"]["returns"]
     np.testing.assert_array_equal(tree["predictions"]["returns"], draws)
     if not isinstance(
         model, FactorVAE
