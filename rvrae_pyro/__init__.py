@@ -21,11 +21,12 @@ from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
     from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference, testing
-    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble, load
+    from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit
     from rvrae_pyro.inference import schedules
     from rvrae_pyro.inference.config import FitConfig
+    from rvrae_pyro.loading import load
     from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
     from rvrae_pyro.models.rvrae import RVRAE
     from rvrae_pyro.predictive.prior import prior_predictive
@@ -92,7 +93,7 @@ _LAZY_NAMES = {
     "FitConfig": "rvrae_pyro.inference.config",
     "fit": "rvrae_pyro.fitting.training",
     "fit_ensemble": "rvrae_pyro.fitting.ensemble",
-    "load": "rvrae_pyro.fitting.ensemble",
+    "load": "rvrae_pyro.loading",
     "prior_predictive": "rvrae_pyro.predictive.prior",
 }
 

@@ -1,4 +1,4 @@
-"""What all baselines share: fit, forecast, save and load."""
+"""Base class of baselines: fit, predict, forecast, save and load."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Baseline(ABC):
         return self
 
     def predict(self, panel: xr.Dataset, times: object | None = None) -> xr.DataArray:
-        """Forecast the mean of month t's returns from data to t-1 only.
+        """Predict the mean return of month t from data to t-1 only.
 
         Parameters
         ----------
@@ -162,13 +162,13 @@ class Baseline(ABC):
             Any months and assets; earlier months that it holds serve as history. Its last row
             may be the live month: characteristics known, no return yet.
         times : label, slice or list, optional
-            Months of the result. Default: all.
+            Months to predict. Default: all.
 
         Returns
         -------
         DataArray of dims (time, asset)
-            Excess return, decimal; NaN where not listed, and of a model with factors in months
-            before which it has seen none.
+            Excess return, decimal; NaN where not listed, and for a factor model in months
+            before which no factor is known.
 
         Raises
         ------
@@ -176,14 +176,12 @@ class Baseline(ABC):
             Before ``fit``.
         ShapeError
             If the characteristics are not those of training.
-        ConfigError
-            If ``times`` are not in the panel.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)
         with torch.no_grad():
-            values = self._predict(panel, batch)
-        return label_cells(values, batch, "forecast", "expected return").isel({TIME: months})
+            mean = self._predict(panel, batch)
+        return label_cells(mean, batch, "forecast", "expected return").isel({TIME: months})
 
     def forecast(
         self,
@@ -193,26 +191,29 @@ class Baseline(ABC):
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> xr.DataTree:
-        """Draw from the predictive distribution, where a baseline has one.
+        """Draw from the predictive distribution, where the baseline has one.
+
+        Baselines with a predictive distribution return draws as
+        :meth:`rvrae_pyro.fitting.fit.Fit.forecast` does.
 
         Raises
         ------
         ConfigError
-            If the baseline has a mean forecast only.
+            If the baseline is a point forecast.
         """
-        raise self._without_distribution("forecast")
+        raise self._without("draws of returns", "a predictive distribution")
 
     def log_evidence(
         self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
     ) -> xr.DataArray:
-        """Log density of each month's returns, where a baseline has a distribution.
+        """Log density of each month's returns, where the baseline has a distribution.
 
         Raises
         ------
         ConfigError
-            If the baseline has a mean forecast only.
+            If the baseline is a point forecast.
         """
-        raise self._without_distribution("log_evidence")
+        raise self._without("log densities", "a predictive distribution")
 
     def moments(
         self,
@@ -221,20 +222,30 @@ class Baseline(ABC):
         seed: int | None = None,
         times: object | None = None,
     ) -> xr.Dataset:
-        """Mean and covariance of each month's returns, where a baseline has a distribution.
+        """Mean and covariance of each month's returns, where the baseline has a distribution.
 
         Raises
         ------
         ConfigError
-            If the baseline has a mean forecast only.
+            If the baseline is a point forecast.
         """
-        raise self._without_distribution("moments")
+        raise self._without("moments", "a predictive distribution")
 
-    def _without_distribution(self, method: str) -> ConfigError:
-        kind = type(self).__name__
+    def reconstruct(self, panel: xr.Dataset) -> xr.DataArray:
+        """Fitted returns given the month's own factors, where the baseline has factors.
+
+        Raises
+        ------
+        ConfigError
+            If the baseline is a point forecast.
+        """
+        raise self._without("fitted returns", "factors")
+
+    def _without(self, asked: str, needed: str) -> ConfigError:
+        """Error for a quantity that this kind of baseline does not define."""
         return ConfigError(
-            f"{kind} has no predictive distribution, so `{method}` is not defined. Use `predict` "
-            "for its mean forecast."
+            f"{type(self).__name__} has no {asked}: that takes {needed}, and it is a point "
+            "forecast. Use predict(panel) for its expected returns."
         )
 
     def settings(self) -> dict[str, Any]:

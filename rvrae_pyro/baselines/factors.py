@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -19,7 +20,7 @@ from rvrae_pyro.baselines.views import FactorView, refit_factors
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.names import ASSET, FACTOR, TIME
+from rvrae_pyro.names import ASSET, CHAIN, FACTOR, TIME
 from rvrae_pyro.predictive.months import drawn_from, factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import Block, Drawing, assemble
 
@@ -75,7 +76,7 @@ class FactorBaseline(Baseline):
 
         Returns
         -------
-        DataArray of dims (time, factor), or (member, time, factor) for an ensemble
+        DataArray of dims (time, factor), or (chain, time, factor) for an ensemble
             In return units; NaN in months without returns. Identified up to rotation.
         """
         batch = self._batch(panel)
@@ -88,7 +89,7 @@ class FactorBaseline(Baseline):
 
         Returns
         -------
-        DataArray of dims (time, asset, factor), or (member, time, asset, factor)
+        DataArray of dims (time, asset, factor), or (chain, time, asset, factor)
             Return per unit of factor.
         """
         batch = self._batch(panel)
@@ -118,7 +119,7 @@ class FactorBaseline(Baseline):
         -------
         Dataset
             As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it: ``mean`` and ``idio_var``
-            (member, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
+            (chain, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
             :func:`rvrae_pyro.risk.covariance` takes a baseline as it takes a fit; and ``sd``
             (time, asset), the standard deviation of all members' mixture, whose mean is
             :meth:`predict`. NaN where not listed, and in months before which no factor is
@@ -281,11 +282,11 @@ class FactorBaseline(Baseline):
         }
         labelled = xr.DataArray(
             values.cpu().numpy(),
-            coords={dim: coords[dim] for dim in dims},
-            dims=("member", *dims),
+            coords={CHAIN: np.arange(values.shape[0]), **{dim: coords[dim] for dim in dims}},
+            dims=(CHAIN, *dims),
             name=name,
         )
-        return labelled.isel(member=0) if values.shape[0] == 1 else labelled
+        return labelled.isel({CHAIN: 0}, drop=True) if values.shape[0] == 1 else labelled
 
 
 def _month_factors(view: FactorView, batch: Batch, kind: Refit) -> Tensor:

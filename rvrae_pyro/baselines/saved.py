@@ -14,12 +14,17 @@ from torch import Tensor
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
 
-__all__ = ["FORMAT", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "is_baseline", "read_folder", "write_folder"]
 
 FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one is refused."""
 
 _NUMBERS, _META = "baseline.safetensors", "baseline.json"
+
+
+def is_baseline(folder: Path) -> bool:
+    """Whether a folder holds a saved baseline."""
+    return (folder / _META).exists()
 
 
 def write_folder(
@@ -41,7 +46,7 @@ def write_folder(
         If the folder cannot be written; what was there before is left as it was.
     """
     target = Path(path)
-    if target.exists() and not (target / _META).exists() and not _is_empty(target):
+    if target.exists() and not is_baseline(target) and not _is_empty(target):
         raise CheckpointError(
             f"`path` {str(target)!r} holds something that is not a baseline; choose another."
         )

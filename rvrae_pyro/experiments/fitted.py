@@ -13,7 +13,7 @@ from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.experiments.outlook import FORECASTS, MEAN, build_outlook, label, observed_returns
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.names import FACTOR, MEMBER, TIME
+from rvrae_pyro.names import CHAIN, FACTOR
 
 __all__ = ["Fitted", "FittedFactors", "FittedModel", "Forecaster", "tree_of"]
 
@@ -59,7 +59,7 @@ class Forecaster:
         self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
     ) -> xr.DataTree:
         """Forecast some months; see :class:`Fitted`."""
-        forecasts = label({MEAN: self.baseline.predict(panel).sel({TIME: times})})
+        forecasts = label({MEAN: self.baseline.predict(panel, times)})
         return tree_of({FORECASTS: forecasts}, self.baseline.attrs)
 
 
@@ -77,8 +77,6 @@ class FittedFactors:
         drawn = model.forecast(panel, num_samples, seed, times=times)
         every = model.constant_data(panel)
         factors = model.factors(panel)
-        if "member" in factors.dims:
-            factors = factors.rename(member="chain").assign_coords(chain=every["chain"])
         forecasts = build_outlook(
             observed_returns(panel),
             model.predict(panel),
@@ -111,7 +109,7 @@ class FittedModel:
         fitted = fit.reconstruct(panel, num_samples, seed)
         # what the model expects beyond its factors, from months before t alone
         moments = fit.moments(panel, num_samples, seed)
-        mean = xr.dot(moments["mean"], moments["share"], dim=MEMBER, optimize=True)
+        mean = xr.dot(moments["mean"], moments["share"], dim=CHAIN, optimize=True)
         alpha = mean - xr.dot(beta, predicted, dim=FACTOR, optimize=True)
         forecasts = build_outlook(
             observed_returns(panel),

@@ -136,9 +136,9 @@ class Forecasts(ABC):
         Returns
         -------
         Dataset
-            ``mean`` and ``idio_var`` (member, time, asset), ``beta`` (member, time, asset,
-            factor), ``factor_cov`` (member, time, factor, other_factor), NaN where not listed,
-            and ``share`` (member,), which adds up to 1. One member where weights are at their
+            ``mean`` and ``idio_var`` (chain, time, asset), ``beta`` (chain, time, asset,
+            factor), ``factor_cov`` (chain, time, factor, other_factor), NaN where not listed,
+            and ``share`` (chain,), which adds up to 1. One member where weights are at their
             MAP, else one a draw of the weights, in the order of ``weight_draw``. An
             ensemble has all its members' in one row, each in its own factors' coordinates.
 

@@ -24,7 +24,7 @@ from rvrae_pyro.fitting.readings import Readings
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHAIN, FACTORS, MEMBER, TIME
+from rvrae_pyro.names import CHAIN, FACTORS, TIME
 from rvrae_pyro.predictive.beliefs import Kind
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree_files import write_tree
@@ -173,9 +173,9 @@ class Ensemble(Forecasts, Readings):
 
     def _moments(self, asked: Asked) -> xr.Dataset:
         each = [m._moments(asked) for m in self.members]
-        joined = xr.concat(each, MEMBER, join="exact", combine_attrs="override")
+        joined = xr.concat(each, CHAIN, join="exact", combine_attrs="override")
         joined["share"] = joined["share"] / len(each)
-        return joined.assign_coords({MEMBER: np.arange(joined.sizes[MEMBER])})
+        return joined.assign_coords({CHAIN: np.arange(joined.sizes[CHAIN])})
 
     def _attribution(self, asked: Asked, by_member: bool = False) -> xr.DataArray:
         turns = zip(self.members, self.rotation.to_numpy(), strict=True)

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.names import ASSET, FACTOR, MEMBER, OTHER_FACTOR, TIME
+from rvrae_pyro.names import ASSET, CHAIN, FACTOR, OTHER_FACTOR, TIME
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.predictive.members import Member
 from rvrae_pyro.predictive.months import factor_coord
@@ -48,23 +48,23 @@ def label_moments(
     """
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     dims = {
-        "mean": (MEMBER, TIME, ASSET),
-        "beta": (MEMBER, TIME, ASSET, FACTOR),
-        "factor_cov": (MEMBER, TIME, FACTOR, OTHER_FACTOR),
-        "idio_var": (MEMBER, TIME, ASSET),
+        "mean": (CHAIN, TIME, ASSET),
+        "beta": (CHAIN, TIME, ASSET, FACTOR),
+        "factor_cov": (CHAIN, TIME, FACTOR, OTHER_FACTOR),
+        "idio_var": (CHAIN, TIME, ASSET),
     }
     labels = factor_coord(stacked["beta"].shape[-1])
     data = xr.Dataset(
         {name: (dims[name], values) for name, values in stacked.items()},
         coords={
-            MEMBER: np.arange(len(each)),
+            CHAIN: np.arange(len(each)),
             TIME: batch.times[rows],
             ASSET: batch.assets,
             FACTOR: labels,
             OTHER_FACTOR: labels,
         },
     )
-    data["share"] = (MEMBER, np.array(sizes, dtype=np.float64) / sum(sizes))
+    data["share"] = (CHAIN, np.array(sizes, dtype=np.float64) / sum(sizes))
     return data
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, MEMBER, OTHER_FACTOR, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OTHER_FACTOR, TIME
 from rvrae_pyro.risk._draws import Array, read_forecast
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
 
@@ -345,17 +345,17 @@ class FactorCovariance:
 
 def _mixture(data: xr.Dataset) -> FactorCovariance:
     """Covariance of a mixture of members by the law of total variance, kept low-rank."""
-    n_members, share = data.sizes[MEMBER], data["share"].values
+    n_members, share = data.sizes[CHAIN], data["share"].values
     if n_members == 1:
-        only = data.isel({MEMBER: 0}, drop=True)
+        only = data.isel({CHAIN: 0}, drop=True)
         return FactorCovariance(only["beta"], only["factor_cov"], only["idio_var"])
-    beta = data["beta"].transpose(TIME, ASSET, MEMBER, FACTOR).values
-    mean = data["mean"].transpose(TIME, ASSET, MEMBER).values
+    beta = data["beta"].transpose(TIME, ASSET, CHAIN, FACTOR).values
+    mean = data["mean"].transpose(TIME, ASSET, CHAIN).values
     apart = mean - (mean * share).sum(-1, keepdims=True)
     n_times, n_assets, _, n_factors = beta.shape
     columns = np.concatenate([beta, apart[..., None]], -1).reshape(n_times, n_assets, -1)
     cov = np.zeros((n_times, n_members, n_factors + 1, n_members, n_factors + 1))
-    within = data["factor_cov"].transpose(MEMBER, TIME, FACTOR, OTHER_FACTOR).values
+    within = data["factor_cov"].transpose(CHAIN, TIME, FACTOR, OTHER_FACTOR).values
     for m in range(n_members):
         cov[:, m, :-1, m, :-1] = share[m] * within[m]
         cov[:, m, -1, m, -1] = share[m]
@@ -370,7 +370,7 @@ def _mixture(data: xr.Dataset) -> FactorCovariance:
             months | factors | others,
             (TIME, FACTOR, OTHER_FACTOR),
         ),
-        (data["idio_var"] * data["share"]).sum(MEMBER, skipna=False),
+        (data["idio_var"] * data["share"]).sum(CHAIN, skipna=False),
     )
 
 

@@ -36,8 +36,8 @@ def test_forecasts_are_loadings_times_the_mean_of_all_earlier_factors(name, pane
     model = fitted[name]
     premia = prevailing_mean(model.factors(panel))
     expected = xr.dot(model.loadings(panel), premia, dim="factor", optimize=True)
-    if "member" in expected.dims:
-        expected = expected.mean("member")
+    if "chain" in expected.dims:
+        expected = expected.mean("chain")
     forecast = model.predict(panel)
     np.testing.assert_allclose(
         forecast.transpose("time", "asset"), expected.transpose("time", "asset"), atol=1e-6
@@ -94,7 +94,7 @@ def test_draws_have_the_moments_that_the_model_states(name, panel, fitted):
     assert float(abs(error).max()) < 5
     assert float(abs(pooled.std("sample") / stated["sd"] - 1).max()) < 0.08
     xr.testing.assert_equal(returns.notnull().any(("chain", "draw")), stated["sd"].notnull())
-    mean = xr.dot(stated["mean"], stated["share"], dim="member")
+    mean = xr.dot(stated["mean"], stated["share"], dim="chain")
     np.testing.assert_allclose(mean, model.predict(test), rtol=1e-12)
 
 
@@ -109,9 +109,9 @@ def test_risk_takes_a_baseline_as_it_takes_a_fit(name, panel, fitted):
     for t, cells in enumerate(listed):
         month = stated.isel(time=t, asset=cells)
         expected = 0.0
-        for _, one in month.groupby("member"):
-            one = one.squeeze("member")
-            apart = one["mean"] - (month["mean"] * month["share"]).sum("member")
+        for _, one in month.groupby("chain"):
+            one = one.squeeze("chain")
+            apart = one["mean"] - (month["mean"] * month["share"]).sum("chain")
             inside = one["beta"].values @ one["factor_cov"].values @ one["beta"].values.T
             inside = inside + np.diag(one["idio_var"]) + np.outer(apart, apart)
             expected = expected + float(one["share"]) * inside
@@ -176,10 +176,10 @@ def test_draws_stream_to_disk(panel, fitted, tmp_path):
 
 def test_members_disagree_and_their_mean_is_the_forecast(panel, fitted):
     model = fitted["ConditionalAutoencoder"]
-    assert model.loadings(panel).dims == ("member", "time", "asset", "factor")
+    assert model.loadings(panel).dims == ("chain", "time", "asset", "factor")
     fits = xr.dot(model.loadings(panel), model.factors(panel), dim="factor")
-    assert float(fits.std("member").max()) > 1e-4
-    expected = fits.mean("member", skipna=False).transpose("time", "asset")
+    assert float(fits.std("chain").max()) > 1e-4
+    expected = fits.mean("chain", skipna=False).transpose("time", "asset")
     np.testing.assert_allclose(model.reconstruct(panel), expected, atol=1e-12)
 
 

@@ -216,24 +216,6 @@ def test_a_history_is_a_table_of_ones_own(name, fitted):
     assert fitted[name].history.iloc[0, 0] != -9
 
 
-def test_forecasters_have_no_factors(fitted):
-    for name in set(MAKE) - set(WITH_FACTORS):
-        assert not hasattr(fitted[name], "reconstruct")
-
-
-def test_a_mean_forecast_alone_has_no_distribution(panel, fitted):
-    for name in set(MAKE) - set(WITH_FACTORS):
-        for method in ("forecast", "log_evidence", "moments"):
-            with pytest.raises(ConfigError, match=f"`{method}` is not defined. Use `predict`"):
-                getattr(fitted[name], method)(panel)
-
-
-def test_predict_takes_months(panel, fitted):
-    months = panel.time[[3, 9]]
-    some = fitted["IPCA"].predict(panel, times=months)
-    xr.testing.assert_identical(some, fitted["IPCA"].predict(panel).sel(time=months))
-
-
 def test_best_state_on_validation_is_kept(panel):
     """Epochs after the best one leave no trace: fewer of them give the same network."""
     train, valid, test = parts(panel)
@@ -302,3 +284,23 @@ def test_a_class_of_ones_own_is_loaded_by_name(panel, tmp_path):
     path = OwnIPCA(1).fit(train, valid).save(tmp_path / "model")
     assert type(load(path)) is OwnIPCA
     np.testing.assert_array_equal(load(path).predict(test), OwnIPCA.load(path).predict(test))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_one_loader_reads_every_kind(name, panel, fitted, tmp_path):
+    test = parts(panel).test
+    again = rv.load(fitted[name].save(tmp_path / name))
+    assert type(again) is type(fitted[name])
+    months = test.time.values[-2:]
+    xr.testing.assert_identical(
+        again.predict(test, times=months), fitted[name].predict(test).sel(time=months)
+    )
+    with pytest.raises(ConfigError, match="baseline"):
+        rv.load(tmp_path / name, config=rv.FitConfig())
+
+
+@pytest.mark.parametrize("name", sorted(set(MAKE) - set(WITH_FACTORS)))
+@pytest.mark.parametrize("method", ["forecast", "log_evidence", "moments", "reconstruct"])
+def test_a_point_forecast_has_no_distribution_and_says_so(name, method, panel, fitted):
+    with pytest.raises(ConfigError, match=r"predict\(panel\)"):
+        getattr(fitted[name], method)(parts(panel).test)

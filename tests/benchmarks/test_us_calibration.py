@@ -52,7 +52,7 @@ def forecast_year(panel: xr.Dataset, year: int, make=stock_model, config=None, s
     fit = rv.fit(make(panel), train, valid, config=config, seed=seed, progress=False)
     tree = fit.forecast(until, num_samples=1000, times=str(year))
     evidence = fit.log_evidence(until, num_samples=500).sel(time=str(year))
-    means = fit.moments(until, num_samples=1000, times=str(year))["mean"].isel(member=0)
+    means = fit.moments(until, num_samples=1000, times=str(year))["mean"].isel(chain=0)
     return tree, means, evidence, fit
 
 

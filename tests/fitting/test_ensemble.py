@@ -264,7 +264,7 @@ def test_covariance_is_that_of_the_mixture(ensemble: rv.Ensemble, panel: xr.Data
     assert own[0].beta.sizes["factor"] == K
     between = found.variance() - np.mean([c.variance() for c in own], 0)
     mean = ensemble.moments(panel, 300, times=month)["mean"]
-    np.testing.assert_allclose(between, mean.var("member"), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(between, mean.var("chain"), rtol=1e-6, atol=1e-12)
 
 
 def test_covariance_holds_what_is_unknown_about_weights(train: xr.Dataset) -> None:
