@@ -20,7 +20,15 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.predictive.export import to_datatree
 
 if TYPE_CHECKING:
-    from rvrae_pyro import baselines, diagnostics, experiments, fitting, inference, testing
+    from rvrae_pyro import (
+        baselines,
+        diagnostics,
+        experiments,
+        fitting,
+        inference,
+        literal,
+        testing,
+    )
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit
@@ -58,6 +66,7 @@ __all__ = [
     "guides",
     "inference",
     "likelihoods",
+    "literal",
     "load",
     "loadings",
     "prior_predictive",
@@ -80,6 +89,7 @@ _LAZY_MODULES = {
     "guides": "rvrae_pyro.models.guides",
     "inference": "rvrae_pyro.inference",
     "likelihoods": "rvrae_pyro.models.likelihoods",
+    "literal": "rvrae_pyro.literal",
     "loadings": "rvrae_pyro.models.loadings",
     "priors": "rvrae_pyro.models.priors",
     "schedules": "rvrae_pyro.inference.schedules",

@@ -2,10 +2,12 @@
 
 import inspect
 import re
+import textwrap
 
 import pytest
 
-from tests.docs.pages import lookup, text_of
+import rvrae_pyro as rv
+from tests.docs.pages import blocks_of, lookup, text_of
 
 PAGE = text_of("model")
 ROW = re.compile(r"^\| \((\d+)\) \| (.+?) \| (.+?) \|$", re.MULTILINE)
@@ -75,3 +77,12 @@ def test_references_within_the_page_are_to_rows_that_are_there() -> None:
     below = {int(n) for n in re.findall(r"see (\d+) below", PAGE)}
     assert below
     assert below <= set(range(1, 26))
+
+
+def test_the_page_opens_with_the_program() -> None:
+    """Model and guide of ``rv.literal``, word for word but for the annotations."""
+    program = rv.literal.RVRAE
+    sources = [textwrap.dedent(inspect.getsource(f)) for f in (program.model, program.guide)]
+    plain = [re.sub(r": (Batch|Tensor)\b| -> None", "", source) for source in sources]
+    _, opening = blocks_of("model")[0]
+    assert opening == "\n\n".join(plain)

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 
 
-def example() -> str:
-    found = re.search(r"<!-- example.*?-->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found, "README.md has no example marked for the tests"
+def example(name: str = "example") -> str:
+    found = re.search(rf"<!-- {name}.*?-->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found, f"README.md has no block {name!r} marked for the tests"
     return found.group(1)
 
 
@@ -29,6 +29,16 @@ def test_example_runs_from_panel_to_risk(capsys):
     assert risk["es"].sel(tail=0.05).notnull().all()
     assert (risk["es"] >= risk["var"]).all()
     assert "Did training converge?" in capsys.readouterr().out
+
+
+def test_literal_program_trains():
+    code = example("literal")
+    short = code.replace("steps=100", "steps=10")
+    assert short != code
+    names = {}
+    exec(compile(short, str(README), "exec"), names)
+    assert len(names["losses"]) == 10
+    assert names["losses"][-1] < names["losses"][0]
 
 
 def test_example_is_as_short_as_promised():
