@@ -93,7 +93,7 @@ class ModelEntrant:
     config: FitConfig | None = None
 
     def __post_init__(self) -> None:
-        if not self.template.untouched:
+        if not self.template.untrained:
             raise ConfigError(
                 f"model {self.name!r} must be untrained; got one whose weights have changed, which "
                 "may have seen the test months. Build it anew: rv.RVRAE(...)."

@@ -99,6 +99,7 @@ class Checkpoint:
                 f"{'; '.join(differing[:4])}. Repeat that run's call to go on with it, or choose "
                 "another folder, or delete this one to start anew."
             )
+        self.about = saved.about  # a model left by a stopped run starts as that run did
         return saved.state
 
     def keep(self, state: Callable[[], State]) -> None:

@@ -157,7 +157,7 @@ def _check_new(model: object, others: Sequence[RVRAE]) -> None:
     if not isinstance(model, RVRAE):
         raise ConfigError(f"`make_model` must return an rv.RVRAE; got {type(model).__name__}.")
     weights = {id(weight) for other in others for weight in other.parameters()}
-    if not model.untouched or any(id(weight) in weights for weight in model.parameters()):
+    if not model.untrained or any(id(weight) in weights for weight in model.parameters()):
         raise ConfigError(
             "`make_model` must build a new model at every call; it returned one that is trained "
             "already, or has weights of one before. Build it inside: make_model=lambda: "

@@ -92,8 +92,11 @@ class Fit(Forecasts, Readings):
         """Say in a line what was fitted and how training ended; ``history`` has the rest."""
         size = sum(weight.numel() for weight in self.model.parts.parameters())
         last = int(self.history["step"].iloc[-1])
+        start = f"seed {self.seed}"
+        if self.attrs.get("start", "seed") != "seed":
+            start += f", warm start that kept return_scale {float(self.model.return_scale):.3g}"
         return (
-            f"Fit({self.model.n_factors} factors, {size:,} weights, seed {self.seed}; "
+            f"Fit({self.model.n_factors} factors, {size:,} weights, {start}; "
             f"{self.stopped} at step {last}, kept step {self.best_step}; saw data to "
             f"{self.attrs.get('last_seen_month', 'an unknown month')})"
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import ConfigError, FitError, ShapeError, check_count
+from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
@@ -35,11 +36,14 @@ from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.registry import chosen_parts, describe_model
-from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.rvrae import RVRAE, typical_return
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.export import provenance
 
 __all__ = ["fit", "load"]
+
+_FAR: Final = 2.0
+"""Ratio of kept units to the size of training returns that warns."""
 
 
 def fit(
@@ -59,8 +63,10 @@ def fit(
     Parameters
     ----------
     model : RVRAE
-        Trained in place. A model nobody has touched since it was built starts from weights
-        drawn with ``seed``; one that was changed or trained goes on from where it is.
+        Trained in place. An untrained model is re-initialised from ``seed``, and its units are
+        set from the training months; casts of dtype or device leave it untrained. A model whose
+        weights were modified, by an optimizer, ``load_state_dict`` or in place, continues from
+        them and keeps its units; these are set only if no call of the pair used them before.
     train : xarray.Dataset
         Training months. Characteristics are taken as they are: rank them before. Those of a
         panel on disk (``rv.data.read_panel`` of a ``.zarr``) are streamed over shards of assets.
@@ -76,13 +82,15 @@ def fit(
         to the same bits as a run that was never stopped (on one thread), and returns at once
         where training had ended; ``rv.load`` reads the best state so far.
     init : Fit, optional
-        Warm start from an earlier fit of the same parts.
+        Warm start from an earlier fit of the same parts: its weights and its units.
     elbo : pyro.infer.ELBO, optional
         Any Pyro ELBO; ``Trace_ELBO`` unless told.
 
     Returns
     -------
     Fit
+        ``attrs["start"]`` is "seed", or for a warm start "model" (the weights that ``model``
+        came with) or "init"; ``repr`` states the ``return_scale`` that a warm start keeps.
 
     Notes
     -----
@@ -100,6 +108,11 @@ def fit(
         If ``checkpoint`` cannot be written, is held by another run, is damaged, or belongs to
         other data, settings or seed.
 
+    Warns
+    -----
+    RvraeWarning
+        If a warm start keeps a ``return_scale`` that is far from the size of the training returns.
+
     References
     ----------
     Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
@@ -111,13 +124,10 @@ def fit(
     batch = to_tensors(panel, device=config.device, dtype=config.dtype)
     model.to(device=config.device, dtype=config.dtype)
     model.loadings.check(batch)
-    if init is not None:
-        _warm_start(model, init)
-    elif model.untouched:
-        model.redraw(seed)
-        model.set_units(batch.window(0, n_train, every_asset=True))
+    start = _start(model, init, batch.window(0, n_train, every_asset=True), seed)
     mark = fingerprint(train)
     attrs = _attrs(model, config, seed, mark)
+    attrs["start"] = start
     attrs["characteristics"] = json.dumps(batch.names.tolist())
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
@@ -131,7 +141,7 @@ def fit(
             describe_outcome(model, times, attrs),
             model,
             together,
-        ) as (resume, keep),
+        ) as (resume, keep, about),
         _slopes(model, panel, batch, config, elbo, together) as slopes,
         _progress_bar(config, progress and together.rank == 0) as advance,
     ):
@@ -151,7 +161,8 @@ def fit(
             keep=keep,
             slopes=slopes,
         )
-    return outcome(model, config, seed, times, attrs, trained)
+    model.parts.mark_trained()
+    return outcome(model, config, seed, times, about["attrs"], trained)
 
 
 def load(
@@ -260,13 +271,13 @@ def _checkpointed(
     about: Mapping[str, Any],
     model: RVRAE,
     together: Team,
-) -> Iterator[tuple[State | None, Keep | None]]:
-    """Hold the checkpoint's folder: the state to go on from, and where to keep later ones.
+) -> Iterator[tuple[State | None, Keep | None, Mapping[str, Any]]]:
+    """Hold the checkpoint's folder: the state to resume, where to keep later ones, the outcome.
 
     Process 0 holds and writes; the others read the same state before anything is written.
     """
     if folder is None:
-        yield None, None
+        yield None, None, about
         return
     checkpoint = Checkpoint(folder, identity(), about)
     weights = digest_of(model.parts.state_dict())
@@ -274,14 +285,14 @@ def _checkpointed(
         together.wait()
         resume = checkpoint.read_for(weights)
         together.wait()
-        yield resume, None
+        yield resume, None, checkpoint.about
         return
     with only_run(Path(folder)):
         resume = checkpoint.read_for(weights)
         together.wait()
         together.wait()
         try:
-            yield resume, checkpoint.keep
+            yield resume, checkpoint.keep, checkpoint.about
         except FitError as error:
             checkpoint.flush()
             raise FitError(
@@ -291,7 +302,32 @@ def _checkpointed(
             checkpoint.flush()
 
 
-def _warm_start(model: RVRAE, init: Fit) -> None:
+def _start(
+    model: RVRAE, init: Fit | None, batch: Batch, seed: int
+) -> Literal["seed", "model", "init"]:
+    """Initialise weights and units from the seed, or keep those of a warm start."""
+    if init is None and model.untrained:
+        model.redraw(seed)
+        model.set_units(batch)
+        return "seed"
+    if init is not None:
+        _take_weights(model, init)
+    if model.parts.unset_units:  # initial values set by hand; no weight has adapted to a unit
+        model.set_units(batch)
+    kept, typical = float(model.return_scale), typical_return(batch)
+    if typical > 0 and not 1 / _FAR < kept / typical < _FAR:
+        what = "`init`" if init is not None else "`model`, whose weights were modified before,"
+        warnings.warn(
+            f"{what} is a warm start that keeps its units: return_scale {kept:.3g}, while a "
+            f"typical training return is {typical:.3g}. Pass returns in the units that it was "
+            "trained in, or an untrained model for new units.",
+            RvraeWarning,
+            stacklevel=3,
+        )
+    return "model" if init is None else "init"
+
+
+def _take_weights(model: RVRAE, init: Fit) -> None:
     mine, theirs = model.parts.state_dict(), init.model.parts.state_dict()
     shapes = {k: v.shape for k, v in mine.items()}
     if shapes != {k: v.shape for k, v in theirs.items()}:

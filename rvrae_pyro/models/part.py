@@ -36,7 +36,7 @@ class Part(nn.Module):
     def set_units(self, batch: Batch) -> None:
         """Take the units of inputs from a batch of training months; by default there are none.
 
-        ``rv.fit`` calls it once, before the first step, on every part of an untouched model.
+        ``rv.fit`` calls it once, before the first step, on every part of an untrained model.
         """
 
     def extra_repr(self) -> str:

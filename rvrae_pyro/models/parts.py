@@ -14,7 +14,7 @@ import pyro
 import torch
 from pyro.params.param_store import param_with_module_name
 from pyro.poutine.runtime import effectful
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import Batch
@@ -24,6 +24,7 @@ from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
 from rvrae_pyro.models.scan import scan
+from rvrae_pyro.models.untrained import TracksTraining
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential
 
@@ -152,7 +153,7 @@ class Shared:
     own_walked: Walked | None = None
 
 
-class Parts(nn.Module):
+class Parts(TracksTraining):
     """The parts of a model, held once and shared by its model and guide.
 
     A plain module under a name of its own in Pyro's parameter store: it trains under
@@ -208,6 +209,7 @@ class Parts(nn.Module):
         """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
         if self._silent:
             return
+        self.mark_used()
         if not pyro.settings.get("module_local_params"):
             # Pyro warns of every frozen weight of a module in training mode; this one only
             # holds the parts, whose own modes stay as they are

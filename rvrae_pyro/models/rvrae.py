@@ -19,10 +19,11 @@ from rvrae_pyro.models.pair import Guide, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.random_weights import Weights
+from rvrae_pyro.models.untrained import single_precision
 from rvrae_pyro.models.walk import OwnWalk, Walk, follow
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk"]
+__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "typical_return"]
 
 
 class RVRAE(nn.Module):
@@ -108,7 +109,7 @@ class RVRAE(nn.Module):
             self.parts = parts
             self.model = Model(parts)
             self.guide = Guide(parts)
-        self._pristine = _checksum(parts)
+        parts.mark_built()
 
     @classmethod
     def paper(
@@ -269,22 +270,28 @@ class RVRAE(nn.Module):
         return fixed
 
     @property
-    def untouched(self) -> bool:
-        """Whether the weights are still those of construction."""
-        return _checksum(self.parts) == self._pristine
+    def untrained(self) -> bool:
+        """Whether no weight was modified since construction.
+
+        Casts of dtype or device leave a model untrained. An optimizer's step, ``load_state_dict``
+        and in-place edits make it trained, as does ``rv.fit``.
+        """
+        return self.parts.untrained
 
     def redraw(self, seed: int) -> bool:
-        """Draw the starting weights anew from a seed if nobody has touched them yet.
+        """Draw the initial weights of an untrained model again, from a seed.
+
+        The draws depend on the seed alone, not on torch's default dtype or the model's.
 
         Returns
         -------
         bool
-            False, and nothing changed, where weights differ from those at construction, or a
-            part cannot be rebuilt from its own arguments.
+            False, and nothing changed, if the model is trained, or a part cannot be rebuilt from
+            its constructor arguments.
         """
-        if not self.untouched:
+        if not self.untrained:
             return False
-        with seeded(seed):
+        with seeded(seed), single_precision():
             try:
                 fresh = {name: rebuild(part) for name, part in self._named_parts()}
             except TypeError:
@@ -292,7 +299,7 @@ class RVRAE(nn.Module):
         for name, part in self._named_parts():
             part.load_state_dict(fresh[name].state_dict())
         self.parts.weight_guide.reset()
-        self._pristine = _checksum(self.parts)
+        self.parts.mark_redrawn()
         return True
 
     def _named_parts(self) -> list[tuple[str, nn.Module]]:
@@ -308,13 +315,9 @@ class RVRAE(nn.Module):
         for part in self.parts.modules():
             if isinstance(part, Part):
                 part.set_units(batch)
-        # month by month, since positions of all observed cells would outweigh them
-        months = zip(batch.returns, batch.observed, strict=True)
-        sizes = torch.cat([returns[seen] for returns, seen in months]).abs_()
-        if sizes.numel() and bool((sizes != 0).any()):
-            typical = sizes.median() / 0.6745
-            if float(typical) > 0:
-                self.parts.return_scale.copy_(typical)
+        typical = typical_return(batch)
+        if typical > 0:
+            self.parts.return_scale.fill_(typical)
 
     @torch.no_grad()
     def walk(self, batch: Batch, starts: Sequence[int] = ()) -> Walk:
@@ -345,11 +348,12 @@ class RVRAE(nn.Module):
         return course.walk(shared.cross, log_likelihood)
 
 
-def _checksum(parts: Parts) -> float:
-    """Fingerprint of all weights."""
-    with torch.no_grad():
-        sums = [(w.double() * (1 + i)).sum() for i, w in enumerate(parts.parameters())]
-    return float(sum(sums))
+def typical_return(batch: Batch) -> float:
+    """Typical size of a batch's observed returns: 1.48 x the median absolute one; 0 for none."""
+    # month by month, since positions of all observed cells would outweigh them
+    months = zip(batch.returns, batch.observed, strict=True)
+    sizes = torch.cat([returns[seen] for returns, seen in months]).abs_()
+    return float(sizes.median() / 0.6745) if sizes.numel() else 0.0
 
 
 @contextmanager
