@@ -27,8 +27,10 @@ __all__ = [
     "Array",
     "Forecast",
     "check_tails",
+    "exceeds",
     "is_empty",
     "read_forecast",
+    "tail_limits",
     "tail_losses",
     "tail_share",
 ]
@@ -226,3 +228,31 @@ def tail_losses(draws: Array, tails: tuple[float, ...]) -> tuple[Array, Array]:
     at_risk = [-lowest[..., len(share) - 1] for share in shares]
     shortfall = [-(lowest[..., : len(share)] * share).sum(axis=-1) for share in shares]
     return np.stack(at_risk), np.stack(shortfall)
+
+
+def tail_limits(draws: Array, tails: tuple[float, ...]) -> Array:
+    """First draw above each tail, stacked along a leading tail axis; infinite where none is left.
+
+    A draw is in the tail of the other draws if it lies strictly below this limit: a tie with it
+    is no loss beyond the VaR of the others.
+    """
+    size = draws.shape[-1]
+    counts = [len(tail_share(size, tail)) for tail in tails]
+    inside = sorted({count for count in counts if count < size})
+    limits = np.full((len(tails), *draws.shape[:-1]), np.inf)
+    if inside:
+        ranked = np.partition(draws, inside, axis=-1)
+        for k, count in enumerate(counts):
+            if count < size:
+                limits[k] = ranked[..., count]
+    return limits
+
+
+def exceeds(returns: Array, var: Array, slack: Array | float = 0.0) -> NDArray[np.bool_]:
+    """Whether losses are strictly larger than VaR, by more than ``slack`` for rounding.
+
+    A loss equal to VaR is none beyond it: a position in cash, whose VaR and loss are both 0,
+    never has an exception.
+    """
+    beyond: NDArray[np.bool_] = returns < -var - slack
+    return beyond

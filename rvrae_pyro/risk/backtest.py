@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
+from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_count, check_number
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk._cells import Scores, Walk
 from rvrae_pyro.risk._clusters import BINS, bootstrap_counts, clustered, pit_band, pit_test
@@ -94,10 +96,18 @@ def backtest(
     Warns
     -----
     RvraeWarning
-        If fewer than 10 draws are expected in a tail.
+        If fewer than 10 draws are expected in a tail, or an ES is not positive.
 
     Notes
     -----
+    An exception is a loss strictly larger than VaR: a loss equal to VaR is none, as of a position
+    in cash, whose VaR and loss are both 0. Where draws tie with VaR, losses beyond it are rarer
+    than the tail by the forecast's own account, and tests of the rate are against that
+    probability; where it is 0, a single exception rejects. A ratio to an ES that is not positive
+    has no meaning: ``z2`` of an asset or portfolio with such a month is NaN, and ``z2_p`` then
+    tests the sum of return and ES over its exceptions, in return units; the pooled ``z2`` and the
+    means of ``fz0`` leave these cells out.
+
     Information set: forecasts know months to t-1, returns are month t's; weights must be known at
     t-1, which this cannot check.
 
@@ -122,36 +132,101 @@ def backtest(
     forecast = read_forecast(tree)
     tails = check_tails(tail, forecast.n_draws)
     _check_settings(num_simulations, block, max_missing)
-    realised = _align(returns, forecast)
+    observed = _observed(returns)
+    realised = _align(observed, forecast)
     books = _stack(portfolios, forecast)
     rng = np.random.default_rng(seed)
     n_times = forecast.returns.sizes[TIME]
     picks = rng.integers(forecast.n_draws, size=(n_times, num_simulations))
-    assets = Walk(realised.shape, tails, picks)
-    held = Walk((n_times, books.sizes[PORTFOLIO]), tails, picks)
+    relative = rounding(forecast.returns, observed)
+    assets = Walk(realised.shape, tails, picks, relative)
+    held = Walk((n_times, books.sizes[PORTFOLIO]), tails, picks, relative)
     outcomes = np.full((n_times, books.sizes[PORTFOLIO]), np.nan)
     for t in range(n_times):
         draws = forecast.month(t)
         assets.visit(t, draws, realised[t])
-        own, outcomes[t] = _hold(draws, realised[t], books.values[t], max_missing)
-        held.visit(t, own, outcomes[t])
+        own, outcomes[t], gross = _hold(draws, realised[t], books.values[t], max_missing)
+        held.visit(t, own, outcomes[t], gross)
     counts = bootstrap_counts(realised, block, num_simulations, rng)
+    names: dict[str, NDArray[Any]]
     names = {ASSET: forecast.returns[ASSET].values, PORTFOLIO: books[PORTFOLIO].values}
     times = forecast.returns[TIME].values
+    unscaled = _unscaled(forecast, realised, books, max_missing, (assets, held))
     groups = {
-        ASSET: _group(assets.scores(), realised, tails, times, (ASSET, names[ASSET]), counts),
+        ASSET: _group(
+            assets.scores(), realised, tails, times, (ASSET, names[ASSET]), counts, unscaled[0]
+        ),
         PORTFOLIO: _group(
-            held.scores(), outcomes, tails, times, (PORTFOLIO, names[PORTFOLIO]), counts
+            held.scores(),
+            outcomes,
+            tails,
+            times,
+            (PORTFOLIO, names[PORTFOLIO]),
+            counts,
+            unscaled[1],
         ),
         "pooled": _pooled(assets.scores(), tails, counts),
     }
     groups[PORTFOLIO] = groups[PORTFOLIO].merge(
         _histograms(held.scores().pit, counts, names[PORTFOLIO])
     )
+    for dim, replaced in zip((ASSET, PORTFOLIO), unscaled, strict=True):
+        _warn_of_gains(dim, names[dim][list(replaced)])
     result = xr.DataTree.from_dict(groups)
     result.attrs.update(tree.attrs)
     result.attrs["conclusion"] = _conclude(groups, tails)
     return result
+
+
+def _unscaled(
+    forecast: Forecast,
+    realised: Array,
+    books: xr.DataArray,
+    most: float,
+    walks: tuple[Walk, Walk],
+) -> tuple[dict[int, Array], dict[int, Array]]:
+    """P-values (tail,) of exceptions against ES, for columns without a ratio, by position.
+
+    The statistic is the sum of return and ES over the exceptions, with the same simulated null.
+    The draws are read a second time, only where an ES is not positive.
+    """
+    positions = tuple(_without_ratio(walk) for walk in walks)
+    if not any(len(each) for each in positions):
+        return {}, {}
+    again = tuple(
+        Walk((len(realised), len(each)), walk.tails, walk.picks, walk.rounding, ratios=False)
+        for walk, each in zip(walks, positions, strict=True)
+    )
+    for t in range(len(realised)):
+        draws = forecast.month(t)
+        own, outcome, gross = _hold(draws, realised[t], books.values[t], most)
+        again[0].visit(t, draws[:, positions[0]], realised[t, positions[0]])
+        again[1].visit(t, own[:, positions[1]], outcome[positions[1]], gross[positions[1]])
+    each_p = []
+    for walk, chosen in zip(again, positions, strict=True):
+        total = np.nansum(walk.cells["shortfall"], axis=1)[:, None]
+        worse = (walk.null <= total + 1e-12 * np.abs(total)).sum(axis=1)
+        p_value = (1.0 + worse) / (1.0 + walk.null.shape[1])
+        each_p.append({int(i): p_value[:, j] for j, i in enumerate(chosen)})
+    return each_p[0], each_p[1]
+
+
+def _without_ratio(walk: Walk) -> NDArray[np.intp]:
+    """Columns with a month whose ES is a gain or nothing."""
+    missing = ~np.isnan(walk.cells["hit"]) & np.isnan(walk.cells["shortfall"])
+    return np.flatnonzero(missing.any(axis=(0, 1)))
+
+
+def _warn_of_gains(dim: str, labels: NDArray[Any]) -> None:
+    if not len(labels):
+        return
+    warnings.warn(
+        f"ES is not positive in some months of {dim} {first(labels)}: a ratio to it has no "
+        "meaning, so z2 is NaN there, z2_p compares losses beyond VaR with ES in return units, "
+        "and pooled figures leave those cells out.",
+        RvraeWarning,
+        stacklevel=3,
+    )
 
 
 def _check_settings(num_simulations: int, block: float | None, max_missing: float) -> None:
@@ -161,8 +236,8 @@ def _check_settings(num_simulations: int, block: float | None, max_missing: floa
     check_number("max_missing", max_missing, "[0, 1)")
 
 
-def _align(returns: xr.DataArray | xr.Dataset, forecast: Forecast) -> Array:
-    """Give realised returns of the forecast's months and assets, in its order."""
+def _observed(returns: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """Returns of a panel, or as they are, with their dims checked."""
     if isinstance(returns, xr.Dataset):
         if RETURNS not in returns:
             raise ShapeError("`returns` as a panel must have a variable 'returns'.")
@@ -172,6 +247,11 @@ def _align(returns: xr.DataArray | xr.Dataset, forecast: Forecast) -> Array:
             "`returns` must be a DataArray with dims ('time', 'asset'), or a panel; got "
             f"{getattr(returns, 'dims', type(returns).__name__)}."
         )
+    return returns
+
+
+def _align(returns: xr.DataArray, forecast: Forecast) -> Array:
+    """Give realised returns of the forecast's months and assets, in its order."""
     for dim in (TIME, ASSET):
         lacking = forecast.returns.indexes[dim].difference(returns.indexes[dim])
         if lacking.size:
@@ -205,14 +285,20 @@ def _stack(portfolios: Mapping[str, Weights] | None, forecast: Forecast) -> xr.D
     return xr.DataArray(values, coords, (TIME, ASSET, PORTFOLIO))
 
 
-def _hold(draws: Array, realised: Array, weights: Array, most: float) -> tuple[Array, Array]:
-    """Return draws and outcome of every portfolio on its observed assets; NaN if too few."""
+def _hold(
+    draws: Array, realised: Array, weights: Array, most: float
+) -> tuple[Array, Array, Array]:
+    """Return draws and outcome of every portfolio on its observed assets; NaN if too few.
+
+    The third is the gross size of the summed numbers, which bounds the rounding of their sum.
+    """
     seen = ~(np.isnan(realised) | np.isnan(draws[0]))
     gross = np.abs(weights).sum(axis=0)
     lost = np.abs(weights[~seen]).sum(axis=0)
     outcome = realised[seen] @ weights[seen]
     outcome[~((gross > 0) & (lost <= most * gross))] = np.nan
-    return draws[:, seen] @ weights[seen], outcome
+    largest = np.abs(draws[:, seen]).max(axis=0)
+    return draws[:, seen] @ weights[seen], outcome, largest @ np.abs(weights[seen])
 
 
 def _group(
@@ -222,6 +308,7 @@ def _group(
     times: NDArray[np.datetime64],
     columns: tuple[str, Array],
     counts: Array,
+    unscaled: Mapping[int, Array],
 ) -> xr.Dataset:
     """Test every column by tail and its PIT; keep its cells."""
     dim, labels = columns
@@ -232,6 +319,9 @@ def _group(
         for i in range(len(labels)):
             for name, value in _column_tests(scores, k, i, tail).items():
                 table.setdefault(name, np.full((len(tails), len(labels)), np.nan))[k, i] = value
+    for i, p_values in unscaled.items():
+        never = np.nanmax(scores.expected[:, :, i], axis=1) == 0.0
+        table["z2_p"][:, i] = np.where(never, np.nan, p_values)
     for name in _HOLM:
         table[f"{name}_holm"] = np.stack([holm(row) for row in table[name]])
     pits = [pit_test(scores.pit[:, [i]], counts) for i in range(len(labels))]
@@ -268,8 +358,11 @@ def _column_tests(scores: Scores, k: int, i: int, tail: float) -> dict[str, floa
     if not size:
         return {"exceptions": 0.0, "power": 0.0, "kupiec_p_exact": np.nan,
                 "conditional_p": np.nan, "z2_p": np.nan}  # fmt: skip
-    coverage, alone = kupiec(exceptions, size, tail), christoffersen(hits, tail)
-    z2, z2_p = _z2(float(np.nansum(scores.shortfall[k, :, i])), scores.null_shortfall[k, :, i],
+    chance = float(scores.expected[k, known, i].mean())
+    if chance == 0.0:
+        return _never(exceptions, size)
+    coverage, alone = kupiec(exceptions, size, chance), christoffersen(hits, chance)
+    z2, z2_p = _z2(float(scores.shortfall[k, known, i].sum()), scores.null_shortfall[k, :, i],
                    size, tail)  # fmt: skip
     return {
         "exceptions": exceptions,
@@ -285,8 +378,20 @@ def _column_tests(scores: Scores, k: int, i: int, tail: float) -> dict[str, floa
         "z2_p": z2_p,
         "quantile_score": float(scores.quantile_score[k, known, i].mean()),
         "fz0": _mean(scores.fz0[k, known, i]),
-        "power": kupiec_power(size, tail, min(1.0, 2 * tail), _LEVEL),
+        "power": kupiec_power(size, chance, min(1.0, 2 * chance), _LEVEL),
     }
+
+
+def _never(exceptions: int, size: int) -> dict[str, float]:
+    """Test a column that never loses more than VaR by its forecast, as cash: one loss rejects.
+
+    Without an exception there is nothing to test; the p-value is NaN, so that it does not weigh
+    on those of other columns.
+    """
+    p_value = 0.0 if exceptions else np.nan
+    return {"exceptions": exceptions, "rate": exceptions / size, "kupiec_p": p_value,
+            "kupiec_p_exact": p_value, "conditional_p": np.nan, "z2_p": np.nan,
+            "power": 1.0}  # fmt: skip
 
 
 def _mean(values: Array) -> float:
@@ -296,6 +401,8 @@ def _mean(values: Array) -> float:
 
 def _z2(total: float, null: Array, size: int, tail: float) -> tuple[float, float]:
     """Acerbi and Szekely's statistic, and the share of simulated histories as bad."""
+    if not size or np.isnan(total):
+        return float("nan"), float("nan")
     share = (1 + (null <= total + 1e-12).sum()) / (1 + len(null))
     return total / (size * tail) + 1.0, float(share)
 
@@ -321,13 +428,15 @@ def _pooled(scores: Scores, tails: tuple[float, ...], counts: Array) -> xr.Datas
         more = (1 + (null >= total).sum()) / (1 + len(null))
         fewer = (1 + (null <= total).sum()) / (1 + len(null))
         shortfall = float(np.nansum(scores.shortfall[k]))
-        z2, z2_p = _z2(shortfall, scores.pooled_null_shortfall[k], n_cells, tail)
+        n_ratios = int((~np.isnan(scores.shortfall[k])).sum())
+        z2, z2_p = _z2(shortfall, scores.pooled_null_shortfall[k], n_ratios, tail)
         quantile, quantile_error = clustered(scores.quantile_score[k])
         fz0, fz0_error = clustered(scores.fz0[k])
         simulated = min(1.0, 2 * min(more, fewer))
-        surprise = abs(rate - tail) / error if error > 0 else np.nan
+        chance = float(np.nanmean(scores.expected[k]))
+        surprise = abs(rate - chance) / error if error > 0 else np.nan
         power = (
-            float(stats.norm.cdf(tail / error - stats.norm.isf(_LEVEL / 2))) if error > 0 else 0.0
+            float(stats.norm.cdf(chance / error - stats.norm.isf(_LEVEL / 2))) if error > 0 else 0.0
         )
         row = {
             "n_cells": n_cells,

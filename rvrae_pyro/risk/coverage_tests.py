@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import xlogy
 
-from rvrae_pyro.errors import ConfigError, ShapeError, check_number
+from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_number
+from rvrae_pyro.risk._draws import exceeds
 
 __all__ = [
     "Christoffersen",
@@ -201,7 +204,7 @@ def acerbi_szekely(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: floa
     r"""Acerbi and Szekely's second statistic of expected shortfall.
 
     .. math::
-        Z_2 = \sum_t \frac{R_t 1\{R_t \le -\mathrm{VaR}_t\}}{n \alpha \mathrm{ES}_t} + 1
+        Z_2 = \sum_t \frac{R_t 1\{R_t < -\mathrm{VaR}_t\}}{n \alpha \mathrm{ES}_t} + 1
 
     Parameters
     ----------
@@ -214,7 +217,12 @@ def acerbi_szekely(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: floa
     -------
     float
         0 on average if the forecasts are right, negative if risk is understated. Rule of thumb
-        at 5 %: below -0.7 is significant. NaN without months.
+        at 5 %: below -0.7 is significant. NaN without months, or where an ES is not positive.
+
+    Warns
+    -----
+    RvraeWarning
+        If an ES is zero or negative: a ratio to a gain would reward the worst losses.
 
     References
     ----------
@@ -225,7 +233,17 @@ def acerbi_szekely(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: floa
     known = ~(np.isnan(r) | np.isnan(v) | np.isnan(e))
     if not known.any():
         return float("nan")
-    ratio = np.where(r <= -v, r / e, 0.0)[known]
+    r, v, e = r[known], v[known], e[known]
+    if not (e > 0).all():
+        warnings.warn(
+            f"`es` must be positive, a loss; {int((~(e > 0)).sum())} of {len(e)} months have an ES "
+            "of zero or a gain, so Z2 is NaN. Judge such forecasts by their exceptions.",
+            RvraeWarning,
+            stacklevel=2,
+        )
+        return float("nan")
+    slack = rounding(returns, var) * np.maximum(np.abs(r), np.abs(v))
+    ratio = np.where(exceeds(r, v, slack), r / e, 0.0)
     return float(ratio.mean() / tail + 1.0)
 
 
