@@ -237,7 +237,7 @@ def _check_settings(num_simulations: int, block: float | None, max_missing: floa
 
 
 def _observed(returns: xr.DataArray | xr.Dataset) -> xr.DataArray:
-    """Returns of a panel, or as they are, with their dims checked."""
+    """Return the returns of a panel, or returns as they are, with their dims checked."""
     if isinstance(returns, xr.Dataset):
         if RETURNS not in returns:
             raise ShapeError("`returns` as a panel must have a variable 'returns'.")
@@ -285,9 +285,7 @@ def _stack(portfolios: Mapping[str, Weights] | None, forecast: Forecast) -> xr.D
     return xr.DataArray(values, coords, (TIME, ASSET, PORTFOLIO))
 
 
-def _hold(
-    draws: Array, realised: Array, weights: Array, most: float
-) -> tuple[Array, Array, Array]:
+def _hold(draws: Array, realised: Array, weights: Array, most: float) -> tuple[Array, Array, Array]:
     """Return draws and outcome of every portfolio on its observed assets; NaN if too few.
 
     The third is the gross size of the summed numbers, which bounds the rounding of their sum.
