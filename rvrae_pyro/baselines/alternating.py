@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +17,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import ShapeError
 
-__all__ = ["Solution", "Statistics", "alternate", "month_statistics", "spanning"]
+__all__ = ["Solution", "Statistics", "alternate", "month_statistics", "spanning", "spanning_months"]
 
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 _CELLS = 2**17  # characteristics of the months that are looked at at once
@@ -59,7 +60,9 @@ class Statistics:
         )
 
     def forms(self, columns: Tensor) -> Tensor:
-        """C'Z'ZC of every month (n_months, k, k), for columns C (P, k)."""
+        """C'Z'ZC of every month (n_months, k, k), for columns C (P, k) or (n_months, P, k)."""
+        if columns.ndim == 3:
+            return columns.mT @ self.gram @ columns
         # from the left: short rows against a tall matrix take twice the time
         size, k = columns.shape
         left = columns.mT @ self.gram
@@ -119,26 +122,59 @@ def month_statistics(
 
 
 def spanning(statistics: Statistics, n_factors: int) -> Tensor:
-    """Months that say something of the mapping: (n_months,) bool.
+    """Months that inform the mapping: (n_months,) bool.
 
     Their characteristics span more dimensions than there are factors. Any mapping fits the
-    others alike, as far as it can, so the least squares do not hang on them; but their own
-    factors are barely determined or not at all, and no mean of factors would survive them.
+    others equally well, as far as it can, so the least squares do not depend on them; but their
+    own factors are barely determined or not at all, and no mean of factors would survive them.
     """
-    gram = statistics.gram
-    size = gram.shape[-1]
+    squares = statistics.gram.diagonal(dim1=-2, dim2=-1)
+    return _full_rank(statistics.forms(_probe(squares, n_factors)))
+
+
+def spanning_months(instruments: Iterable[Tensor], n_factors: int) -> Tensor:
+    """Apply the rule of :func:`spanning` to months given as rows of instruments.
+
+    Parameters
+    ----------
+    instruments : iterable of Tensor of shape (n_observed, P)
+        Instruments of the assets with an observed return, month by month; may have no row.
+    n_factors : int
+
+    Returns
+    -------
+    bool Tensor of shape (n_months,)
+        Each month is judged by its own rows alone. Cost O(n_observed P n_factors) per month.
+    """
+    forms = []
+    for rows in instruments:
+        seen = rows @ _probe(rows.square().sum(0), n_factors)
+        forms.append(seen.mT @ seen)
+    return _full_rank(torch.stack(forms))
+
+
+def _probe(squares: Tensor, n_factors: int) -> Tensor:
+    """Random directions (..., P, k) through instruments of given sums of squares (..., P).
+
+    Each instrument counts in its own unit of the month, so that neither units nor other months
+    matter. The number of directions is that of the dimensions asked about, which keeps the
+    matrices small.
+    """
+    size = squares.shape[-1]
     needed = min(n_factors + 1, size)
-    # each characteristic in a unit of its own, seen along random directions: their number is
-    # that of the dimensions asked about, so that months are told apart by small matrices
-    unit = gram.diagonal(dim1=-2, dim2=-1).sum(0).sqrt()
     random = torch.Generator().manual_seed(0)
-    probe = torch.randn(size, needed, generator=random, dtype=gram.dtype).to(gram.device)
-    probe = torch.linalg.qr(probe)[0] / torch.where(unit > 0.0, unit, 1.0).unsqueeze(1)
-    forms = statistics.forms(probe)
+    probe = torch.linalg.qr(torch.randn(size, needed, generator=random, dtype=torch.float64))[0]
+    unit = squares.sqrt()
+    return probe.to(squares) / torch.where(unit > 0.0, unit, 1.0).unsqueeze(-1)
+
+
+def _full_rank(forms: Tensor) -> Tensor:
+    """Whether each Gram matrix (n_months, k, k) has rank k."""
+    needed = forms.shape[-1]
     trace = forms.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
     root, info = torch.linalg.cholesky_ex(forms)
-    # nearly every month is told by what its determinant and trace leave the smallest eigenvalue
-    # at the least; pivots by themselves tell nothing, as rounding makes some where there are none
+    # For nearly every month, determinant and trace bound the smallest eigenvalue well enough;
+    # pivots by themselves do not, as rounding makes some where there are none.
     pivots = root.diagonal(dim1=-2, dim2=-1).square() / trace
     least = pivots.prod(-1) * (needed - 1.0) ** (needed - 1)
     enough: Tensor = (info == 0) & (least > _SINGULAR)

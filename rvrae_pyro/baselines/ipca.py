@@ -10,7 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.alternating import alternate, month_statistics, spanning
+from rvrae_pyro.baselines.alternating import (
+    alternate,
+    month_statistics,
+    spanning,
+    spanning_months,
+)
 from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like, refit_factors
@@ -51,8 +56,9 @@ class IPCA(FactorBaseline):
     -----
     Training and validation months are both fitted, as there is nothing to tune. A missing
     return just leaves the sums, which is exact. Months whose characteristics span no more
-    dimensions than there are factors, for lack of assets or of histories, are left out: they say
-    nothing of the mapping, and their factors are missing. Identification:
+    dimensions than there are factors, for lack of assets or of histories, are left out, during
+    the fit and after it: they carry no information on the mapping, and their factors are NaN
+    (``factors(panel, kind="ols")`` gives the smallest that fit). Identification:
     :math:`\Gamma'\Gamma = I`, second moments of the factors diagonal and descending, means not
     negative, :math:`\Gamma_\alpha` orthogonal to :math:`\Gamma`. Factors of later months are
     their cross-sectional least squares.
@@ -186,10 +192,17 @@ class IPCA(FactorBaseline):
         both = torch.stack([x.double() @ inner + shift for x in batch.characteristics])
         return both[..., :-1].contiguous(), both[..., -1].contiguous()
 
+    def _observed_instruments(self, batch: Batch) -> Iterator[Tensor]:
+        """Instruments of the assets with a return, (n_observed, P), month by month."""
+        for x, seen in zip(batch.characteristics, batch.observed, strict=True):
+            rows = x[seen].double()
+            yield torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1) if self.constant else rows
+
     def _views(self, panel: xr.Dataset, batch: Batch) -> Iterator[FactorView]:
         numbers = self._numbers
         beta, alpha = self._loadings_of(batch)
         factors = refit_factors(beta, batch.returns - alpha, batch.observed)
+        factors[~spanning_months(self._observed_instruments(batch), self.n_factors)] = torch.nan
         past = FactorHistory(numbers["times"].numpy().astype("datetime64[ns]"), numbers["factors"])
         tril = cholesky_like(past.covariance())
         yield FactorView(

@@ -7,7 +7,7 @@ monthly contributions with Newey-West.
 """
 
 from rvrae_pyro.evaluation._aggregate import hac_standard_error
-from rvrae_pyro.evaluation.comparison import compare, stacking_weights
+from rvrae_pyro.evaluation.comparison import compare
 from rvrae_pyro.evaluation.density import (
     coverage,
     crps,
@@ -34,6 +34,7 @@ from rvrae_pyro.evaluation.point import (
 from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
 from rvrae_pyro.evaluation.profile import factor_profile
 from rvrae_pyro.evaluation.sensitivity import psense
+from rvrae_pyro.evaluation.stacking import stacking_weights
 
 __all__ = [
     "compare",

@@ -7,17 +7,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import logsumexp
 
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._aggregate import hac_standard_error, varying
 from rvrae_pyro.evaluation._scored import LogEvidence, monthly_scores
+from rvrae_pyro.evaluation.stacking import MODEL, stacking_weights
 from rvrae_pyro.names import RETURNS, TIME
 
-__all__ = ["compare", "stacking_weights"]
-
-Array = NDArray[np.float64]
-MODEL = "model"
+__all__ = ["compare"]
 
 
 def compare(
@@ -108,42 +105,6 @@ def compare(
         attrs={"n_times": n_times, "error": error, "units": "nats a month"},
     )
     return table.transpose(MODEL, ...)
-
-
-def stacking_weights(scores: xr.DataArray, *, steps: int = 2000) -> xr.DataArray:
-    r"""Weights of the mixture of forecasts that would have scored best.
-
-    .. math:: \max_w \sum_t \log \sum_m w_m \exp(s_{mt}), \quad w \ge 0, \; \sum_m w_m = 1
-
-    Parameters
-    ----------
-    scores : DataArray (model, time)
-        Log scores.
-    steps : int
-        Steps of the EM iteration, each of which raises the score.
-
-    Returns
-    -------
-    DataArray (model,)
-
-    References
-    ----------
-    Yao, Vehtari, Simpson and Gelman (2018), Using stacking to average Bayesian predictive
-    distributions, Bayesian Analysis 13.
-    """
-    if set(scores.dims) != {MODEL, TIME}:
-        raise ShapeError(f"`scores` must have dims (model, time); got {scores.dims}.")
-    values = scores.transpose(MODEL, TIME).to_numpy().astype(np.float64)
-    log_weight = np.full(len(values), -np.log(len(values)))
-    for _ in range(steps):
-        joint = log_weight[:, None] + values
-        share = joint - logsumexp(joint, axis=0)
-        updated = logsumexp(share, axis=1) - np.log(values.shape[1])
-        if np.abs(np.exp(updated) - np.exp(log_weight)).max() < 1e-10:
-            break
-        log_weight = updated
-    weight = scores.isel({TIME: 0}, drop=True)
-    return weight.copy(data=np.exp(log_weight) / np.exp(log_weight).sum()).rename("weight")
 
 
 def _aligned(

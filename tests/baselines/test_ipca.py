@@ -6,7 +6,12 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.alternating import Statistics, month_statistics, spanning
+from rvrae_pyro.baselines.alternating import (
+    Statistics,
+    month_statistics,
+    spanning,
+    spanning_months,
+)
 from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
@@ -165,11 +170,62 @@ def test_months_with_fewer_assets_than_factors_are_fitted():
     panel["returns"][3, 1:] = np.nan
     model = IPCA(3).fit(panel)
     assert np.isfinite(model.gamma).all()
-    assert np.isfinite(model.factors(panel)[3]).all() or np.isnan(panel.returns[3, 0])
+    assert np.isnan(model.factors(panel)[3]).all()
+    assert np.isfinite(model.factors(panel, kind="ols")[3]).all()
     # such a month says nothing of the mapping: without it, the same least squares
     without = panel.copy(deep=True)
     without["returns"][3] = np.nan
     np.testing.assert_allclose(IPCA(3).fit(without).gamma, model.gamma, atol=1e-12)
+
+
+def few_assets(returns, x):
+    returns[2:] = np.nan
+
+
+def no_histories(returns, x):
+    x[:] = 0.0
+
+
+def one_industry(returns, x):
+    """Assets that differ along one direction only."""
+    x[:] = x[:, :1] * np.array([0.3, -0.6, 0.15, 1.0])
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("thin", [few_assets, no_histories, one_industry])
+def test_thin_months_enter_no_mean_of_factors_in_or_after_the_fit(thin, constant):
+    rng = np.random.default_rng(0)
+    panel = market(30)
+    panel["characteristics"].values[:] = rng.uniform(-1, 1, panel["characteristics"].shape)
+    panel["returns"].values[:] = rng.normal(0, 0.1, panel["returns"].shape)
+    for month in (6, 24):  # inside the fit, and after it
+        changed, without = panel.copy(deep=True), panel.copy(deep=True)
+        thin(changed["returns"].values[month], changed["characteristics"].values[month])
+        without["returns"][month] = np.nan
+        model, other = (
+            IPCA(3, constant).fit(each.isel(time=slice(20))) for each in (changed, without)
+        )
+        assert np.isnan(model.factors(changed)[month]).all()
+        later = slice(month + 1, None)
+        np.testing.assert_allclose(
+            model.forecast(changed)[later], other.forecast(without)[later], rtol=1e-9, atol=1e-12
+        )
+
+
+def test_both_ways_to_judge_months_agree():
+    """Sums over assets, and rows of assets, of months with 1 to 9 assets: the same answer."""
+    rng = np.random.default_rng(5)
+    rows = [torch.from_numpy(rng.normal(size=(1 + t % 9, 6))) for t in range(60)]
+    rows += [torch.zeros(8, 6, dtype=torch.float64), torch.zeros(0, 6, dtype=torch.float64)]
+    gram = torch.stack([x.mT @ x for x in rows])
+    counts = torch.tensor([len(x) for x in rows])
+    sums = Statistics(gram, gram[:, 0], counts, gram[:, 0, 0], torch.arange(len(rows)))
+    for n_factors in (1, 3, 5, 6):
+        by_rows = spanning_months(rows, n_factors)
+        assert torch.equal(by_rows, spanning(sums, n_factors))
+        enough = counts[:60] >= min(n_factors + 1, 6)
+        assert torch.equal(by_rows[:60], enough)
+        assert not by_rows[60:].any()
 
 
 def test_early_months_that_lack_histories_do_not_ruin_the_factors():

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from arch.bootstrap import StationaryBootstrap
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 import rvrae_pyro as rv
 
@@ -68,27 +66,6 @@ def test_bootstrap_errors_are_those_of_arch(scores) -> None:
     assert found.identical(again)
 
 
-def test_stacking_weights_are_the_best() -> None:
-    rng = np.random.default_rng(3)
-    values = rng.normal(0, 1, (3, T)) + np.array([0.0, 0.2, -4.0])[:, None]
-    table = xr.DataArray(values, dims=("model", "time"))
-    weights = rv.evaluation.stacking_weights(table)
-
-    def loss(free):
-        weight = np.exp(free - logsumexp(free))
-        return -logsumexp(np.log(weight + 1e-300)[:, None] + values, axis=0).sum()
-
-    best = min((minimize(loss, start) for start in np.eye(3)), key=lambda found: found.fun)
-    assert loss(np.log(weights.to_numpy() + 1e-300)) == pytest.approx(best.fun, abs=1e-4)
-    assert weights.to_numpy()[2] < 0.05
-
-
-def test_weights_of_scores_far_below_any_float() -> None:
-    table = xr.DataArray([[-5000.0] * 9, [-5003.0] * 9], dims=("model", "time"))
-    weights = rv.evaluation.stacking_weights(table).to_numpy()
-    np.testing.assert_allclose(weights, [1.0, 0.0], atol=1e-6)
-
-
 def test_fits_and_scores_side_by_side_over_chosen_months(scores) -> None:
     panel = rv.data.simulate_linear_gaussian(5, T, 1)
     panel = panel.assign_coords(time=scores["plain"].time)
@@ -120,5 +97,3 @@ def test_misuse_is_refused(scores) -> None:
         rv.evaluation.compare(scores, times=["1890-01-31"])
     with pytest.raises(rv.ConfigError, match="`lags`"):
         rv.evaluation.compare(scores, error="bootstrap", lags=0)
-    with pytest.raises(rv.ShapeError, match=r"\(model, time\)"):
-        rv.evaluation.stacking_weights(scores["plain"])
