@@ -165,7 +165,8 @@ def _probe(squares: Tensor, n_factors: int) -> Tensor:
     random = torch.Generator().manual_seed(0)
     probe = torch.linalg.qr(torch.randn(size, needed, generator=random, dtype=torch.float64))[0]
     unit = squares.sqrt()
-    return probe.to(squares) / torch.where(unit > 0.0, unit, 1.0).unsqueeze(-1)
+    scaled: Tensor = probe.to(squares) / torch.where(unit > 0.0, unit, 1.0).unsqueeze(-1)
+    return scaled
 
 
 def _full_rank(forms: Tensor) -> Tensor:

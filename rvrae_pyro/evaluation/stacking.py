@@ -95,7 +95,8 @@ def _maximise(density: Array) -> Array:
                 break
             step /= 2.0
         weight, slack = weight + step * move, slack + step * change
-    return weight / weight.sum()
+    optimum: Array = weight / weight.sum()
+    return optimum
 
 
 def _residual(density: Array, weight: Array, slack: Array, target: float) -> float:

@@ -22,6 +22,9 @@ class Scores:
     ``expected`` is the probability of an exception under the forecast: the tail, or less where
     draws tie with VaR. ``shortfall`` is NaN where ES is not positive, and so are the nulls of
     such a column; pooled sums leave these cells out.
+    ``pooled_null_squares`` and ``pooled_null_products`` are sums over months of the squared
+    number of hits, and of that number times the month's cells; ``pooled_doubled_hits`` is the
+    number of hits of a history in which they occur at twice the rate.
     """
 
     var: Array
@@ -35,6 +38,9 @@ class Scores:
     null_shortfall: Array
     pooled_null_shortfall: Array
     pooled_null_hits: Array
+    pooled_null_squares: Array
+    pooled_null_products: Array
+    pooled_doubled_hits: Array
 
 
 class Walk:
@@ -73,6 +79,10 @@ class Walk:
         self.null = np.zeros((len(tails), n_simulations, shape[1]))
         self.pooled = np.zeros((len(tails), n_simulations))
         self.pooled_hits = np.zeros((len(tails), n_simulations))
+        self.pooled_squares = np.zeros((len(tails), n_simulations))
+        self.pooled_products = np.zeros((len(tails), n_simulations))
+        self.doubled_hits = np.zeros((len(tails), n_simulations))
+        self.doubled = tuple(min(2.0 * tail, 1.0) for tail in tails)
 
     def visit(self, t: int, draws: Array, realised: Array, size: Array | None = None) -> None:
         """Score month ``t``: draws (draw, column), realised (column,), NaN if not observed.
@@ -87,6 +97,7 @@ class Walk:
         y = realised[known]
         at_risk, shortfall = tail_losses(columns, self.tails)
         limits = tail_limits(columns, self.tails)
+        deeper = tail_limits(columns, self.doubled)
         largest = np.abs(columns).max(axis=1) if size is None else size[known]
         slack = self.rounding * np.maximum(largest, np.abs(y))
         count = columns.shape[1]
@@ -115,7 +126,12 @@ class Walk:
             picked = self.picks[t]
             self.null[k][:, known] += losses[:, picked].T
             self.pooled[k] += np.nansum(losses, axis=0)[picked]
-            self.pooled_hits[k] += beyond.sum(axis=0)[picked]
+            hits = beyond.sum(axis=0)[picked]
+            self.pooled_hits[k] += hits
+            self.pooled_squares[k] += hits**2
+            self.pooled_products[k] += hits * len(columns)
+            doubled = columns < (deeper[k] - slack)[:, None]
+            self.doubled_hits[k] += doubled.sum(axis=0)[picked]
 
     def _shortfall(
         self, returns: Array, es: Array, positive: Array, beyond: NDArray[np.bool_]
@@ -133,4 +149,7 @@ class Walk:
             null_shortfall=self.null,
             pooled_null_shortfall=self.pooled,
             pooled_null_hits=self.pooled_hits,
+            pooled_null_squares=self.pooled_squares,
+            pooled_null_products=self.pooled_products,
+            pooled_doubled_hits=self.doubled_hits,
         )

@@ -125,9 +125,78 @@ def test_too_few_months_are_said():
     book = result["portfolio"].to_dataset().squeeze()
     assert book["verdict"].item() == "too few months to tell"
     assert book["power"].item() == pytest.approx(ct.kupiec_power(36, 0.05, 0.1))
-    assert f"{ct.months_needed(0.05)} months make that one half" in result.attrs["conclusion"]
+    assert book["months_needed"].item() == ct.months_needed(0.05)
+    assert f"from {ct.months_needed(0.05)} months on" in result.attrs["conclusion"]
     short = backtest(*with_truth(n_times=6), tail=0.05, num_simulations=100)
     assert bool(short["asset"]["pit_p"].isnull().all())
+
+
+def test_power_is_that_of_the_test_that_decides():
+    """Kupiec's exact test at the level of Holm's first step, over series that have months."""
+    tree, truth = with_truth(n_times=40, n_assets=6, seed=3)
+    truth[:, 2] = np.nan
+    truth[10:, 1] = np.nan
+    found = backtest(tree, truth, tail=0.05, num_simulations=100)["asset"].to_dataset().squeeze()
+    size = [40, 10, 0, 40, 40, 40]
+    expected = [ct.kupiec_power(n, 0.05, 0.1, 0.05 / 5) for n in size]
+    np.testing.assert_allclose(found["power"], expected)
+    assert (found["months_needed"] == ct.months_needed(0.05, 0.5, 0.05 / 5)).all()
+    # the power is what it says: a series that loses twice as often, four that are as they should
+    rng = np.random.default_rng(4)
+    exceptions = np.stack([rng.binomial(40, rate, 4000) for rate in (0.1, *[0.05] * 4)], -1)
+    p = np.array([ct.kupiec(k, 40, 0.05).p_exact for k in range(41)])[exceptions]
+    rejected = np.mean([ct.holm(row)[0] < 0.05 for row in p])
+    # 4000 samples: s.e. below 0.006; Holm's later steps add a little
+    assert rejected == pytest.approx(expected[0], abs=0.02)
+    assert rejected > expected[0] - 0.018
+
+
+def test_verdicts_do_not_swing_with_the_number_of_months():
+    """Once there are enough months, one more month is never too few."""
+    tree, truth = with_truth(n_times=170, n_assets=1, draws=400, seed=6)
+    needed = ct.months_needed(0.05)
+    verdicts = []
+    for size in range(needed - 42, 170, 7):
+        part = tree.isel(time=slice(0, size))
+        few = truth.isel(time=slice(0, size))
+        result = backtest(part, few, tail=0.05, num_simulations=100)
+        verdicts.append((size, result["portfolio"]["verdict"].item()))
+    for size, verdict in verdicts:
+        assert verdict.startswith("rejected") or (size < needed) == (verdict[:7] == "too few")
+    assert any(v == "not rejected" for _, v in verdicts)
+
+
+@pytest.mark.statistical
+def test_pooled_tests_have_the_size_they_state():
+    """Right forecasts of dependent assets: rejections come as often as the result states.
+
+    150 histories of 30 months and 8 assets. The rejection rate has s.e. up to 0.027; 2.6 sd
+    allowed: failure rate below 0.01.
+    """
+    rng = np.random.default_rng(7)
+    T, N, S = 30, 8, 1000
+    labels = {"time": pd.date_range("2000-01-31", periods=T, freq="ME"), "asset": list("abcdefgh")}
+
+    def market(*shape):
+        shared = rng.standard_normal((*shape, T, 1))
+        return shared + 0.7 * rng.standard_normal((*shape, T, N))
+
+    tree = xr.DataTree.from_dict(
+        {"predictions": xr.Dataset({"returns": (("chain", "draw", "time", "asset"), market(1, S))},
+                                   {**labels, "chain": [0], "draw": np.arange(S)})}
+    )  # fmt: skip
+    rejected = {"rate_p": [], "rate_p_simulated": []}
+    stated = {"rate_p": [], "rate_p_simulated": []}
+    for seed in range(150):
+        truth = xr.DataArray(market(), labels, ("time", "asset"))
+        pooled = backtest(tree, truth, tail=0.05, num_simulations=300, seed=seed)["pooled"]
+        for name in rejected:
+            rejected[name].append(pooled[name].item() < 0.05)
+            stated[name].append(pooled[f"{name}_size"].item())
+    for name in rejected:
+        assert np.mean(rejected[name]) == pytest.approx(np.mean(stated[name]), abs=0.069), name
+    assert np.mean(stated["rate_p"]) > 0.08  # months as clusters: too often, and it says so
+    assert np.mean(stated["rate_p_simulated"]) <= 0.05
 
 
 def test_what_was_not_observed_does_not_count():

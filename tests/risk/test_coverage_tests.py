@@ -70,14 +70,57 @@ def test_agrees_with_vartests(size, share, tail):
 
 
 def test_power_counts_the_binomial():
-    # 36 months at 5 %: 0 exceptions give LR 3.69 and do not reject; 5 or more do
-    assert ct.kupiec(5, 36, 0.05).p_value < 0.05 < ct.kupiec(4, 36, 0.05).p_value
+    # 36 months at 5 %: 0 exceptions have exact p-value 0.27, 5 have 0.034, 4 have 0.16
+    p = [ct.kupiec(x, 36, 0.05).p_exact for x in range(37)]
+    assert p[5] < 0.05 < p[4]
+    assert p[0] == pytest.approx(stats.binom.pmf(0, 36, 0.05) + stats.binom.sf(4, 36, 0.05))
     assert ct.kupiec_power(36, 0.05, 0.10) == pytest.approx(stats.binom.sf(4, 36, 0.10))
-    needed = ct.months_needed(0.05)
-    assert ct.kupiec_power(needed, 0.05, 0.10) >= 0.5
-    assert ct.kupiec_power(needed - 5, 0.05, 0.10) < 0.5
-    assert (needed, ct.months_needed(0.01)) == (87, 483)  # the documented figures
     assert ct.kupiec_power(0, 0.05, 0.1) == 0.0
+    # next to two other tests under Holm, the first to reject must be below 0.05 / 3
+    x = np.arange(37)
+    rejects = np.array(p) < 0.05 / 3
+    expected = stats.binom.pmf(x, 36, 0.1)[rejects].sum()
+    assert ct.kupiec_power(36, 0.05, 0.10, 0.05 / 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [1, 7, 36, 250])
+@pytest.mark.parametrize("tail", [0.01, 0.05, 0.1, 0.5])
+def test_exact_p_values_add_up_what_is_as_extreme(size, tail):
+    x = np.arange(size + 1)
+    chance = stats.binom.pmf(x, size, tail)
+    found = [ct.kupiec(int(k), size, tail) for k in x]
+    ratio = np.array([each.statistic for each in found])
+    for k in x:
+        expected = chance[ratio >= ratio[k] - 1e-9].sum()
+        assert found[k].p_exact == pytest.approx(min(expected, 1.0), abs=1e-12)
+    # an exact test: its size is at most its level
+    p = np.array([each.p_exact for each in found])
+    for level in (0.05, 0.005):
+        assert chance[p < level].sum() <= level
+
+
+@pytest.mark.parametrize(("tail", "tests"), [(0.05, 1), (0.05, 10), (0.01, 1), (0.1, 3)])
+def test_months_needed_are_enough_for_good(tail, tests):
+    """No larger number of months has less power: the search ends on no tooth of the saw."""
+    level = 0.05 / tests
+    needed = ct.months_needed(tail, 0.5, level)
+    later = range(needed, needed + int(8 / tail), 1 + int(0.05 / tail))
+    power = [ct.kupiec_power(size, tail, 2 * tail, level) for size in later]
+    assert min(power) >= 0.5
+    assert ct.kupiec_power(needed - 1, tail, 2 * tail, level) < 0.5
+    # one tooth earlier there are months that would do by themselves, which is no use
+    earlier = range(needed - int(2 / tail), needed)
+    assert max(ct.kupiec_power(size, tail, 2 * tail, level) for size in earlier) > 0.5
+
+
+def test_months_needed_as_documented():
+    figures = [ct.months_needed(tail, 0.5, 0.05 / m) for m in (1, 10) for tail in (0.05, 0.01)]
+    assert figures == [137, 684, 227, 1134]
+    assert ct.months_needed(0.05, 0.9) > ct.months_needed(0.05)
+    # 87 months happen to be enough, 99 are not
+    assert ct.kupiec_power(87, 0.05, 0.1) > 0.5 > ct.kupiec_power(99, 0.05, 0.1)
+    with pytest.raises(ConfigError, match="`power` must be"):
+        ct.months_needed(0.05, 1.0)
 
 
 def test_acerbi_szekely_by_hand_and_under_the_null():
