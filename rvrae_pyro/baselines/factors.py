@@ -183,8 +183,8 @@ class FactorBaseline(Baseline):
         DataTree
             As :meth:`rvrae_pyro.fitting.fit.Fit.forecast` gives it: ``predictions`` with
             ``returns`` (chain, draw, time, asset) and ``factors``;
-            ``predictions_constant_data`` with ``alpha``, ``beta``, ``idio_scale``. Members are
-            chains.
+            ``predictions_constant_data`` with ``alpha``, ``mean``, ``beta``, ``idio_scale``.
+            Members are chains.
 
         Notes
         -----
@@ -265,7 +265,7 @@ class FactorBaseline(Baseline):
         -------
         Dataset
             As the group ``predictions_constant_data`` of :meth:`forecast` has it, without any
-            draws: ``alpha``, ``beta`` and ``idio_scale`` of month t, known at t-1.
+            draws: ``alpha``, ``mean``, ``beta`` and ``idio_scale`` of month t, known at t-1.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)

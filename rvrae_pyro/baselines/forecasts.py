@@ -144,11 +144,12 @@ def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[in
     Returns
     -------
     Dataset
-        ``alpha`` and ``idio_scale`` (chain, time, asset), ``beta`` (chain, time, asset, factor);
-        NaN where not listed.
+        ``alpha``, ``mean`` (expected return) and ``idio_scale`` (chain, time, asset), ``beta``
+        (chain, time, asset, factor); NaN where not listed.
     """
     index = list(months)
     unlisted = ~batch.listed[index]
+    means = [_shown(view.fitted(view.loc)[index], unlisted) for view in views]
 
     def stacked(name: str) -> np.ndarray:
         return np.stack([_shown(getattr(view, name)[index], unlisted) for view in views])
@@ -156,6 +157,7 @@ def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[in
     return xr.Dataset(
         {
             "alpha": ((CHAIN, TIME, ASSET), stacked("alpha")),
+            "mean": ((CHAIN, TIME, ASSET), np.stack(means)),
             "beta": ((CHAIN, TIME, ASSET, FACTOR), stacked("beta")),
             "idio_scale": ((CHAIN, TIME, ASSET), stacked("idio_scale")),
         },

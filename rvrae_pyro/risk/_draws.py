@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 
 MIXED = "`predictions/returns` must be NaN in all draws of a cell or in none; some cells mix them."
 _BY_WEIGHTS = "beta_by_weights"
+_MEANS = ("mean_by_weights", "mean")
 _FEW = 10  # draws expected in a tail, below which its estimates are rough
 
 
@@ -50,6 +51,7 @@ class Forecast:
     factors: xr.DataArray | None  # (chain, draw, time, factor)
     beta: xr.DataArray | None  # (chain, time, asset, factor), chain of length 1 if shared
     beta_by_weights: xr.DataArray | None = None  # (member, time, asset, factor)
+    expected: xr.DataArray | None = None  # (member, time, asset), means free of the draws' noise
 
     @property
     def member(self) -> NDArray[np.int64]:
@@ -111,8 +113,9 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     if 0 in returns.shape:
         raise ShapeError(f"`predictions/returns` must not be empty; got {dict(returns.sizes)}.")
     constant = tree.children.get("predictions_constant_data")
+    expected = None if constant is None else _expected(constant.to_dataset(), returns)
     if FACTORS not in predictions or constant is None or "beta" not in constant.data_vars:
-        return Forecast(returns, None, None)
+        return Forecast(returns, None, None, expected=expected)
     factors = _ordered(predictions[FACTORS], (CHAIN, DRAW, TIME, FACTOR), "predictions/factors")
     beta = constant.to_dataset()["beta"]
     if CHAIN not in beta.dims:
@@ -123,16 +126,38 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     _fits(beta, returns, dims, "predictions_constant_data/beta")
     _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
     if _BY_WEIGHTS not in constant.data_vars or WEIGHT_DRAW not in returns.coords:
-        return Forecast(returns, factors, beta)
+        return Forecast(returns, factors, beta, expected=expected)
     each = _stacked(constant.to_dataset()[_BY_WEIGHTS])
     _fits(each, returns, (TIME, ASSET), f"predictions_constant_data/{_BY_WEIGHTS}")
-    forecast = Forecast(returns, factors, beta, each)
+    forecast = Forecast(returns, factors, beta, each, expected)
     if each.sizes[MEMBER] != forecast.n_members:
         raise ShapeError(
             f"`predictions_constant_data/{_BY_WEIGHTS}` holds loadings of {each.sizes[MEMBER]} "
             f"members and `predictions` draws of {forecast.n_members}. Select the same from both."
         )
     return forecast
+
+
+def _expected(constant: xr.Dataset, returns: xr.DataArray) -> xr.DataArray | None:
+    """Read expected returns of every member; None where the tree does not hold them all."""
+    n_members = int(_members(returns).max()) + 1
+    for name in _MEANS:
+        if name not in constant:
+            continue
+        means = constant[name]
+        if CHAIN not in means.dims:
+            means = means.expand_dims(CHAIN)
+        if WEIGHT_DRAW not in means.dims:
+            means = means.expand_dims(WEIGHT_DRAW)
+        means = _ordered(
+            means, (CHAIN, WEIGHT_DRAW, TIME, ASSET), f"predictions_constant_data/{name}"
+        )
+        _fits(means, returns, (TIME, ASSET), f"predictions_constant_data/{name}")
+        values = means.values.reshape(-1, *means.shape[2:])
+        if len(values) == n_members:
+            coords = {dim: means[dim] for dim in (TIME, ASSET)}
+            return xr.DataArray(values, coords, (MEMBER, TIME, ASSET), "expected")
+    return None
 
 
 def _members(returns: xr.DataArray) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.errors import ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, TIME
 from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast, tail_share
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, pick_times, read_weights
 from rvrae_pyro.risk.summary import summarize_forecast
@@ -201,11 +201,12 @@ def _counts_portfolios(weights: Weights) -> bool:
 def _months(forecast: Forecast, weights: xr.DataArray) -> Forecast:
     """Keep the months of the weights, in their order."""
     rows = {TIME: forecast.returns.indexes[TIME].get_indexer(weights.indexes[TIME])}
-    factors, beta = forecast.factors, forecast.beta
+    factors, beta, expected = forecast.factors, forecast.beta, forecast.expected
     return Forecast(
         forecast.returns.isel(rows),
         None if factors is None else factors.isel(rows),
         None if beta is None else beta.isel(rows),
+        expected=None if expected is None else expected.isel(rows),
     )
 
 
@@ -276,7 +277,13 @@ def _risk(
         loadings = forecast.beta.fillna(0.0).astype(np.float64)
         beta = xr.dot(weights, loadings, dim=ASSET).rename({PORTFOLIO: ASSET})
         beta = beta.transpose(CHAIN, TIME, ASSET, FACTOR)
-    own = Forecast(draws.rename({PORTFOLIO: ASSET}).rename(RETURNS), forecast.factors, beta)
+    expected = forecast.expected
+    if expected is not None:
+        expected = xr.dot(weights, expected.fillna(0.0), dim=ASSET).rename({PORTFOLIO: ASSET})
+        expected = expected.transpose(MEMBER, TIME, ASSET)
+    own = Forecast(
+        draws.rename({PORTFOLIO: ASSET}).rename(RETURNS), forecast.factors, beta, expected=expected
+    )
     risk = summarize_forecast(own, tails, {}).rename({ASSET: PORTFOLIO})
     if beta is not None:
         risk["exposure"] = beta.mean(CHAIN).rename({ASSET: PORTFOLIO}).transpose(TIME, FACTOR, ...)

@@ -338,7 +338,8 @@ def _conditioned(
     }
     if factors is not None and "predictions_constant_data" in tree.children:
         constant = tree["predictions_constant_data"].to_dataset()
-        groups["predictions_constant_data"] = constant.drop_vars("idio_scale", errors="ignore")
+        unconditional = ["idio_scale", "mean", "mean_by_weights"]
+        groups["predictions_constant_data"] = constant.drop_vars(unconditional, errors="ignore")
     result = xr.DataTree.from_dict(groups)
     result.attrs.update(tree.attrs)
     return result

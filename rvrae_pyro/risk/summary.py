@@ -88,12 +88,14 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
 
     ``idio_var`` is the remainder within members. It contains what noise and factors happen
     to co-vary in the draws, so a tiny idiosyncratic variance can come out slightly negative,
-    and everything that moves the mean besides the factors. The spread of the members' means
-    holds their Monte-Carlo error too, about ``sd**2`` over the draws of a member:
-    ``parameter_var`` is the spread less this error (0 where it is smaller), which stays in
-    ``idio_var``. With one member it is 0 because it was *not measured*; its ``note`` says so.
-    Without ``factors`` or ``beta``, ``factor_var`` and ``idio_var`` are NaN. Cost O(S) a cell,
-    a block of months at a time.
+    and everything that moves the mean besides the factors. ``parameter_var`` is the spread of
+    the members' expected returns, which trees of this package hold in
+    ``predictions_constant_data`` (``mean``, or ``mean_by_weights`` where weights have a
+    posterior). Without them it is the spread of the means of the members' draws, less their
+    Monte-Carlo error of about ``sd**2`` over the draws of a member (0 where that is larger); this
+    presumes that members' draws are independent. With one member it is 0 because it was *not
+    measured*; its ``note`` says so. Without ``factors`` or ``beta``, ``factor_var`` and
+    ``idio_var`` are NaN. Cost O(S) a cell, a block of months at a time.
 
     References
     ----------
@@ -132,7 +134,8 @@ def _summarize_block(
     listed = ~unknown.any(axis=(0, 1))
     if (~listed & ~unknown.all(axis=(0, 1))).any():
         raise ShapeError(MIXED)
-    results = _moments(draws, forecast.member)
+    expected = None if forecast.expected is None else forecast.expected.isel({TIME: months}).values
+    results = _moments(draws, forecast.member, expected)
     rest = results["sd"] ** 2 - results["parameter_var"]
     results["factor_var"] = _factor_variance(forecast, months, rest)
     results["idio_var"] = rest - results["factor_var"]
@@ -146,11 +149,20 @@ def _summarize_block(
     return results
 
 
-def _moments(draws: Array, member: NDArray[np.int64]) -> dict[str, Array]:
-    """Moments over draws and members, by the law of total variance."""
+def _moments(
+    draws: Array, member: NDArray[np.int64], expected: Array | None = None
+) -> dict[str, Array]:
+    """Moments over draws and members, by the law of total variance.
+
+    ``expected`` (member, time, asset) are the members' means if they are known without the noise
+    of the draws.
+    """
     flat, owner = draws.reshape(-1, *draws.shape[2:]), member.reshape(-1)
     total, n_members = flat.mean(axis=0), int(owner.max()) + 1
-    within, between, error = (np.zeros_like(total) for _ in range(3))
+    within, between, error, apart = (np.zeros_like(total) for _ in range(4))
+    known = np.full((n_members, *total.shape), np.nan) if expected is None else expected
+    shares = np.bincount(owner) / len(flat)
+    centre = np.tensordot(shares, known, axes=1)
     for number in range(n_members):
         own = flat[owner == number]
         share, variance = len(own) / len(flat), own.var(axis=0)
@@ -158,10 +170,13 @@ def _moments(draws: Array, member: NDArray[np.int64]) -> dict[str, Array]:
         between += share * (own.mean(axis=0) - total) ** 2
         # of a member's mean, about the mean of all
         error += share * (1.0 - share) * variance / max(1, len(own) - 1)
+        apart += share * (known[number] - centre) ** 2
+    if expected is None:
+        apart = np.maximum(between - error, 0.0)
     return {
         "mean": total,
         "sd": np.sqrt(within + between),
-        "parameter_var": np.maximum(between - error, 0.0),
+        "parameter_var": np.where(np.isnan(total), np.nan, apart),
     }
 
 

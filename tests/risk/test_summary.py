@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
-from rvrae_pyro.risk import summarize, summary
+from rvrae_pyro.risk import portfolio, scenario, summarize, summary
+from tests.risk.helpers import make_forecast
 
 
 def make_tree(returns, factors=None, beta=None):
@@ -135,6 +136,53 @@ def test_members_that_disagree_show_as_parameter_variance():
     noise = 0.8 * within.mean(axis=0) / 2999
     np.testing.assert_allclose(differ["parameter_var"], means.var(axis=0) - noise, rtol=1e-9)
     assert "note" not in differ["parameter_var"].attrs
+
+
+WEIGHTS = pd.Series([0.5, 0.25, 0.25], ["a0", "a1", "a2"])
+
+
+def with_means(tree, means, name="mean", dims=("chain", "time", "asset")):
+    """Add the members' expected returns to a forecast."""
+    constant = tree["predictions_constant_data"].to_dataset()
+    tree["predictions_constant_data"] = constant.assign({name: (dims, means)})
+    return tree
+
+
+def test_expected_returns_of_members_need_no_correction():
+    """Their spread is the parameter variance, to rounding, from 20 draws as from 2000."""
+    means = np.random.default_rng(0).normal(0.0, 0.003, (5, 2, 3))
+    for draws in (20, 2000):
+        returns, factors, beta, *_ = simulate(chains=5, draws=draws, seed=2)
+        risk = summarize(with_means(make_tree(returns, factors, beta), means), 0.5)
+        np.testing.assert_allclose(risk["parameter_var"], means.var(axis=0), rtol=1e-12)
+        total = risk["factor_var"] + risk["idio_var"] + risk["parameter_var"]
+        np.testing.assert_allclose(total, risk["sd"] ** 2, rtol=1e-12)
+        book = portfolio(with_means(make_tree(returns, factors, beta), means), WEIGHTS, tail=0.5)
+        held = means @ WEIGHTS.to_numpy()
+        np.testing.assert_allclose(book["parameter_var"], held.var(axis=0), rtol=1e-12)
+
+
+def test_expected_returns_by_draw_of_the_weights_have_its_share():
+    returns, factors, beta, *_ = simulate(chains=1, draws=30, seed=3)
+    tree = make_tree(returns, factors, beta[0])
+    labels = np.repeat([0, 1, 2], [5, 10, 15])
+    predictions = tree["predictions"].to_dataset()
+    tree["predictions"] = predictions.assign_coords(weight_draw=("draw", labels))
+    means = np.random.default_rng(1).normal(0.0, 0.01, (3, 2, 3))
+    dims = ("weight_draw", "time", "asset")
+    risk = summarize(with_means(tree, means, "mean_by_weights", dims), 0.5)
+    shares = np.array([5, 10, 15]) / 30
+    centre = np.tensordot(shares, means, 1)
+    expected = np.tensordot(shares, (means - centre) ** 2, 1)
+    np.testing.assert_allclose(risk["parameter_var"], expected, rtol=1e-12)
+
+
+def test_a_scenario_has_other_means_than_the_forecast():
+    tree, _ = make_forecast(draws=200)
+    shape = tree["predictions_constant_data"]["idio_scale"].shape
+    tree = with_means(tree, np.zeros((1, *shape)))
+    moved = scenario(tree, factors={1: -1.0})
+    assert "mean" not in moved["predictions_constant_data"]
 
 
 def test_unlisted_cells_stay_missing_and_change_nothing_else():
