@@ -82,6 +82,16 @@ class Layout:
         ),
     ] = None
 
+    date_format: Annotated[
+        str | None,
+        typer.Option(
+            "--date-format",
+            metavar="FORMAT",
+            help="Dates in text whose year is not first, as %m/%d/%Y.",
+            rich_help_panel=_PLAIN,
+        ),
+    ] = None
+
     def chosen(self) -> dict[str, Any]:
         """Return the settings that were given, by name."""
         given = dataclasses.asdict(self)

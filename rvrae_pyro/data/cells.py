@@ -40,15 +40,28 @@ class Grid:
         If a row has no readable date, no asset, or the cell of another row.
     """
 
-    def __init__(self, frame: pd.DataFrame, columns: Columns, frequency: Frequency) -> None:
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        columns: Columns,
+        frequency: Frequency,
+        *,
+        dayfirst: bool | None = None,
+        date_format: str | None = None,
+    ) -> None:
         self._frame = frame
         problems: list[str] = []
         try:
-            ends = period_ends(pd.Index(frame[columns.time]), frequency)
+            ends = period_ends(
+                pd.Index(frame[columns.time]),
+                frequency,
+                dayfirst=dayfirst,
+                date_format=date_format,
+            )
         except (ValueError, TypeError, OverflowError) as error:
             raise PanelError(
-                f"`frame`: column {columns.time!r} holds no dates ({error}); the first is "
-                f"{frame[columns.time].iloc[0]!r}. Convert it with pandas.to_datetime."
+                f"`frame`: column {columns.time!r} holds no dates; the first is "
+                f"{frame[columns.time].iloc[0]!r}. {str(error)[:1].upper()}{str(error)[1:]}."
             ) from error
         ids = _asset_ids(frame[columns.asset])
         for name, missing in ((columns.time, ends.isna()), (columns.asset, ids.isna())):

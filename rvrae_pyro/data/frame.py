@@ -51,6 +51,8 @@ def from_frame(
     lag: int = 0,
     weight: str | None = None,
     frequency: Frequency = "monthly",
+    dayfirst: bool | None = None,
+    date_format: str | None = None,
 ) -> xr.Dataset:
     """Turn a long table, one row a (date, asset), into a panel.
 
@@ -59,8 +61,9 @@ def from_frame(
     frame : DataFrame
         Rows in any order. Columns, not the index, hold dates and assets.
     time : str
-        Column of dates: datetimes, Periods, strings, or whole numbers YYYYMM or YYYYMMDD.
-        Any day of a month becomes the month's last day (of a week: its Sunday).
+        Column of dates: datetimes, Periods, whole numbers YYYYMM or YYYYMMDD, or text with the
+        year first, of any dtype (floats, objects and categories, too). Any day of a month
+        becomes the month's last day (of a week: its Sunday).
     asset : str
         Column of ids; whole numbers become strings.
     returns : str
@@ -85,6 +88,11 @@ def from_frame(
     weight : str, optional
         Column of market values, timed like the characteristics.
     frequency : {"monthly", "weekly", "daily"}
+    dayfirst : bool, optional
+        Order of text dates such as 03/04/2010: True for day/month/year, False for
+        month/day/year. Default: such text raises.
+    date_format : str, optional
+        ``strptime`` format of the dates, such as "%d-%b-%y".
 
     Returns
     -------
@@ -134,7 +142,7 @@ def from_frame(
     rate_column = risk_free if isinstance(risk_free, str) else None
     columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
     _warn_of_rates(frame, risk_free, excess, characteristics)
-    grid = Grid(frame, columns, frequency)
+    grid = Grid(frame, columns, frequency, dayfirst=dayfirst, date_format=date_format)
     raw = grid.dense(returns, np.dtype(np.float64))
     values = stack(grid, frame, columns.characteristics)
     size = None if weight is None else grid.dense(weight, np.dtype(np.float64))

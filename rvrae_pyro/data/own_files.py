@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import xarray as xr
 
-from rvrae_pyro.data.dates import period_ends
+from rvrae_pyro.data.dates import date_spans, period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
@@ -96,8 +96,8 @@ def read_gkx(
     risk_free: "pd.Series[Any] | None" = None,
     excess: bool = False,
     characteristics: tuple[str, ...] | None = None,
-    start: str | None = None,
-    end: str | None = None,
+    start: object | None = None,
+    end: object | None = None,
 ) -> xr.Dataset:
     """Read the characteristics file of Gu, Kelly and Xiu (``datashare.csv``).
 
@@ -114,8 +114,8 @@ def read_gkx(
         Whether the returns are in excess of the rate already.
     characteristics : tuple of str, optional
         A choice of the 94; all unless told.
-    start, end : str, optional
-        First and last month to keep, "YYYY-MM".
+    start, end : month or year, optional
+        First and last month to keep, such as "2004-12" or a Period; "2004" is the whole year.
 
     Returns
     -------
@@ -175,8 +175,10 @@ def read_long(
     returns: "pd.Series[Any] | None" = None,
     risk_free: "pd.Series[Any] | None" = None,
     excess: bool = False,
-    start: str | None = None,
-    end: str | None = None,
+    start: object | None = None,
+    end: object | None = None,
+    dayfirst: bool | None = None,
+    date_format: str | None = None,
 ) -> xr.Dataset:
     """Read a long table, one row a (month, asset), of any column names.
 
@@ -191,8 +193,10 @@ def read_long(
         In place of the map's column.
     excess : bool
         Whether the returns are in excess of the rate already.
-    start, end : str, optional
-        First and last month to keep, "YYYY-MM".
+    start, end : month or year, optional
+        First and last month to keep, such as "2004-12" or a Period; "2004" is the whole year.
+    dayfirst, date_format
+        How text dates are read where the year does not come first; see ``from_frame``.
 
     Returns
     -------
@@ -213,10 +217,11 @@ def read_long(
         )
     roles = (columns.time, columns.asset, columns.returns, columns.weight, columns.risk_free)
     usecols = [name for name in (*roles, columns.label) if name is not None] + chosen
-    frame = _concat(_pieces(path, usecols, columns, chosen, _bounds(start, end)), path)
+    dates = _Dates(columns.time, dayfirst, date_format)
+    frame = _concat(_pieces(path, usecols, columns, chosen, _bounds(start, end), dates), path)
     labels = None if columns.label is None else frame.pop(columns.label)
     if returns is not None:
-        frame[_RETURN] = _align(returns, frame, columns)
+        frame[_RETURN] = _align(returns, frame, columns, dates)
         frame = frame.drop(columns=[columns.returns] if columns.returns else [])
     panel = from_frame(
         frame,
@@ -228,21 +233,26 @@ def read_long(
         risk_free=columns.risk_free if risk_free is None else risk_free,
         excess=excess,
         lag=columns.lag,
+        dayfirst=dayfirst,
+        date_format=date_format,
     )
     panel.attrs["source"] = path.name
     if labels is not None:
         panel = panel.assign_coords(
-            {str(columns.label): (ASSET, _last(labels, frame, columns, panel))}
+            {str(columns.label): (ASSET, _last(labels, frame, columns, panel, dates))}
         )
     return panel
 
 
 def _last(
-    labels: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, panel: xr.Dataset
+    labels: "pd.Series[Any]",
+    frame: pd.DataFrame,
+    columns: ColumnMap,
+    panel: xr.Dataset,
+    dates: "_Dates",
 ) -> "np.ndarray[Any, Any]":
     """Label of every asset of a panel in its last month; numbers as floats."""
-    dates = _months(pd.Index(frame[columns.time]), f"the column {columns.time!r}")
-    in_time = labels.iloc[np.argsort(dates.asi8, kind="stable")]
+    in_time = labels.iloc[np.argsort(dates.months(frame).asi8, kind="stable")]
     last = in_time.groupby(frame[columns.asset].reindex(in_time.index).to_numpy()).last()
     found = last.reindex(panel[ASSET].values)
     return found.to_numpy(np.float64 if pd.api.types.is_numeric_dtype(found) else object)
@@ -266,6 +276,7 @@ def _pieces(
     columns: ColumnMap,
     chosen: list[str],
     bounds: tuple[pd.Period, pd.Period],
+    dates: "_Dates",
 ) -> Iterator[pd.DataFrame]:
     if path.suffix.lower() == ".parquet":
         opened: Any = nullcontext([pd.read_parquet(path, columns=usecols)])
@@ -276,9 +287,7 @@ def _pieces(
         opened = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
     with opened as raw:
         for piece in raw:
-            months = _months(
-                pd.Index(piece[columns.time]), f"the column {columns.time!r} of {path}"
-            )
+            months = dates.months(piece, f" of {path}")
             kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
             kept[columns.asset] = kept[columns.asset].astype(str)
             kept[chosen] = kept[chosen].astype("float32")
@@ -298,22 +307,45 @@ def _concat(pieces: Iterator[pd.DataFrame], path: Path) -> pd.DataFrame:
     return frame
 
 
-def _bounds(start: str | None, end: str | None) -> tuple[pd.Period, pd.Period]:
-    try:
-        return pd.Period(start or "1600-01", "M"), pd.Period(end or "2200-12", "M")
-    except ValueError as error:
-        raise ConfigError(f"`start` and `end` must be months, 'YYYY-MM': {error}.") from error
+def _bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Period]:
+    """First and last month to keep; a year stands for all of its months."""
+    bounds = []
+    for name, value, last in (("start", start or "1700-01", 0), ("end", end or "2250-12", 1)):
+        try:
+            day = date_spans(value, "monthly")[last][0]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"`{name}` must be a month or a year, such as '2004-12' or '2004'; got {value!r}: "
+                f"{str(error).split('. ')[0]}."
+            ) from error
+        bounds.append(pd.Period(day, "M"))
+    return bounds[0], bounds[1]
 
 
-def _months(values: pd.Index, source: str) -> pd.PeriodIndex:
+@dataclass(frozen=True)
+class _Dates:
+    """The dates of a table: their column and how it is read."""
+
+    column: str
+    dayfirst: bool | None
+    date_format: str | None
+
+    def months(self, frame: pd.DataFrame, where: str = "") -> pd.PeriodIndex:
+        reading = {"dayfirst": self.dayfirst, "date_format": self.date_format}
+        return _months(pd.Index(frame[self.column]), f"the column {self.column!r}{where}", reading)
+
+
+def _months(
+    values: pd.Index, source: str, reading: Mapping[str, Any] | None = None
+) -> pd.PeriodIndex:
     try:
-        return pd.PeriodIndex(period_ends(values, "monthly"), freq="M")
+        return pd.PeriodIndex(period_ends(values, "monthly", **(reading or {})), freq="M")
     except (ValueError, TypeError) as error:
         raise PanelError(f"{source} holds dates that cannot be read: {error}.") from error
 
 
 def _align(
-    returns: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap
+    returns: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, dates: _Dates
 ) -> "np.ndarray[Any, Any]":
     """Find each row's return by asset and month."""
     if not isinstance(returns, pd.Series) or returns.index.nlevels != 2:
@@ -326,8 +358,7 @@ def _align(
     known = pd.Series(returns.to_numpy(), index=pd.MultiIndex.from_arrays([assets, months]))
     if known.index.has_duplicates:
         raise PanelError("`returns` has several values for one asset and month; keep one.")
-    dates = _months(pd.Index(frame[columns.time]), f"the column {columns.time!r}")
-    rows = pd.MultiIndex.from_arrays([frame[columns.asset], dates])
+    rows = pd.MultiIndex.from_arrays([frame[columns.asset], dates.months(frame)])
     found: np.ndarray[Any, Any] = known.reindex(rows).to_numpy(dtype=np.float64)
     if np.isnan(found).all():
         raise PanelError(

@@ -124,7 +124,7 @@ def test_misuse(tmp_path):
     datashare().to_csv(tmp_path / "datashare.csv", index=False)
     with pytest.raises(rv.PanelError, match="no row between the months asked for"):
         read_gkx(tmp_path / "datashare.csv", start="1990-01")
-    with pytest.raises(rv.ConfigError, match="`start` and `end` must be months"):
+    with pytest.raises(rv.ConfigError, match="`start` must be a month or a year"):
         read_gkx(tmp_path / "datashare.csv", start="soon")
 
 
