@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit
-    from rvrae_pyro.inference import schedules
+    from rvrae_pyro.inference import elbo, schedules
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.loading import load
     from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
@@ -57,6 +57,7 @@ __all__ = [
     "data",
     "decoders",
     "diagnostics",
+    "elbo",
     "evaluation",
     "exact",
     "experiments",
@@ -83,6 +84,7 @@ _LAZY_MODULES = {
     "baselines": "rvrae_pyro.baselines",
     "decoders": "rvrae_pyro.models.decoders",
     "diagnostics": "rvrae_pyro.diagnostics",
+    "elbo": "rvrae_pyro.inference.elbo",
     "exact": "rvrae_pyro.models.exact",
     "experiments": "rvrae_pyro.experiments",
     "fitting": "rvrae_pyro.fitting",

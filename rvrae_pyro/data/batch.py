@@ -61,6 +61,8 @@ class Batch:
     replicate : bool
         True leaves the ``returns`` site unobserved, while guide and observed recurrence still
         know the returns (posterior predictive replicates).
+    first : int
+        Position of the first month in the batch that this one is a window of.
     """
 
     returns: Tensor
@@ -74,6 +76,7 @@ class Batch:
     features: tuple[str, ...] = ()
     carry: Carry | None = None
     replicate: bool = False
+    first: int = 0
 
     @cached_property
     def packing(self) -> Packing:
@@ -162,6 +165,7 @@ class Batch:
             context=context,
             times=self.times[months],
             carry=carry,
+            first=self.first + start,
         )
         return window if every_asset or bool(keep.all()) else window.select(keep)
 

@@ -29,6 +29,7 @@ from rvrae_pyro.fitting.outcome import describe_outcome, from_checkpoint, outcom
 from rvrae_pyro.fitting.saved import load_parts
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.elbo import settle
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.processes import Team, team
 from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, without_assets
@@ -84,7 +85,9 @@ def fit(
     init : Fit, optional
         Warm start from an earlier fit of the same parts: its weights and its units.
     elbo : pyro.infer.ELBO, optional
-        Any Pyro ELBO; ``Trace_ELBO`` unless told.
+        An :class:`~rvrae_pyro.inference.elbo.AnnealedELBO`, whose schedule, reduction and
+        particles replace those of ``config``, or any other Pyro ELBO, which is then annealed as
+        ``config`` states. Default: ``Trace_ELBO``.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def fit(
     ----------
     Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
     """
-    config = FitConfig() if config is None else config
+    config, elbo = settle(FitConfig() if config is None else config, elbo)
     check_count("seed", seed, 0)
     panel, n_train = join_months(train, valid)
     to_tensors = to_light_batch if is_lazy(panel) else to_batch

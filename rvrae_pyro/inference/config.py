@@ -9,7 +9,6 @@ import torch
 
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.inference.schedules import (
-    Constant,
     Cosine,
     Flat,
     Linear,
@@ -59,8 +58,8 @@ class FitConfig:
     kl_schedule : Schedule
         KL weight over steps and months, ending at 1.
     kl_reduction : {"sum", "mean"}
-        ``"mean"`` divides the KL by the number of months as the paper's eq. (31) does: **not a
-        bound**, an ablation.
+        ``"mean"`` divides the KL by the number of training months, regardless of ``window``, as
+        the paper's eq. (31): **not a bound**, an ablation.
     num_particles : int
         Monte-Carlo draws of the ELBO a step.
     clip_norm : float
@@ -144,14 +143,16 @@ class FitConfig:
 
     @classmethod
     def paper(cls) -> FitConfig:
-        """Train as the paper does: all months a step, KL averaged over timesteps (not a bound)."""
+        """Train as the paper does: all months per step, per-timestep KL annealed and averaged.
+
+        The average of eq. (31) is **not a bound**.
+        """
         return cls(
             learning_rate=1e-3,
             rate_schedule=Flat(),
             weights_warmup=0.0,
             max_steps=1000,
             window=None,
-            kl_schedule=Constant(),
             kl_reduction="mean",
             patience=20,
             passes=5,

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
-from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.inference.shares import WeightShare
+from rvrae_pyro.inference.elbo import AnnealedELBO
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.walk import Walk
 from rvrae_pyro.nn.sequences import together
@@ -27,10 +25,6 @@ class BrokenBound(FitError):
     """The bound or its gradient is not finite, or far below what it was: training backs off."""
 
 
-_LEAST = 1e-6
-"""A site's scale must be above 0, also in the first step of a warm-up."""
-
-
 class Task(NamedTuple):
     """What one gradient step is about.
 
@@ -40,7 +34,8 @@ class Task(NamedTuple):
         The window's months.
     carry : mapping or None
         States before it.
-    kl_weight : float or Tensor of shape (stop - start,)
+    kl_weight : Tensor of shape (stop - start,)
+        As the annealed ELBO has it at this step.
     share : float
         Share of the log weight prior that the step takes.
     step : int
@@ -50,7 +45,7 @@ class Task(NamedTuple):
     start: int
     stop: int
     carry: Carry | None
-    kl_weight: float | Tensor
+    kl_weight: Tensor
     share: float
     step: int
 
@@ -77,49 +72,40 @@ class Slopes(Protocol):
         ...
 
 
-def window_loss(
-    model: RVRAE, batch: Batch, elbo: Any, kl_weight: float | Tensor, share: float
-) -> Tensor:
-    """Negative bound of a window less a share of the log weight prior, in nats.
+def window_loss(model: RVRAE, batch: Batch, elbo: AnnealedELBO) -> Tensor:
+    """Negative annealed objective of a window less its share of the log weight prior, in nats.
 
     Parameters
     ----------
     model : RVRAE
     batch : Batch
         The window.
-    elbo : ELBO
-        Any Pyro ELBO.
-    kl_weight : float or Tensor of shape (n_times,)
-    share : float
-        Share of the log weight prior, or of the divergence of weights with a posterior: the
-        window's months over all training months, times the warm-up of the weight priors.
+    elbo : AnnealedELBO
+        With a differentiable estimator.
     """
-    with WeightShare(model.weight_sites, max(share, _LEAST)):
-        loss: Tensor = elbo.differentiable_loss(model.model, model.guide, batch, kl_weight)
+    share = elbo.share(batch.n_times, batch.first)
+    loss: Tensor = elbo(model.model, model.guide)(batch)
     return loss - share * model.log_weights()
 
 
 class OnePanel:
-    """Slopes of a panel in memory, by any Pyro ELBO.
+    """Slopes of a panel in memory, by an annealed ELBO.
 
     Parameters
     ----------
     model : RVRAE
     batch : Batch
-    config : FitConfig
-    elbo : ELBO, optional
-        ``Trace_ELBO`` unless told.
+    elbo : AnnealedELBO
+        Of the training months; its step is the one of each task.
+    asset_batch : int, optional
+        Assets per step, drawn at random. Default: all.
     """
 
-    def __init__(self, model: RVRAE, batch: Batch, config: FitConfig, elbo: ELBO | None) -> None:
-        self.model, self.batch, self.asset_batch = model, batch, config.asset_batch
+    def __init__(
+        self, model: RVRAE, batch: Batch, elbo: AnnealedELBO, asset_batch: int | None = None
+    ) -> None:
+        self.model, self.batch, self.elbo, self.asset_batch = model, batch, elbo, asset_batch
         self.device = batch.returns.device
-        many = config.num_particles > 1
-        self.elbo = elbo or Trace_ELBO(
-            num_particles=config.num_particles, vectorize_particles=many, max_plate_nesting=2
-        )
-        # RenyiELBO and TraceGraph_ELBO only offer a gradient that they take themselves
-        self.differentiable = hasattr(self.elbo, "differentiable_loss")
 
     def n_observed(self, start: int, stop: int | None = None) -> int:
         """Observed returns in months ``start`` to ``stop``."""
@@ -127,7 +113,7 @@ class OnePanel:
 
     def quiet(self) -> AbstractContextManager[None]:
         """Only an estimator that takes its own gradient must hear of the weights."""
-        return self.model.parts.silent() if self.differentiable else nullcontext()
+        return self.model.parts.silent() if self.elbo.differentiable else nullcontext()
 
     def walk(self, model: RVRAE, starts: Sequence[int]) -> Walk:
         """Filter once through all months, at given weights."""
@@ -139,8 +125,10 @@ class OnePanel:
         window = self._thin(self.batch.window(task.start, task.stop, task.carry))
         if not bool(window.observed.any()):
             return False
-        if self.differentiable:
-            loss = window_loss(self.model, window, self.elbo, task.kl_weight, task.share)
+        self.elbo.step = task.step
+        # RenyiELBO and TraceGraph_ELBO only offer a gradient that they take themselves
+        if self.elbo.differentiable:
+            loss = window_loss(self.model, window, self.elbo)
             if not bool(torch.isfinite(loss)):
                 raise not_finite(self.model, window, task)
             (loss * factor).backward()
@@ -149,9 +137,7 @@ class OnePanel:
         return True
 
     def _descend_alone(self, window: Batch, task: Task, factor: float) -> None:
-        step = self.elbo.loss_and_grads  # type: ignore[attr-defined]
-        with WeightShare(self.model.weight_sites, max(task.share, _LEAST)):
-            value = step(self.model.model, self.model.guide, window, task.kl_weight)
+        value = self.elbo.loss_and_grads(self.model.model, self.model.guide, window)
         penalty = -task.share * self.model.log_weights()
         if not math.isfinite(value) or not bool(torch.isfinite(penalty)):
             raise not_finite(self.model, window, task)

@@ -12,12 +12,12 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
+from rvrae_pyro.inference.elbo import AnnealedELBO
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
 from rvrae_pyro.inference.slopes import BrokenBound, OnePanel, Slopes, Task, window_loss
 from rvrae_pyro.inference.windows import draw_windows
@@ -84,7 +84,9 @@ def train(
     seed : int
         Seeds windows and draws; the caller's random stream is left as it was.
     elbo : ELBO, optional
-        Any Pyro ELBO; ``Trace_ELBO`` unless told.
+        Any Pyro ELBO, annealed as ``config`` states; an
+        :class:`~rvrae_pyro.inference.elbo.AnnealedELBO` has its own schedule and reduction.
+        Default: ``Trace_ELBO``.
     on_epoch : callable, optional
         Called after every epoch.
     resume : State, optional
@@ -106,14 +108,15 @@ def train(
         If the bound breaks again and again; the message names step and site, and the model is
         left at its best state.
     """
+    objective = AnnealedELBO.of(config, n_train, elbo)
     if slopes is None:
-        slopes = OnePanel(model, batch, config, elbo)
+        slopes = OnePanel(model, batch, objective, config.asset_batch)
     if not slopes.n_observed(0, n_train):
         raise FitError(
             "`train` must hold at least one observed return of a listed asset; got none. "
             "Check the training span and the panel's returns."
         )
-    run = _Run(model, slopes, n_train, config)
+    run = _Run(model, slopes, n_train, config, objective)
     with (
         seeded(seed),
         run.slopes.quiet(),
@@ -145,8 +148,16 @@ def _optimizer(config: FitConfig, weights: list[torch.nn.Parameter]) -> torch.op
 class _Run:
     """State of one training run."""
 
-    def __init__(self, model: RVRAE, slopes: Slopes, n_train: int, config: FitConfig) -> None:
+    def __init__(
+        self,
+        model: RVRAE,
+        slopes: Slopes,
+        n_train: int,
+        config: FitConfig,
+        elbo: AnnealedELBO,
+    ) -> None:
         self.model, self.slopes, self.n_train, self.config = model, slopes, n_train, config
+        self.elbo = elbo
         weights = [w for w in model.parts.parameters() if w.requires_grad]
         self.optimizer = _optimizer(config, weights)
         self.weights = weights
@@ -176,6 +187,7 @@ class _Run:
         passes = range(self.config.passes)
         cuts = [draw_windows(self.n_train, self.config.window, self.generator) for _ in passes]
         windows = [(start, stop, len(cut)) for cut in cuts for start, stop in cut]
+        self.elbo.step = self.step
         walk, log_weights = self._walk(list(dict.fromkeys(start for start, _, _ in windows)))
         epoch = self._report(walk, log_weights)
         self._refuse_broken(epoch)
@@ -293,8 +305,11 @@ class _Run:
         return self.slopes.walk(model.at(drawn), starts), float(log_weights)
 
     def _take_step(self, start: int, stop: int, carry: Carry | None, n_windows: int) -> None:
-        share = self._weights_pull() * (stop - start) / self.n_train
-        task = Task(start, stop, carry, self._kl_weight(start, stop), share, self.step)
+        self.elbo.step = self.step
+        months = stop - start
+        kl_weight, share = self.elbo.weight(months, start), self.elbo.share(months, start)
+        kl_weight = kl_weight.to(self.slopes.device, self.config.dtype)
+        task = Task(start, stop, carry, kl_weight, share, self.step)
         progress = (self.step + 0.5) / self.config.max_steps
         rate = self.rate * self.config.rate_schedule.rate(progress)
         for group in self.optimizer.param_groups:
@@ -311,24 +326,15 @@ class _Run:
         self.optimizer.step()
         self.step += 1
 
-    def _kl_weight(self, start: int, stop: int) -> float | Tensor:
-        weight = self.config.kl_schedule.weight(self.step, self.n_train)
-        if isinstance(weight, Tensor):
-            weight = weight[start:stop].to(self.slopes.device, self.config.dtype)
-        if self.config.kl_reduction == "mean":
-            return weight / (stop - start)
-        return weight
-
     def _report(self, walk: Walk, log_weights: float) -> Epoch:
         kl, log_likelihood = month_kl(walk), walk.log_likelihood
-        weight = self._kl_weight(0, self.n_train)
         bound, n_train = log_likelihood - kl, self.n_train
         return Epoch(
             step=self.step,
             elbo=float(bound[:n_train].sum()),
             log_likelihood=float(log_likelihood[:n_train].sum()),
             kl=float(kl[:n_train].sum()),
-            kl_weight=float(torch.as_tensor(weight).mean()),
+            kl_weight=float(self.elbo.weight(n_train).mean()),
             log_weights=log_weights,
             valid_elbo=float(bound[n_train:].sum()) if self.has_valid else math.nan,
             seconds=time.perf_counter() - self.started,
@@ -343,7 +349,7 @@ class _Run:
         those in which what learns slowly, such as volatility, has not been learned yet.
         """
         score = epoch.valid_elbo if self.has_valid else math.inf
-        if not self.has_valid or score > self.best or not self._is_whole():
+        if not self.has_valid or score > self.best or self.elbo.annealed:
             if math.isfinite(epoch.elbo):
                 self.best, self.stale = (score if self.has_valid else self.best), 0
                 self.best_state = copy.deepcopy(self.model.parts.state_dict())
@@ -356,15 +362,3 @@ class _Run:
             self.trained.stopped = "converged"
             return True
         return False
-
-    def _weights_pull(self) -> float:
-        """Share of the weight priors' pull at this step."""
-        rising = self.config.weights_warmup * self.config.max_steps
-        return min(1.0, self.step / rising) if rising else 1.0
-
-    def _is_whole(self) -> bool:
-        """Whether KL and weight priors are at full strength."""
-        if self._weights_pull() < 1.0:
-            return False
-        weight = torch.as_tensor(self.config.kl_schedule.weight(self.step, self.n_train))
-        return bool((weight >= 1).all())

@@ -121,4 +121,4 @@ def test_paper_settings() -> None:
     paper = rv.FitConfig.paper()
     assert paper.kl_reduction == "mean"
     assert paper.window is None
-    assert paper.kl_schedule == rv.schedules.Constant()
+    assert paper.kl_schedule == rv.schedules.Linear()

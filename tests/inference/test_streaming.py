@@ -6,7 +6,6 @@ import math
 import pyro
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import rvrae_pyro as rv
@@ -77,16 +76,22 @@ def test_gradient_of_the_whole_panel(kind: str, size: int, particles: int, batch
     start, stop = 4, 9
     with torch.no_grad(), pyro.settings.context(module_local_params=True):
         carry = model.walk(batch, [start]).carries[start]
-    weight = torch.linspace(0.3, 1.0, stop - start, dtype=torch.float64)
-    elbo = Trace_ELBO(particles, vectorize_particles=particles > 1, max_plate_nesting=2)
+    elbo = rv.elbo.AnnealedELBO(
+        rv.schedules.Linear(0.3, profile=[1.0, 3.0]),
+        n_times=batch.n_times,
+        num_particles=particles,
+        vectorize_particles=particles > 1,
+        max_plate_nesting=2,
+    )
+    weight, share = elbo.weight(stop - start, start), elbo.share(stop - start, start)
     torch.manual_seed(1)
-    loss = window_loss(model, batch.window(start, stop, carry), elbo, weight, 0.4)
+    loss = window_loss(model, batch.window(start, stop, carry), elbo)
     (0.01 * loss).backward()
     whole = gradient(model)
     model.zero_grad()
     torch.manual_seed(1)
     slopes = Streamed(model, CutPanel(batch, size), config)
-    assert slopes.descend(Task(start, stop, carry, weight, 0.4, 0), 0.01)
+    assert slopes.descend(Task(start, stop, carry, weight, share, 0), 0.01)
     assert slopes.loss == pytest.approx(loss.item(), rel=1e-12, abs=1e-9)
     error = (gradient(model) - whole).norm() / whole.norm()
     assert error.item() < 1e-9

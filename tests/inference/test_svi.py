@@ -222,16 +222,22 @@ def test_profile_reaches_the_window_it_belongs_to(batch: Batch) -> None:
         np.testing.assert_allclose(weight, expected)
 
 
-def test_mean_reduction_divides_by_the_months_of_the_window(batch: Batch) -> None:
+def test_mean_reduction_divides_by_all_training_months(batch: Batch) -> None:
+    """Eq. (31)'s mean is over T, whatever the length of the window."""
     model = build("default")
     recorder = Recorder(model)
-    train(model, batch, 12, full_config(window=4, max_steps=4, kl_reduction="mean"), elbo=recorder)
-    assert [w for _, w in recorder.seen] == [1.0 / seen.n_times for seen, _ in recorder.seen]
+    config = full_config(window=4, max_steps=4, kl_reduction="mean")
+    trained = train(model, batch, 11, config, elbo=recorder)
+    assert len({seen.n_times for seen, _ in recorder.seen}) > 1
+    for seen, weight in recorder.seen:
+        torch.testing.assert_close(weight, torch.full((seen.n_times,), 1 / 11).double())
+    assert trained.epochs[0].kl_weight == pytest.approx(1 / 11)
 
 
 def test_window_loss_takes_its_share_of_the_weight_prior(batch: Batch) -> None:
     model = build("observed")
-    loss = window_loss(model, batch, Trace_ELBO(), 1.0, 0.25)
+    elbo = rv.elbo.AnnealedELBO(EXACT, n_times=4 * batch.n_times)
+    loss = window_loss(model, batch, elbo)
     expected = -rv.exact.evidence(model, batch) - 0.25 * model.log_weights()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
 
@@ -454,7 +460,8 @@ def test_rate_and_pull_of_the_weight_priors_follow_their_schedules(batch: Batch)
         weights_warmup=0.5,
     )
     model = build("observed")
-    run = svi._Run(model, OnePanel(model, batch, config, None), 12, config)
+    elbo = rv.elbo.AnnealedELBO.of(config, 12)
+    run = svi._Run(model, OnePanel(model, batch, elbo), 12, config, elbo)
     run.generator.manual_seed(0)
     descend = run.slopes.descend
 

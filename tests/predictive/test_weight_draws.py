@@ -6,7 +6,6 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.inference.shares import WeightShare
 from rvrae_pyro.predictive.members import block_sizes
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
@@ -207,18 +206,3 @@ def test_relevance_of_a_posterior_has_draws_that_arviz_plots(fit: rv.Fit) -> Non
     )
     azp.plot_forest(tree, var_names=["relevance"], backend="matplotlib")
     plt.close("all")
-
-
-def test_a_windows_share_scales_weights_only() -> None:
-    import pyro
-    import pyro.distributions as dist
-    from pyro import poutine
-
-    def model() -> None:
-        pyro.sample("w", dist.Normal(0.0, 1.0))
-        pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    with WeightShare(["w"], 0.25):
-        trace = poutine.trace(model).get_trace()
-    assert trace.nodes["w"]["scale"] == 0.25
-    assert trace.nodes["z"]["scale"] == 1.0
