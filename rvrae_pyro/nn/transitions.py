@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 
-__all__ = ["Mixture", "StudentT", "StudentTPosterior"]
+__all__ = ["Mixture", "StudentT", "StudentTPosterior", "from_pyro"]
 
 _SWEEPS = 2
 
@@ -220,3 +222,60 @@ def _standard_t(noise: Tensor, df: Tensor) -> Tensor:
         torch.lgamma(0.5 * (df + size)) - torch.lgamma(0.5 * df) - 0.5 * size * (df * math.pi).log()
     )
     return constant - 0.5 * (df + size) * torch.log1p(noise.square().sum(-1) / df)
+
+
+def from_pyro(distribution: object) -> object:
+    """Convert a distribution of Pyro or torch to the transition that guides can condition.
+
+    Parameters
+    ----------
+    distribution : object
+        ``Normal`` or ``StudentT`` of shape (*batch, n_factors), with or without ``to_event(1)``;
+        ``MultivariateNormal`` or ``MultivariateStudentT`` with a diagonal scale.
+
+    Returns
+    -------
+    Gaussian or StudentT
+        The same distribution, but for ``StudentT``: its marginals are kept, and the factors of a
+        month share one shock instead of having independent ones. What is no distribution is
+        returned as it is.
+
+    Raises
+    ------
+    ConfigError
+        If the distribution is another one, its scale is not diagonal, or its degrees of freedom
+        differ between factors.
+    """
+    if not isinstance(distribution, torch.distributions.Distribution):
+        return distribution
+    inner: object = distribution
+    if isinstance(inner, torch.distributions.Independent) and len(inner.event_shape) == 1:
+        inner = inner.base_dist
+    if isinstance(inner, torch.distributions.Normal):
+        return Gaussian(inner.loc, inner.scale)
+    if isinstance(inner, torch.distributions.MultivariateNormal):
+        return Gaussian(inner.loc, _diagonal(inner.scale_tril))
+    if isinstance(inner, dist.MultivariateStudentT):
+        return StudentT(inner.loc, _diagonal(inner.scale_tril), inner.df.expand(inner.batch_shape))
+    if isinstance(inner, torch.distributions.StudentT):
+        df = inner.df.expand(inner.batch_shape)
+        if not bool((df == df[..., :1]).all()):
+            raise ConfigError(
+                "`transition` returned a StudentT whose `df` differs between factors; factors of a "
+                "month share one shock, so pass one `df` for all."
+            )
+        return StudentT(inner.loc, inner.scale, df[..., 0])
+    raise ConfigError(
+        f"`transition` must return a Normal, a MultivariateNormal with a diagonal scale, a "
+        f"StudentT, or rv.priors.Gaussian, StudentT or Mixture; got {type(inner).__name__}."
+    )
+
+
+def _diagonal(scale_tril: Tensor) -> Tensor:
+    """Diagonal of a Cholesky factor that has nothing below it."""
+    if bool(scale_tril.detach().tril(-1).any()):
+        raise ConfigError(
+            "`transition` returned a distribution with correlated factors; factors are independent "
+            "given the past, so make the scale diagonal. Loadings carry any rotation."
+        )
+    return scale_tril.diagonal(dim1=-2, dim2=-1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.names import FACTORS
 from rvrae_pyro.nn.flows import Warped
 from rvrae_pyro.nn.gaussian import Gaussian
-from rvrae_pyro.nn.transitions import Mixture, StudentT
+from rvrae_pyro.nn.transitions import Mixture, StudentT, from_pyro
 from rvrae_pyro.nn.volatility import LogVariance
 
 __all__ = ["FactorPrior", "Transition"]
@@ -62,6 +64,12 @@ class FactorPrior(Part):
         super().__init__()
         self.own: FactorPrior | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``transition`` of a subclass return distributions of Pyro."""
+        super().__init_subclass__(**kwargs)
+        if "transition" in cls.__dict__:
+            cls.transition = _converted(cls.__dict__["transition"])  # type: ignore[method-assign]
+
     def initial(self) -> State:
         """State before the first month: a tuple of vectors."""
         raise NotImplementedError(f"{type(self).__name__} needs a method `initial()`.")
@@ -78,7 +86,10 @@ class FactorPrior(Part):
         Returns
         -------
         Gaussian, StudentT or Mixture
-            Location and scale of shape (*batch, n_factors).
+            Location and scale of shape (*batch, n_factors). A subclass may return Pyro's
+            ``Normal``, ``MultivariateNormal`` (diagonal), ``MultivariateStudentT`` (diagonal) or
+            ``StudentT``, which callers receive converted by
+            :func:`~rvrae_pyro.nn.transitions.from_pyro`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} needs a method `transition(state, context)`."
@@ -106,9 +117,28 @@ class FactorPrior(Part):
         """
         return None
 
+    @property
+    def degrees_of_freedom(self) -> Tensor | None:
+        """Degrees of freedom of Student-t transitions, the same in all months; None for others."""
+        if self.gaussian:
+            return None
+        like = self.initial()[0]
+        context = like.new_zeros(1, self.n_context) if self.n_context else None
+        first = self.start(context)
+        return first.df.reshape(-1)[0] if isinstance(first, StudentT) else None
+
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Draw standard noise (*batch, n_factors) that the transition's ``sample`` maps."""
-        return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
+        """Draw standard noise (*batch, n_factors) that the transition's ``sample`` maps.
+
+        Normal, or for Student-t transitions Student-t: one shock per month for all factors.
+        """
+        noise = torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
+        df = self.degrees_of_freedom
+        if df is None:
+            return noise
+        gamma = torch.distributions.Gamma(0.5 * df, df.new_ones(()))
+        chi_square = 2.0 * gamma.rsample(noise.shape[:-1])
+        return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
         """Work on the whole path's context (n_times, n_features) once, before the loop."""
@@ -169,3 +199,15 @@ class FactorPrior(Part):
             moment = None if context is None else context[..., t, :]
             states.append(self.advance(states[-1], month, moment))
         return tuple(torch.stack(s, dim=-2) for s in zip(*states, strict=True))
+
+
+def _converted(transition: Callable[..., Any]) -> Callable[..., Any]:
+    """Convert what a ``transition`` returns, where it is a distribution of Pyro."""
+
+    @wraps(transition)
+    def convert(self: FactorPrior, state: State, context: Tensor | None) -> Any:
+        found = transition(self, state, context)
+        # the package's own are tuples; asking for them first keeps the usual case fast
+        return found if isinstance(found, tuple) else from_pyro(found)
+
+    return convert

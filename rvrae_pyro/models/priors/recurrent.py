@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -136,15 +135,6 @@ class Recurrent(FactorPrior):
         return (
             Gaussian(loc, scale) if df is None else StudentT(loc, scale, df.expand(loc.shape[:-1]))
         )
-
-    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Draw standard Normal or Student-t noise; one shock a month for all factors."""
-        noise, df = super().noise(shape, like), self.degrees_of_freedom
-        if df is None:
-            return noise
-        gamma = torch.distributions.Gamma(0.5 * df, df.new_ones(()))
-        chi_square = 2.0 * gamma.rsample(noise.shape[:-1])
-        return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def level(self, state: State, context: Tensor | None) -> Tensor | None:
         """Log multiplier of the month's idiosyncratic scales, within (-3, 3)."""
