@@ -65,8 +65,9 @@ class Baseline(ABC):
     """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
 
     def __init__(self) -> None:
-        self._history: pd.DataFrame | dict[str, Sequence[float]] = {}
+        self._history: pd.DataFrame | dict[str, Sequence[object]] = {}
         self._names: tuple[str, ...] = ()
+        self._assets: tuple[str, ...] = ()  # of a baseline that keeps numbers by asset
         self._seed = 0
         self._attrs: dict[str, str | int] = {}
         self._fitted_on: xr.Dataset | None = None
@@ -78,7 +79,7 @@ class Baseline(ABC):
         return pd.DataFrame(self._history, copy=True)
 
     @history.setter
-    def history(self, columns: pd.DataFrame | dict[str, Sequence[float]]) -> None:
+    def history(self, columns: pd.DataFrame | dict[str, Sequence[object]]) -> None:
         self._history = columns
 
     @property
@@ -237,15 +238,15 @@ class Baseline(ABC):
         Raises
         ------
         ConfigError
-            If the baseline is a point forecast.
+            If the baseline has no factors.
         """
         raise self._without("fitted returns", "factors")
 
     def _without(self, asked: str, needed: str) -> ConfigError:
         """Error for a quantity that this kind of baseline does not define."""
         return ConfigError(
-            f"{type(self).__name__} has no {asked}: that takes {needed}, and it is a point "
-            "forecast. Use predict(panel) for its expected returns."
+            f"{type(self).__name__} has no {asked}: that takes {needed}, which it does not have. "
+            "Use predict(panel) for its expected returns."
         )
 
     def settings(self) -> dict[str, Any]:
@@ -274,6 +275,8 @@ class Baseline(ABC):
             "attrs": self.attrs,
             "history": self.history.to_dict(orient="list"),
         }
+        if self._assets:
+            meta["assets"] = list(self._assets)
         return write_folder(path, meta, self._state())
 
     @classmethod
@@ -300,6 +303,7 @@ class Baseline(ABC):
         try:
             model = cls(**cls._read_settings(meta["settings"]))
             model._names = tuple(meta["characteristics"])
+            model._assets = tuple(meta.get("assets", ()))
             model._attrs = dict(meta["attrs"])
             model.history = pd.DataFrame(meta["history"])
             model._restore(state)
@@ -333,6 +337,10 @@ class Baseline(ABC):
         """Panel in double precision, checked against what was fitted."""
         self._require_fit()
         batch = to_batch(panel, dtype=torch.float64)
+        self._check_names(batch)
+        return batch
+
+    def _check_names(self, batch: Batch) -> None:
         got = tuple(str(name) for name in batch.names)
         if got != self._names:
             raise ShapeError(
@@ -340,7 +348,6 @@ class Baseline(ABC):
                 f"{len(self._names)} starting {self._names[:3]}; got {len(got)} starting "
                 f"{got[:3]}. Select them with panel.sel(characteristic=[...])."
             )
-        return batch
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Final
 from rvrae_pyro.baselines.alstm import ALSTM
 from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
 from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.ewma import EWMA, MultivariateT
+from rvrae_pyro.baselines.ewma_mixture import EWMAMixture
+from rvrae_pyro.baselines.factor_garch import FactorGARCH
 from rvrae_pyro.baselines.factorvae import FactorVAE
 from rvrae_pyro.baselines.ipca import IPCA
 from rvrae_pyro.baselines.saved import read_folder
@@ -20,8 +23,12 @@ __all__ = ["KINDS", "load"]
 KINDS: Final[dict[str, type[Baseline]]] = {
     "ALSTM": ALSTM,
     "ConditionalAutoencoder": ConditionalAutoencoder,
+    "EWMA": EWMA,
+    "EWMAMixture": EWMAMixture,
+    "FactorGARCH": FactorGARCH,
     "FactorVAE": FactorVAE,
     "IPCA": IPCA,
+    "MultivariateT": MultivariateT,
     "Transformer": Transformer,
 }
 """Every baseline by the name of its class."""

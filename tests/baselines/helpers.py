@@ -15,11 +15,19 @@ MAKE = {
     "ConditionalAutoencoder": lambda: baselines.ConditionalAutoencoder(
         2, (4,), n_members=2, config=SHORT
     ),
+    "EWMA": lambda: baselines.EWMA(burn_in=4, scale_refit=2),
+    "EWMAMixture": lambda: baselines.EWMAMixture(
+        (0.97, 0.99), (0.8,), (6.0, 9.0), burn_in=4, scale_refit=2
+    ),
+    "FactorGARCH": lambda: baselines.FactorGARCH(2),
     "FactorVAE": lambda: baselines.FactorVAE(2, hidden=4, n_portfolios=3, window=3, config=SHORT),
     "ALSTM": lambda: baselines.ALSTM(4, 2, 3, config=SHORT),
+    "MultivariateT": lambda: baselines.MultivariateT(10),
     "Transformer": lambda: baselines.Transformer(4, 1, 2, 3, config=SHORT),
 }
 WITH_FACTORS = ("IPCA", "ConditionalAutoencoder", "FactorVAE")
+RISK_MODELS = ("EWMA", "EWMAMixture", "FactorGARCH", "MultivariateT")
+"""Joint Student-t distributions; characteristics and random numbers play no part in them."""
 
 
 def market(n_times: int = 20, n_assets: int = 13, seed: int = 0) -> xr.Dataset:

@@ -1,0 +1,354 @@
+"""Baselines whose months are joint Student-t distributions in closed form."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
+from rvrae_pyro.data.batch import Batch, to_light_batch
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.errors import ShapeError, check_count
+from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
+from rvrae_pyro.predictive.moments import label_moments
+from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, pick_months
+from rvrae_pyro.predictive.storage import Block, Drawing, assemble
+
+__all__ = ["JointTBaseline", "cells_of", "stamps_of"]
+
+_PURPOSE: Final = "joint Student-t"
+
+
+class JointTBaseline(Baseline):
+    """A baseline with a joint Student-t distribution, or a mixture, for every month.
+
+    A subclass gives ``_learn``, which sets ``_assets`` (labels in alphabetical order) and
+    ``_numbers``, and ``_laws``.
+
+    Notes
+    -----
+    Characteristics are not used beyond listing: an asset is forecast in the months in which it
+    is listed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[str, NDArray[Any]] = {}
+
+    @abstractmethod
+    def _laws(self, batch: Batch) -> MixtureOfT:
+        """Distributions of all months of a panel, each from months before."""
+
+    def log_evidence(
+        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
+    ) -> xr.DataArray:
+        """Joint log density of each month's observed returns given all months before, in nats.
+
+        Exact; ``num_samples`` and ``seed``, which a fit's method has, are not used. Missing
+        returns are marginalised. Divide by the number of observed returns for nats per return.
+
+        Returns
+        -------
+        DataArray of dims (time,)
+            0 in months without returns.
+        """
+        batch = self._batch(panel)
+        density = self._laws(batch).log_density(*cells_of(batch))
+        return xr.DataArray(
+            density, {TIME: batch.times}, TIME, name="log_evidence", attrs={"units": "nats"}
+        )
+
+    def forecast(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Draw every listed asset's return in month t jointly, from data to t-1 only.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples : int
+            Number of draws.
+        seed : int
+        times : label, slice or list, optional
+            Months to draw. Default: all.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then read lazily.
+
+        Returns
+        -------
+        DataTree
+            ``predictions`` with ``returns`` (chain, draw, time, asset), NaN where not listed.
+            There are no factors in it: the split of the variance is not identified.
+        """
+        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+        identity = drawn_from(_PURPOSE, [self._state()], batch, months, num_samples)
+        blocks = partial(_draw_blocks, self._laws(batch), batch, months, num_samples, seed)
+        return assemble(Drawing(blocks, attrs, identity), out)
+
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Mean and covariance of month t's returns from data to t-1.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int, optional
+            Not used: the moments are exact.
+        times : label, slice or list, optional
+            Months of the result. Default: all.
+
+        Returns
+        -------
+        Dataset
+            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it, with one chain, so that
+            :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
+            asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset). A dense
+            covariance has as many columns of ``beta`` as assets. NaN where not listed.
+        """
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        laws = self._laws(batch)
+        listed = batch.listed.numpy()
+        hidden = ~listed[months]
+        if len(laws.laws) == 1:
+            found = _law_moments(laws.laws[0], months)
+        else:
+            found = _mixture_moments(laws, listed, months)
+        found["mean"] = np.where(hidden, np.nan, laws.mean()[months])
+        found["idio_var"] = np.where(hidden, np.nan, found["idio_var"])
+        found["beta"] = np.where(hidden[..., None], np.nan, found["beta"])
+        data = label_moments([found], batch, months, [1.0])
+        sd = np.sqrt(laws.variance()[months])
+        data["sd"] = ((TIME, ASSET), np.where(hidden, np.nan, sd))
+        data["mean"].attrs.update(long_name="expected return", units="1")
+        data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
+        return data.assign_attrs(self.attrs)
+
+    def pit(self, panel: xr.Dataset, times: object | None = None) -> xr.DataArray:
+        """Probability integral transform of each observed return, exact.
+
+        Parameters
+        ----------
+        panel : Dataset
+        times : label, slice or list, optional
+            Months of the result. Default: all.
+
+        Returns
+        -------
+        DataArray of dims (time, asset)
+            Probability, given data to t-1, that the return is below what it was; in [0, 1], NaN
+            where not observed. Uniform if the forecasts are calibrated.
+        """
+        batch = self._batch(panel)
+        returns, observed = cells_of(batch)
+        values = np.where(observed, self._laws(batch).cdf(returns), np.nan)
+        labels = {TIME: batch.times, ASSET: batch.assets}
+        found = xr.DataArray(values, labels, (TIME, ASSET), name="pit")
+        return found.isel({TIME: pick_months(batch, times)})
+
+    def portfolio(self, panel: xr.Dataset, weights: xr.DataArray) -> xr.Dataset:
+        """Exact one-month-ahead distribution of a portfolio, and its return in it.
+
+        Parameters
+        ----------
+        panel : Dataset
+        weights : DataArray of dims (time, asset)
+            Known at t-1; 0 or NaN where not held. Months of the result.
+
+        Returns
+        -------
+        Dataset
+            By ``time``: ``mean`` and ``sd``, given data to t-1; ``return`` and ``pit``, NaN
+            where a return of an asset that is held was not observed.
+
+        Raises
+        ------
+        ShapeError
+            If ``weights`` has other dims, or an asset is held that is not listed.
+        ConfigError
+            If a month of ``weights`` is not in the panel.
+        """
+        batch = self._batch(panel)
+        if set(weights.dims) != {TIME, ASSET}:
+            raise ShapeError(f"`weights` must have dims (time, asset); got {weights.dims}.")
+        months = pick_months(batch, weights[TIME].to_numpy())
+        held = weights.reindex({ASSET: batch.assets}, fill_value=0.0).fillna(0.0)
+        if not np.isin(weights[ASSET].to_numpy(), batch.assets).all() or bool(
+            (held.transpose(TIME, ASSET).to_numpy() != 0)[~batch.listed.numpy()[months]].any()
+        ):
+            raise ShapeError(
+                "`weights` must hold assets only in months in which the panel lists them. Set "
+                "other weights to 0."
+            )
+        whole = np.zeros(batch.returns.shape)
+        whole[months] = held.transpose(TIME, ASSET).to_numpy()
+        laws = self._laws(batch)
+        mean, variance, each = laws.portfolio(whole)
+        returns, observed = cells_of(batch)
+        earned = (whole * returns).sum(1)
+        earned[((whole != 0) & ~observed).any(1)] = np.nan
+        held_at_all = np.where((whole != 0).any(1), 1.0, np.nan)
+        below = np.zeros(len(whole))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for weight, law, (loc, var) in zip(laws.weight, laws.laws, each, strict=True):
+                below += weight * law.cdf(earned, loc, var)
+        columns = {"mean": mean, "sd": np.sqrt(variance), "return": earned, "pit": below}
+        table = xr.Dataset(
+            {name: (TIME, values * held_at_all) for name, values in columns.items()},
+            {TIME: batch.times},
+        )
+        return table.isel({TIME: months})
+
+    def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
+        return torch.from_numpy(self._laws(batch).mean())
+
+    def _batch(self, panel: xr.Dataset) -> Batch:
+        self._require_fit()
+        batch = to_light_batch(panel, dtype=torch.float64)
+        self._check_names(batch)
+        return batch
+
+    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
+        # whatever the device, arithmetic is numpy's in double precision
+        return to_light_batch(panel, device, torch.float64)
+
+    def _positions(self, batch: Batch) -> NDArray[np.intp]:
+        """Rows of the panel's assets among those of training; -1 of new ones."""
+        rows = {name: row for row, name in enumerate(self._assets)}
+        return np.array([rows.get(str(name), -1) for name in batch.assets], dtype=np.intp)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(values) for name, values in self._numbers.items()}
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        self._numbers = {name: state[name].numpy() for name in self._number_names()}
+        wanted = len(self._assets) + 1
+        for name, values in self._numbers.items():
+            if name.startswith("mean") and len(values) != wanted:
+                raise ShapeError(f"`{name}` must have {wanted} numbers; got {len(values)}")
+
+    @abstractmethod
+    def _number_names(self) -> Sequence[str]:
+        """Names of the arrays in ``_numbers``."""
+
+
+def cells_of(batch: Batch) -> tuple[Array, NDArray[np.bool_]]:
+    """Take returns (n_times, n_assets), 0 where not observed, and the mask of observed ones."""
+    return batch.returns.cpu().double().numpy(), batch.observed.cpu().numpy()
+
+
+def stamps_of(batch: Batch) -> NDArray[np.int64]:
+    """Months as nanoseconds, which safetensors can hold."""
+    stamps: NDArray[np.int64] = batch.times.astype("datetime64[ns]").astype(np.int64)
+    return stamps
+
+
+def _law_moments(law: JointT, months: Sequence[int]) -> dict[str, Array]:
+    rows = np.asarray(months)
+    factor_var = law.scale[rows, None] * law.factor_var[rows % len(law.factor_var)]
+    return {
+        "beta": np.broadcast_to(law.beta, (len(rows), *law.beta.shape)),
+        "factor_cov": factor_var[:, :, None] * np.eye(factor_var.shape[1]),
+        "idio_var": law.scale[rows, None] * law.idio_var[rows % len(law.idio_var)],
+    }
+
+
+def _mixture_moments(
+    laws: MixtureOfT, listed: NDArray[np.bool_], months: Sequence[int]
+) -> dict[str, Array]:
+    """Root of the whole covariance of a mixture, by month."""
+    n_times, n_assets = len(months), listed.shape[1]
+    beta = np.zeros((n_times, n_assets, n_assets))
+    idio = np.ones((n_times, n_assets))
+    for row, t in enumerate(months):
+        chosen = listed[t]
+        common, idio[row, chosen] = laws.covariance(t, chosen)
+        values, vectors = np.linalg.eigh(common)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        beta[row][np.ix_(chosen, np.arange(len(root)))] = root
+    factor_cov = np.broadcast_to(np.eye(n_assets), (n_times, n_assets, n_assets))
+    return {"beta": beta, "factor_cov": factor_cov, "idio_var": idio}
+
+
+def _draw_blocks(
+    laws: MixtureOfT,
+    batch: Batch,
+    months: Sequence[int],
+    num_draws: int,
+    seed: int,
+    done: int,
+) -> Iterator[Block]:
+    """Draw returns a block of months at a time.
+
+    Each month has a random stream that depends on its date and the seed; draws follow assets by
+    label, in any order of the panel.
+    """
+    for chosen in chunks(months, num_draws * batch.n_assets, done):
+        returns = np.full((1, num_draws, len(chosen), batch.n_assets), np.nan, np.float32)
+        for row, t in enumerate(chosen):
+            order = by_label(batch, batch.listed[t].nonzero().squeeze(-1)).numpy()
+            with month_random(seed, batch.times[t], _PURPOSE):
+                returns[0, :, row, order] = _draw_month(laws, t, order, num_draws).T
+        coords = {
+            CHAIN: np.arange(1),
+            DRAW: np.arange(num_draws),
+            TIME: batch.times[list(chosen)],
+            ASSET: batch.assets,
+        }
+        yield {"predictions": xr.Dataset({RETURNS: ((CHAIN, DRAW, TIME, ASSET), returns)}, coords)}
+
+
+def _draw_month(laws: MixtureOfT, t: int, order: NDArray[np.intp], num_draws: int) -> Array:
+    """Draw (num_draws, len(order)) returns of month ``t``."""
+    which = np.zeros(num_draws, np.intp)
+    if len(laws.laws) > 1:
+        edges = torch.from_numpy(np.cumsum(laws.weight[:, t])[:-1])
+        which = torch.searchsorted(edges, torch.rand(num_draws, dtype=torch.float64)).numpy()
+    drawn = np.empty((num_draws, len(order)))
+    for number in np.unique(which):
+        rows = which == number
+        drawn[rows] = _draw_law(laws.laws[number], t, order, int(rows.sum()))
+    return drawn
+
+
+def _draw_law(law: JointT, t: int, order: NDArray[np.intp], num_draws: int) -> Array:
+    def normal(size: int) -> Array:
+        noise: Array = torch.empty(num_draws, size, dtype=torch.float64).normal_().numpy()
+        return noise
+
+    factor_sd = np.sqrt(law.factor_var[t % len(law.factor_var)])
+    idio_sd = np.sqrt(law.idio_var[t % len(law.idio_var), order])
+    error = (normal(len(factor_sd)) * factor_sd) @ law.beta[order].T
+    error += normal(len(order)) * idio_sd
+    spread = np.sqrt(law.scale[t]) * np.ones((num_draws, 1))
+    if np.isfinite(law.df):
+        # a Normal divided by the root of an independent chi-square is a Student-t
+        half = torch.full((num_draws, 1), law.df / 2.0, dtype=torch.float64)
+        chi_square = 2.0 * torch.distributions.Gamma(half, torch.ones_like(half)).sample()
+        spread = spread * np.sqrt((law.df - 2.0) / chi_square.numpy())
+    result: Array = law.mean[order] + spread * error
+    return result
