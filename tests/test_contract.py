@@ -121,9 +121,13 @@ SLIPS: dict[str, tuple[dict[str, object], str]] = {
     "single precision": ({"initial": lambda p: (torch.zeros(K),)}, r"initial` gave torch.float32"),
     "scalar state": ({"advance": lambda p, s, f, c: (f.mean(),)}, "whose last dimension is a size"),
     "two for one": ({"advance": lambda p, s, f, c: (f, f)}, r"sizes \[2\]; got \[2, 2\]"),
-    "Pyro distribution": (
-        {"transition": lambda p, s, c: dist.Normal(s[0], 1.0)},
-        r"must return rv.priors.Gaussian.*got pyro.distributions.*Normal",
+    "a tensor": (
+        {"transition": lambda p, s, c: s[0]},
+        r"must return rv.priors.Gaussian.*got torch.Tensor",
+    ),
+    "another distribution of Pyro": (
+        {"transition": lambda p, s, c: dist.Laplace(s[0], 1.0)},
+        "must return a Normal, a MultivariateNormal with a diagonal scale.*got Laplace",
     ),
     "number for scale": (
         {"transition": lambda p, s, c: rv.priors.Gaussian(s[0], 1.0)},

@@ -62,7 +62,7 @@ def check_prior(prior: FactorPrior, dtype: torch.dtype) -> None:
     if not hasattr(ahead, "update"):
         raise ContractError(
             f"`{name}.transition` must return rv.priors.Gaussian(loc, scale), rv.priors.StudentT "
-            f"or rv.priors.Mixture, which guides can condition in closed form; got "
+            f"or rv.priors.Mixture, or Pyro's Normal or StudentT; got "
             f"{type(ahead).__module__}.{type(ahead).__name__}."
         )
     if isinstance(ahead, (Gaussian, StudentT, Mixture)):
