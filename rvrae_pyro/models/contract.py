@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import ContractError
+from rvrae_pyro.errors import ConfigError, ContractError
 from rvrae_pyro.models.likelihoods import Likelihood
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors.base import FactorPrior
@@ -58,7 +58,10 @@ def check_prior(prior: FactorPrior, dtype: torch.dtype) -> None:
     _check_state(f"{name}.initial", state, dtype)
     if prior.own is not None:
         return  # its transition needs the own latent; the checks on a whole model follow
-    ahead = prior.transition(state, prior.encode(None))
+    try:
+        ahead = prior.transition(state, prior.encode(None))
+    except ConfigError as error:
+        raise ContractError(f"`{name}.transition`: {error}") from error
     if not hasattr(ahead, "update"):
         raise ContractError(
             f"`{name}.transition` must return rv.priors.Gaussian(loc, scale), rv.priors.StudentT "
