@@ -24,8 +24,10 @@ from rvrae_pyro.baselines.training import (
 )
 from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.panel_match import in_order
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.errors import ConfigError, check_count, check_number
+from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["ConditionalAutoencoder", "Network"]
@@ -252,7 +254,8 @@ class _Rows:
 
 def _portfolios(panel: xr.Dataset, batch: Batch) -> Tensor:
     """Return managed portfolios with a constant (n_times, P + 1); NaN in months without returns."""
-    return torch.as_tensor(managed_portfolios(panel).to_numpy()).to(batch.returns)
+    ordered = in_order(panel, CHARACTERISTIC, batch.names.tolist())
+    return torch.as_tensor(managed_portfolios(ordered).to_numpy()).to(batch.returns)
 
 
 def _advance_from(advance: Callable[[int], None], done: int, epoch: int) -> None:

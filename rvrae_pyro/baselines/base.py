@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError, check_count
+from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, check_count
 from rvrae_pyro.names import CHARACTERISTICS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
@@ -70,6 +72,7 @@ class Baseline(ABC):
         self._assets: tuple[str, ...] = ()  # of a baseline that keeps numbers by asset
         self._seed = 0
         self._attrs: dict[str, str | int] = {}
+        self._panel_attrs: dict[str, str] = {}
         self._fitted_on: xr.Dataset | None = None
 
     @property
@@ -93,7 +96,8 @@ class Baseline(ABC):
         if self._fitted_on is not None:
             # hashing a panel takes longer than the fastest fit, so it waits until asked for
             config = {"kind": type(self).__name__, **self.settings()}
-            self._attrs = provenance(self._seed, config, fingerprint(self._fitted_on))
+            mark = fingerprint(self._fitted_on)
+            self._attrs = {**provenance(self._seed, config, mark), **self._panel_attrs}
             self._fitted_on = None
         return dict(self._attrs)
 
@@ -151,6 +155,7 @@ class Baseline(ABC):
         with seeded(seed):
             self._learn(Fitting(panel, batch, n_train, seed, progress))
         self._names = tuple(str(name) for name in batch.names)
+        self._panel_attrs = describe_panel(train, context=False)
         self._seed, self._fitted_on = seed, train
         return self
 
@@ -175,8 +180,9 @@ class Baseline(ABC):
         ------
         FitError
             Before ``fit``.
-        ShapeError
-            If the characteristics are not those of training.
+        PanelError
+            If the panel differs from that of training in characteristics, ``transform``,
+            ``frequency`` or ``lag``.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)
@@ -305,6 +311,9 @@ class Baseline(ABC):
             model._names = tuple(meta["characteristics"])
             model._assets = tuple(meta.get("assets", ()))
             model._attrs = dict(meta["attrs"])
+            names = json.dumps(meta["characteristics"])
+            rest = str(model._attrs.get("panel", "{}"))
+            model._panel_attrs = {"characteristics": names, "panel": rest}
             model.history = pd.DataFrame(meta["history"])
             model._restore(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -334,20 +343,12 @@ class Baseline(ABC):
             )
 
     def _batch(self, panel: xr.Dataset) -> Batch:
-        """Panel in double precision, checked against what was fitted."""
+        """Panel in double precision, compared with the training panel, characteristics by name."""
         self._require_fit()
-        batch = to_batch(panel, dtype=torch.float64)
-        self._check_names(batch)
-        return batch
+        return to_batch(self._matched(panel), dtype=torch.float64)
 
-    def _check_names(self, batch: Batch) -> None:
-        got = tuple(str(name) for name in batch.names)
-        if got != self._names:
-            raise ShapeError(
-                "`panel` must have the characteristics of training, in the same order: "
-                f"{len(self._names)} starting {self._names[:3]}; got {len(got)} starting "
-                f"{got[:3]}. Select them with panel.sel(characteristic=[...])."
-            )
+    def _matched(self, panel: xr.Dataset) -> xr.Dataset:
+        return match_panel(panel, self._panel_attrs)
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:

@@ -228,9 +228,7 @@ class JointTBaseline(Baseline):
 
     def _batch(self, panel: xr.Dataset) -> Batch:
         self._require_fit()
-        batch = to_light_batch(panel, dtype=torch.float64)
-        self._check_names(batch)
-        return batch
+        return to_light_batch(self._matched(panel), dtype=torch.float64)
 
     def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
         # whatever the device, arithmetic is numpy's in double precision

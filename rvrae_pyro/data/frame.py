@@ -97,7 +97,8 @@ def from_frame(
     Returns
     -------
     Dataset
-        Checked by ``check_panel``; time and assets sorted, characteristics in the order
+        Checked by ``check_panel``; the attribute ``lag`` states the shift, which a fit compares
+        with later panels. Time and assets sorted, characteristics in the order
         of the columns. Returns are float64. Characteristics are float32 if every column
         is float32 or float16, which is exact and halves a large panel, else float64.
 
@@ -169,6 +170,8 @@ def from_frame(
         frequency=frequency,
         return_kind=kind,
     )
+    # a table of to_frame knows whether its rows were shifted before
+    panel.attrs["lag"] = max(lag, int(frame.attrs.get("lag", 0)))
     check_panel(panel)
     return panel
 
@@ -304,7 +307,8 @@ def to_frame(panel: xr.Dataset) -> pd.DataFrame:
     Notes
     -----
     A table has no place for attributes, ``context`` or labels without a single value:
-    ``write_panel`` keeps them.
+    ``write_panel`` keeps them. The frame's ``attrs`` keep ``lag``, so that a panel made of the
+    table again states how its source was read.
     """
     check_panel(panel, returns_required=False)
     keep = listed(panel).values | ~np.isnan(panel[RETURNS].values)
@@ -330,4 +334,7 @@ def to_frame(panel: xr.Dataset) -> pd.DataFrame:
             f"`panel`: characteristics named like other columns: {first_three(clash)}."
         )
     data |= {name: values[:, k] for k, name in enumerate(names)}
-    return pd.DataFrame(data | extra)
+    frame = pd.DataFrame(data | extra)
+    if "lag" in panel.attrs:
+        frame.attrs["lag"] = panel.attrs["lag"]
+    return frame

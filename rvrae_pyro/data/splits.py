@@ -12,8 +12,9 @@ import xarray as xr
 from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
 from rvrae_pyro.data.panel import validate_panel
-from rvrae_pyro.errors import ConfigError, PanelError, ShapeError, check_number
-from rvrae_pyro.names import CHARACTERISTIC, RETURNS, TIME
+from rvrae_pyro.data.panel_match import describe_panel, match_panel
+from rvrae_pyro.errors import ConfigError, PanelError, check_number
+from rvrae_pyro.names import CONTEXT, RETURNS, TIME
 
 __all__ = ["Part", "Split", "join_months", "split", "walk_forward"]
 
@@ -261,9 +262,8 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
     Raises
     ------
     PanelError
-        If either is no Dataset, or validation does not follow training.
-    ShapeError
-        If the characteristics differ.
+        If either is no Dataset, validation does not follow training, or the two differ in
+        characteristics, ``transform``, ``frequency`` or ``lag``.
     """
     for name, panel in (("train", train), ("valid", valid)):
         if panel is not None and not isinstance(panel, xr.Dataset):
@@ -273,12 +273,8 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
     n_train = train.sizes.get(TIME, 0)
     if valid is None:
         return train, n_train
-    mine, theirs = (list(panel[CHARACTERISTIC].to_numpy()) for panel in (train, valid))
-    if mine != theirs:
-        raise ShapeError(
-            "`valid` must have the characteristics of `train`, in the same order; got "
-            f"{theirs[:3]}... against {mine[:3]}...."
-        )
+    both = CONTEXT in train and CONTEXT in valid
+    valid = match_panel(valid, describe_panel(train, context=both), "valid")
     times = valid[TIME].to_numpy()
     if n_train and len(times) and not times[0] > train[TIME].to_numpy()[-1]:
         raise PanelError(

@@ -166,7 +166,8 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
             features[f"{name}_{suffix}"] = _log(raw) if positive else raw
     scaled = _standardise(np.stack(list(features.values()), axis=-1))
     out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
-    out = out.assign({CONTEXT: ((TIME, FEATURE), scaled)})
+    told = {"source": "market_context", "standardised_from": str(panel[TIME].values[0])[:10]}
+    out = out.assign({CONTEXT: ((TIME, FEATURE), scaled, told)})
     return out.assign_coords({FEATURE: np.array(list(features), dtype=str)})
 
 
@@ -213,7 +214,7 @@ def context_changes(panel: xr.Dataset) -> xr.Dataset:
     values = context.to_numpy()
     changes = np.diff(values, axis=0, prepend=values[:1])
     out = panel.drop_dims(FEATURE).assign(
-        {CONTEXT: ((TIME, FEATURE), np.concatenate([values, changes], axis=1))}
+        {CONTEXT: ((TIME, FEATURE), np.concatenate([values, changes], axis=1), context.attrs)}
     )
     return out.assign_coords({FEATURE: np.array([*names, *added], dtype=str)})
 

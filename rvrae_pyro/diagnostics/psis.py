@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from rvrae_pyro.diagnostics.subject import HasModel, model_of
+from rvrae_pyro.diagnostics.subject import HasModel, matched, model_of
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.inference.importance import GuidePaths, guide_paths
 from rvrae_pyro.models.rvrae import RVRAE
@@ -82,7 +82,7 @@ def psis(
     if num_samples < FEWEST:
         raise ShapeError(f"`num_samples` must be at least {FEWEST}; got {num_samples}.")
     model = model_of(fit)
-    batch, device = load(model, panel)
+    batch, device = load(model, matched(fit, panel))
     paths = guide_paths(in_double(model).to(device), batch, num_samples, seed)
     found = _judge(paths, batch.times, seed)
     found.attrs["weights"] = "posterior mean" if model.weight_sites else "as they are"
@@ -150,7 +150,7 @@ def psis_weights(
             "`fit` must have weights with a posterior; all of this model's are at their MAP. "
             "Build its parts with weights=rv.weights...(inference='posterior')."
         )
-    batch, device = load(whole, panel)
+    batch, device = load(whole, matched(fit, panel))
     model = in_double(whole).to(device)
     guide = model.parts.weight_guide
     evidence = evidence_by_weights(model, batch, num_draws, num_samples, seed).sum(-1)

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.diagnostics.subject import HasModel, model_of
+from rvrae_pyro.diagnostics.subject import HasModel, matched, model_of
 from rvrae_pyro.errors import check_count, check_number
 from rvrae_pyro.inference.importance import guide_paths, path_log_likelihood
 from rvrae_pyro.models.rvrae import RVRAE
@@ -92,7 +92,7 @@ def sbc(
         check_count(name, value)
     check_number("kl_weight", kl_weight, "(0, inf)")
     model = model_of(fit)
-    batch, device = load(model, panel)
+    batch, device = load(model, matched(fit, panel))
     precise = in_double(model).to(device)
     months = _months(batch, times)
     codes, returns = simulate(precise, batch, num_datasets, seed)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import xarray as xr
+
+from rvrae_pyro.data.panel_match import match_panel
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["HasModel", "model_of"]
+__all__ = ["HasModel", "matched", "model_of"]
 
 
 class HasModel(Protocol):
@@ -46,3 +49,8 @@ def model_of(fit: HasModel | RVRAE) -> RVRAE:
     raise ConfigError(
         f"`fit` must be a fit or an rv.RVRAE; got {got}. Pass what rv.fit returned, or the model."
     )
+
+
+def matched(fit: HasModel | RVRAE, panel: xr.Dataset) -> xr.Dataset:
+    """Compare a panel with that of a fit, characteristics by name; a bare model has none."""
+    return match_panel(panel, getattr(fit, "attrs", {}))

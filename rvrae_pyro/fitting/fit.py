@@ -19,6 +19,7 @@ import xarray as xr
 
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.panel_match import match_panel
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.fitting.checking import judge_fit
 from rvrae_pyro.fitting.forecasts import Asked, Forecasts
@@ -74,7 +75,8 @@ class Fit(Forecasts, Readings):
         Step of the state that was kept.
     attrs : dict
         Seed, config, model, library versions and the fingerprint of the training data;
-        ``last_seen_month``, the last that training or validation has looked at.
+        ``last_seen_month``, the last that training or validation has looked at;
+        ``characteristics`` and ``panel``, what later panels must share with the training panel.
     """
 
     model: RVRAE
@@ -169,7 +171,7 @@ class Fit(Forecasts, Readings):
     def _posterior_predictive(self, asked: Asked) -> Drawing:
         return _replicates.posterior_predictive(
             self.model,
-            asked.panel,
+            match_panel(asked.panel, self.attrs),
             num_samples=asked.num_samples,
             seed=asked.seed,
             times=asked.times,
@@ -228,19 +230,22 @@ class Fit(Forecasts, Readings):
         return save_parts(self, path)
 
     def _batch(self, panel: xr.Dataset) -> Batch:
+        panel = match_panel(panel, self.attrs)
         batch = to_batch(panel, device=self.model.return_scale.device, dtype=torch.float64)
         self.model.loadings.check(batch)
         return batch
 
     def _light(self, panel: xr.Dataset) -> tuple[Batch, Callable[[RVRAE], CrossSection]]:
         """Make the batch of a panel without its characteristics, and their reader."""
+        panel = match_panel(panel, self.attrs)
         batch = to_light_batch(panel, self.model.return_scale.device, torch.float64)
         self.model.loadings.check(batch)
         return batch, partial(stream_cross_section, panel=panel, light=batch)
 
     def _believe(self, asked: Asked) -> tuple[Batch, list[Member]]:
         """Filter a panel, once for all that is asked of the same panel, draws and weights."""
-        panel, num_samples, seed = asked.panel, asked.num_samples, asked.seed
+        panel = match_panel(asked.panel, self.attrs)  # also where the answer is known already
+        num_samples, seed = asked.num_samples, asked.seed
         key = (fingerprint(panel), num_samples, seed, self.model.parts.version())
         if self._memory.get("key") != key:
             batch, cross = self._light(panel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from rvrae_pyro.atomic import only_run, scratch_folder
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import give_back, is_lazy
 from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint
@@ -103,8 +103,9 @@ def fit(
     Raises
     ------
     PanelError
-        If a panel is not valid, has NaN characteristics in listed cells, or validation does
-        not follow training.
+        If a panel is not valid, has NaN characteristics in listed cells, validation does not
+        follow training, or panels differ in characteristics, ``transform``, ``frequency`` or
+        ``lag``.
     FitError
         If the bound breaks again and again, or there is no return to learn from.
     CheckpointError
@@ -122,6 +123,8 @@ def fit(
     """
     config, elbo = settle(FitConfig() if config is None else config, elbo)
     check_count("seed", seed, 0)
+    if init is not None:
+        train = match_panel(train, init.attrs, "train")
     panel, n_train = join_months(train, valid)
     to_tensors = to_light_batch if is_lazy(panel) else to_batch
     batch = to_tensors(panel, device=config.device, dtype=config.dtype)
@@ -131,7 +134,7 @@ def fit(
     mark = fingerprint(train)
     attrs = _attrs(model, config, seed, mark)
     attrs["start"] = start
-    attrs["characteristics"] = json.dumps(batch.names.tolist())
+    attrs |= describe_panel(train, context=_reads_context(model))
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     attrs["last_seen_month"] = str(batch.times[-1])[:10]
@@ -339,6 +342,10 @@ def _take_weights(model: RVRAE, init: Fit) -> None:
             "this model. Build the model as the earlier one was built."
         )
     model.parts.load_state_dict(theirs)
+
+
+def _reads_context(model: RVRAE) -> bool:
+    return any(getattr(part, "n_context", 0) for part in model.parts.modules())
 
 
 def _attrs(model: RVRAE, config: FitConfig, seed: int, mark: str) -> dict[str, str | int]:

@@ -184,7 +184,7 @@ def test_other_characteristics_than_the_model(
         rv.data.write_panel(other, path)
         assert_refused(rvrae("forecast", run_folder, path, "--out", tmp_path / "f.csv"), match)
     assert not (tmp_path / "f.csv").exists()
-    with pytest.raises(rv.ShapeError, match="must have 4 columns"):
+    with pytest.raises(rv.PanelError, match="must be the 4 of the fit; missing: 'c0'"):
         rv.load(run_folder / "model").forecast(fewer)
 
 

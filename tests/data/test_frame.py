@@ -317,7 +317,15 @@ def test_to_frame_and_back(frequency):
     back = from_frame(
         table, weight="weight", risk_free="risk_free", excess=True, frequency=frequency
     )
-    xr.testing.assert_identical(back, panel)
+    xr.testing.assert_identical(back, panel.assign_attrs(lag=0))
+
+
+def test_the_shift_of_a_table_is_stated_and_survives_a_round_trip():
+    table = to_frame(small_panel())
+    assert from_frame(table, excess=True).attrs["lag"] == 0
+    shifted = from_frame(table, excess=True, lag=1)
+    assert shifted.attrs["lag"] == 1
+    assert from_frame(to_frame(shifted), excess=True).attrs["lag"] == 1
 
 
 def test_to_frame_keeps_the_live_month():

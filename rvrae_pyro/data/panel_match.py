@@ -1,0 +1,191 @@
+"""Comparison of a panel with the one that a model was fitted on."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import xarray as xr
+
+from rvrae_pyro.data.panel import raise_problems
+from rvrae_pyro.errors import RvraeWarning
+from rvrae_pyro.names import CHARACTERISTIC, CONTEXT, FEATURE
+
+__all__ = ["describe_panel", "in_order", "match_panel"]
+
+_NAMES: Final = "characteristics"
+_REST: Final = "panel"
+
+_REMEDIES: Final[dict[tuple[str, object], str]] = {
+    ("transform", "rank"): "Rank the panel: rv.data.rank_characteristics(panel).",
+    ("transform", "none"): "Pass the panel with raw characteristics.",
+}
+_GENERAL: Final = {
+    "transform": "Transform the characteristics as those of the fit.",
+    "frequency": "Pass a panel of the fit's frequency, or fit again.",
+    "lag": (
+        "Read the table as that of the fit, from_frame(..., lag={expected}); if its rows were "
+        "shifted before, set panel.attrs['lag'] = {expected}."
+    ),
+}
+
+
+def describe_panel(panel: xr.Dataset, *, context: bool) -> dict[str, str]:
+    """Describe a panel by what later panels must share with it.
+
+    Parameters
+    ----------
+    panel : Dataset
+    context : bool
+        Whether to include the context: True for models that read it.
+
+    Returns
+    -------
+    dict
+        Attributes of a fit, each JSON text. ``characteristics``: names in the order of the
+        model's inputs. ``panel``: the attributes ``transform``, ``frequency``, ``lag``,
+        ``return_kind`` and ``source`` that the panel has, ``features`` of the context, and where
+        it was made by ``market_context``, ``context_source`` and ``context_from``.
+    """
+    rest = {name: panel.attrs[name] for name in _COMPARED if name in panel.attrs}
+    rest |= {"source": panel.attrs["source"]} if panel.attrs.get("source") else {}
+    if context and CONTEXT in panel:
+        rest["features"] = _labels(panel, FEATURE)
+        for name, given in _CONTEXT_ATTRS.items():
+            if given in panel[CONTEXT].attrs:
+                rest[name] = panel[CONTEXT].attrs[given]
+    return {
+        _NAMES: json.dumps(_labels(panel, CHARACTERISTIC)),
+        _REST: json.dumps(rest, default=str),
+    }
+
+
+_COMPARED: Final = ("transform", "frequency", "lag", "return_kind")
+_CONTEXT_ATTRS: Final = {"context_source": "source", "context_from": "standardised_from"}
+
+
+def match_panel(
+    panel: xr.Dataset, fitted: Mapping[str, Any], argument: str = "panel"
+) -> xr.Dataset:
+    """Take a panel's characteristics by name and compare the rest with the panel of a fit.
+
+    Parameters
+    ----------
+    panel : Dataset
+        Any months and assets. What it or the fit does not state is not compared: panels without
+        attributes are accepted.
+    fitted : mapping
+        Attributes of the fit, with those of :func:`describe_panel`.
+    argument : str
+        Name of the argument, for messages.
+
+    Returns
+    -------
+    Dataset
+        The same panel, characteristics and features of the context in the fit's order.
+
+    Raises
+    ------
+    PanelError
+        If ``transform``, ``frequency`` or ``lag`` differ, characteristics are missing or unknown,
+        or the context that the model reads differs. Every difference is listed.
+
+    Warns
+    -----
+    RvraeWarning
+        If returns are in excess of the risk-free rate in one panel only, or ``market_context`` is
+        standardised from another month on.
+    """
+    if not isinstance(panel, xr.Dataset):
+        return panel  # the reader of the panel raises
+    stated = json.loads(str(fitted.get(_REST, "{}")))
+    names = json.loads(str(fitted.get(_NAMES, "null")))
+    problems = list(_attribute_problems(panel, stated))
+    problems += _name_problems(panel, CHARACTERISTIC, names)
+    features = stated.get("features")
+    if features is not None:
+        problems += _context_problems(panel, stated)
+    raise_problems(f"`{argument}` does not match the panel of the fit", problems)
+    _warn(panel, stated, argument)
+    return in_order(in_order(panel, CHARACTERISTIC, names), FEATURE, features)
+
+
+def _attribute_problems(panel: xr.Dataset, stated: Mapping[str, Any]) -> Iterator[str]:
+    for name, general in _GENERAL.items():
+        expected, got = stated.get(name), panel.attrs.get(name)
+        if expected is None or got is None or got == expected:
+            continue
+        remedy = _REMEDIES.get((name, expected), general).format(expected=expected)
+        yield f"`{name}` must be {expected!r}, got {got!r}. {remedy}"
+
+
+def _name_problems(
+    panel: xr.Dataset, dim: str, names: Sequence[str] | None, what: str = "characteristics"
+) -> list[str]:
+    if names is None or dim not in panel.coords:
+        return []
+    have = _labels(panel, dim)
+    absent = [name for name in names if name not in have]
+    extra = [name for name in have if name not in names]
+    if not absent and not extra:
+        return []
+    text = f"{what} must be the {len(names)} of the fit"
+    text += f"; missing: {_few(absent)}" if absent else ""
+    text += f"; unknown to the model: {_few(extra)}" if extra else ""
+    remedy = f"Add them, or fit again on the {what} that there are."
+    if not absent:
+        remedy = f"Leave them out: panel.sel({dim}=[...])."
+    return [f"{text}. {remedy}"]
+
+
+def _context_problems(panel: xr.Dataset, stated: Mapping[str, Any]) -> list[str]:
+    source = stated.get("context_source")
+    if CONTEXT not in panel:
+        remedy = f"Add it with rv.data.{source}, before ranking." if source else "Add it."
+        return [f"`context` with {_few(stated['features'])} is missing. {remedy}"]
+    problems = _name_problems(panel, FEATURE, stated["features"], "features of `context`")
+    got = panel[CONTEXT].attrs.get("source")
+    if source is not None and got is not None and got != source:
+        problems.append(
+            f"`context` must be from {source!r}, got {got!r}. Make it as that of the fit."
+        )
+    return problems
+
+
+def _warn(panel: xr.Dataset, stated: Mapping[str, Any], argument: str) -> None:
+    expected, got = stated.get("return_kind"), panel.attrs.get("return_kind")
+    if None not in (expected, got) and expected != got:
+        warnings.warn(
+            f"`{argument}`: returns are {got!r}, those of the fit were {expected!r}. Pass both "
+            "with the same risk-free rate subtracted.",
+            RvraeWarning,
+            stacklevel=4,
+        )
+    expected = stated.get("context_from")
+    got = panel[CONTEXT].attrs.get("standardised_from") if CONTEXT in panel else None
+    if None not in (expected, got) and expected != got:
+        warnings.warn(
+            f"`{argument}`: the market context is standardised from {got} on, that of the fit from "
+            f"{expected}, so that its values differ. Add it to the panel that starts in {expected} "
+            "before cutting months.",
+            RvraeWarning,
+            stacklevel=4,
+        )
+
+
+def in_order(panel: xr.Dataset, dim: str, names: Sequence[str] | None) -> xr.Dataset:
+    """Select labels of a dimension in order; the panel itself, not a copy, if it has that order."""
+    if names is None or dim not in panel.coords or _labels(panel, dim) == list(names):
+        return panel
+    return panel.sel({dim: list(names)})
+
+
+def _labels(panel: xr.Dataset, dim: str) -> list[str]:
+    return [str(label) for label in panel[dim].values]
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)} in all)"
