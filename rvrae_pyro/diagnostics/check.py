@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, NO_PRIOR, SINGLE, advise
 from rvrae_pyro.names import TIME
 
 __all__ = ["Check", "Finding", "Verdict", "check_evidence", "check_training"]
@@ -79,8 +80,11 @@ def check_training(
     kl_reduction: str,
     n_train: int,
     n_valid: int,
+    *,
+    common: xr.Dataset | None = None,
+    used: Collection[str] = (),
 ) -> list[Finding]:
-    """Judge a training run from its records.
+    """Judge a training run from its records, and the loadings that it left.
 
     Parameters
     ----------
@@ -94,6 +98,11 @@ def check_training(
         As in ``FitConfig``.
     n_train, n_valid : int
         Observed returns in the two spans.
+    common : Dataset, optional
+        As from :func:`rvrae_pyro.diagnostics.common_variation.common_variation`, of the model as
+        it is now.
+    used : collection of str
+        What the fit uses already, and advice must not recommend.
 
     Returns
     -------
@@ -102,28 +111,50 @@ def check_training(
     findings = [_converged(history, stopped, best_step, n_train, n_valid)]
     if kl_reduction != "sum" or float(history["kl_weight"].iloc[-1]) < 1.0:
         findings.append(_weight(history, kl_reduction))
-    findings.append(_collapsed(kl, best_step))
+    findings.append(_collapsed(kl, best_step, common, used))
+    if common is not None:
+        findings.append(_characteristics(common, used))
     if n_valid:
-        findings.append(_generalises(history, best_step, n_train, n_valid))
+        findings.append(_generalises(history, best_step, n_train, n_valid, used))
     return findings
 
 
-def check_evidence(bound: xr.DataArray, evidence: xr.DataArray) -> Finding:
+def check_evidence(
+    bound: xr.DataArray, evidence: xr.DataArray, used: Collection[str] = ()
+) -> Finding:
     """Judge the guide: how far its bound lies under the particle filter's evidence.
 
     Parameters
     ----------
     bound, evidence : DataArray (time,)
         ELBO and log evidence of every month, in nats.
+    used : collection of str
+        What the fit uses already.
     """
     gap = float((evidence - bound).mean(TIME))
     error = float((evidence - bound).std(TIME, ddof=1)) / np.sqrt(bound.sizes[TIME])
-    answer = f"Its bound lies {gap:.2f} nats a month (s.e. {error:.2f}) under the evidence."
+    side = "below" if gap >= 0 else "above"
+    answer = f"Its bound lies {abs(gap):.2f} nats per month (s.e. {error:.2f}) {side} the evidence."
     question = "Is the guide good enough?"
+    if gap < -(0.1 + 3 * error):
+        return Finding(
+            question,
+            "look" if gap > -1 else "bad",
+            f"{answer} No lower bound can lie above: the particle filter's estimate of the "
+            "evidence is too low, and so are log scores that come from it.",
+            "more particles (`num_particles`, `num_samples`).",
+        )
     if gap < 0.5 + 2 * error:
+        if gap < 0:
+            answer = f"{answer} The difference is within the error of both estimates."
         return Finding(question, "good", answer)
     verdict: Verdict = "look" if gap < 5 else "bad"
-    return Finding(question, verdict, answer, "guide=rv.guides.Conjugate(), or train for longer.")
+    remedy = advise(
+        used,
+        ("guide:Conjugate", "guide=rv.guides.Conjugate()"),
+        ("", "longer training (`max_steps`)"),
+    )
+    return Finding(question, verdict, answer, remedy)
 
 
 def _converged(
@@ -182,30 +213,94 @@ def _weight(history: pd.DataFrame, kl_reduction: str) -> Finding:
     )
 
 
-def _collapsed(kl: xr.DataArray, best_step: int) -> Finding:
+def _collapsed(
+    kl: xr.DataArray, best_step: int, common: xr.Dataset | None, used: Collection[str]
+) -> Finding:
+    """Judge the rank of the common variation, and whether the guide sees the returns.
+
+    A factor whose KL is 0 is not used. The converse does not hold: several factors with a KL
+    can be one, seen from different sides, so the loadings are judged too.
+    """
     question = "Are all factors in use?"
-    mean = kl.sel(step=best_step, method="nearest").mean(TIME)
-    unused = mean.to_numpy() < 0.02
-    figures = ", ".join(f"{value:.2f}" for value in mean.to_numpy())
-    answer = f"KL by factor, nats a month: {figures}."
-    if not unused.any():
+    mean = kl.sel(step=best_step, method="nearest").mean(TIME).to_numpy()
+    blind = int((mean < _NOTHING).sum())
+    answer = f"KL by factor, nats per month: {_listed(mean)}."
+    unused, size = blind, mean.size
+    if common is not None:
+        information = common["information"].to_numpy()
+        lost = int((information < _NOTHING).sum())
+        if lost / information.size >= blind / size:
+            unused, size = lost, information.size
+            answer = (
+                "Information of a month's returns by principal axis of the common variation, "
+                f"nats: {_listed(information)}."
+            )
+    if not unused:
         return Finding(question, "good", answer)
-    verdict: Verdict = "bad" if unused.all() else "look"
+    verdict: Verdict = "bad" if unused == size else "look"
     return Finding(
         question,
         verdict,
-        f"{answer} {int(unused.sum())} of {unused.size} carry nothing.",
-        "fewer factors, slower KL annealing, or a guide built on the month's statistics.",
+        f"{answer} {unused} of {size} carry nothing.",
+        advise(
+            used,
+            (SINGLE, "fewer factors"),
+            (NO_PRIOR, WEAKER),
+            ("guide:Conjugate", "guide=rv.guides.Conjugate(), which is built on the month's sums"),
+            (FULL_WEIGHT, "a slower KL annealing that ends at 1"),
+        ),
     )
 
 
-def _generalises(history: pd.DataFrame, best_step: int, n_train: int, n_valid: int) -> Finding:
+def _characteristics(common: xr.Dataset, used: Collection[str]) -> Finding:
+    """Judge whether loadings differ by the assets' characteristics."""
+    question = "Do characteristics move the loadings?"
+    share = float(common["moved"])
+    figure = "less than 0.01" if share < 1e-4 else f"{100 * min(share, 1.0):.2g}"
+    percent = f"{figure} % of the common variance goes with them."
+    if share >= _HARDLY:
+        return Finding(question, "good", f"Yes: {percent}")
+    linear = "loadings:Linear"
+    remedy = advise(
+        used,
+        (NO_PRIOR, WEAKER),
+        (linear, "loadings=rv.loadings.Linear(...), whose few weights need less data"),
+        ("", "longer training"),
+    )
+    if share < _FIXED:
+        return Finding(
+            question,
+            "bad",
+            f"No characteristic moves any loading: {percent} Assets have the same exposures, "
+            "whatever the panel says of them.",
+            remedy,
+        )
+    return Finding(question, "look", f"Hardly: {percent}", remedy)
+
+
+WEAKER: Final = "a weaker prior of the loadings' weights (`weights=` of the loadings)"
+_NOTHING: Final = 0.02  # nats per month below which a factor or axis carries nothing
+_FIXED: Final = 1e-4  # share of the common variance: loadings vary by 1 % of their size
+_HARDLY: Final = 2.5e-3  # by 5 %
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def _generalises(
+    history: pd.DataFrame, best_step: int, n_train: int, n_valid: int, used: Collection[str]
+) -> Finding:
     row = history[history["step"] == best_step].iloc[-1]
     seen, unseen = row["elbo"] / n_train, row["valid_elbo"] / n_valid
     answer = (
-        f"Bound a return, in nats: {seen:.3f} in training, {unseen:.3f} in validation. Months "
+        f"Bound per return, in nats: {seen:.3f} in training, {unseen:.3f} in validation. Months "
         "differ in how hard they are, so only a large drop means overfitting."
     )
     verdict: Verdict = "good" if seen - unseen < 0.15 else "look"
-    remedy = "" if verdict == "good" else "a stronger weight prior, fewer factors, more data."
+    remedy = ""
+    if verdict != "good":
+        remedy = advise(
+            used, ("", "a stronger weight prior"), (SINGLE, "fewer factors"), ("", "more data")
+        )
     return Finding("Does it hold outside the training months?", verdict, answer, remedy)

@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Final
+
 import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
+from rvrae_pyro.diagnostics.advice import (
+    CONTEXT,
+    FULL_WEIGHT,
+    HEAVY_TAILS,
+    LAGGED,
+    MEMORY,
+    advise,
+)
 from rvrae_pyro.diagnostics.check import Finding, Verdict
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
-__all__ = ["check_calibration", "check_skill", "check_spread", "check_tails", "check_weights"]
+__all__ = [
+    "check_calibration",
+    "check_filter",
+    "check_skill",
+    "check_spread",
+    "check_tails",
+    "check_weights",
+]
 
-_PROB = 0.9
+_PROB: Final = 0.9
+_FEW: Final = 20.0  # effective particles below which a month's estimates are not to be used
 
 
-def check_weights(found: xr.Dataset) -> Finding:
+def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> Finding:
+    """Judge the particle filter by its effective sample size.
+
+    Parameters
+    ----------
+    ess : DataArray (time,)
+        Effective sample size of every month before resampling.
+    num_particles : int
+    exact : bool
+        The model needs no particles.
+    """
+    question = "Does the particle filter hold?"
+    if exact:
+        return Finding(question, "good", "The model is exact: no particles are needed.")
+    low = ess < _FEW
+    worst = ess.isel({TIME: int(ess.argmin(TIME))})
+    answer = (
+        f"Effective sample size of {num_particles} particles: median {float(ess.median()):.0f}, "
+        f"smallest {float(worst):.0f} ({str(worst[TIME].values)[:10]})."
+    )
+    if not bool(low.any()):
+        return Finding(question, "good", answer)
+    share = float(low.mean())
+    return Finding(
+        question,
+        "bad" if share > 0.1 else "look",
+        f"{answer} {int(low.sum())} of {ess.sizes[TIME]} months have fewer than {_FEW:.0f}: their "
+        "evidence, filtered factors and the forecasts that follow are rough.",
+        "more particles (`num_particles`, `num_samples`), or a factor prior without a level of "
+        "all scales that follows from past factors (idio_level=False).",
+    )
+
+
+def check_weights(found: xr.Dataset, used: Collection[str] = ()) -> Finding:
     """Judge the guide's draws by their k-hat.
 
     Parameters
     ----------
     found : Dataset
         As from ``rv.diagnostics.psis``.
+    used : collection of str
+        What the fit uses already, and advice must not recommend.
     """
     limit = float(found.attrs["good_khat"])
     khat = found["khat"]
@@ -36,18 +90,23 @@ def check_weights(found: xr.Dataset) -> Finding:
         question,
         "look" if share <= 0.25 else "bad",
         f"{answer} Do not read the guide's factor intervals in those months.",
-        "kind='filtered' factors, which come from the particle filter; or guide="
-        "rv.guides.Conjugate().",
+        advise(
+            used,
+            ("", "kind='filtered' factors, which come from the particle filter"),
+            ("guide:Conjugate", "guide=rv.guides.Conjugate()"),
+        ),
     )
 
 
-def check_spread(guide: xr.DataArray, exact: xr.DataArray) -> Finding:
+def check_spread(guide: xr.DataArray, exact: xr.DataArray, used: Collection[str] = ()) -> Finding:
     """Judge the width of the guide's posterior against the filter's.
 
     Parameters
     ----------
     guide, exact : DataArray (time, factor)
         Posterior deviations of the factors under the guide, and under filter or smoother.
+    used : collection of str
+        What the fit uses already.
     """
     ratio = float((guide / exact.where(exact > 0)).median())
     question = "Is the guide as sure as it should be?"
@@ -60,11 +119,21 @@ def check_spread(guide: xr.DataArray, exact: xr.DataArray) -> Finding:
         question,
         verdict,
         f"{answer} It is too {much}: do not believe intervals or replicates that come from it.",
-        "a KL weight that ends at 1, longer training, guide=rv.guides.Conjugate().",
+        advise(
+            used,
+            (FULL_WEIGHT, "a KL weight that ends at 1"),
+            ("", "longer training"),
+            ("guide:Conjugate", "guide=rv.guides.Conjugate()"),
+        ),
     )
 
 
-def check_calibration(returns: xr.DataArray, draws: xr.DataArray, n_trained: int = 0) -> Finding:
+def check_calibration(
+    returns: xr.DataArray,
+    draws: xr.DataArray,
+    n_trained: int = 0,
+    used: Collection[str] = (),
+) -> Finding:
     """Judge forecasts by the share of returns inside their central 90 % intervals.
 
     Parameters
@@ -74,6 +143,8 @@ def check_calibration(returns: xr.DataArray, draws: xr.DataArray, n_trained: int
         One month ahead.
     n_trained : int
         Months among them whose returns the weights have seen.
+    used : collection of str
+        What the fit uses already.
     """
     ends = draws.quantile([(1 - _PROB) / 2, (1 + _PROB) / 2], (CHAIN, DRAW), skipna=False)
     known = returns.notnull() & ends.notnull().all("quantile")
@@ -93,23 +164,26 @@ def check_calibration(returns: xr.DataArray, draws: xr.DataArray, n_trained: int
     if miss < max(0.04, 2 * error):
         return Finding(question, "good", answer)
     verdict: Verdict = "look" if miss < 0.1 else "bad"
-    way = "narrow: losses will be larger than it says" if share < _PROB else "wide"
-    return Finding(
-        question,
-        verdict,
-        f"{answer} Forecasts are too {way}.",
-        "market context (n_context=), a likelihood with heavier tails, a prior with memory of "
-        "volatility.",
-    )
+    narrow = share < _PROB
+    way = "narrow: losses will be larger than it says" if narrow else "wide"
+    remedies = [
+        (CONTEXT, "market context (n_context=)"),
+        (MEMORY, "a factor prior with memory of volatility"),
+        *([(HEAVY_TAILS, "a likelihood with heavier tails")] if narrow else []),
+        ("", "a refit that has seen more recent months (init= this fit)"),
+    ]
+    return Finding(question, verdict, f"{answer} Forecasts are too {way}.", advise(used, *remedies))
 
 
-def check_tails(check: xr.DataTree) -> Finding:
+def check_tails(check: xr.DataTree, used: Collection[str] = ()) -> Finding:
     """Judge the likelihood by the tails of replicated months.
 
     Parameters
     ----------
     check : DataTree
         As from ``rv.diagnostics.predictive_check``, in sample.
+    used : collection of str
+        What the fit uses already.
     """
     made, seen = check["posterior_predictive"].to_dataset(), check["observed_data"].to_dataset()
     question = "Does the likelihood have the right tails?"
@@ -126,7 +200,11 @@ def check_tails(check: xr.DataTree) -> Finding:
     if p_value > 0.01:
         return Finding(question, "good", answer)
     thin = curve[0] + tails[0] > curve[1] + tails[1]
-    remedy = "rv.likelihoods.StudentT()" if thin else "rv.likelihoods.Normal()"
+    choices = ("StudentT", "NormalMixture", "SkewStudentT") if thin else ("Normal", "Laplace")
+    other = next((name for name in choices if f"likelihood:{name}" not in used), choices[-1])
+    remedy = f"rv.likelihoods.{other}(...)"
+    if f"likelihood:{other}" in used:
+        remedy = "one of your own (rv.likelihoods.Likelihood)"
     if abs(curve[0] - curve[1]) <= max(0.5, 0.25 * abs(curve[1])):
         way, size = ("thin", "small") if thin else ("heavy", "large")
         return Finding(
@@ -145,25 +223,49 @@ def check_tails(check: xr.DataTree) -> Finding:
     )
 
 
-def check_skill(returns: xr.DataArray, forecast: xr.DataArray, n_trained: int = 0) -> Finding:
-    """Judge whether forecasts are too good to be true.
+def check_skill(
+    returns: xr.DataArray,
+    forecast: xr.DataArray,
+    n_trained: int = 0,
+    used: Collection[str] = (),
+    name: str = "",
+) -> Finding:
+    """Judge whether forecasts are too good to be true, or worse than none.
 
     Parameters
     ----------
     returns, forecast : DataArray (time, asset)
         Realised returns and their means one month ahead.
     n_trained : int
-        Months among them whose returns the weights have seen.
+        Months among them whose returns the weights have seen. Skill is only what is left
+        without them: give months after the training where there are some.
+    used : collection of str
+        What the fit uses already.
+    name : str
+        Whose forecasts; those of the fit itself if empty.
+
+    Notes
+    -----
+    Standard errors take months as independent units.
     """
     known = returns.notnull() & forecast.notnull()
-    squared = ((returns - forecast) ** 2).where(known).sum()
-    r2 = float(1.0 - squared / (returns**2).where(known).sum())
-    ic = _rank_correlation(returns.where(known), forecast.where(known))
-    question = "Is the skill believable?"
+    gain = (returns**2 - (returns - forecast) ** 2).where(known).sum(ASSET).to_numpy()
+    size = (returns**2).where(known).sum(ASSET).to_numpy()
+    r2 = float(gain.sum() / size.sum()) if size.sum() > 0 else float("nan")
+    r2_error = _mean_error(gain - r2 * size) / size.mean() if size.sum() > 0 else float("nan")
+    months = _rank_correlations(returns.where(known), forecast.where(known))
+    ic = float(months.mean()) if months.size else 0.0
+    ic_error = _mean_error(months)
+    question = f"Is the skill{' of ' + name if name else ''} believable?"
     answer = (
-        f"Predictive R2 {100 * r2:.1f} %, mean rank correlation {ic:.2f} a month "
-        f"({returns.sizes[TIME]} months{_trained_on(n_trained)})."
+        f"Predictive R2 {100 * r2:.1f} % (s.e. {100 * r2_error:.1f}), mean rank correlation "
+        f"{ic:.2f} per month (s.e. {ic_error:.2f}; {returns.sizes[TIME]} months"
+        f"{_trained_on(n_trained)})."
     )
+    if n_trained >= returns.sizes[TIME]:
+        answer = f"Not known out of sample. In training: {answer[0].lower()}{answer[1:]}"
+    elif n_trained:
+        answer = f"In part in sample: {answer[0].lower()}{answer[1:]}"
     if r2 < -1.0:
         return Finding(
             question,
@@ -171,24 +273,35 @@ def check_skill(returns: xr.DataArray, forecast: xr.DataArray, n_trained: int = 
             f"{answer} Forecasts err far more than a forecast of zero.",
             "a longer training, or a likelihood whose mean exists (a Cauchy has none).",
         )
-    if r2 < 0.1 and not ic > 0.2:
-        return Finding(question, "good", answer)
-    return Finding(
-        question,
-        "bad" if r2 > 0.2 or ic > 0.35 else "look",
-        f"{answer} Real monthly returns allow a percent or two: suspect a characteristic that "
-        "knows the month it predicts, and believe no backtest before it is found.",
-        "lag=1 in rv.data.from_frame, rv.data.check_panel, dates of publication of every "
-        "characteristic.",
-    )
+    if (r2 > 0.1 and r2 > 3 * r2_error) or (ic > 0.2 and ic > 3 * ic_error):
+        return Finding(
+            question,
+            "bad" if r2 > 0.2 or ic > 0.35 else "look",
+            f"{answer} Real monthly returns allow a percent or two: suspect a characteristic that "
+            "knows the month it predicts, and believe no backtest before it is found.",
+            advise(
+                used,
+                (LAGGED, "lag=1 in rv.data.from_frame"),
+                ("", "rv.data.check_panel"),
+                ("", "dates of publication of every characteristic"),
+            ),
+        )
+    if r2 < -0.02 and r2 < -3 * r2_error:
+        return Finding(
+            question,
+            "look",
+            f"{answer} Forecasts err more than a forecast of zero.",
+            "a stronger weight prior, a simpler factor prior, or more months of training.",
+        )
+    return Finding(question, "good", answer)
 
 
 def _trained_on(n_trained: int) -> str:
     return f", {n_trained} of them trained on" if n_trained else ""
 
 
-def _rank_correlation(returns: xr.DataArray, forecast: xr.DataArray) -> float:
-    """Mean over months of the rank correlation across assets; 0 where none has one."""
+def _rank_correlations(returns: xr.DataArray, forecast: xr.DataArray) -> np.ndarray:
+    """Rank correlation across assets of every month that has one."""
     first, second = (array.transpose(TIME, ASSET).to_numpy() for array in (returns, forecast))
     months = []
     for a, b in zip(first, second, strict=True):
@@ -196,4 +309,11 @@ def _rank_correlation(returns: xr.DataArray, forecast: xr.DataArray) -> float:
         x, y = rankdata(a[known]), rankdata(b[known])
         if known.sum() >= 4 and np.ptp(x) > 0 and np.ptp(y) > 0:
             months.append(np.corrcoef(x, y)[0, 1])
-    return float(np.mean(months)) if months else 0.0
+    return np.array(months)
+
+
+def _mean_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of independent values; 0 of fewer than two."""
+    if values.size < 2:
+        return 0.0
+    return float(values.std(ddof=1) / np.sqrt(values.size))

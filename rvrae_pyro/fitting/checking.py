@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 import xarray as xr
 
+from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, LAGGED, in_use
 from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
@@ -16,6 +19,7 @@ from rvrae_pyro.diagnostics.check_panel import (
     check_tails,
     check_weights,
 )
+from rvrae_pyro.diagnostics.common_variation import common_variation
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.diagnostics.psis import psis
 from rvrae_pyro.fitting.forecasts import Asked
@@ -25,6 +29,7 @@ from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
 from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
+from rvrae_pyro.predictive.relevance import typical_batch
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -33,6 +38,8 @@ __all__ = ["judge_fit", "judge_panel"]
 
 _MOST_CELLS = 5_000_000  # draws of returns that a check holds at a time
 _REPLICATES = 100
+_ENOUGH: Final = 12  # months after the training from which those in it are left out
+_TYPICAL_DRAWS: Final = 200
 
 _FIXED = "what is unknown about the weights: they are fixed at one estimate (see seeds, ensembles)"
 _MEAN_FIELD = (
@@ -47,7 +54,9 @@ _LIMITS = (
 
 
 def judge_fit(fit: Fit, panel: xr.Dataset | None, num_particles: int) -> Check:
-    """Judge the training run and, where there is a panel, what the fit says of its months."""
+    """Judge the training run and, where there is a panel, the fit's forecasts of its months."""
+    used = _in_use(fit, panel)
+    beliefs = None if panel is None else _at_one_weight(fit, panel, num_particles)
     findings = check_training(
         fit.history,
         fit.kl,
@@ -56,14 +65,18 @@ def judge_fit(fit: Fit, panel: xr.Dataset | None, num_particles: int) -> Check:
         fit.config.kl_reduction,
         int(fit.attrs["n_train_returns"]),
         int(fit.attrs["n_valid_returns"]),
+        common=_common(fit, panel, beliefs),
+        used=used,
     )
-    if panel is not None:
-        findings.extend(judge_panel(fit, panel, num_particles))
+    if panel is not None and beliefs is not None:
+        findings.extend(judge_panel(fit, panel, num_particles, beliefs, used))
     weights = _MEAN_FIELD if fit.model.weight_sites else _FIXED
     return Check(findings, (weights, *_LIMITS))
 
 
-def judge_panel(fit: Fit, panel: xr.Dataset, num_particles: int) -> list[Finding]:
+def judge_panel(
+    fit: Fit, panel: xr.Dataset, num_particles: int, beliefs: Beliefs, used: Collection[str]
+) -> list[Finding]:
     """Judge guide, calibration, tails and skill on the months of a panel.
 
     Parameters
@@ -72,38 +85,75 @@ def judge_panel(fit: Fit, panel: xr.Dataset, num_particles: int) -> list[Finding
     panel : xarray.Dataset
     num_particles : int
         Particles of the filter, and draws of the forecasts.
+    beliefs : Beliefs
+        Filtered states of the panel at one value of the weights.
+    used : collection of str
+        What the fit uses already; see :func:`rvrae_pyro.diagnostics.advice.in_use`.
 
     Returns
     -------
     list of Finding
-        Forecasts and replicates are judged on the last months, as many as memory allows. The
-        factors' guide is judged at one value of the weights, their mean where they have a
-        posterior; forecasts and replicates hold what is unknown about them.
+        Forecasts and replicates are judged on the last months, as many as memory allows, and on
+        months after the training alone where there are twelve or more. The factors' guide is
+        judged at one value of the weights, their mean where they have a posterior; forecasts and
+        replicates hold what is unknown about them.
     """
-    beliefs = _at_one_weight(fit, panel, num_particles)
-    findings = [_bound(fit, panel, beliefs)]
-    findings.append(check_weights(psis(fit, panel, max(100, num_particles), fit.seed)))
-    findings.append(_spread(fit, panel, beliefs, num_particles))
-    times = _last_months(panel, num_particles)
+    findings = [_bound(fit, panel, beliefs, used)]
+    findings.append(check_weights(psis(fit, panel, max(100, num_particles), fit.seed), used))
+    findings.append(_spread(fit, panel, beliefs, num_particles, used))
+    trained = fit.kl_total[TIME].to_numpy()
+    times = _judged_months(panel, num_particles, trained[-1])
     if times.size:
         tree = fit.forecast(panel, num_particles, fit.seed, times=times)
         draws = tree["predictions"].to_dataset()[RETURNS]
         seen = panel[RETURNS].transpose(TIME, ASSET).sel({TIME: times})
-        n_trained = int(np.isin(times, fit.kl_total[TIME].to_numpy()).sum())
-        findings.append(check_calibration(seen, draws, n_trained))
-        findings.append(
-            check_tails(
-                predictive_check(fit, panel, num_samples=_REPLICATES, seed=fit.seed, times=times)
-            )
+        n_trained = int(np.isin(times, trained).sum())
+        findings.append(check_calibration(seen, draws, n_trained, used))
+        replicated = predictive_check(
+            fit, panel, num_samples=_REPLICATES, seed=fit.seed, times=times
         )
-        findings.append(check_skill(seen, draws.mean((CHAIN, DRAW)), n_trained))
+        findings.append(check_tails(replicated, used))
+        mean = draws.mean((CHAIN, DRAW))
+        later = times > trained[-1]
+        if later.any():  # what the weights have seen is fit, not skill
+            mean, seen, n_trained = mean.isel({TIME: later}), seen.isel({TIME: later}), 0
+        findings.append(check_skill(seen, mean, n_trained, used))
     return findings
 
 
-def _last_months(panel: xr.Dataset, num_draws: int) -> np.ndarray:
-    """Pick the last months in which four assets or more have returns."""
+def _in_use(fit: Fit, panel: xr.Dataset | None) -> frozenset[str]:
+    """Name what the fit uses already, so that no advice recommends it."""
+    used = set(in_use(fit.model))
+    if fit.config.kl_reduction == "sum" and float(fit.history["kl_weight"].iloc[-1]) >= 1.0:
+        used.add(FULL_WEIGHT)
+    if panel is not None and panel.attrs.get("lag") == 1:
+        used.add(LAGGED)
+    return frozenset(used)
+
+
+def _common(fit: Fit, panel: xr.Dataset | None, beliefs: Beliefs | None) -> xr.Dataset | None:
+    """Judge loadings and factors together: on a panel, else on simulated ranks."""
+    model = in_double(fit.model)
+    if panel is not None and beliefs is not None:
+        return common_variation(model, fit._batch(panel), beliefs.predicted, beliefs.cross)
+    known = json.loads(str(fit.attrs.get("panel", "{}")))
+    if known.get("transform", "rank") != "rank":
+        return None  # nothing is known of the size of the characteristics
+    batch = typical_batch(model, fit.seed)
+    states = believe(model, batch, _TYPICAL_DRAWS, fit.seed)
+    return common_variation(model, batch, states.predicted, states.cross)
+
+
+def _judged_months(panel: xr.Dataset, num_draws: int, trained: np.datetime64) -> np.ndarray:
+    """Pick the last months in which four assets or more have returns.
+
+    Those after the training alone, if they are enough; no more than memory allows.
+    """
     seen = panel[RETURNS].notnull().sum(ASSET) >= 4
     months: np.ndarray = panel[TIME].to_numpy()[seen.to_numpy()]
+    later = months[months > trained]
+    if later.size >= _ENOUGH:
+        months = later
     most = max(12, _MOST_CELLS // max(1, num_draws * panel.sizes[ASSET]))
     return months[-most:]
 
@@ -115,7 +165,7 @@ def _at_one_weight(fit: Fit, panel: xr.Dataset, num_particles: int) -> Beliefs:
     return believe(in_double(fit.model), fit._batch(panel), num_particles, fit.seed)
 
 
-def _bound(fit: Fit, panel: xr.Dataset, beliefs: Beliefs) -> Finding:
+def _bound(fit: Fit, panel: xr.Dataset, beliefs: Beliefs, used: Collection[str]) -> Finding:
     batch = fit._batch(panel)
     model = in_double(fit.model)
     with month_random(fit.seed, batch.times[0], "check"):
@@ -123,10 +173,12 @@ def _bound(fit: Fit, panel: xr.Dataset, beliefs: Beliefs) -> Finding:
     bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
     each = (bounds, beliefs.log_evidence)
     bound, evidence = (xr.DataArray(v.cpu().numpy(), {TIME: batch.times}, TIME) for v in each)
-    return check_evidence(bound, evidence)
+    return check_evidence(bound, evidence, used)
 
 
-def _spread(fit: Fit, panel: xr.Dataset, beliefs: Beliefs, num_particles: int) -> Finding:
+def _spread(
+    fit: Fit, panel: xr.Dataset, beliefs: Beliefs, num_particles: int, used: Collection[str]
+) -> Finding:
     batch = fit._batch(panel)
     model = in_double(fit.model)
     paths = guide_paths(model, batch, max(100, num_particles), fit.seed)
@@ -134,4 +186,4 @@ def _spread(fit: Fit, panel: xr.Dataset, beliefs: Beliefs, num_particles: int) -
     kind: Kind = "smoothed" if isinstance(fit.model.guide_part, Smoothing) else "filtered"
     each = (paths.factors.std(0), beliefs.of(kind).std(1, correction=0))
     guide, exact = (xr.DataArray(sd.cpu().numpy()[seen], dims=(TIME, FACTOR)) for sd in each)
-    return check_spread(guide, exact)
+    return check_spread(guide, exact, used)

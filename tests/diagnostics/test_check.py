@@ -8,6 +8,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.diagnostics import Check, active_units, check_training
 from rvrae_pyro.diagnostics.check import check_evidence
+from rvrae_pyro.diagnostics.check_panel import check_filter
 
 
 def run(bounds, *, weight=1.0, kl=1.0, valid=True):
@@ -106,6 +107,34 @@ def test_a_bound_that_falls_outside_training_is_named():
 def test_a_guide_far_under_the_evidence_is_named(gap, verdict):
     evidence = xr.DataArray(np.random.default_rng(0).normal(50, 5, 40), dims="time")
     assert check_evidence(evidence - gap, evidence).verdict == verdict
+
+
+@pytest.mark.parametrize(("excess", "verdict"), [(0.05, "good"), (0.6, "look"), (3.0, "bad")])
+def test_a_bound_above_the_evidence_is_put_into_words(excess, verdict):
+    evidence = xr.DataArray(np.random.default_rng(0).normal(50, 5, 40), dims="time")
+    finding = check_evidence(evidence + excess, evidence)
+    assert finding.verdict == verdict
+    assert f"lies {excess:.2f} nats per month (s.e. 0.00) above the evidence" in finding.answer
+    assert ("No lower bound can" in finding.answer) == (verdict != "good")
+    assert ("particles" in finding.remedy) == (verdict != "good")
+
+
+@pytest.mark.parametrize(
+    ("ess", "verdict", "words"),
+    [
+        ([400.0] * 40, "good", "smallest 400"),
+        ([400.0] * 38 + [19.0, 300.0], "look", "1 of 40 months have fewer than 20"),
+        ([400.0] * 30 + [3.0] * 10, "bad", "10 of 40 months have fewer than 20"),
+    ],
+)
+def test_a_filter_that_degenerates_is_named(ess, verdict, words):
+    months = pd.date_range("2000-01-31", periods=len(ess), freq="ME", unit="ns")
+    finding = check_filter(xr.DataArray(ess, {"time": months}, "time"), 1000)
+    assert finding.verdict == verdict
+    assert words in finding.answer
+    assert str(months[int(np.argmin(ess))])[:10] in finding.answer
+    exact = check_filter(xr.DataArray(ess, {"time": months}, "time"), 1000, exact=True)
+    assert exact.verdict == "good"
 
 
 def test_the_page_says_what_is_bad_what_to_try_and_what_stays_unknown():

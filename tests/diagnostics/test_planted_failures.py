@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy import stats
 
 import rvrae_pyro as rv
 from rvrae_pyro.diagnostics.check_panel import check_calibration, check_skill, check_tails
@@ -194,3 +195,53 @@ def test_forecasts_far_worse_than_zero_are_not_called_fine() -> None:
     assert finding.verdict == "look"
     assert "far more than a forecast of zero" in finding.answer
     assert check_skill(returns, 0.0 * returns).verdict == "good"
+
+
+def test_skill_has_the_standard_error_of_its_months() -> None:
+    rng = np.random.default_rng(1)
+    returns = xr.DataArray(rng.normal(size=(40, 25)), dims=("time", "asset"))
+    forecast = 0.1 * returns + 0.05 * rng.normal(size=(40, 25))
+    finding = check_skill(returns, forecast)
+    gain, size = (returns**2 - (returns - forecast) ** 2).sum("asset"), (returns**2).sum("asset")
+    r2 = float(gain.sum() / size.sum())
+    error = float((gain - r2 * size).std(ddof=1) / size.mean()) / 40**0.5
+    assert f"Predictive R2 {100 * r2:.1f} % (s.e. {100 * error:.1f})" in finding.answer
+    ranks = np.array(
+        [stats.spearmanr(a, b).statistic for a, b in zip(returns, forecast, strict=True)]
+    )
+    spread = f"{ranks.mean():.2f} per month (s.e. {ranks.std(ddof=1) / 40**0.5:.2f}"
+    assert spread in finding.answer
+
+
+def test_months_of_the_training_show_no_skill() -> None:
+    """Twelve later months or two: only those are called skill; without one, it is not known."""
+    panel = known_panel(20, 50, 1, seed=4, phi=0.0)
+    model = freeze(known_model(1, phi=0.0), but="likelihood")
+    train = panel.isel(time=slice(40))
+    fit = fitted(model, train)
+    for later, judged in ((50, 10), (42, 2)):
+        finding = page(fit, panel.isel(time=slice(later)))["Is the skill believable?"]
+        assert f"; {judged} months)" in finding.answer
+    finding = page(fit, train)["Is the skill believable?"]
+    assert finding.answer.startswith("Not known out of sample. In training:")
+
+
+@pytest.mark.parametrize("name", ["", "IPCA"])
+def test_a_leak_shows_in_the_forecasts_of_any_model(name: str) -> None:
+    rng = np.random.default_rng(2)
+    returns = xr.DataArray(rng.normal(size=(24, 30)), dims=("time", "asset"))
+    leaked = 0.5 * returns + 0.3 * rng.normal(size=(24, 30))
+    finding = check_skill(returns, leaked, name=name)
+    assert finding.verdict == "bad"
+    assert name in finding.question
+    assert "suspect a characteristic that knows the month" in finding.answer
+
+
+def test_forecasts_worse_than_zero_are_named() -> None:
+    rng = np.random.default_rng(3)
+    returns = xr.DataArray(rng.normal(size=(60, 30)), dims=("time", "asset"))
+    finding = check_skill(returns, returns.copy(data=0.5 * rng.normal(size=(60, 30))))
+    assert finding.verdict == "look"
+    assert "err more than a forecast of zero" in finding.answer
+    few = check_skill(returns[:3], returns[:3].copy(data=0.01 * rng.normal(size=(3, 30))))
+    assert few.verdict == "good"
