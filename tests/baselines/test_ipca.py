@@ -208,7 +208,7 @@ def test_thin_months_enter_no_mean_of_factors_in_or_after_the_fit(thin, constant
         assert np.isnan(model.factors(changed)[month]).all()
         later = slice(month + 1, None)
         np.testing.assert_allclose(
-            model.predict(changed)[later], other.forecast(without)[later], rtol=1e-9, atol=1e-12
+            model.predict(changed)[later], other.predict(without)[later], rtol=1e-9, atol=1e-12
         )
 
 
