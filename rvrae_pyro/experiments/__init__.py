@@ -14,6 +14,13 @@ from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
 from rvrae_pyro.experiments.oracle import Oracle
 from rvrae_pyro.experiments.outlook import build_outlook
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
+from rvrae_pyro.experiments.risk_scores import (
+    RISK_MEASURES,
+    compare_risk,
+    portfolio_var_tests,
+    risk_record,
+    risk_scores,
+)
 from rvrae_pyro.experiments.running import Failure
 from rvrae_pyro.experiments.scoring import METRICS, Rules, Scores, score
 from rvrae_pyro.experiments.walk import walk_forward
@@ -24,6 +31,7 @@ __all__ = [
     "COMPETITORS",
     "GKX_MODELS",
     "METRICS",
+    "RISK_MEASURES",
     "BaselineEntrant",
     "Benchmark",
     "Cluster",
@@ -40,7 +48,11 @@ __all__ = [
     "benchmark_gkx",
     "build_outlook",
     "compare",
+    "compare_risk",
     "connect",
+    "portfolio_var_tests",
+    "risk_record",
+    "risk_scores",
     "score",
     "walk_forward",
 ]

@@ -1,0 +1,409 @@
+"""Scores of one-month-ahead distributions: joint density, calibration, portfolios' risk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.evaluation import diebold_mariano, hac_standard_error, rank_ic
+from rvrae_pyro.evaluation import pit as pit_of_draws
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, SAMPLE_DIMS, TIME
+from rvrae_pyro.risk import covariance
+from rvrae_pyro.risk.coverage_tests import christoffersen, holm, kupiec
+
+__all__ = [
+    "RISK_MEASURES",
+    "Distribution",
+    "ExactDistribution",
+    "compare_risk",
+    "portfolio_var_tests",
+    "risk_record",
+    "risk_scores",
+]
+
+_TAILS: Final = (0.05, 0.01)
+_COVERED: Final = 0.9
+_VARIABLES: Final = (
+    "log_evidence",
+    "n_observed",
+    "pit",
+    "rank_ic",
+    "portfolio_return",
+    "portfolio_mean",
+    "portfolio_sd",
+    "portfolio_pit",
+    "least_variance_return",
+)
+
+RISK_MEASURES: Final[Mapping[str, str]] = {
+    "log_score": "joint log density, nats per return",
+    "coverage": "share of returns inside 90 % intervals",
+    "below_5": "share of returns below the 5 % VaR",
+    "below_1": "share of returns below the 1 % VaR",
+    "rank_ic": "mean rank correlation of mean forecasts and returns",
+    "portfolio_coverage": "equal weights: share of months inside 90 % intervals",
+    "portfolio_below_5": "equal weights: share of months below the 5 % VaR",
+    "portfolio_below_1": "equal weights: share of months below the 1 % VaR",
+    "portfolio_correlation": "equal weights: correlation of |return| and forecast sd",
+    "qlike": "equal weights: log variance + squared standardised error; lower is better",
+    "least_variance_sd": "least-variance portfolio: realised sd per month",
+}
+"""Every measure of :func:`risk_scores` and its meaning."""
+
+
+class Distribution(Protocol):
+    """A fit, an ensemble or a baseline with a predictive distribution."""
+
+    def forecast(
+        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ..., times: object = ...
+    ) -> xr.DataTree:
+        """Draw returns of each month from data to the month before."""
+        ...
+
+    def log_evidence(
+        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...
+    ) -> xr.DataArray:
+        """Joint log density of each month's returns (time,), in nats."""
+        ...
+
+    def moments(
+        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ..., times: object = ...
+    ) -> xr.Dataset:
+        """Mean and covariance of each month's returns."""
+        ...
+
+    def predict(self, panel: xr.Dataset, times: object = ...) -> xr.DataArray:
+        """Mean of each month's returns."""
+        ...
+
+
+@runtime_checkable
+class ExactDistribution(Protocol):
+    """A distribution whose probabilities need no draws."""
+
+    def pit(self, panel: xr.Dataset, times: object = ...) -> xr.DataArray:
+        """Probability integral transform of each observed return (time, asset)."""
+        ...
+
+    def portfolio(self, panel: xr.Dataset, weights: xr.DataArray) -> xr.Dataset:
+        """``mean``, ``sd``, ``return`` and ``pit`` of a portfolio, by month."""
+        ...
+
+
+def risk_record(
+    fitted: Distribution,
+    panel: xr.Dataset,
+    times: object | None = None,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Record everything that :func:`risk_scores` needs of months, one step ahead.
+
+    Parameters
+    ----------
+    fitted : Fit, Ensemble or baseline
+        With a predictive distribution. Probabilities are exact where it has ``pit`` and
+        ``portfolio``, else shares of ``num_samples`` draws.
+    panel : Dataset
+        The months and as much history before them as ``fitted`` filters through.
+    times : label, slice or list, optional
+        Months of the record. Default: all. Months without any return are left out.
+    num_samples, seed : int
+        Draws; also particles of a filter.
+
+    Returns
+    -------
+    Dataset
+        By ``time``: ``log_evidence`` (nats, joint), ``n_observed``, ``rank_ic``; ``pit`` (time,
+        asset); of the portfolio with equal weights on the assets that are listed and have a
+        return: ``portfolio_return``, ``portfolio_mean``, ``portfolio_sd``, ``portfolio_pit``; of
+        the unconstrained portfolio of least forecast variance: ``least_variance_return``, in
+        which a missing return counts as 0. Records of consecutive refits are joined by
+        ``xr.concat(records, "time", join="outer")``.
+
+    Raises
+    ------
+    PanelError
+        If the panel is not valid.
+    ConfigError
+        If ``fitted`` has no predictive distribution.
+
+    Notes
+    -----
+    Information set: month t's distribution knows returns before t and whatever ``fitted`` was
+    trained on. That it was trained on earlier months only is up to the caller.
+    """
+    chosen = panel[TIME] if times is None else panel[TIME].sel({TIME: times})
+    months = np.atleast_1d(chosen.to_numpy())
+    matrices = covariance(fitted, panel, months, num_samples, seed)
+    returns = panel[RETURNS].sel({TIME: months}).transpose(TIME, ASSET).reset_coords(drop=True)
+    returns = returns.where(matrices.listed)
+    months = months[returns.notnull().any(ASSET).to_numpy()]
+    returns, matrices = returns.sel({TIME: months}), matrices.sel(months)
+    held = returns.notnull()
+    weights = held / held.sum(ASSET)
+    if isinstance(fitted, ExactDistribution):
+        pit, mean = fitted.pit(panel, months), fitted.predict(panel, months)
+        book = fitted.portfolio(panel, weights)
+    else:
+        tree = fitted.forecast(panel, num_samples, seed, times=months)
+        draws = tree["predictions"].to_dataset()[RETURNS]
+        pit, mean = pit_of_draws(returns, draws), draws.mean(SAMPLE_DIMS)
+        book = _portfolio_of_draws(draws, returns, weights)
+    least = matrices.minimum_variance()
+    columns = {
+        "log_evidence": fitted.log_evidence(panel, num_samples, seed).sel({TIME: months}),
+        "n_observed": held.sum(ASSET),
+        "pit": pit,
+        "rank_ic": rank_ic(returns, mean).reindex({TIME: months}),
+        "portfolio_return": book["return"],
+        "portfolio_mean": book["mean"],
+        "portfolio_sd": book["sd"],
+        "portfolio_pit": book["pit"],
+        "least_variance_return": (least * returns.fillna(0.0)).sum(ASSET),
+    }
+    plain = {name: each.reset_coords(drop=True).drop_attrs() for name, each in columns.items()}
+    return xr.Dataset(plain).transpose(TIME, ...)
+
+
+def _portfolio_of_draws(
+    draws: xr.DataArray, returns: xr.DataArray, weights: xr.DataArray
+) -> xr.Dataset:
+    earned = (draws.fillna(0.0) * weights).sum(ASSET)
+    realised = (returns.fillna(0.0) * weights).sum(ASSET)
+    sample = [dim for dim in (CHAIN, DRAW) if dim in earned.dims]
+    one = earned.expand_dims({ASSET: ["portfolio"]})
+    pit = pit_of_draws(realised.expand_dims({ASSET: ["portfolio"]}), one)
+    return xr.Dataset(
+        {
+            "mean": earned.mean(sample),
+            "sd": earned.std(sample, ddof=1),
+            "return": realised,
+            "pit": pit.isel({ASSET: 0}, drop=True),
+        }
+    )
+
+
+def risk_scores(record: xr.Dataset, periods: Mapping[str, object] | None = None) -> xr.Dataset:
+    """Score records of months.
+
+    Parameters
+    ----------
+    record : Dataset
+        From :func:`risk_record`, of one refit or of several joined.
+    periods : mapping from name to label, slice or list, optional
+        Months of each column, as ``sel`` takes them. Default: ``{"all": slice(None)}``.
+
+    Returns
+    -------
+    Dataset
+        ``estimate`` and ``standard_error`` (measure, period) of :data:`RISK_MEASURES`, with
+        Newey-West errors of the linearised monthly contributions, and ``n_times`` (period).
+
+    Raises
+    ------
+    ShapeError
+        If a variable of the record is missing.
+    ConfigError
+        If a period has no month.
+    """
+    _check_record(record, "record")
+    periods = {"all": slice(None)} if periods is None else periods
+    table = np.full((2, len(RISK_MEASURES), len(periods)), np.nan)
+    sizes = []
+    for column, (name, months) in enumerate(periods.items()):
+        part = _period(record, name, months)
+        sizes.append(part.sizes[TIME])
+        for row, measure in enumerate(RISK_MEASURES):
+            estimate, influence = _MEASURES[measure](part)
+            table[:, row, column] = float(estimate), float(hac_standard_error(influence))
+    dims = ("measure", "period")
+    return xr.Dataset(
+        {
+            "estimate": (dims, table[0]),
+            "standard_error": (dims, table[1]),
+            "n_times": ("period", sizes),
+        },
+        {"measure": list(RISK_MEASURES), "period": list(periods)},
+        attrs={"standard_error": "Newey-West over months"},
+    )
+
+
+def compare_risk(
+    record: xr.Dataset, other: xr.Dataset, periods: Mapping[str, object] | None = None
+) -> xr.Dataset:
+    """Test whether two models differ, on the months that both records have.
+
+    Parameters
+    ----------
+    record, other : Dataset
+        From :func:`risk_record`.
+    periods : mapping from name to label, slice or list, optional
+        As in :func:`risk_scores`.
+
+    Returns
+    -------
+    Dataset
+        Diebold-Mariano ``difference`` (record less other), ``standard_error``, ``statistic``,
+        ``p_value`` and ``n_times`` by ``score`` and ``period``: ``log_score`` (nats per return,
+        higher is better) and ``qlike`` of the equal-weight portfolio (lower is better).
+
+    Raises
+    ------
+    ShapeError
+        If a variable is missing, or the records share no month.
+    """
+    for name, each in (("record", record), ("other", other)):
+        _check_record(each, name)
+    names = ("log_score", "qlike")
+    shared = np.intersect1d(record[TIME].to_numpy(), other[TIME].to_numpy())
+    if not shared.size:
+        raise ShapeError("`record` and `other` share no month; score the same months of both.")
+    pair = [each.sel({TIME: shared}) for each in (record, other)]
+    periods = {"all": slice(None)} if periods is None else periods
+    columns = []
+    for name, months in periods.items():
+        first, second = (_period(each, name, months) for each in pair)
+        tests = [diebold_mariano(_monthly(first)[each], _monthly(second)[each]) for each in names]
+        columns.append(xr.concat(tests, "score", combine_attrs="override"))
+    table = xr.concat(columns, "period", combine_attrs="override")
+    return table.assign_coords(score=list(names), period=list(periods))
+
+
+def portfolio_var_tests(record: xr.Dataset, months: object = slice(None)) -> xr.Dataset:
+    """Backtest the equal-weight portfolio's VaR at 5 and 1 %.
+
+    Parameters
+    ----------
+    record : Dataset
+        From :func:`risk_record`.
+    months : label, slice or list
+        Default: all.
+
+    Returns
+    -------
+    Dataset
+        By ``tail``: ``rate`` of months below VaR; p-values ``kupiec`` (exact) and
+        ``christoffersen`` (independence and coverage together); ``holm`` (test, tail), the
+        p-values adjusted for all four.
+    """
+    _check_record(record, "record")
+    pit = _period(record, "months", months)["portfolio_pit"].to_numpy()
+    pit = pit[~np.isnan(pit)]
+    hits = [(pit < tail).astype(np.float64) for tail in _TAILS]
+    rates = [float(each.mean()) for each in hits]
+    counts = [
+        kupiec(int(each.sum()), each.size, tail).p_exact
+        for each, tail in zip(hits, _TAILS, strict=True)
+    ]
+    together = [
+        christoffersen(each, tail).conditional.p_value
+        for each, tail in zip(hits, _TAILS, strict=True)
+    ]
+    adjusted = holm(np.array([*counts, *together])).reshape(2, -1)
+    return xr.Dataset(
+        {
+            "rate": ("tail", rates),
+            "kupiec": ("tail", counts),
+            "christoffersen": ("tail", together),
+            "holm": (("test", "tail"), adjusted),
+        },
+        {"tail": list(_TAILS), "test": ["kupiec", "christoffersen"]},
+    )
+
+
+Scored = tuple[float | xr.DataArray, xr.DataArray]
+"""An estimate, and monthly contributions whose mean varies as the estimate does."""
+
+
+def _check_record(record: xr.Dataset, name: str) -> None:
+    absent = [each for each in _VARIABLES if each not in record]
+    if absent:
+        raise ShapeError(f"`{name}` must be a Dataset from risk_record; it lacks {absent}.")
+
+
+def _period(record: xr.Dataset, name: str, months: object) -> xr.Dataset:
+    part = record.sel({TIME: months})
+    if TIME not in part.dims or not part.sizes[TIME]:
+        raise ConfigError(
+            f"`periods` must give {name!r} months of the record as a slice or list; got "
+            f"{months!r}, which has none."
+        )
+    return part
+
+
+def _monthly(record: xr.Dataset) -> dict[str, xr.DataArray]:
+    variance = record["portfolio_sd"] ** 2
+    error = record["portfolio_return"] - record["portfolio_mean"]
+    return {
+        "log_score": record["log_evidence"] / record["n_observed"],
+        "qlike": xr.apply_ufunc(np.log, variance) + error**2 / variance,
+    }
+
+
+def _ratio(above: xr.DataArray, below: xr.DataArray) -> Scored:
+    ratio = above.sum(TIME) / below.sum(TIME)
+    return ratio, (above - ratio * below) / below.mean(TIME)
+
+
+def _mean(series: xr.DataArray) -> Scored:
+    return series.mean(TIME), series
+
+
+def _cells(hit: Callable[[xr.DataArray], xr.DataArray]) -> Callable[[xr.Dataset], Scored]:
+    def run(record: xr.Dataset) -> Scored:
+        known = record["pit"].notnull()
+        return _ratio((hit(record["pit"]) & known).sum(ASSET), known.sum(ASSET))
+
+    return run
+
+
+def _months(hit: Callable[[xr.DataArray], xr.DataArray]) -> Callable[[xr.Dataset], Scored]:
+    def run(record: xr.Dataset) -> Scored:
+        pit = record["portfolio_pit"]
+        return _mean(hit(pit).astype(np.float64).where(pit.notnull()))
+
+    return run
+
+
+def _inside(pit: xr.DataArray) -> xr.DataArray:
+    return abs(pit - 0.5) <= _COVERED / 2.0
+
+
+def _below(tail: float) -> Callable[[xr.DataArray], xr.DataArray]:
+    return lambda pit: pit < tail
+
+
+def _correlation(record: xr.Dataset) -> Scored:
+    size, sd = abs(record["portfolio_return"]), record["portfolio_sd"]
+    first, second = (x.where(size.notnull() & sd.notnull()) for x in (size, sd))
+    a, b = ((x - x.mean(TIME)) / x.std(TIME) for x in (first, second))
+    value = (a * b).mean(TIME)
+    # influence function of a correlation
+    return value, a * b - 0.5 * value * (a**2 + b**2)
+
+
+def _realised_sd(record: xr.Dataset) -> Scored:
+    earned = record["least_variance_return"]
+    sd = earned.std(TIME)
+    return sd, (earned - earned.mean(TIME)) ** 2 / (2.0 * sd)
+
+
+_MEASURES: Final[Mapping[str, Callable[[xr.Dataset], Scored]]] = {
+    "log_score": lambda r: _ratio(r["log_evidence"], r["n_observed"]),
+    "coverage": _cells(_inside),
+    "below_5": _cells(_below(0.05)),
+    "below_1": _cells(_below(0.01)),
+    "rank_ic": lambda r: _mean(r["rank_ic"]),
+    "portfolio_coverage": _months(_inside),
+    "portfolio_below_5": _months(_below(0.05)),
+    "portfolio_below_1": _months(_below(0.01)),
+    "portfolio_correlation": _correlation,
+    "qlike": lambda r: _mean(_monthly(r)["qlike"]),
+    "least_variance_sd": _realised_sd,
+}

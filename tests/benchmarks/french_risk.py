@@ -1,0 +1,240 @@
+"""Walk-forward risk of any model on the embedded 30 portfolios, with results kept per refit.
+
+    python -m tests.benchmarks.french_risk --model EWMA --refit 12 --years 1975 2017
+    python -m tests.benchmarks.french_risk --model mine --factory my_module:make --refit 36
+    python -m tests.benchmarks.french_risk --model RVRAE --against EWMA MultivariateT
+
+Prints every measure of ``rv.experiments.risk_scores`` by period, and the paired differences to the
+models that ``--against`` names (which must have been run with the same refits and years).
+Months of a refit are kept in ``runs/french_risk``, under a hash of the model's description, so that
+an interrupted or longer run continues.
+
+A factory takes the training panel and returns a model or a baseline; ``--steps`` bounds its
+training. Baselines see all months from 1955 to the refit. An RVRAE sees the last 216, of which
+the last 36 stop its training, or ``--train`` and ``--valid`` months.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import rvrae_pyro as rv
+from rvrae_pyro.baselines import EWMA, Baseline, EWMAMixture, FactorGARCH, MultivariateT
+from rvrae_pyro.experiments.entrants import as_entrant
+from rvrae_pyro.experiments.registry import find_entrant
+
+FIRST = "1955"
+FOLDER = Path("runs/french_risk")
+N_FACTORS = 5
+PERIODS: Mapping[str, slice] = {
+    "all": slice(None),
+    "1975-99": slice("1975", "1999"),
+    "2000-17": slice("2000", "2017"),
+    "1975-79": slice("1975", "1979"),
+    "1980-89": slice("1980", "1989"),
+    "1990-99": slice("1990", "1999"),
+    "2000-09": slice("2000", "2009"),
+    "2010-17": slice("2010", "2017"),
+}
+SIMPLE: Mapping[str, Callable[[int], Baseline]] = {
+    "Normal": lambda refit: MultivariateT(df=float("inf")),
+    "MultivariateT": lambda refit: MultivariateT(),
+    "EWMA": lambda refit: EWMA(scale_refit=refit),
+    "EWMAMixture": lambda refit: EWMAMixture(scale_refit=refit),
+    "FactorGARCH": lambda refit: FactorGARCH(N_FACTORS),
+}
+"""Simple risk models by name, given the months between refits."""
+
+
+@functools.cache
+def load() -> xr.Dataset:
+    """Ranked embedded panel with context, from 1955 to the last month with returns."""
+    raw = rv.data.load_french()
+    panel = rv.data.market_context(raw).drop_vars("characteristics")
+    panel = rv.data.rank_characteristics(raw).assign(context=panel["context"])
+    return panel.isel(time=slice(None, -1)).sel(time=slice(FIRST, None))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model, how often it is refitted, and on what."""
+
+    name: str
+    refit: int
+    years: tuple[int, int]
+    train: int = 180
+    valid: int = 36
+    num_samples: int = 1000
+    seed: int = 0
+    steps: int | None = None
+    factory: str | None = None
+
+    def make(self, panel: xr.Dataset) -> Any:
+        """Competitor for a training panel."""
+        if self.factory is not None:
+            module, name = self.factory.split(":")
+            made = getattr(importlib.import_module(module), name)(panel)
+        elif self.name in SIMPLE:
+            made = SIMPLE[self.name](self.refit)
+        else:
+            return find_entrant(self.name, N_FACTORS)
+        config = rv.FitConfig(max_steps=self.steps) if self.steps else None
+        return as_entrant(made, name=self.name, config=config)
+
+    def refits(self, panel: xr.Dataset) -> list[tuple[int, int]]:
+        """First month and month after the last of every refit, as positions."""
+        years = panel["time"].dt.year.to_numpy()
+        first, last = np.flatnonzero((years >= self.years[0]) & (years <= self.years[1]))[[0, -1]]
+        starts = range(int(first), int(last) + 1, self.refit)
+        return [(start, min(start + self.refit, int(last) + 1)) for start in starts]
+
+
+def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Dataset:
+    """Fit on months before ``start`` and record the months to ``stop``."""
+    past = panel.isel(time=slice(start))
+    entrant = spec.make(past)
+    began = time.process_time()
+    if _is_baseline(entrant):
+        fitted = entrant.fit(past, None, spec.seed)
+        seen = panel.isel(time=slice(start, stop))
+    else:
+        rows = start - spec.train - spec.valid
+        train = panel.isel(time=slice(rows, start - spec.valid))
+        valid = panel.isel(time=slice(start - spec.valid, start))
+        fitted = entrant.fit(train, valid, spec.seed)
+        seen = panel.isel(time=slice(rows, stop))
+    model = getattr(fitted, "baseline", None) or fitted.result
+    record = rv.experiments.risk_record(
+        model,
+        seen,
+        panel["time"].to_numpy()[start:stop],
+        num_samples=spec.num_samples,
+        seed=spec.seed,
+    )
+    seconds = np.full(record.sizes["time"], (time.process_time() - began) / record.sizes["time"])
+    return record.assign(cpu_seconds=("time", seconds))
+
+
+def _is_baseline(entrant: Any) -> bool:
+    return isinstance(getattr(entrant, "template", None), Baseline)
+
+
+def run(spec: Spec, folder: Path = FOLDER, panel: xr.Dataset | None = None) -> xr.Dataset:
+    """Records of all refits, joined; refits that are kept in ``folder`` are read."""
+    panel = load() if panel is None else panel
+    records = []
+    for start, stop in spec.refits(panel):
+        path = folder / _slug(spec.name) / f"{_key(spec, panel, start, stop)}.nc"
+        if not path.exists():
+            record = run_refit(spec, panel, start, stop)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            record.to_netcdf(partial)
+            partial.replace(path)
+        with xr.open_dataset(path) as kept:
+            records.append(kept.load())
+    return xr.concat(records, "time", join="outer")
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _key(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> str:
+    """Month of a refit, and a hash of what its record depends on in addition to the code.
+
+    After a change of the code that moves numbers, clear the folder.
+    """
+    past = panel.isel(time=slice(start))
+    described = spec.make(past).describe(past)
+    content = [described, start, stop, spec.num_samples, spec.seed, spec.train, spec.valid]
+    text = json.dumps(content, sort_keys=True, default=str)
+    month = str(panel["time"].to_numpy()[start])[:7]
+    return f"{month}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _periods(record: xr.Dataset) -> dict[str, slice]:
+    """Periods with months in the record."""
+    return {name: span for name, span in PERIODS.items() if record.sel(time=span).sizes["time"]}
+
+
+def print_scores(name: str, record: xr.Dataset) -> None:
+    """Print every measure by period, with standard errors."""
+    periods = {
+        key: months for key, months in PERIODS.items() if record.sel(time=months).sizes["time"]
+    }
+    table = rv.experiments.risk_scores(record, periods)
+    print(f"\n{name}: {record.sizes['time']} months; CPU {float(record.cpu_seconds.sum()):.1f} s")
+    print(f"{'':<22}" + "".join(f"{key:>17}" for key in periods))
+    for measure in table["measure"].to_numpy():
+        row = table.sel(measure=measure)
+        cells = zip(row["estimate"].to_numpy(), row["standard_error"].to_numpy(), strict=True)
+        print(f"{measure:<22}" + "".join(f"{a:>8.4f} ({b:.4f})" for a, b in cells))
+    tests = rv.experiments.portfolio_var_tests(record)
+    print("equal-weight VaR, Holm p:", np.round(tests["holm"].to_numpy(), 3).tolist())
+
+
+def print_difference(name: str, other: str, record: xr.Dataset, rival: xr.Dataset) -> None:
+    """Print the paired Diebold-Mariano differences by period."""
+    periods = {
+        key: months for key, months in PERIODS.items() if record.sel(time=months).sizes["time"]
+    }
+    table = rv.experiments.compare_risk(record, rival, periods)
+    print(f"\n{name} less {other}: difference (standard error), p-value")
+    for score in table["score"].to_numpy():
+        row = table.sel(score=score)
+        cells = zip(
+            *(row[each].to_numpy() for each in ("difference", "standard_error", "p_value")),
+            strict=True,
+        )
+        print(f"{score:<10}" + "".join(f"{a:>9.4f} ({b:.4f}) {p:.3f}" for a, b, p in cells))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from a command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, help="simple model, competitor or own name")
+    parser.add_argument("--factory", help="MODULE:FUNCTION from a training panel to a model")
+    parser.add_argument("--refit", type=int, default=12, help="months between refits")
+    parser.add_argument("--years", type=int, nargs=2, default=(1975, 2017))
+    parser.add_argument("--train", type=int, default=180)
+    parser.add_argument("--valid", type=int, default=36)
+    parser.add_argument("--steps", type=int, help="most training steps of a factory's model")
+    parser.add_argument("--num-samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--against", nargs="*", default=(), help="names to compare with")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    given = parser.parse_args(arguments)
+    spec = Spec(
+        given.model,
+        given.refit,
+        tuple(given.years),
+        given.train,
+        given.valid,
+        given.num_samples,
+        given.seed,
+        given.steps,
+        given.factory,
+    )
+    record = run(spec, given.folder)
+    print_scores(f"{spec.name}, refit every {spec.refit} months", record)
+    for other in given.against:
+        rival = Spec(other, spec.refit, spec.years, num_samples=spec.num_samples, seed=spec.seed)
+        print_difference(spec.name, other, record, run(rival, given.folder))
+
+
+if __name__ == "__main__":
+    main()
