@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +67,7 @@ def history_distances(
     """
     n_times = len(returns)
     squared, logdet = np.full((2, n_times), np.nan)
-    starts = history.refits(n_times)
-    for start, stop in zip(starts, [*starts[1:], n_times], strict=True):
+    for start, stop in pairwise([*history.refits(n_times), n_times]):
         past = slice(start)
         found = estimate_moments(returns[past], observed[past], weights(start), options)
         law = found.law(found.positions(), n_times)

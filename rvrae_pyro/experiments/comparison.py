@@ -123,9 +123,9 @@ def compare(
     panel : Dataset
         Prepared as for a fit: ranked, with ``context`` if RVRAE shall read it.
     models : str, model, iterable of these, or mapping from name to model
-        ``"all"`` (IPCA, CA, FactorVAE, ALSTM, Transformer, RVRAE, RVRAE (paper)), names, and
-        untrained RVRAEs, baselines, callables that make them from the training panel, or
-        objects with ``name``, ``describe`` and ``fit``.
+        ``"all"`` (IPCA, CA, FactorVAE, ALSTM, Transformer, RVRAE, RVRAE (paper), EWMA,
+        MultivariateT, EWMAMixture), names, and untrained RVRAEs, baselines, callables that make
+        them from the training panel, or objects with ``name``, ``describe`` and ``fit``.
     split : Split, or (train, valid, test) as ``rv.data.split`` takes them
     seeds : int or sequence of int
         How many, from 0 on, or which.

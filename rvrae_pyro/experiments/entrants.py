@@ -12,8 +12,15 @@ import xarray as xr
 
 from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.factors import FactorBaseline
+from rvrae_pyro.baselines.joint_baseline import JointTBaseline
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.experiments.fitted import Fitted, FittedFactors, FittedModel, Forecaster
+from rvrae_pyro.experiments.fitted import (
+    Fitted,
+    FittedFactors,
+    FittedModel,
+    FittedRisk,
+    Forecaster,
+)
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.training import fit as fit_rvrae
 from rvrae_pyro.inference.config import FitConfig
@@ -73,7 +80,9 @@ class BaselineEntrant:
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         """Fit a copy of the template."""
         fitted = copy.deepcopy(self.template).fit(train, valid, seed)
-        return FittedFactors(fitted) if isinstance(fitted, FactorBaseline) else Forecaster(fitted)
+        if isinstance(fitted, FactorBaseline):
+            return FittedFactors(fitted)
+        return FittedRisk(fitted) if isinstance(fitted, JointTBaseline) else Forecaster(fitted)
 
 
 @dataclass(frozen=True, eq=False)

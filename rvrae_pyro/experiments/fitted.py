@@ -11,11 +11,19 @@ import xarray as xr
 
 from rvrae_pyro.baselines.base import Baseline
 from rvrae_pyro.baselines.factors import FactorBaseline
-from rvrae_pyro.experiments.outlook import FORECASTS, MEAN, build_outlook, label, observed_returns
+from rvrae_pyro.baselines.joint_baseline import JointTBaseline
+from rvrae_pyro.experiments.outlook import (
+    FORECASTS,
+    LOG_EVIDENCE,
+    MEAN,
+    build_outlook,
+    label,
+    observed_returns,
+)
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.names import CHAIN, FACTOR
+from rvrae_pyro.names import CHAIN, FACTOR, TIME
 
-__all__ = ["Fitted", "FittedFactors", "FittedModel", "Forecaster", "tree_of"]
+__all__ = ["Fitted", "FittedFactors", "FittedModel", "FittedRisk", "Forecaster", "tree_of"]
 
 
 class Fitted(Protocol):
@@ -61,6 +69,23 @@ class Forecaster:
         """Forecast some months; see :class:`Fitted`."""
         forecasts = label({MEAN: self.baseline.predict(panel, times)})
         return tree_of({FORECASTS: forecasts}, self.baseline.attrs)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRisk:
+    """A baseline without factors and with a joint predictive distribution."""
+
+    baseline: JointTBaseline
+
+    def outlook(
+        self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
+    ) -> xr.DataTree:
+        """Forecast some months; see :class:`Fitted`."""
+        model = self.baseline
+        drawn = model.forecast(panel, num_samples, seed, times=times)
+        evidence = model.log_evidence(panel).sel({TIME: times})
+        forecasts = label({MEAN: model.predict(panel, times), LOG_EVIDENCE: evidence})
+        return tree_of({FORECASTS: forecasts, **_groups(drawn)}, model.attrs)
 
 
 @dataclass(frozen=True, eq=False)

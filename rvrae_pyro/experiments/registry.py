@@ -11,6 +11,9 @@ import xarray as xr
 
 from rvrae_pyro.baselines.alstm import ALSTM
 from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
+from rvrae_pyro.baselines.ewma import EWMA, MultivariateT
+from rvrae_pyro.baselines.ewma_mixture import EWMAMixture
+from rvrae_pyro.baselines.factor_garch import FactorGARCH
 from rvrae_pyro.baselines.factorvae import FactorVAE
 from rvrae_pyro.baselines.ipca import IPCA
 from rvrae_pyro.baselines.transformer import Transformer
@@ -105,6 +108,11 @@ COMPETITORS: Final[Mapping[str, Make]] = {
     "Transformer": lambda k: BaselineEntrant("Transformer", Transformer()),
     RVRAE_NAME: _model(RVRAE_NAME, _rvrae),
     PAPER_NAME: _model(PAPER_NAME, _paper, FitConfig.paper),
+    "EWMA": lambda k: BaselineEntrant("EWMA", EWMA()),
+    "MultivariateT": lambda k: BaselineEntrant("MultivariateT", MultivariateT()),
+    "EWMAMixture": lambda k: BaselineEntrant("EWMAMixture", EWMAMixture()),
+    # needs the extra `garch`, and one univariate fit per asset: by name only
+    "FactorGARCH": lambda k: BaselineEntrant("FactorGARCH", FactorGARCH(k)),
     "CA0": _autoencoder((), "CA0"),
     "CA2": _autoencoder((32, 16), "CA2"),
     "CA3": _autoencoder((32, 16, 8), "CA3"),
@@ -113,7 +121,18 @@ COMPETITORS: Final[Mapping[str, Make]] = {
 }
 """Every competitor by the name that tables and the command line use."""
 
-ALL: Final = ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", RVRAE_NAME, PAPER_NAME)
+ALL: Final = (
+    "IPCA",
+    "CA",
+    "FactorVAE",
+    "ALSTM",
+    "Transformer",
+    RVRAE_NAME,
+    PAPER_NAME,
+    "EWMA",
+    "MultivariateT",
+    "EWMAMixture",
+)
 """What ``"all"`` stands for."""
 
 ABLATIONS: Final[Mapping[str, Make]] = {

@@ -317,6 +317,15 @@ def test_the_scale_follows_the_stated_rule():
     assert History(60, 12).refits(60) == []
 
 
+@pytest.mark.parametrize("name", ["EWMA", "EWMAMixture"])
+def test_short_histories_start_at_scale_one(name, panel):
+    kind = {"EWMA": EWMA, "EWMAMixture": EWMAMixture}[name]
+    model = kind().fit(panel.isel(time=slice(50)))
+    assert len(model.history) == 0
+    np.testing.assert_array_equal(model._numbers["scale"], 1.0)
+    assert np.isfinite(model.log_evidence(panel)).all()
+
+
 def test_a_prequential_history_is_that_of_refits():
     """What a fit reports of training months is what earlier fits said before them."""
     panel = complete(5, 80, seed=7)

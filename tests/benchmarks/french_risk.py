@@ -62,9 +62,7 @@ SIMPLE: Mapping[str, Callable[[int], Baseline]] = {
 @functools.cache
 def load() -> xr.Dataset:
     """Ranked embedded panel with context, from 1955 to the last month with returns."""
-    raw = rv.data.load_french()
-    panel = rv.data.market_context(raw).drop_vars("characteristics")
-    panel = rv.data.rank_characteristics(raw).assign(context=panel["context"])
+    panel = rv.data.rank_characteristics(rv.data.market_context(rv.data.load_french()))
     return panel.isel(time=slice(None, -1)).sel(time=slice(FIRST, None))
 
 

@@ -34,9 +34,10 @@ def models(**more):
     }
 
 
-def test_all_is_the_seven_of_the_paper():
+def test_all_is_the_seven_of_the_paper_and_three_risk_models():
     assert [e.name for e in enter_all("all")] == list(ALL)
-    assert ALL == ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", "RVRAE", "RVRAE (paper)")
+    neural = ("CA", "FactorVAE", "ALSTM", "Transformer", "RVRAE", "RVRAE (paper)")
+    assert ("IPCA", *neural, "EWMA", "MultivariateT", "EWMAMixture") == ALL
     for name, make in COMPETITORS.items():
         entrant = make(2)
         assert entrant.name == name
@@ -460,3 +461,15 @@ def test_alpha_of_a_month_does_not_know_its_returns(size):
     said, same = (fitted.outlook(each, months, 200, 0)["forecasts"] for each in (MARKET, wild))
     for name in ("mean", "mean_running", "mean_ols"):
         np.testing.assert_array_equal(said[name], same[name])
+
+
+def test_risk_models_are_compared_on_assets_that_they_have_never_seen():
+    """Their mean forecasts of new assets are all alike, so that ranks are undefined."""
+    named = ["EWMA", "MultivariateT", "EWMAMixture", "FactorGARCH"]
+    found = compare(MARKET, named, split=SPLIT, omit=(4,), num_samples=200)
+    assert not found.failures
+    whole = [result.scores for cell, result in found.monthly.items() if not cell.omitted]
+    assert all(np.isfinite(each.estimates["log_score"]).all() for each in whole)
+    scores = [result.scores for cell, result in found.monthly.items() if cell.omitted == 4]
+    assert len(scores) == 4
+    assert all(np.isnan(each.estimates["rank_ic"][0]) for each in scores)

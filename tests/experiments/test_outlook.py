@@ -87,6 +87,20 @@ def test_an_rvrae_agrees_with_its_own_methods():
     assert float(gap.max()) < 5 * float(many.std()) / DRAWS**0.5
 
 
+def test_a_risk_model_has_densities_and_draws_and_no_factors():
+    tree = _outlook(rv.baselines.EWMA(burn_in=10))
+    fitted = rv.baselines.EWMA(burn_in=10).fit(PARTS.train, PARTS.valid)
+    said = tree["forecasts"].to_dataset()
+    np.testing.assert_array_equal(said["mean"], fitted.predict(MARKET, TIMES))
+    evidence = fitted.log_evidence(MARKET).sel(time=TIMES)
+    np.testing.assert_array_equal(said["log_evidence"], evidence)
+    draws = fitted.forecast(MARKET, DRAWS, 0, times=TIMES)["predictions"]["returns"]
+    np.testing.assert_array_equal(tree["predictions"]["returns"], draws)
+    result = score(tree, PARTS.test.returns)
+    assert {"log_score", "crps", "coverage", "exceedance", "rank_ic"} <= set(result.estimates)
+    assert not {"total_r2", "total_r2_ols", "predictive_r2_running"} & set(result.estimates)
+
+
 def test_a_forecaster_has_no_total_r2():
     tree = _outlook(rv.baselines.ALSTM(4, 1, 3, config=SHORT))
     result = score(tree, PARTS.test.returns)
