@@ -1,5 +1,6 @@
 """``rvrae check``: whether a panel is fit for use, and what it holds."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_pairs
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, read_panel
+from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -27,18 +29,26 @@ __all__ = ["check", "describe"]
 @takes_layout
 def check(
     panel: PanelPath,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run to compare with; the table is read as that of its fit was."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     layout: Layout,
 ) -> None:
-    """Check a panel and describe it; every problem is listed."""
-    dataset = read_panel(panel, layout)
+    """Check a panel and describe it; every problem is listed.
+
+    With a run: also whether the panel is of the kind that it was fitted on.
+    """
+    dataset = read_panel(panel, layout) if run is None else load_run(run).read(panel, layout)[0]
     rv.data.check_panel(dataset)
     described = describe(dataset)
     if as_json:
         say_json({"panel": str(panel), **described})
         return
-    say(f"{panel} is a panel in order.")
+    kind = "" if run is None else f", of the kind that {run} was fitted on"
+    say(f"{panel} is a panel in order{kind}.")
     say_pairs({name.replace("_", " "): _text(value) for name, value in described.items()})
 
 

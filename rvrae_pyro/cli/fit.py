@@ -14,7 +14,7 @@ from rvrae_pyro.atomic import only_run, remove
 from rvrae_pyro.cli.console import say, say_json, say_pairs, tell
 from rvrae_pyro.cli.files import CHECKPOINT, assembled, check_folder, write_text
 from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
+from rvrae_pyro.cli.panels import PanelPath, layout_of, prepare, read_panel
 from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.cli.settings import cut, read_settings, to_toml
 from rvrae_pyro.errors import ConfigError
@@ -62,6 +62,7 @@ def fit(
     ready, preparation = prepare(
         raw, rank=settings.data.get("rank", True), context=settings.data.get("context", True)
     )
+    preparation = dataclasses.replace(preparation, layout=layout_of(panel, layout))
     model, training = settings.build_model(ready), settings.build_config()
     written = to_toml(settings, model, training)
     if print_config or out is None:
@@ -79,7 +80,7 @@ def fit(
             write_text(folder / "config.toml", written)
         if result.stopped != "interrupted":
             remove(out / CHECKPOINT)
-    _report(out, shlex.join([str(panel), *layout.options()]), result, train, valid, as_json)
+    _report(out, shlex.quote(str(panel)), result, train, valid, as_json)
     if result.stopped == "interrupted":
         tell(
             f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "

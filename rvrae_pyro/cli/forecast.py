@@ -12,7 +12,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
 from rvrae_pyro.cli.files import check_file
 from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, read_panel, settled
+from rvrae_pyro.cli.panels import PanelPath, settled
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.cli.tables import TABLE_SUFFIXES, forecast_table, write_table
 from rvrae_pyro.data.stores import check_replaceable
@@ -57,11 +57,11 @@ def forecast(
     if streams:
         check_replaceable(out, "tree", "--out", ConfigError)
     loaded = load_run(run)
-    raw = read_panel(panel, layout)
+    raw, prepared = loaded.read(panel, layout)
     kept = "nothing was written."
     if streams:
         kept = f"months that are done are kept beside {out}, and the same command goes on."
-    with settled(loaded.preparation.repeat(raw)) as ready, interruptible(kept):
+    with settled(prepared) as ready, interruptible(kept):
         tree = loaded.fit.forecast(
             ready,
             num_samples=num_samples,

@@ -2,12 +2,15 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
+
+from rvrae_pyro.data.frame import from_frame
+from rvrae_pyro.errors import ConfigError
 
 __all__ = ["Layout", "takes_layout"]
 
@@ -99,14 +102,29 @@ class Layout:
             name: value for name, value in given.items() if value is not None and value is not False
         }
 
-    def options(self) -> list[str]:
-        """Return the settings that were given, as words of a command line."""
-        words = []
+    def check_against(self, remembered: Mapping[str, Any]) -> None:
+        """Compare the settings that were given with those that a run's table was read by.
+
+        Raises
+        ------
+        ConfigError
+            If one contradicts.
+        """
         for name, value in self.chosen().items():
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words.append(str(value))
-        return words
+            default = inspect.signature(from_frame).parameters[name].default
+            kept = remembered.get(name, default)
+            if value != kept:
+                was = _option(name, kept) if kept not in (None, False) else f"no {_option(name)}"
+                raise ConfigError(
+                    f"`{_option(name, value)}` contradicts the run, whose table was read with "
+                    f"{was}. Leave the option out: a run remembers its options; or fit again."
+                )
+
+
+def _option(name: str, value: object = True) -> str:
+    """Spell a setting as words of a command line."""
+    words = f"--{name.replace('_', '-')}"
+    return words if value is True else f"{words} {value}"
 
 
 def takes_layout(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -19,32 +18,49 @@ from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.tables import FORMAT_KEY
-from rvrae_pyro.errors import CheckpointError, PanelError, RvraeWarning
-from rvrae_pyro.names import ASSET, CHARACTERISTIC, CONTEXT, FEATURE, TIME
+from rvrae_pyro.errors import CheckpointError, PanelError
+from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
 
-__all__ = ["PanelPath", "Preparation", "prepare", "read_panel", "settled"]
+__all__ = ["PanelPath", "Preparation", "layout_of", "prepare", "read_panel", "settled"]
 
 # data that come with the package or with an extra of it, by the name that stands for a file
 _EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
+_TABLES: Final = (".csv", ".parquet")
 PanelPath = Annotated[
     Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
 ]
 
 
-def read_panel(path: Path, layout: Layout) -> xr.Dataset:
-    """Read a panel, or a plain long table as ``layout`` tells; ``french`` and ``sp500`` are known.
+def read_panel(
+    path: Path, layout: Layout, remembered: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Read a panel, or a plain long table by its layout; ``french`` and ``sp500`` are known names.
+
+    Parameters
+    ----------
+    path : Path
+    layout : Layout
+        Options of this command.
+    remembered : mapping, optional
+        Layout that a run's table was read with (:func:`layout_of`): the default of every option
+        of a plain table.
 
     Raises
     ------
     PanelError
         If the file is missing, damaged, of an unknown suffix, or holds no valid panel.
+    ConfigError
+        If an option contradicts the remembered layout.
     """
-    if str(path) in _EMBEDDED and not path.exists():
+    if _is_embedded(path):
         return _EMBEDDED[str(path)]()
-    chosen = layout.chosen()
-    if not chosen:
+    if remembered is not None:
+        layout.check_against(remembered)
+    chosen = layout.chosen() or dict(remembered or {})
+    if not chosen or (not layout.chosen() and _describes_itself(path)):
         return rv.data.read_panel(path)
-    frame = _read_table(path, layout.asset or ASSET)
+    chosen = {**(remembered or {}), **chosen}
+    frame = _read_table(path, chosen.get("asset", ASSET))
     if "weight" not in chosen and "weight" in frame.columns:
         chosen["weight"] = "weight"
     try:
@@ -53,65 +69,73 @@ def read_panel(path: Path, layout: Layout) -> xr.Dataset:
         raise PanelError(f"{path}: {error}") from error
 
 
+def layout_of(path: Path, layout: Layout) -> dict[str, Any] | None:
+    """Layout that :func:`read_panel` reads a plain table by; None for files that need none."""
+    return None if _is_embedded(path) or _describes_itself(path) else layout.chosen()
+
+
+def _is_embedded(path: Path) -> bool:
+    return str(path) in _EMBEDDED and not path.exists()
+
+
+def _describes_itself(path: Path) -> bool:
+    """Whether a file is a panel with labels and attributes, not a plain table."""
+    suffix = path.suffix.lower()
+    if suffix not in _TABLES:
+        return True
+    try:
+        if suffix == ".csv":
+            with path.open("rb") as file:
+                return file.readline().startswith(f"# {FORMAT_KEY} ".encode())
+        return FORMAT_KEY.encode() in (pq.read_schema(path).metadata or {})
+    except (OSError, ValueError):
+        return False  # reading it raises with the reason
+
+
 def _read_table(path: Path, asset: str) -> pd.DataFrame:
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet"):
+    if suffix not in _TABLES:
         raise PanelError(
             f"{path}: column options are for plain tables, .csv or .parquet; got {suffix!r}."
         )
     if not path.is_file():
         raise PanelError(f"cannot read {path}: it is missing or no file. Check the path.")
+    if _describes_itself(path):
+        raise PanelError(
+            f"{path} is a panel and says itself what its columns are. Leave out the column options."
+        )
     try:
-        if suffix == ".csv":
-            with path.open("rb") as file:
-                known = file.readline().startswith(f"# {FORMAT_KEY} ".encode())
-            # ids keep their leading zeros
-            frame = pd.DataFrame() if known else pd.read_csv(path, dtype={asset: "str"})
-        else:
-            known = FORMAT_KEY.encode() in (pq.read_schema(path).metadata or {})
-            frame = pd.DataFrame() if known else pd.read_parquet(path)
+        # ids keep their leading zeros
+        frame = (
+            pd.read_csv(path, dtype={asset: "str"}) if suffix == ".csv" else pd.read_parquet(path)
+        )
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         text = str(error).strip() or type(error).__name__
         raise PanelError(
             f"cannot read {path}: it is damaged or no {suffix} file "
             f"({text.splitlines()[0]}). Write it again."
         ) from error
-    if known:
-        raise PanelError(
-            f"{path} is a panel and says itself what its columns are. Leave out the column options."
-        )
     named = any(name is not None for name in frame.index.names)
     return frame.reset_index() if named else frame
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to a panel before the fit; a forecast repeats it.
+    """What was done to a panel before the fit; later commands repeat it.
 
     Attributes
     ----------
-    characteristics : tuple of str
-        Names, in the order the model knows them.
     ranked : bool
         Whether the characteristics were ranked here.
-    transform : str
-        The panel's ``transform`` as the model saw it.
     context : {"none", "market", "given"}
         None, ``rv.data.market_context``, or the panel's own.
-    features : tuple of str
-        Names of the context's features.
-    first : str
-        First date, from which ``market_context`` standardises.
-    frequency : str
+    layout : mapping or None
+        Layout that the plain table was read by; None for a file that needs none.
     """
 
-    characteristics: tuple[str, ...]
     ranked: bool
-    transform: str
     context: Literal["none", "market", "given"]
-    features: tuple[str, ...]
-    first: str
-    frequency: str
+    layout: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """Describe the preparation; :meth:`from_json` reads it back."""
@@ -128,103 +152,39 @@ class Preparation:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("characteristics", "features"):
-                content[name] = tuple(map(str, content[name]))
-            return cls(**content)
+            return cls(content["ranked"], content["context"], content.get("layout"))
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path} is missing: it tells how the panel was prepared. Fit with `rvrae fit`, or "
                 "load a fit of your own in Python."
             ) from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}. Fit again.") from error
 
     def repeat(self, panel: xr.Dataset) -> xr.Dataset:
         """Do to another panel what was done to the one of the fit.
 
-        Parameters
-        ----------
-        panel : Dataset
-            Longer or with other assets, with the same characteristics in any order.
-
         Returns
         -------
         Dataset
-            Characteristics in the model's order; nothing in a row uses later rows.
+            Nothing in a row uses later rows. Whether the panel matches that of the fit is not
+            checked here.
 
         Raises
         ------
         PanelError
-            If characteristics, transform, frequency or context differ from the fit's.
+            If the context cannot be made because characteristics are transformed already.
         """
-        panel = self._same_characteristics(panel)
-        frequency = str(panel.attrs.get("frequency", "monthly"))
-        if frequency != self.frequency:
-            raise PanelError(f"the panel is {frequency}; the model was fitted on {self.frequency}.")
-        panel = self._same_context(panel)
-        if self.ranked:
-            return rv.data.rank_characteristics(panel)
-        transform = str(panel.attrs.get("transform", "none"))
-        if transform != self.transform:
-            raise PanelError(
-                f"the attribute `transform` of the panel says {transform!r}; the model was fitted "
-                f"on {self.transform!r} characteristics. Transform them alike."
-            )
-        return panel
-
-    def _same_characteristics(self, panel: xr.Dataset) -> xr.Dataset:
-        have = [str(name) for name in panel[CHARACTERISTIC].values]
-        absent = [name for name in self.characteristics if name not in have]
-        extra = [name for name in have if name not in self.characteristics]
-        if absent or extra:
-            raise PanelError(
-                f"the panel's characteristics differ from the model's: missing {_few(absent)}; "
-                f"unknown to the model {_few(extra)}. Give it the {len(self.characteristics)} of "
-                "the fit, or fit again."
-            )
-        return panel.sel({CHARACTERISTIC: list(self.characteristics)})
-
-    def _same_context(self, panel: xr.Dataset) -> xr.Dataset:
-        if self.context == "none":
-            return panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
-        if CONTEXT not in panel and self.context == "market":
+        if self.context == "none" and FEATURE in panel.dims:
+            panel = panel.drop_dims(FEATURE)
+        elif self.context == "market" and CONTEXT not in panel:
             if panel.attrs.get("transform", "none") != "none":
                 raise PanelError(
                     "the model knows a market context made from raw characteristics; those of the "
                     "panel are transformed already. Give it the raw panel."
                 )
             panel = rv.data.market_context(panel)
-            _warn_other_start(self.first, _first(panel))
-        if CONTEXT not in panel:
-            raise PanelError(
-                f"the panel has no `context`; the model was fitted with {_few(self.features)}."
-            )
-        have = [str(name) for name in panel[FEATURE].values]
-        if sorted(have) != sorted(self.features):
-            raise PanelError(
-                f"the context differs from the model's: it has {_few(have)}, the model was fitted "
-                f"with {_few(self.features)}."
-            )
-        return panel.sel({FEATURE: list(self.features)})
-
-
-def _few(names: "list[str] | tuple[str, ...]") -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)} in all)"
-
-
-def _first(panel: xr.Dataset) -> str:
-    return str(panel[TIME].values[0])[:10]
-
-
-def _warn_other_start(expected: str, got: str) -> None:
-    if got != expected:
-        warnings.warn(
-            f"the panel starts {got}, that of the fit {expected}: the market context is "
-            "standardised from the first row on, so forecasts differ from those of the full panel",
-            RvraeWarning,
-            stacklevel=2,
-        )
+        return rv.data.rank_characteristics(panel) if self.ranked else panel
 
 
 @contextmanager
@@ -272,12 +232,4 @@ def prepare(
     ranked = rank and panel.attrs.get("transform") != "rank"
     if ranked:
         panel = rv.data.rank_characteristics(panel)
-    return panel, Preparation(
-        characteristics=tuple(map(str, panel[CHARACTERISTIC].values)),
-        ranked=ranked,
-        transform=str(panel.attrs.get("transform", "none")),
-        context=kind,
-        features=tuple(map(str, panel[FEATURE].values)) if kind != "none" else (),
-        first=_first(panel),
-        frequency=str(panel.attrs.get("frequency", "monthly")),
-    )
+    return panel, Preparation(ranked=ranked, context=kind)

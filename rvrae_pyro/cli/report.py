@@ -8,7 +8,7 @@ import typer
 from rvrae_pyro.cli.console import progress, say, say_json
 from rvrae_pyro.cli.files import check_file, write_text
 from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, read_panel
+from rvrae_pyro.cli.panels import PanelPath
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.errors import ConfigError
 
@@ -41,8 +41,7 @@ def report(
             f"{num_samples}."
         )
     loaded = load_run(run)
-    raw = read_panel(panel, layout)
-    ready = loaded.preparation.repeat(raw)
+    raw, ready = loaded.read(panel, layout)
     progress("forecasting, scoring and writing the page")
     # the pieces below load torch, which --help has no use for
     from rvrae_pyro.report.facts import gather

@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import xarray as xr
+
 import rvrae_pyro as rv
 from rvrae_pyro.cli.files import CHECKPOINT, MODEL, write_text
-from rvrae_pyro.cli.panels import Preparation
+from rvrae_pyro.cli.layout import Layout
+from rvrae_pyro.cli.panels import Preparation, read_panel
+from rvrae_pyro.data.panel_match import match_panel
 from rvrae_pyro.errors import CheckpointError, RvraeError
 
 if TYPE_CHECKING:
@@ -23,6 +27,25 @@ class Run:
 
     fit: "Fit"
     preparation: Preparation
+
+    def read(self, path: Path, layout: Layout) -> tuple[xr.Dataset, xr.Dataset]:
+        """Read a panel as that of the fit was read, and prepare it as that was prepared.
+
+        Returns
+        -------
+        raw, ready : Dataset
+            The panel of the file, and what the fit takes; nothing in a row uses later rows.
+
+        Raises
+        ------
+        ConfigError
+            If an option contradicts the run.
+        PanelError
+            If the file holds no valid panel, or another kind of panel than that of the fit.
+        """
+        raw = read_panel(path, layout, self.preparation.layout)
+        ready = match_panel(self.preparation.repeat(raw), self.fit.attrs)
+        return raw, ready
 
 
 def save_run(run: Run, folder: Path) -> None:

@@ -155,13 +155,14 @@ def _context_problems(panel: xr.Dataset, stated: Mapping[str, Any]) -> list[str]
 
 
 def _warn(panel: xr.Dataset, stated: Mapping[str, Any], argument: str) -> None:
+    # one place in the code for all callers, so that Python shows each text once
     expected, got = stated.get("return_kind"), panel.attrs.get("return_kind")
     if None not in (expected, got) and expected != got:
         warnings.warn(
             f"`{argument}`: returns are {got!r}, those of the fit were {expected!r}. Pass both "
             "with the same risk-free rate subtracted.",
             RvraeWarning,
-            stacklevel=4,
+            stacklevel=2,
         )
     expected = stated.get("context_from")
     got = panel[CONTEXT].attrs.get("standardised_from") if CONTEXT in panel else None
@@ -171,7 +172,7 @@ def _warn(panel: xr.Dataset, stated: Mapping[str, Any], argument: str) -> None:
             f"{expected}, so that its values differ. Add it to the panel that starts in {expected} "
             "before cutting months.",
             RvraeWarning,
-            stacklevel=4,
+            stacklevel=2,
         )
 
 

@@ -1,5 +1,6 @@
 """A command runner, a small panel on disk and a small run, shared by the tests of the commands."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+def assert_refused(outcome: Outcome, match: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert outcome.err.startswith("rvrae: ")
+    assert outcome.err.count("rvrae: ") == 1
+    assert re.search(match, outcome.err), outcome.err
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Bad input gives one clear message, exit code 2 and no file; the same through the API."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +11,10 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from tests.cli.conftest import Command, Outcome
+from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import SMALL, content, long_table, write_settings
 
 Table = pd.DataFrame
-
-
-def assert_refused(outcome: Outcome, match: str) -> None:
-    assert outcome.code == 2, outcome
-    assert outcome.out == ""
-    assert "Traceback" not in outcome.err
-    assert outcome.err.startswith("rvrae: ")
-    assert outcome.err.count("rvrae: ") == 1
-    assert re.search(match, outcome.err), outcome.err
 
 
 def repeat_a_row(table: Table) -> Table:
@@ -177,8 +167,8 @@ def test_other_characteristics_than_the_model(
     fewer = panel.isel(characteristic=slice(1, None))
     renamed = panel.assign_coords(characteristic=["c0", "c1", "c2", "other"])
     for name, other, match in (
-        ("fewer", fewer, "missing c0; unknown to the model none"),
-        ("renamed", renamed, "missing c3; unknown to the model other"),
+        ("fewer", fewer, "must be the 4 of the fit; missing: 'c0'"),
+        ("renamed", renamed, "missing: 'c3'; unknown to the model: 'other'"),
     ):
         path = tmp_path / f"{name}.nc"
         rv.data.write_panel(other, path)
@@ -199,9 +189,9 @@ def test_other_transform_context_and_frequency_than_the_fit(
     )
     weekly.attrs["frequency"] = "weekly"
     for name, other, match in (
-        ("raw", raw, "was fitted on 'rank' characteristics"),
-        ("bare", bare, "has no `context`.*dispersion"),
-        ("weekly", weekly, "is weekly; the model was fitted on monthly"),
+        ("raw", raw, "`transform` must be 'rank', got 'none'"),
+        ("bare", bare, "`context` with .*dispersion.* is missing"),
+        ("weekly", weekly, "`frequency` must be 'monthly', got 'weekly'"),
     ):
         path = tmp_path / f"{name}.nc"
         rv.data.write_panel(other, path)

@@ -14,7 +14,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.cli.forecast import _tell_of_noise
 from rvrae_pyro.predictive.export import read_tree
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import SMALL, content, long_table, write_settings
 
 QUANTILES = ["q05", "q25", "q50", "q75", "q95"]
@@ -123,7 +123,9 @@ def test_fit_prepares_raw_tables_and_forecast_repeats_it(rvrae: Command, tmp_pat
     assert said["findings"][0]["question"] == "Did training converge?"
     prepared = json.loads((run / "model" / "preparation.json").read_text())
     assert (prepared["ranked"], prepared["context"]) == (True, "market")
-    assert prepared["features"] == ["vol_12m_median", "vol_12m_iqr"]
+    kept = json.loads(rv.load(run / "model").attrs["panel"])
+    assert kept["features"] == ["vol_12m_median", "vol_12m_iqr"]
+    assert (kept["context_source"], kept["context_from"]) == ("market_context", "2010-01-31")
 
     # columns in another order, an asset more, and the months that the fit did not see
     shuffled = table[["name", "mom_1m", "vol_12m", "size", "ret", "asset", "date"]]
@@ -160,7 +162,8 @@ def test_forecast_warns_where_the_context_starts_elsewhere(rvrae: Command, tmp_p
         warnings.simplefilter("default")
         outcome = rvrae("forecast", run, path, "--excess", "--out", tmp_path / "f.csv")
     assert outcome.code == 0
-    assert outcome.err.startswith("warning: the panel starts 2010-03-31, that of the fit 2010-01")
+    assert "the market context is standardised from 2010-03-31 on, that of the" in outcome.err
+    assert outcome.err.count("warning: ") == 1
 
 
 def test_data_settings_turn_ranks_and_context_off(rvrae: Command, tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_data_settings_turn_ranks_and_context_off(rvrae: Command, tmp_path: Path
     settings = write_settings(tmp_path / "raw.toml", text)
     assert rvrae("fit", path, "--excess", "--config", settings, "--out", run).code == 0
     prepared = json.loads((run / "model" / "preparation.json").read_text())
-    assert (prepared["ranked"], prepared["context"], prepared["features"]) == (False, "none", [])
+    assert (prepared["ranked"], prepared["context"]) == (False, "none")
     outcome = rvrae("forecast", run, path, "--excess", "--out", tmp_path / "f.nc")
     assert outcome.code == 0
     fit = rv.load(run / "model")
@@ -287,6 +290,78 @@ def test_the_commands_that_fit_names_next_can_be_given_as_they_are(
     assert outcome.code == 0, outcome
     assert len(pd.read_csv(tmp_path / "f.csv")) == 6
     assert "rvrae report" in made.out
+
+
+def test_a_run_remembers_how_its_table_was_read(rvrae: Command, tmp_path: Path) -> None:
+    table, run = renamed(tmp_path), tmp_path / "run"
+    settings = write_settings(tmp_path / "small.toml")
+    names = ("--time", "Date", "--asset", "PERMNO", "--returns", "TotRet")
+    given = (*names, "--risk-free", "Rf", "--lag", "1")
+    assert rvrae("fit", table, *given, "--out", run, "--config", settings).code == 0
+    kept = json.loads((run / "model" / "preparation.json").read_text())["layout"]
+    assert (kept["lag"], kept["risk_free"], kept["time"]) == (1, "Rf", "Date")
+
+    for name, options in (("told", given), ("silent", ()), ("in part", ("--lag", "1"))):
+        out = tmp_path / f"{name}.csv"
+        outcome = rvrae("forecast", run, table, *options, "--out", out)
+        assert (outcome.code, outcome.err) == (0, "")
+        # what is known at the end of the last month forecasts the next
+        assert set(pd.read_csv(out)["date"]) == {"2011-09-30"}
+        assert out.read_bytes() == (tmp_path / "told.csv").read_bytes()
+
+    outcome = rvrae("check", table, "--run", run)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"of the kind that {run} was fitted on" in outcome.out
+
+    before = content(tmp_path)
+    for options, contradiction in (
+        (("--lag", "0"), r"`--lag 0` contradicts the run, .* read with --lag 1\."),
+        (("--returns", "other"), "`--returns other` contradicts .* with --returns TotRet"),
+        (("--excess",), "`--excess` contradicts .* read with no --excess"),
+        (("--weight", "size"), "`--weight size` contradicts .* read with no --weight"),
+    ):
+        for arguments in (
+            ("forecast", run, table, *options, "--out", tmp_path / "f.csv"),
+            ("report", run, table, *options, "--out", tmp_path / "r.html"),
+            ("check", table, *options, "--run", run),
+        ):
+            assert_refused(rvrae(*arguments), contradiction)
+    assert content(tmp_path) == before
+
+
+def test_a_later_file_that_describes_itself_needs_no_layout(rvrae: Command, tmp_path: Path) -> None:
+    table, run = renamed(tmp_path), tmp_path / "run"
+    settings = write_settings(tmp_path / "small.toml")
+    names = {"time": "Date", "asset": "PERMNO", "returns": "TotRet", "risk_free": "Rf"}
+    options = [word for n, v in names.items() for word in (f"--{n.replace('_', '-')}", v)]
+    fitted = rvrae("fit", table, *options, "--lag", "1", "--out", run, "--config", settings)
+    assert fitted.code == 0
+    assert rvrae("forecast", run, table, "--out", tmp_path / "table.csv").code == 0
+    frame = pd.read_csv(table, dtype={"PERMNO": "str"})
+    for lag in (1, 0):
+        panel = rv.data.from_frame(frame, **names, lag=lag)
+        for suffix in (".parquet", ".nc", ".csv"):
+            path = tmp_path / f"panel{suffix}"
+            rv.data.write_panel(panel, path)
+            outcome = rvrae("forecast", run, path, "--out", tmp_path / "f.csv")
+            if lag == 0:
+                assert_refused(outcome, "`lag` must be 1, got 0")
+                continue
+            assert (outcome.code, outcome.err) == (0, "")
+            assert (tmp_path / "f.csv").read_bytes() == (tmp_path / "table.csv").read_bytes()
+
+
+def test_a_table_may_follow_a_fit_of_a_panel_file(rvrae: Command, tmp_path: Path) -> None:
+    table, run, path = renamed(tmp_path), tmp_path / "run", tmp_path / "panel.parquet"
+    settings = write_settings(tmp_path / "small.toml")
+    names = {"time": "Date", "asset": "PERMNO", "returns": "TotRet", "risk_free": "Rf"}
+    options = [word for n, v in names.items() for word in (f"--{n.replace('_', '-')}", v)]
+    frame = pd.read_csv(table, dtype={"PERMNO": "str"})
+    rv.data.write_panel(rv.data.from_frame(frame, **names, lag=1), path)
+    assert rvrae("fit", path, "--out", run, "--config", settings).code == 0
+    out = ("--out", tmp_path / "f.csv")
+    assert rvrae("forecast", run, table, *options, "--lag", "1", *out).code == 0
+    assert_refused(rvrae("forecast", run, table, *options, *out), "`lag` must be 1, got 0")
 
 
 @pytest.mark.filterwarnings("always::rvrae_pyro.errors.RvraeWarning")
