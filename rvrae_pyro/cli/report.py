@@ -29,7 +29,7 @@ def report(
     *,
     layout: Layout,
 ) -> None:
-    """Write one page: next month's ranking and risk, the factors, and whether to believe it.
+    """Write one page: ranking and risk of the last listed month, factors, and whether to trust it.
 
     The panel may be longer than that of the fit: months after training judge the forecasts, and
     the last listed row is forecast.

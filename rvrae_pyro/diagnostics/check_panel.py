@@ -21,12 +21,14 @@ from rvrae_pyro.diagnostics.check import Finding, Verdict
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
 __all__ = [
+    "SUSPECT",
     "check_calibration",
     "check_filter",
     "check_skill",
     "check_spread",
     "check_tails",
     "check_weights",
+    "judge_skill",
 ]
 
 _PROB: Final = 0.9
@@ -273,12 +275,12 @@ def check_skill(
             f"{answer} Forecasts err far more than a forecast of zero.",
             "a longer training, or a likelihood whose mean exists (a Cauchy has none).",
         )
-    if (r2 > 0.1 and r2 > 3 * r2_error) or (ic > 0.2 and ic > 3 * ic_error):
+    verdict = judge_skill(r2, r2_error, ic, ic_error)
+    if verdict != "good":
         return Finding(
             question,
-            "bad" if r2 > 0.2 or ic > 0.35 else "look",
-            f"{answer} Real monthly returns allow a percent or two: suspect a characteristic that "
-            "knows the month it predicts, and believe no backtest before it is found.",
+            verdict,
+            f"{answer} {SUSPECT}",
             advise(
                 used,
                 (LAGGED, "lag=1 in rv.data.from_frame"),
@@ -294,6 +296,31 @@ def check_skill(
             "a stronger weight prior, a simpler factor prior, or more months of training.",
         )
     return Finding(question, "good", answer)
+
+
+SUSPECT: Final = (
+    "Real monthly returns allow a percent or two: suspect a characteristic that knows the month it "
+    "predicts, and believe no backtest before it is found."
+)
+
+
+def judge_skill(r2: float, r2_error: float, ic: float, ic_error: float) -> Verdict:
+    """Judge whether the skill of any model, a baseline's too, is too good to be true.
+
+    Parameters
+    ----------
+    r2, r2_error : float
+        Predictive R2 against a forecast of zero, and its standard error.
+    ic, ic_error : float
+        Mean monthly rank correlation of forecasts and returns, and its standard error.
+
+    Returns
+    -------
+    {"good", "look", "bad"}
+    """
+    if (r2 > 0.1 and r2 > 3 * r2_error) or (ic > 0.2 and ic > 3 * ic_error):
+        return "bad" if r2 > 0.2 or ic > 0.35 else "look"
+    return "good"
 
 
 def _trained_on(n_trained: int) -> str:

@@ -12,7 +12,7 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.figures import draw_table, save_figure
 from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK
-from rvrae_pyro.experiments.tables import TABLES, to_markdown, wide, with_printed
+from rvrae_pyro.experiments.tables import TABLES, skill_alarms, to_markdown, wide, with_printed
 
 if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison import Comparison
@@ -92,6 +92,9 @@ def markdown(comparison: Comparison) -> str:
         lines += [table.note, *_printed_note(number), "", picture, ""]
         if number == "4":
             lines += _tests(comparison)
+    alarms = skill_alarms(comparison.results)
+    if alarms:
+        lines += ["## Too good to be true", "", *(f"- {each}" for each in alarms), ""]
     if comparison.failures:
         lines += ["## Fits that failed", "", to_markdown(failure_table(comparison.failures)), ""]
     lines += ["## How to read it", "", *(f"- {each}" for each in _CAVEATS), ""]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.diagnostics.check_panel import SUSPECT, judge_skill
 from rvrae_pyro.evaluation import diebold_mariano
 from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.published import PAPER_NAME, PAPER_RANK, PAPER_TABLE
@@ -24,6 +25,7 @@ __all__ = [
     "long_table",
     "pooled",
     "select",
+    "skill_alarms",
     "to_markdown",
     "wide",
     "with_printed",
@@ -168,6 +170,37 @@ def select(pool: pd.DataFrame, number: str, models: Sequence[str]) -> pd.DataFra
     place = rows.assign(m=rows["model"].map(order), k=rows["metric"].map(rank))
     chosen = place.sort_values(["omitted", "m", "k"], kind="stable").drop(columns=["m", "k"])
     return chosen.reset_index(drop=True)
+
+
+def skill_alarms(pool: pd.DataFrame) -> list[str]:
+    """Name models, baselines among them, whose skill is too good to be true.
+
+    Parameters
+    ----------
+    pool : DataFrame
+        ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``; one row per model,
+        omission and metric, or one per fit, which are averaged.
+
+    Returns
+    -------
+    list of str
+        A sentence for each.
+    """
+    rows = pool[(pool["omitted"] == 0) & pool["metric"].isin(["predictive_r2", "rank_ic"])]
+    means = rows.groupby(["model", "metric"], sort=False)[["estimate", "standard_error"]].mean()
+    found = []
+    for model in rows["model"].unique():
+        figures: list[float] = []
+        for metric in ("predictive_r2", "rank_ic"):
+            known = (model, metric) in means.index
+            figures += means.loc[(model, metric)].fillna(0.0).tolist() if known else [0.0, 0.0]
+        r2, r2_error, ic, ic_error = figures
+        if judge_skill(r2, r2_error, ic, ic_error) != "good":
+            found.append(
+                f"{model}: predictive R2 {100 * r2:.1f} % (s.e. {100 * r2_error:.1f}), rank "
+                f"correlation {ic:.2f} (s.e. {ic_error:.2f}). {SUSPECT}"
+            )
+    return found
 
 
 def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataFrame:

@@ -136,13 +136,14 @@ def gather(
     # as in the ranking: means without the noise of the draws
     at_live["mean"] = xr.dot(weights.isel({TIME: 0}), _by_asset(means, weights), dim=ASSET)
     profile = factor_profile(turned["mean"], rv.data.managed_portfolios(panel), _known(panel))
+    judged = judge(fit, panel, spans, num_samples, seed)
     return Facts(
         fit,
         panel,
         spans,
         live,
         bool(panel[RETURNS].sel({TIME: live}).isnull().all()),
-        _check(fit, panel, spans),
+        _check(fit, panel, spans, judged),
         _ranking(tree, raw, equal, fall, means),
         fall,
         at_live,
@@ -151,17 +152,22 @@ def gather(
         profile,
         parts,
         _sensitivity(fit, panel, live, num_samples, seed),
-        judge(fit, panel, spans, num_samples, seed),
+        judged,
         num_samples,
         seed,
     )
 
 
-def _check(fit: Fit, panel: xr.Dataset, spans: Spans) -> Check:
-    """Judge the fit, with the guide on its training months where the panel has them."""
+def _check(fit: Fit, panel: xr.Dataset, spans: Spans, judged: Judged | None) -> Check:
+    """Judge the fit on its own months and those after them, and against IPCA."""
     if len(spans.train) < 2:
-        return fit.check()
-    return fit.check(panel.sel({TIME: slice(spans.train[0], spans.train[-1])}))
+        page = fit.check()
+    else:
+        last = spans.judged[-1] if len(spans.judged) else spans.train[-1]
+        page = fit.check(panel.sel({TIME: slice(spans.train[0], last)}))
+    if judged is None:
+        return page
+    return Check([*page.findings, *judged.findings], page.limits)
 
 
 def _known(panel: xr.Dataset) -> xr.DataArray | None:

@@ -11,6 +11,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.panel import listed
+from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.report.books import standard_books
 from rvrae_pyro.report.versus import Measure, compare_with_ipca
@@ -72,6 +73,8 @@ class Judged:
         the 5 % quantile).
     measures : list of Measure
         Against IPCA; empty where it could not be fitted.
+    findings : list of Finding
+        The verdict against IPCA, and whether its skill is believable.
     missing : str
         Why there is no comparison, if so.
     n_draws : int
@@ -80,6 +83,7 @@ class Judged:
     backtest: xr.DataTree
     by_year: pd.DataFrame
     measures: list[Measure]
+    findings: list[Finding]
     missing: str
     n_draws: int
 
@@ -124,8 +128,8 @@ def judge(fit: Fit, panel: xr.Dataset, spans: Spans, num_samples: int, seed: int
         past = past[:0]  # a rival that has seen less of the past would be no comparison
     elif spans.kind == "test":
         past = np.concatenate([past, spans.valid])
-    measures, missing = compare_with_ipca(fit, panel, past, tree, seed)
-    return Judged(tested, _by_year(tested), measures, missing, draws)
+    measures, findings, missing = compare_with_ipca(fit, panel, past, tree, seed)
+    return Judged(tested, _by_year(tested), measures, findings, missing, draws)
 
 
 def _by_year(tested: xr.DataTree) -> pd.DataFrame:

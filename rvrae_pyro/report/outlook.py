@@ -176,7 +176,7 @@ def portfolios(facts: Facts) -> str:
     ]
     top = float(shown["part"].sum())
     return (
-        table("portfolios", f"Risk of portfolios over the next {facts.period}", columns, body)
+        table("portfolios", f"Risk of portfolios over {_the(words.ahead(facts))}", columns, body)
         + paragraph(
             "VaR and ES are losses, so positive means money lost. The portfolio of least variance "
             "may hold large short positions: it shows what the covariance believes, and is no "
@@ -198,6 +198,10 @@ def portfolios(facts: Facts) -> str:
             f"{percent(top, 0)} % with {percent(float(shown['weight'].sum()), 0)} % of the weight."
         )
     )
+
+
+def _the(ahead: str) -> str:
+    return f"the {ahead}" if ahead.startswith("next ") else ahead
 
 
 def made_of(facts: Facts) -> str:

@@ -23,7 +23,7 @@ Section = tuple[str, str, Callable[[Facts], str]]
 SECTIONS: Final[Sequence[Section]] = (
     ("in-short", "In short", outlook.summary),
     ("trust", "Can it be trusted?", outlook.trust),
-    ("assets", "Next {period}, asset by asset", outlook.ranking),
+    ("assets", "{ahead}, asset by asset", outlook.ranking),
     ("books", "Risk of portfolios", outlook.portfolios),
     ("forecasts", "What the forecasts are made of", outlook.made_of),
     ("factors", "The factors, and what they are", evidence.factors),
@@ -82,7 +82,9 @@ def write_page(facts: Facts) -> str:
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
     title = escaped(words.headline(facts))
-    heads = {name: escaped(head.format(period=facts.period)) for name, head, _ in SECTIONS}
+    ahead = words.ahead(facts)
+    ahead = ahead[0].upper() + ahead[1:]
+    heads = {name: escaped(head.format(ahead=ahead)) for name, head, _ in SECTIONS}
     links = "".join(f'<li><a href="#{name}">{head}</a></li>' for name, head in heads.items())
     body = "".join(
         f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{heads[name]}</h2>'

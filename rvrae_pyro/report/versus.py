@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -9,6 +10,8 @@ import numpy as np
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.diagnostics.check import Finding
+from rvrae_pyro.diagnostics.check_panel import check_skill
 from rvrae_pyro.errors import RvraeError
 from rvrae_pyro.evaluation import (
     coverage,
@@ -23,7 +26,7 @@ from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["Measure", "compare_with_ipca"]
+__all__ = ["Measure", "check_rival", "compare_with_ipca"]
 
 Better = Literal["high", "low", "near"]
 Scored = xr.DataArray | xr.Dataset
@@ -71,7 +74,7 @@ class Measure:
 
 def compare_with_ipca(
     fit: Fit, panel: xr.Dataset, past: np.ndarray, tree: xr.DataTree, seed: int
-) -> tuple[list[Measure], str]:
+) -> tuple[list[Measure], list[Finding], str]:
     """Fit IPCA with as many factors to the same past, and score both on the same cells.
 
     Parameters
@@ -88,11 +91,13 @@ def compare_with_ipca(
     -------
     list of Measure
         Empty where there is no comparison.
+    list of Finding
+        Which is better, and whether IPCA's skill can be believed.
     str
         Why, if so.
     """
     if len(past) < 2:
-        return [], "the panel does not hold all months that the model was trained on."
+        return [], [], "the panel does not hold all months that the model was trained on."
     draws = tree["predictions"].to_dataset()[RETURNS]
     months, size = draws[TIME].values, draws.sizes[DRAW]
     n_factors = min(fit.model.n_factors, panel.sizes[CHARACTERISTIC] + 1)
@@ -100,18 +105,52 @@ def compare_with_ipca(
         rival = rv.baselines.IPCA(n_factors, constant=True)
         rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
     except RvraeError as error:
-        return [], f"IPCA could not be fitted: {error}"
+        return [], [], f"IPCA could not be fitted: {error}"
     theirs = rival.forecast(panel, num_samples=size, seed=seed, times=months)
     other = theirs["predictions"].to_dataset()[RETURNS]
     both = _has(draws) & _has(other)
     returns = panel[RETURNS].sel({TIME: months}).where(both)
     fitted = fit.reconstruct(panel, num_samples=size, seed=seed).sel({TIME: months})
-    return [
+    measures = [
         *_densities(returns, draws, other),
         _ranks(returns, draws, other),
         _explained(_PREDICTIVE, returns, _mean(draws), _mean(other)),
         _explained(_TOTAL, returns, fitted, rival.reconstruct(panel).sel({TIME: months})),
-    ], ""
+    ]
+    skill = check_skill(returns, _mean(other), name="IPCA")
+    return measures, [check_rival(measures), skill], ""
+
+
+def check_rival(measures: Sequence[Measure]) -> Finding:
+    """Judge whether the linear standard forecasts better.
+
+    Parameters
+    ----------
+    measures : sequence of Measure
+        Those of forecasts count; total R2, which measures fit, does not.
+    """
+    question = "Does it forecast at least as well as IPCA, the linear standard?"
+    judged = [each for each in measures if each.label != _TOTAL[0]]
+    worse = [each for each in judged if each.verdict == "IPCA better"]
+    better = [each for each in judged if each.verdict == "this model better"]
+    named = "; ".join(_said(each) for each in (worse or better or judged[:1]))
+    if worse:
+        return Finding(
+            question,
+            "look",
+            f"No: IPCA is better by {named}.",
+            "rv.baselines.IPCA for these assets, or other parts, compared by log score with "
+            "rv.evaluation.compare.",
+        )
+    if better:
+        return Finding(question, "good", f"Better by {named}.")
+    return Finding(question, "good", f"No difference that these months can show: {named}.")
+
+
+def _said(measure: Measure) -> str:
+    own, other = measure.scale * measure.own, measure.scale * measure.other
+    error = measure.scale * measure.difference_error
+    return f"{measure.label} {own:.3g} against {other:.3g} (s.e. of the difference {error:.2g})"
 
 
 _PREDICTIVE: Final = ("Predictive R², %", "share of squared returns that mean forecasts explain")

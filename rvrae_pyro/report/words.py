@@ -14,6 +14,7 @@ from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.html import number
 
 __all__ = [
+    "ahead",
     "caveats",
     "day",
     "fitted_on",
@@ -47,6 +48,11 @@ def label(row: pd.Series) -> str:
 def labels(facts: Facts) -> dict[str, str]:
     """Name every asset of the ranking, by id."""
     return {str(row[ASSET]): label(row) for _, row in facts.ranking.iterrows()}
+
+
+def ahead(facts: Facts) -> str:
+    """Name the month that is forecast: the next one only if it has not happened yet."""
+    return f"next {facts.period}" if facts.waiting else day(facts.live, facts.period)
 
 
 def headline(facts: Facts) -> str:
@@ -130,6 +136,8 @@ def in_short(facts: Facts) -> list[str]:
         f"{_percent(float(equal['var'].sel(tail=0.05)))}, and then "
         f"{_percent(float(equal['es'].sel(tail=0.05)))} on average.",
     ]
+    if not facts.waiting:
+        lines.insert(0, _happened(facts))
     if facts.judged is None:
         return [*lines, judged_on(facts)]
     pit = facts.judged.backtest["asset"].to_dataset()["pit"].values
@@ -170,11 +178,15 @@ def caveats(facts: Facts) -> list[str]:
     if facts.spans.kind == "valid":
         lines.append(judged_on(facts))
     if not facts.waiting:
-        lines.append(
-            f"{day(facts.live, facts.period)} already has returns in the panel; the forecast does "
-            "not use them."
-        )
+        lines.append(_happened(facts))
     return lines
+
+
+def _happened(facts: Facts) -> str:
+    return (
+        f"{day(facts.live, facts.period)} already has returns in the panel; the forecast does not "
+        f"use them. It says what could be known before that {facts.period}, not what is to come."
+    )
 
 
 def _percent(value: float) -> str:

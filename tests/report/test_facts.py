@@ -1,5 +1,7 @@
 """What the page says, against the functions it is drawn from."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ import rvrae_pyro as rv
 from rvrae_pyro.report.books import fifths
 from rvrae_pyro.report.facts import Facts, gather
 from rvrae_pyro.report.judged import spans_of
-from rvrae_pyro.report.versus import Measure
+from rvrae_pyro.report.versus import Measure, check_rival
+from rvrae_pyro.report.words import trust
 
 
 def test_ranking_is_by_the_mean_without_noise(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
@@ -124,6 +127,71 @@ def test_measures_are_those_of_the_evaluation(facts: Facts, fit: rv.Fit, panel: 
 def test_verdicts(own: float, other: float, error: float, better: str, verdict: str) -> None:
     measure = Measure("x", "y", own, 0.1, other, 0.1, own - other, error, better)  # type: ignore[arg-type]
     assert measure.verdict == verdict
+
+
+def measure(label: str, difference: float, error: float, better: str) -> Measure:
+    return Measure(label, "", 0.5 + difference, 0.1, 0.5, 0.1, difference, error, better)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("measures", "verdict", "words"),
+    [
+        ([("CRPS, %", 0.1, 0.01, "low")], "look", "No: IPCA is better by CRPS, % 0.6 against 0.5"),
+        ([("CRPS, %", -0.1, 0.01, "low")], "good", "Better by CRPS"),
+        ([("CRPS, %", 0.1, 0.09, "low")], "good", "No difference that these months can show"),
+        (
+            [("CRPS, %", -0.1, 0.01, "low"), ("Rank correlation", -0.2, 0.05, "high")],
+            "look",
+            "IPCA is better by Rank correlation",
+        ),
+        # fit, no foresight: that IPCA fits the months better is no verdict on forecasts
+        (
+            [("CRPS, %", 0.1, 0.09, "low"), ("Total R², %", -0.2, 0.01, "high")],
+            "good",
+            "No difference",
+        ),
+    ],
+)
+def test_the_verdict_against_ipca(
+    measures: list[tuple[str, float, float, str]], verdict: str, words: str
+) -> None:
+    finding = check_rival([measure(*each) for each in measures])
+    assert finding.verdict == verdict
+    assert words in finding.answer
+    assert bool(finding.remedy) == (verdict != "good")
+
+
+def test_the_verdict_against_ipca_reaches_the_summary(facts: Facts) -> None:
+    assert facts.judged is not None
+    questions = [each.question for each in facts.check.findings]
+    rival, skill = facts.judged.findings
+    assert (rival.question, skill.question) == tuple(questions[-2:])
+    assert skill.question == "Is the skill of IPCA believable?"
+    worse = check_rival([measure("CRPS, %", 0.1, 0.01, "low")])
+    passed = [dataclasses.replace(each, verdict="good") for each in facts.check.findings[:-2]]
+    lost = dataclasses.replace(
+        facts, check=rv.diagnostics.Check([*passed, worse], facts.check.limits)
+    )
+    kind, sentence = trust(lost)
+    assert kind == "look"
+    assert "as well as IPCA" in sentence
+
+
+def test_skill_is_judged_on_the_months_after_the_training(facts: Facts) -> None:
+    finding = next(f for f in facts.check.findings if f.question == "Is the skill believable?")
+    assert "; 19 months)" in finding.answer  # 6 of validation and 13 of the test
+
+
+def test_a_leak_shows_in_ipca_too(fit: rv.Fit, panel: xr.Dataset) -> None:
+    """A characteristic that is the month's own return, ranked: the rival's skill is suspect."""
+    leaky = panel.copy(deep=True)
+    seen = leaky["returns"].where(rv.data.listed(leaky)).to_pandas()
+    ranks = (2 * seen.rank(axis=1, pct=True) - 1).fillna(0.0).to_numpy()
+    values = leaky["characteristics"].values
+    values[..., 0] = np.where(np.isnan(values[..., 0]), np.nan, ranks)
+    found = gather(fit, leaky, leaky).check.findings[-1]
+    assert found.question == "Is the skill of IPCA believable?"
+    assert found.verdict == "bad"
 
 
 def test_fifths_hold_the_ends() -> None:

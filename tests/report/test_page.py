@@ -166,6 +166,7 @@ def test_weekly_panel_speaks_of_weeks() -> None:
     fridays = np.datetime64("2015-01-02", "ns") + np.arange(30) * np.timedelta64(7, "D")
     panel = panel.assign_coords(time=fridays)
     panel.attrs["frequency"] = "weekly"
+    panel["returns"][-1] = np.nan
     model = rv.RVRAE(3, 2, factor_prior=rv.priors.AR1(2), likelihood=rv.likelihoods.Normal())
     fit = rv.fit(model, panel.isel(time=slice(0, 15)), config=rv.FitConfig(max_steps=2),
                  progress=False)  # fmt: skip
@@ -173,3 +174,14 @@ def test_weekly_panel_speaks_of_weeks() -> None:
     assert "Next week, asset by asset" in page
     assert "MktRF" not in page
     assert "forecast, 2015-07-24" in page
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_month_that_has_happened_is_not_called_next(facts: Facts, waiting: bool) -> None:
+    page = write_page(dataclasses.replace(facts, waiting=waiting))
+    assert ("Next month, asset by asset" in page) == waiting
+    assert ("over the next month" in page) == waiting
+    assert ("next month" in page.lower()) == waiting
+    assert ("already has returns in the panel" in page) == (not waiting)
+    day = pd.Timestamp(facts.live)
+    assert (f"{day:%B %Y}, asset by asset" in page) == (not waiting)
