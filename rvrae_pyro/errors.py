@@ -1,11 +1,14 @@
-"""Error classes, each also the built-in that a Python user would expect, and three checks.
+"""Error classes, each also the built-in that a Python user would expect, and checks.
 
 A message says which argument, what was expected, what came, and what to do.
 """
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 
 __all__ = [
     "CheckpointError",
@@ -19,6 +22,7 @@ __all__ = [
     "check_count",
     "check_number",
     "check_seeds",
+    "warn_user",
 ]
 
 
@@ -56,6 +60,15 @@ class CheckpointError(RvraeError, RuntimeError):
 
 class RvraeWarning(UserWarning):
     """Something is odd but usable."""
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's code that called into the package, however deep."""
+    package = str(Path(__file__).parent)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RvraeWarning, stacklevel=level)
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["constant", "rounding"]
+__all__ = ["constant", "independent", "rounding", "scaled"]
 
 _LEAST: Final = 1e-12
 _STEPS: Final = 4.0
@@ -58,3 +58,50 @@ def constant(
     size = np.maximum(np.abs(high), np.abs(low))
     # written so that an axis without numbers, where high < low, is constant
     return np.asarray(~(high - low > tolerance * size))
+
+
+def scaled(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Divide columns by their spread, rounded to a power of two so that no digit is lost.
+
+    Parameters
+    ----------
+    values : array of shape (n_rows, n_columns)
+        Without NaN.
+
+    Returns
+    -------
+    scaled : array of shape (n_rows, n_columns)
+        Columns with a standard deviation between 0.7 and 1.5; a column of zeros stays.
+    scale : array of shape (n_columns,)
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    largest = np.abs(numbers).max(axis=0, initial=0.0)
+    unit = np.where(largest > 0, largest, 1.0)
+    # of numbers up to 1, whose squares neither overflow nor vanish
+    spread = (numbers / unit).std(axis=0)
+    size = unit * np.where(spread > 0, spread, 1.0)
+    scale = np.exp2(np.rint(np.log2(size)))
+    return numbers / scale, scale
+
+
+def independent(values: NDArray[Any], relative: float | None = None) -> bool:
+    """Whether no column is constant, or a combination of others and a constant.
+
+    Parameters
+    ----------
+    values : array of shape (n_rows, n_columns)
+        Without NaN, in any units.
+    relative : float, optional
+        Relative rounding error of the numbers. Default: that of the dtype, :func:`rounding`.
+    """
+    tolerance = rounding(values) if relative is None else relative
+    if not values.shape[0] or bool(constant(values, axis=0, relative=tolerance).any()):
+        return False
+    numbers, _ = scaled(values)
+    centred = numbers - numbers.mean(axis=0)
+    length = np.sqrt((centred**2).sum(axis=0))
+    noise = tolerance * np.sqrt(len(numbers)) * np.abs(numbers).max(axis=0) / length
+    if len(numbers) <= centred.shape[1]:
+        return False
+    singular = np.linalg.svd(centred / length, compute_uv=False)
+    return bool(singular[-1] > 10.0 * noise.max())

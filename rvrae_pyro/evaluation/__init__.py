@@ -4,6 +4,10 @@ Functions take realised ``returns`` first, in the form (time, asset) or along ``
 what is scored second. ``per`` chooses one number for the panel, a month or a cell;
 ``standard_error=True`` returns a Dataset with ``estimate`` and ``standard_error``, from
 monthly contributions with Newey-West.
+
+Months may be in any order and dated by any of their days: they are sorted and matched by
+period. Months that only some of the arrays have are left out, with an ``RvraeWarning`` that
+counts them; arrays without a month in common raise a ``ShapeError``.
 """
 
 from rvrae_pyro.evaluation._aggregate import hac_standard_error

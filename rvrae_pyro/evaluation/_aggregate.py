@@ -3,10 +3,13 @@
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from statsmodels.stats.sandwich_covariance import S_hac_simple
 
+from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.data.timeline import in_time_order, time_labels
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, OBS, TIME
@@ -24,7 +27,7 @@ def hac_standard_error(series: xr.DataArray, *, lags: int | None = None) -> xr.D
     Parameters
     ----------
     series : DataArray with dim ``time``
-        One number a month, in time order; further dims are kept. NaN months are dropped.
+        One number per month, in any order; further dims are kept. NaN months are dropped.
     lags : int, optional
         Lags of the Bartlett window; by default ``floor(4 (T / 100)^(2/9))``.
 
@@ -52,6 +55,7 @@ def hac_standard_error(series: xr.DataArray, *, lags: int | None = None) -> xr.D
     Newey and West (1987), Econometrica 55, 703-708.
     """
     check_array(series, "series", TIME)
+    series = in_time_order(series, "series")
     if lags is not None:
         check_count("lags", lags, 0)
     error: xr.DataArray = xr.apply_ufunc(
@@ -76,12 +80,14 @@ def _newey_west(values: NDArray[Any], lags: int | None) -> float:
     return float(np.sqrt(inner * n / (n - 1)) / n)
 
 
-_ROUNDING = 1e-12
+def varying(
+    spread: xr.DataArray, size: xr.DataArray | float, *inputs: xr.DataArray
+) -> xr.DataArray:
+    """Spread where it is more than rounding of numbers up to ``size``, else NaN.
 
-
-def varying(spread: xr.DataArray, size: xr.DataArray | float) -> xr.DataArray:
-    """Spread where it is more than rounding of numbers up to ``size``, else NaN."""
-    return spread.where(spread > _ROUNDING * size)
+    ``inputs`` are what the numbers were computed from: rounding is that of their coarsest dtype.
+    """
+    return spread.where(spread > rounding(np.float64(0.0), *inputs) * size)
 
 
 def estimate_dataset(estimate: xr.DataArray, error: xr.DataArray) -> xr.Dataset:
@@ -124,6 +130,8 @@ def aggregate(
             f"`standard_error` is for per='panel'; got per={per!r}. For a mean of your own use "
             "hac_standard_error on a monthly series."
         )
+    score = in_time_order(score, "returns")
+    weight = None if weight is None else in_time_order(weight, "returns")
     if per == "cell":
         return score
     known = score.notnull()
@@ -155,4 +163,5 @@ def _by_month(values: xr.DataArray) -> xr.DataArray:
             "Months are needed here, but the dim 'obs' carries no coordinate 'time'; assign one: "
             "x.assign_coords(time=('obs', ...))."
         )
-    return values.groupby(TIME).sum(OBS)
+    months = time_labels(pd.Index(values[TIME].to_numpy()), "returns")
+    return values.assign_coords({TIME: (OBS, months.to_numpy())}).groupby(TIME).sum(OBS)

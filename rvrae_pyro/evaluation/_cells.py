@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.data.timeline import common_labels, in_time_order, match_months
+from rvrae_pyro.errors import ShapeError, warn_user
 from rvrae_pyro.names import ASSET, OBS, SAMPLE_DIMS, TIME
 
 __all__ = ["check_array", "pair", "point", "sample_dims", "score_cells", "to_wide"]
@@ -30,7 +32,7 @@ def point(values: xr.DataArray, name: str) -> xr.DataArray:
     check_array(values, name)
     if not sample_dims(values):
         return values
-    return values.mean(sample_dims(values), skipna=False, keep_attrs=True)
+    return values.mean(sample_dims(values), skipna=False, keep_attrs=True, dtype=np.float64)
 
 
 def check_array(value: object, name: str, *dims: str) -> None:
@@ -60,13 +62,19 @@ def pair(
     Returns
     -------
     returns, other : DataArray
-        The labels that both have, cell dims last and in the same order. A long ``obs`` form
-        on one side is matched with the (time, asset) form of the other by label.
+        The labels that both have, cell dims last and in the same order, months sorted. A long
+        ``obs`` form on one side is matched with the (time, asset) form of the other by label.
+        Numbers without sample dims are in double precision.
 
     Raises
     ------
     ShapeError
         If a dimension lacks, labels disagree, or nothing is in common.
+
+    Warns
+    -----
+    RvraeWarning
+        If only one of them has some of the months.
     """
     check_array(returns, "returns")
     check_array(other, name)
@@ -80,6 +88,8 @@ def pair(
     if len(returns.dims) > len(dims):
         raise ShapeError(f"`returns` must have dims {dims} and no others; got {returns.dims}.")
     further = [dim for dim in other.dims if dim not in dims]
+    returns, other = match_months({"returns": returns, name: other})
+    sizes = returns.sizes.get(OBS, 0), other.sizes.get(OBS, 0)
     try:
         returns, other = xr.align(returns, other, join="inner", exclude=further)
     except ValueError as error:
@@ -90,7 +100,15 @@ def pair(
             f"{[d for d in dims if returns.sizes[d] == 0]}; compare their coordinates."
         )
     _same_cells(returns, other, name)
-    return returns.transpose(*dims), other.transpose(..., *dims)
+    for argument, before in zip(("returns", name), sizes, strict=True):
+        if before > returns.sizes.get(OBS, 0):
+            warn_user(
+                f"{before - returns.sizes[OBS]} of {before} cells of `{argument}` are left out: "
+                f"only one of `returns` and `{name}` lists them along {OBS!r}."
+            )
+    if not sample_dims(other):
+        other = other.astype(np.float64)
+    return returns.astype(np.float64).transpose(*dims), other.transpose(..., *dims)
 
 
 def _pick(wide: xr.DataArray, long: xr.DataArray, name: str, long_name: str) -> xr.DataArray:
@@ -102,11 +120,21 @@ def _pick(wide: xr.DataArray, long: xr.DataArray, name: str, long_name: str) -> 
             f"`{long_name}` has dim {OBS!r} but no coordinates {absent} along it, so its cells "
             f"cannot be found in `{name}`; pass both in the same form."
         )
+    wide = in_time_order(wide, name)
+    if TIME in wide.indexes:
+        labels = common_labels(
+            {name: wide.indexes[TIME], long_name: pd.Index(long[TIME].to_numpy())}
+        )
+        wide = wide.assign_coords({TIME: labels[name].to_numpy()})
+        months = xr.DataArray(labels[long_name].to_numpy(), dims=OBS)
+    else:
+        months = long[TIME].drop_vars(list(long.coords))
     try:
-        picked = wide.sel({TIME: long[TIME], ASSET: long[ASSET]})
+        picked = wide.sel({TIME: months, ASSET: long[ASSET].drop_vars(list(long.coords))})
     except KeyError as error:
         raise ShapeError(f"`{name}` lacks a cell that `{long_name}` has: {error}.") from error
-    return picked.assign_coords({OBS: long[OBS]}) if OBS in long.coords else picked
+    return picked.assign_coords({dim: (OBS, long[dim].to_numpy()) for dim in (TIME, ASSET, OBS)
+                                 if dim in long.coords})  # fmt: skip
 
 
 def _same_cells(returns: xr.DataArray, other: xr.DataArray, name: str) -> None:
@@ -114,7 +142,10 @@ def _same_cells(returns: xr.DataArray, other: xr.DataArray, name: str) -> None:
     for dim in (TIME, ASSET):
         if OBS not in returns.dims or dim not in returns.coords or dim not in other.coords:
             continue
-        if not np.array_equal(returns[dim].values, other[dim].values):
+        mine, theirs = (pd.Index(each[dim].to_numpy()) for each in (returns, other))
+        if dim == TIME:
+            mine, theirs = common_labels({"returns": mine, name: theirs}).values()
+        if not mine.equals(theirs):
             raise ShapeError(
                 f"`returns` and `{name}` have different {dim!r} labels along {OBS!r}: they list "
                 "different cells. Take both from one tree, or pass returns as (time, asset)."
@@ -128,7 +159,8 @@ def to_wide(values: xr.DataArray) -> xr.DataArray:
     for dim in (TIME, ASSET):
         if dim not in values.coords:
             raise ShapeError(f"The dim {OBS!r} carries no coordinate {dim!r}; assign one to it.")
-    return values.drop_vars(OBS, errors="ignore").set_index(obs=[TIME, ASSET]).unstack(OBS)
+    wide = values.drop_vars(OBS, errors="ignore").set_index(obs=[TIME, ASSET]).unstack(OBS)
+    return in_time_order(wide, "returns")
 
 
 def score_cells(

@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from rvrae_pyro.data.timeline import in_time_order, match_months, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._aggregate import hac_standard_error, varying
 from rvrae_pyro.evaluation._scored import LogEvidence, monthly_scores
@@ -115,19 +116,19 @@ def _aligned(
     seed: int,
 ) -> xr.DataArray:
     """Scores (model, time) of the months that count and all have."""
-    each = [monthly_scores(one, panel, num_samples, seed) for one in fits.values()]
-    table = xr.concat(xr.align(*each, join="inner"), MODEL, coords="minimal", compat="override")
+    each = {
+        str(name): _counted(monthly_scores(one, panel, num_samples, seed), str(name), times)
+        for name, one in fits.items()
+    }
+    try:
+        aligned = match_months({f"fits[{name!r}]": scores for name, scores in each.items()})
+    except ShapeError as problem:
+        raise ShapeError(f"`fits` must share two scored months or more: {problem}") from problem
+    table = xr.concat(xr.align(*aligned, join="inner"), MODEL, coords="minimal", compat="override")
     table = table.assign_coords({MODEL: [str(name) for name in fits]}).rename("log_score")
     if panel is not None:
         seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])
         table = table.where(seen.reindex({TIME: table[TIME]}, fill_value=False))
-    if times is not None:
-        try:
-            table = table.sel({TIME: np.atleast_1d(table[TIME].sel({TIME: times}))})
-        except KeyError as problem:
-            raise ConfigError(
-                f"`times` must name months that all have; got {times!r}."
-            ) from problem
     table = table.dropna(TIME)
     if table.sizes[TIME] < 2:
         raise ShapeError(
@@ -135,6 +136,14 @@ def _aligned(
             "months, and `times`."
         )
     return table.reset_coords(drop=True)
+
+
+def _counted(scores: xr.DataArray, name: str, times: object | None) -> xr.DataArray:
+    """Scores of the months that count, in order and in double precision."""
+    scores = in_time_order(scores, f"fits[{name!r}]").astype(np.float64)
+    if times is None:
+        return scores
+    return scores.isel({TIME: pick_rows(scores.indexes[TIME], times, what=f"scores of {name!r}")})
 
 
 def _errors(

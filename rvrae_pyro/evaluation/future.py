@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from rvrae_pyro.data.timeline import in_time_order, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.evaluation._scored import LogEvidence
 from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME, WEIGHT_DRAW
@@ -95,6 +96,7 @@ def leave_future_out(
     Bürkner, Gabry and Vehtari (2020), Approximate leave-future-out cross-validation for
     Bayesian time series models, Journal of Statistical Computation and Simulation 90.
     """
+    panel = in_time_order(panel, "panel")
     n_times = panel.sizes[TIME]
     first = round(start * n_times) if isinstance(start, float) else start
     if not 1 <= first < n_times:
@@ -207,13 +209,11 @@ def leave_month_out(
     of forecasts. With particles the same random numbers serve both terms, and the error is
     that of a difference of evidences. Costs one filter a month left out.
     """
+    panel = in_time_order(panel, "panel")
     seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])
     months = panel[TIME].where(seen, drop=True).to_numpy()
     if times is not None:
-        try:
-            asked = np.atleast_1d(panel[TIME].sel({TIME: times}).to_numpy())
-        except KeyError as problem:
-            raise ConfigError(f"`times` must name months of the panel; got {times!r}.") from problem
+        asked = panel[TIME].to_numpy()[pick_rows(panel.indexes[TIME], times)]
         months = months[np.isin(months, asked)]
     if not len(months):
         raise ConfigError("`times` must name at least one month with a return; got none.")

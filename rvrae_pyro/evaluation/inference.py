@@ -6,6 +6,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from rvrae_pyro.data.rounding import independent, rounding, scaled
+from rvrae_pyro.data.timeline import in_time_order, match_months
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
 from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array
@@ -58,11 +60,13 @@ def diebold_mariano(
     """
     check_array(first, "first", *((OBS,) if OBS in first.dims else (TIME,)))
     check_array(second, "second", *((OBS,) if OBS in second.dims else (TIME,)))
+    inputs = first, second
     try:
+        first, second = match_months({"first": first, "second": second})
         first, second = xr.align(first, second, join="inner")
     except ValueError as error:
         raise ShapeError(f"`first` and `second` cannot be matched: {error}") from error
-    difference = first - second
+    difference = first.astype(np.float64) - second.astype(np.float64)
     if 0 in difference.shape:
         raise ShapeError("`first` and `second` have no label in common; compare their coordinates.")
     if OBS in difference.dims or ASSET in difference.dims:
@@ -72,7 +76,7 @@ def diebold_mariano(
     months = difference.notnull().sum(TIME)
     size = max(float(np.abs(each).max()) for each in (first, second))
     mean, spread = difference.mean(TIME), hac_standard_error(difference, lags=lags)
-    spread = varying(spread, size)
+    spread = varying(spread, size, *inputs)
     statistic = mean / spread
     p_value = xr.apply_ufunc(lambda t, n: 2.0 * stats.t.sf(np.abs(t), n - 1), statistic, months)
     return xr.Dataset(
@@ -140,7 +144,7 @@ def model_confidence_set(
     if block_length is not None:
         check_number("block_length", block_length, "[1, inf)")
     check_count("num_samples", num_samples)
-    table = losses.transpose(TIME, dim).dropna(TIME)
+    table = in_time_order(losses, "losses").transpose(TIME, dim).dropna(TIME)
     if table.sizes[dim] < 2 or table.sizes[TIME] < 2:
         raise ShapeError(
             f"`losses` must hold two models and two months that all models have; got "
@@ -227,6 +231,7 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
             f"{returns.dims} and {factors.dims}."
         )
     (dim,) = others
+    returns, factors = match_months({"returns": returns, "factors": factors})
     n, k = returns.sizes[dim], factors.sizes[FACTOR]
     # by place: labels may coincide
     left, right = (
@@ -244,15 +249,18 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
             f"`returns` and `factors` must share more months than there are portfolios and "
             f"factors, {n + k}; got {n_times}."
         )
+    relative = rounding(returns, factors)
     for name, columns in (("returns", table.iloc[:, :n]), ("factors", table.iloc[:, n:])):
-        together = np.column_stack([np.ones(n_times), columns.to_numpy()])
-        if np.linalg.matrix_rank(together) < together.shape[1]:
+        if not independent(columns.to_numpy(), relative):
             raise ShapeError(
                 f"`{name}` must not hold a constant series, or one that is a combination of others "
                 "and a constant; drop it."
             )
     from linearmodels.asset_pricing import TradedFactorModel
 
+    # in units of their own spread, so that no cutoff of the solver depends on the unit
+    values, scale = scaled(table.to_numpy())
+    table = pd.DataFrame(values, table.index, table.columns)
     tested, known = table.iloc[:, :n], table.iloc[:, n:]
     fitted = TradedFactorModel(tested, known).fit()
     alpha = fitted.alphas.to_numpy()
@@ -271,8 +279,8 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
             "p_value": stats.f.sf(statistic, n, n_times - n - k),
             "wald": float(fitted.j_statistic.stat),
             "wald_p_value": float(fitted.j_statistic.pval),
-            "alpha": (dim, alpha),
-            "standard_error": (dim, fitted.std_errors.iloc[:, 0].to_numpy()),
+            "alpha": (dim, alpha * scale[:n]),
+            "standard_error": (dim, fitted.std_errors.iloc[:, 0].to_numpy() * scale[:n]),
         },
         coords={dim: returns[dim]} if dim in returns.coords else {},
         attrs={"test": "Gibbons-Ross-Shanken", "n_times": n_times},
@@ -316,6 +324,7 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
             "`returns` must have dims (time, asset) and `predictors` (time, asset) or (time, "
             f"asset, characteristic); got {returns.dims} and {predictors.dims}."
         )
+    returns, predictors = match_months({"returns": returns, "predictors": predictors})
     returns, predictors = xr.align(returns, predictors, join="inner")
     names = [str(v) for v in predictors[CHARACTERISTIC].to_numpy()]
     y = returns.transpose(ASSET, TIME).to_numpy()
@@ -328,7 +337,9 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     # a month with no more assets than slopes says nothing, nor does one whose slopes are not
     # determined
     known &= known.sum(axis=0) > len(names) + 1
-    known &= [_has_slopes(x[rows, t]) for t, rows in enumerate(known.T)]
+    relative = rounding(x)
+    x = x.astype(np.float64)
+    known &= [independent(x[rows, t], relative) for t, rows in enumerate(known.T)]
     if known.any(axis=0).sum() < 2:
         raise ShapeError(
             "`returns` and `predictors` must share two months with more than "
@@ -341,7 +352,10 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     index = pd.MultiIndex.from_arrays(
         [returns[ASSET].to_numpy()[asset], returns[TIME].to_numpy()[time]], names=[ASSET, TIME]
     )
-    design = pd.DataFrame(x[known], index=index, columns=names)
+    # in units of their own spread, so that no cutoff of the solver depends on the unit
+    values, scale = scaled(x[known])
+    scale = np.concatenate([[1.0], scale])
+    design = pd.DataFrame(values, index=index, columns=names)
     design.insert(0, _CONSTANT, 1.0)
     target = pd.Series(y[known], index=index, name="returns")
     n_times = int(known.any(axis=0).sum())
@@ -349,8 +363,8 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
         cov_type="kernel", kernel="bartlett", bandwidth=int(4 * (n_times / 100) ** (2 / 9))
     )
     columns = {
-        "premium": fitted.params,
-        "standard_error": fitted.std_errors,
+        "premium": fitted.params / scale,
+        "standard_error": fitted.std_errors / scale,
         "statistic": fitted.tstats,
         "p_value": fitted.pvalues,
     }
@@ -359,9 +373,3 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
         coords={CHARACTERISTIC: [_CONSTANT, *names]},
         attrs={"test": "Fama-MacBeth", "n_times": n_times},
     )
-
-
-def _has_slopes(x: NDArray[np.float64]) -> bool:
-    """Whether an intercept and the predictors (n_assets, P) of a month are told apart."""
-    design = np.column_stack([np.ones(len(x)), x])
-    return bool(len(x) and np.linalg.matrix_rank(design) == design.shape[1])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from rvrae_pyro.data.rounding import constant, rounding
+from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.evaluation._cells import Array, check_array, sample_dims, to_wide
 from rvrae_pyro.names import ASSET, TIME
@@ -50,7 +53,7 @@ def market_statistics(returns: xr.DataArray) -> xr.Dataset:
     Knows all months. Costs O(n_times n_assets min(n_times, n_assets)) a draw, one draw at a time.
     """
     check_array(returns, "returns")
-    wide = to_wide(returns)
+    wide = in_time_order(to_wide(returns), "returns")
     check_array(wide, "returns", TIME, ASSET)
     samples = sample_dims(wide)
     further = [dim for dim in wide.dims if dim not in (*samples, TIME, ASSET)]
@@ -60,10 +63,13 @@ def market_statistics(returns: xr.DataArray) -> xr.Dataset:
             "too. Select one entry of each."
         )
     wide = wide.transpose(*samples, TIME, ASSET)
+    relative = rounding(wide)
     shape = tuple(wide.sizes[dim] for dim in samples)
     found = np.empty((len(_NAMES), *shape))
     for place in np.ndindex(*shape):
-        found[(slice(None), *place)] = _describe(np.asarray(wide[place].values, dtype=float))
+        found[(slice(None), *place)] = _describe(
+            np.asarray(wide[place].values, dtype=np.float64), relative
+        )
     coords = {dim: wide[dim] for dim in samples if dim in wide.coords}
     return xr.Dataset(
         {
@@ -74,7 +80,7 @@ def market_statistics(returns: xr.DataArray) -> xr.Dataset:
     )
 
 
-def _describe(returns: Array) -> tuple[float, float, float, float, float]:
+def _describe(returns: Array, relative: float) -> tuple[float, float, float, float, float]:
     """All statistics of one (n_times, n_assets) table, in the order of their names."""
     seen = ~np.isnan(returns)
     counts = seen.sum(1)
@@ -83,9 +89,9 @@ def _describe(returns: Array) -> tuple[float, float, float, float, float]:
     return (
         _spread(filled, seen),
         float(market.std(ddof=1)) if market.size > 1 else np.nan,
-        _kurtosis(returns[seen]),
-        _top_share(filled, seen),
-        _clustering(market),
+        _kurtosis(returns[seen], relative),
+        _top_share(filled, seen, ~constant(returns, axis=0, relative=relative)),
+        _clustering(market, relative),
     )
 
 
@@ -100,29 +106,36 @@ def _spread(filled: Array, seen: Array) -> float:
     return float(np.sqrt(squares / (counts - 1)).mean())
 
 
-def _kurtosis(values: Array) -> float:
-    deviation = values - values.mean() if values.size else values
-    variance = float((deviation**2).mean()) if values.size else 0.0
-    return float((deviation**4).mean() / variance**2 - 3.0) if variance > 0 else np.nan
+def _kurtosis(values: Array, relative: float) -> float:
+    if constant(values, relative=relative):
+        return np.nan
+    deviation = values - values.mean()
+    deviation /= np.abs(deviation).max()
+    return float((deviation**4).mean() / (deviation**2).mean() ** 2 - 3.0)
 
 
-def _top_share(filled: Array, seen: Array) -> float:
+def _top_share(filled: Array, seen: Array, moves: NDArray[np.bool_]) -> float:
+    filled, seen = filled[:, moves], seen[:, moves]
     counts = np.maximum(seen.sum(0), 1)
     deviation = seen * (filled - filled.sum(0) / counts)
-    sd = np.sqrt((deviation**2).sum(0) / counts)
-    deviation = deviation[:, sd > 0] / sd[sd > 0]
     if deviation.shape[1] < 2:
         return np.nan
+    deviation = deviation / np.abs(deviation).max(0)
+    deviation = deviation / np.sqrt((deviation**2).sum(0) / counts)
     # the eigenvalues of the smaller of the two cross-products; the larger only adds zeros
     wide = deviation.shape[1] > deviation.shape[0]
     gram = deviation @ deviation.T if wide else deviation.T @ deviation
     return float(np.linalg.eigvalsh(gram)[-1] / np.trace(gram))
 
 
-def _clustering(market: Array) -> float:
-    if market.size < 3:
+def _clustering(market: Array, relative: float) -> float:
+    if market.size < 3 or constant(market, relative=relative):
         return np.nan
-    squares = (market - market.mean()) ** 2
+    apart = market - market.mean()
+    size = np.abs(apart).max()
+    squares = (apart / size) ** 2
+    # rounding of the market, as a share of its spread
+    if constant(squares, relative=2.0 * relative * np.abs(market).max() / size):
+        return np.nan
     deviation = squares - squares.mean()
-    total = float((deviation**2).sum())
-    return float((deviation[1:] * deviation[:-1]).sum() / total) if total > 0 else np.nan
+    return float((deviation[1:] * deviation[:-1]).sum() / (deviation**2).sum())

@@ -7,6 +7,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from rvrae_pyro.data.rounding import constant, rounding
+from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.evaluation._aggregate import (
     Per,
     aggregate,
@@ -137,14 +139,14 @@ def prevailing_mean(factors: xr.DataArray) -> xr.DataArray:
     ----------
     factors : DataArray with dim ``time``
         Estimates that know no later month than their own (filtered or refitted month by
-        month), in time order, from the first month that may be averaged: training months
+        month), in any order, from the first month that may be averaged: training months
         included. Further dims are kept; NaN months are skipped.
 
     Returns
     -------
     DataArray
-        The same dims; row t uses months before t only. The first month is NaN (there is
-        nothing to average), not 0.
+        The same dims, months sorted; row t uses months before t only. The first month is NaN
+        (there is nothing to average), not 0.
 
     Raises
     ------
@@ -167,6 +169,7 @@ def prevailing_mean(factors: xr.DataArray) -> xr.DataArray:
     array([nan,  1.,  2.])
     """
     check_array(factors, "factors", TIME)
+    factors = in_time_order(factors, "factors").astype(np.float64)
     count = factors.notnull().cumsum(TIME).shift({TIME: 1}, fill_value=0)
     total = factors.fillna(0.0).cumsum(TIME).shift({TIME: 1}, fill_value=0.0)
     mean = total / count.where(count > 0)
@@ -193,7 +196,7 @@ def rank_ic(
     -------
     DataArray or Dataset
         With dim ``time``, in [-1, 1]: assets with both values, ties ranked by their average.
-        NaN in months with fewer than three pairs or a constant forecast.
+        NaN in months with fewer than three pairs, or forecasts that differ by rounding alone.
 
     Raises
     ------
@@ -212,13 +215,14 @@ def rank_ic(
         to_wide(guess),
         input_core_dims=[[ASSET], [ASSET]],
         output_dtypes=[np.float64],
+        kwargs={"relative": rounding(returns, forecast)},
     ).transpose(..., TIME)
     if not standard_error:
         return monthly
     return estimate_dataset(monthly.mean(TIME), hac_standard_error(monthly))
 
 
-def _spearman(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
+def _spearman(left: NDArray[Any], right: NDArray[Any], *, relative: float) -> NDArray[np.float64]:
     """Rank correlation over the last axis, over the pairs without NaN."""
     left, right = np.broadcast_arrays(left, right)
     both = np.isfinite(left) & np.isfinite(right)
@@ -230,6 +234,8 @@ def _spearman(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
     x, y = centred
     scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
     usable = (count >= _LEAST_PAIRS) & (scale > 0)
+    for values in (left, right):
+        usable &= ~constant(np.where(both, values, np.nan), relative=relative)
     return np.where(usable, (x * y).sum(axis=-1) / np.where(usable, scale, 1.0), np.nan)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.rounding import constant, rounding
+from rvrae_pyro.data.timeline import match_months
 from rvrae_pyro.errors import ConfigError, ShapeError, check_number
 from rvrae_pyro.evaluation._aggregate import estimate_dataset, hac_standard_error, varying
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
@@ -80,7 +82,14 @@ def long_short(
     realised, guess = pair(returns, point(forecast, "forecast"), "forecast")
     # in label order, so that ties do not depend on the order of the assets
     realised, guess = (to_wide(each).sortby([TIME, ASSET]) for each in (realised, guess))
-    size = xr.ones_like(realised) if weight is None else _weights(weight, realised)
+    if weight is None:
+        size = xr.ones_like(realised)
+    else:
+        check_array(weight, "weight", TIME, ASSET)
+        realised, guess, size = match_months(
+            {"returns": realised, "forecast": guess, "weight": weight}
+        )
+        size = _weights(size, realised)
     results = xr.apply_ufunc(
         _run,
         guess,
@@ -90,7 +99,11 @@ def long_short(
         output_core_dims=[[TIME]] * len(_VARIABLES),
         vectorize=True,
         output_dtypes=[np.float64] * len(_VARIABLES),
-        kwargs={"quantile": float(quantile), "cost": float(cost)},
+        kwargs={
+            "quantile": float(quantile),
+            "cost": float(cost),
+            "relative": rounding(forecast),
+        },
     )
     named = dict(zip(_VARIABLES, results, strict=True))
     for name, (description, units) in _VARIABLES.items():
@@ -100,7 +113,6 @@ def long_short(
 
 
 def _weights(weight: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
-    check_array(weight, "weight", TIME, ASSET)
     wide = weight.reindex_like(like).transpose(TIME, ASSET)
     if not bool((wide > 0).any()):
         raise ShapeError(
@@ -111,14 +123,14 @@ def _weights(weight: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
 
 
 def _run(
-    forecast: Array, returns: Array, size: Array, *, quantile: float, cost: float
+    forecast: Array, returns: Array, size: Array, *, quantile: float, cost: float, relative: float
 ) -> tuple[Array, ...]:
     """One strategy through all months; arrays (n_times, n_assets)."""
     n_times, n_assets = forecast.shape
     out = np.full((len(_VARIABLES), n_times), np.nan)
     held = np.zeros(n_assets)
     for t in range(n_times):
-        legs = _legs(forecast[t], size[t], quantile)
+        legs = _legs(forecast[t], size[t], quantile, relative)
         if legs is None:
             continue
         (buy, up), (sell, down) = (_leg_return(leg, returns[t]) for leg in legs)
@@ -133,11 +145,13 @@ def _run(
     return tuple(out)
 
 
-def _legs(forecast: Array, size: Array, quantile: float) -> tuple[Array, Array] | None:
+def _legs(
+    forecast: Array, size: Array, quantile: float, relative: float
+) -> tuple[Array, Array] | None:
     """Weights of the long and the short leg, each adding up to one; None without a ranking."""
     able = np.flatnonzero(np.isfinite(forecast) & (size > 0))
     count = max(1, int(quantile * len(able) + 1e-9))
-    if len(able) < 2 * count or np.ptp(forecast[able]) == 0.0:
+    if len(able) < 2 * count or constant(forecast[able], relative=relative):
         return None
     order = able[np.argsort(forecast[able], kind="stable")]
     legs = []
@@ -210,9 +224,10 @@ def sharpe_ratio(
         raise ConfigError(
             f"`standard_error` must be a bool, 'hac' or 'normal'; got {standard_error!r}."
         )
+    given, returns = returns, returns.astype(np.float64)
     months = returns.notnull().sum(TIME)
     spread = returns.where(months > 1).std(TIME, ddof=1)
-    mean, spread = returns.mean(TIME), varying(spread, abs(returns).max(TIME))
+    mean, spread = returns.mean(TIME), varying(spread, abs(returns).max(TIME), given)
     monthly = mean / spread
     root = float(periods) ** 0.5
     ratio: xr.DataArray = monthly * root

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.data.dates import read_days
 from rvrae_pyro.data.portfolios import CONSTANT
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.data.rounding import constant, rounding, scaled
+from rvrae_pyro.data.timeline import common_labels, in_time_order
+from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import CHARACTERISTIC, FACTOR, TIME
 
@@ -39,8 +42,8 @@ def factor_profile(
         Returns of characteristic-managed portfolios, NaN in months without; see
         :func:`rvrae_pyro.data.managed_portfolios`.
     known : DataArray (time, known_factor) or DataFrame, optional
-        Returns of factors with names; a DataFrame has dates as rows. Other months than those of
-        ``factors`` are dropped.
+        Returns of factors with names; a DataFrame has dates as rows, of any kind and any day of
+        the month. Other months than those of ``factors`` are dropped.
     least_months : int
         Fewest common months for a correlation; with fewer, ``known`` is left out and a managed
         portfolio's correlation is NaN.
@@ -58,9 +61,15 @@ def factor_profile(
     Raises
     ------
     ShapeError
-        If dims are others, or ``factors`` and ``managed`` share no month.
+        If dims are others, rows have no dates or repeat months, or ``factors`` share no month
+        with ``managed`` or ``known``.
     ConfigError
         If ``least_months`` is below 3.
+
+    Warns
+    -----
+    RvraeWarning
+        If months of ``factors`` are missing in ``managed`` or ``known``.
 
     Notes
     -----
@@ -72,18 +81,19 @@ def factor_profile(
         raise ConfigError(f"`least_months` must be at least 3; got {least_months!r}.")
     check_array(factors, "factors", TIME, FACTOR)
     check_array(managed, "managed", TIME, CHARACTERISTIC)
-    paths, table = _table(factors), _table(managed)
-    if not paths.index.intersection(table.index).size:
-        raise ShapeError("`managed` must share months with `factors`; it has none of them.")
+    relative = rounding(factors, managed)
+    paths, table = _shared(_table(factors, "factors"), _table(managed, "managed"), "managed")
     profile = xr.Dataset(coords={FACTOR: factors[FACTOR]})
-    near, months = _correlate(paths, table, least_months)
+    near, months = _correlate(paths, table, least_months, relative)
     profile["managed"] = ((FACTOR, CHARACTERISTIC), near)
     profile = profile.assign_coords({CHARACTERISTIC: managed[CHARACTERISTIC]})
     profile["months"] = months
     candidates = [(near, [_portfolio(str(name)) for name in table.columns], months)]
-    reference = _known_table(known)
-    if reference is not None:
-        close, shared = _correlate(paths, reference, least_months)
+    if known is not None:
+        paths, reference = _shared(_table(factors, "factors"), _known_table(known), "known")
+        relative = rounding(factors, reference.to_numpy())
+        reference = reference.astype(np.float64)
+        close, shared = _correlate(paths, reference, least_months, relative)
         profile["known_months"] = shared
         if shared >= least_months:
             profile["known"] = ((FACTOR, KNOWN_FACTOR), close)
@@ -94,32 +104,66 @@ def factor_profile(
     return profile.assign_coords(name=(FACTOR, names))
 
 
-def _table(values: xr.DataArray) -> pd.DataFrame:
-    """Months as rows; the other dim as columns."""
+def _table(values: xr.DataArray, name: str) -> pd.DataFrame:
+    """Months as rows, in order; the other dim as columns."""
+    values = in_time_order(values, name)
     (other,) = (dim for dim in values.dims if dim != TIME)
     return pd.DataFrame(
         values.transpose(TIME, other).values.astype(np.float64),
-        index=pd.DatetimeIndex(values[TIME].values),
+        index=values.indexes[TIME],
         columns=values[other].values,
     )
 
 
-def _known_table(known: xr.DataArray | pd.DataFrame | None) -> pd.DataFrame | None:
-    if known is None:
-        return None
+def _known_table(known: xr.DataArray | pd.DataFrame) -> pd.DataFrame:
+    """Known factors by month, in their own dtype."""
     if isinstance(known, xr.DataArray):
         if known.ndim != 2 or TIME not in known.dims:
             raise ShapeError(f"`known` must have dims ('time', 'known_factor'); got {known.dims}.")
-        known = _table(known)
-    if not isinstance(known, pd.DataFrame) or not isinstance(known.index, pd.DatetimeIndex):
+        return _table(known, "known").astype(known.dtype)
+    reason = ""
+    if isinstance(known, pd.DataFrame):
+        try:
+            days = read_days(known.index)[1]
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = f", whose rows are no dates: {error}"
+        else:
+            coords = {TIME: days, KNOWN_FACTOR: known.columns}
+            rows = xr.DataArray(known.to_numpy(), coords, (TIME, KNOWN_FACTOR))
+            return _table(rows, "known").astype(rows.dtype)
+    raise ShapeError(
+        "`known` must be a DataArray with dim 'time' or a DataFrame with dates as rows; got "
+        f"{type(known).__name__}{reason}."
+    )
+
+
+def _shared(
+    paths: pd.DataFrame, table: pd.DataFrame, name: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Label the months of both alike, and warn of those that the table lacks."""
+    labels = common_labels({"factors": paths.index, name: table.index})
+    paths, table = paths.set_axis(labels["factors"]), table.set_axis(labels[name])
+    lost = len(paths.index.difference(table.index))
+    if lost == len(paths):
         raise ShapeError(
-            "`known` must be a DataArray with dim 'time' or a DataFrame with dates as rows; got "
-            f"{type(known).__name__}."
+            f"`{name}` must share months with `factors`; it has none of them: `factors` are of "
+            f"{_span(paths.index)}, `{name}` of {_span(table.index)}."
         )
-    return known.astype(np.float64)
+    if lost:
+        warn_user(
+            f"{lost} of {len(paths)} months of `factors` are left out of the correlations with "
+            f"`{name}`, which lacks them."
+        )
+    return paths, table
 
 
-def _correlate(paths: pd.DataFrame, table: pd.DataFrame, least: int) -> tuple[np.ndarray, int]:
+def _span(index: pd.Index) -> str:
+    return " to ".join(str(label)[:10] for label in (index[0], index[-1])) if len(index) else "none"
+
+
+def _correlate(
+    paths: pd.DataFrame, table: pd.DataFrame, least: int, relative: float
+) -> tuple[np.ndarray, int]:
     """Correlations (path, column) over common months, and the most months any pair has."""
     common = paths.index.intersection(table.index)
     left, right = paths.loc[common], table.loc[common]
@@ -129,23 +173,25 @@ def _correlate(paths: pd.DataFrame, table: pd.DataFrame, least: int) -> tuple[np
     for j in range(right.shape[1]):
         column = right.iloc[:, j]
         seen = column.notna().to_numpy()
-        if seen.sum() < least or not column[seen].std() > 0:
+        if seen.sum() < least or constant(column[seen].to_numpy(), relative=relative):
             continue
         y = column[seen].to_numpy() - column[seen].mean()
         x = left[seen].to_numpy() - left[seen].to_numpy().mean(axis=0)
-        size = np.sqrt((x**2).sum(axis=0) * (y**2).sum())
-        values[:, j] = np.divide(x.T @ y, size, out=np.full(len(size), np.nan), where=size > 0)
+        size = np.sqrt((x**2).sum(axis=0)) * np.sqrt((y**2).sum())
+        moves = ~constant(left[seen].to_numpy(), axis=0, relative=relative)
+        values[:, j] = np.divide(x.T @ y, size, out=np.full(len(size), np.nan), where=moves)
     return values, int(usable.sum())
 
 
 def _explained(paths: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
     """Share of variance (path,) that a regression on a constant and all columns explains."""
     common = paths.index.intersection(table.dropna().index)
-    x = np.column_stack([np.ones(len(common)), table.loc[common].to_numpy()])
+    x = np.column_stack([np.ones(len(common)), scaled(table.loc[common].to_numpy())[0]])
     y = paths.loc[common].to_numpy()
     residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
     centred = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    share: np.ndarray = 1.0 - (residual**2).sum(axis=0) / np.where(centred > 0, centred, np.nan)
+    moves = ~constant(y, axis=0)
+    share: np.ndarray = 1.0 - (residual**2).sum(axis=0) / np.where(moves, centred, np.nan)
     return share
 
 

@@ -171,8 +171,10 @@ def _check(fit: Fit, panel: xr.Dataset, spans: Spans, judged: Judged | None) -> 
 
 
 def _known(panel: xr.Dataset) -> xr.DataArray | None:
-    """Return factors with names, where the panel is monthly; months that differ are dropped."""
-    return rv.data.load_french_factors() if frequency_of(panel) == "monthly" else None
+    """Return factors with names by the panel's months, NaN where unknown; None unless monthly."""
+    if frequency_of(panel) != "monthly":
+        return None
+    return rv.data.load_french_factors().reindex({TIME: panel[TIME]})
 
 
 def _portfolios(tree: xr.DataTree, panel: xr.Dataset, live: np.datetime64) -> xr.DataArray:

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from rvrae_pyro.data import load_french_factors
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.evaluation import factor_profile
 
 
@@ -82,10 +82,12 @@ def test_scale_and_sign_of_a_factor_change_signs_alone():
 def test_only_common_months_count():
     factors, managed, known = simulate()
     late = known.isel(time=slice(100, None))
-    few = factor_profile(factors, managed, late)
+    with pytest.warns(RvraeWarning, match="100 of 120 months of `factors` are left out"):
+        few = factor_profile(factors, managed, late)
     assert int(few["known_months"]) == 20
     assert "known" not in few
-    enough = factor_profile(factors, managed, late, least_months=20)
+    with pytest.warns(RvraeWarning, match="100 of 120 months"):
+        enough = factor_profile(factors, managed, late, least_months=20)
     alone = [part.isel(time=slice(100, None)) for part in (factors, managed, known)]
     np.testing.assert_allclose(enough["known"], factor_profile(*alone, least_months=20)["known"])
     frame = known.to_pandas()

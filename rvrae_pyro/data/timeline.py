@@ -1,0 +1,346 @@
+"""Months of labelled arrays: put in order, matched with each other, and picked by date."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from rvrae_pyro.data.dates import (
+    Frequency,
+    date_spans,
+    infer_frequency,
+    period_ends,
+    read_days,
+)
+from rvrae_pyro.errors import ConfigError, RvraeError, ShapeError, warn_user
+from rvrae_pyro.names import SAMPLE_DIMS, TIME
+
+__all__ = [
+    "bound_rows",
+    "common_labels",
+    "in_time_order",
+    "match_months",
+    "pick_rows",
+    "time_labels",
+]
+
+Data = TypeVar("Data", xr.DataArray, xr.Dataset)
+
+
+def in_time_order(data: Data, name: str) -> Data:
+    """Put the months of an array or a Dataset in order.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        Labelled along ``time`` by dates of any kind, or by numbers that only count. Without
+        the dim, or without labels, it is returned as it is.
+    name : str
+        Name of the argument, for messages.
+
+    Returns
+    -------
+    DataArray or Dataset
+        Sorted by ``time``, labels as ``datetime64``; the same object where nothing changes.
+
+    Raises
+    ------
+    ShapeError
+        If a label is no date or missing, or months repeat.
+    """
+    if TIME not in data.dims or TIME not in data.indexes:
+        return data
+    index = data.indexes[TIME]
+    labels = time_labels(index, name)
+    if not labels.is_unique:
+        repeated = labels[labels.duplicated()].unique()
+        raise ShapeError(
+            f"`{name}` must hold every month once along 'time', got {_few(repeated)} repeated. "
+            "Keep one row of each."
+        )
+    if labels is not index:
+        data = data.assign_coords({TIME: labels.to_numpy()})
+    if labels.is_monotonic_increasing:
+        return data
+    return data.isel({TIME: np.argsort(labels.to_numpy(), kind="stable")})
+
+
+def time_labels(index: pd.Index, name: str) -> pd.Index:
+    """Read labels along ``time`` as days: the last one of a Period or of 201001.
+
+    Numbers that are no dates, such as 0, 1, 2, ..., are labels that only count.
+
+    Raises
+    ------
+    ShapeError
+        If a label is no date, or missing.
+    """
+    if isinstance(index, pd.DatetimeIndex) and index.tz is None:
+        labels: pd.Index = index
+    else:
+        try:
+            labels = read_days(index)[1]
+        except (ValueError, TypeError, OverflowError) as error:
+            if pd.api.types.is_numeric_dtype(index.dtype):
+                return index
+            raise ShapeError(f"`{name}` must hold dates along 'time': {error}.") from error
+    if labels.hasnans:
+        missing = int(np.sum(labels.isna()))
+        raise ShapeError(
+            f"`{name}` must have a date for every row along 'time', got {missing} missing (NaT). "
+            "Drop or date those rows."
+        )
+    return labels
+
+
+def match_months(arrays: Mapping[str, xr.DataArray]) -> list[xr.DataArray]:
+    """Bring arrays to the months that all have, in order.
+
+    Parameters
+    ----------
+    arrays : mapping from name to DataArray
+        Names are those of the arguments, for messages. Arrays without labels along ``time`` are
+        returned as they are.
+
+    Returns
+    -------
+    list of DataArray
+        Labels are kept where one set of them contains the other; otherwise rows are matched by
+        period, such as business with calendar month ends, and labelled by its end.
+
+    Raises
+    ------
+    ShapeError
+        If labels are no dates or repeat, frequencies differ, or no month is in common.
+
+    Warns
+    -----
+    RvraeWarning
+        If months with numbers are left out, naming how many of which argument.
+    """
+    ordered = {name: in_time_order(each, name) for name, each in arrays.items()}
+    indexes = {name: each.indexes[TIME] for name, each in ordered.items() if TIME in each.indexes}
+    if len(indexes) < 2 or _all_equal(indexes):
+        return list(ordered.values())
+    if not _nested(indexes):
+        indexes = _periods(indexes)
+        ordered |= {
+            name: ordered[name].assign_coords({TIME: labels.to_numpy()})
+            for name, labels in indexes.items()
+        }
+        if _all_equal(indexes):
+            return list(ordered.values())
+    common = None
+    for labels in indexes.values():
+        common = labels if common is None else common.intersection(labels)
+    assert common is not None
+    if not len(common):
+        spans = ", ".join(f"`{name}` {_span(labels)}" for name, labels in indexes.items())
+        raise ShapeError(
+            f"{' and '.join(f'`{name}`' for name in indexes)} have no label in common along "
+            f"['time']: {spans}. Compare their coordinates."
+        )
+    _warn_lost(ordered, indexes, common)
+    rows = {name: {TIME: labels.isin(common)} for name, labels in indexes.items()}
+    return [each.isel(rows[name]) if name in rows else each for name, each in ordered.items()]
+
+
+def _all_equal(indexes: Mapping[str, pd.Index]) -> bool:
+    first, *others = indexes.values()
+    return all(first.equals(other) for other in others)
+
+
+def _nested(indexes: Mapping[str, pd.Index]) -> bool:
+    """Whether each set of labels contains all smaller ones."""
+    by_size = sorted(indexes.values(), key=len)
+    return all(bool(small.isin(large).all()) for small, large in pairwise(by_size))
+
+
+def _periods(indexes: Mapping[str, pd.Index]) -> dict[str, pd.Index]:
+    """Label rows by the ends of their periods, where all are dates of one frequency."""
+    if not all(isinstance(labels, pd.DatetimeIndex) for labels in indexes.values()):
+        return dict(indexes)
+    found = {name: infer_frequency(pd.DatetimeIndex(each)) for name, each in indexes.items()}
+    known = {frequency for frequency in found.values() if frequency is not None}
+    if len(known) > 1:
+        each = ", ".join(f"`{name}` {frequency}" for name, frequency in found.items())
+        raise ShapeError(
+            f"arrays must have one frequency to be matched by date, got {each}. Resample one."
+        )
+    frequency = known.pop() if known else "monthly"
+    ends: dict[str, pd.Index] = {
+        name: period_ends(labels, frequency) for name, labels in indexes.items()
+    }
+    # two days in one period are no calendar of periods: only equal days match
+    one_each = all(ends[name].nunique() == each.nunique() for name, each in indexes.items())
+    return ends if one_each else dict(indexes)
+
+
+def common_labels(indexes: Mapping[str, pd.Index]) -> dict[str, pd.Index]:
+    """Labels along ``time`` by which rows match: as they are if nested, else ends of periods.
+
+    Parameters
+    ----------
+    indexes : mapping from name to Index
+        In any order and possibly repeated, as along ``obs``.
+
+    Raises
+    ------
+    ShapeError
+        If labels are no dates, or frequencies differ.
+    """
+    labels = {name: time_labels(index, name) for name, index in indexes.items()}
+    return labels if _nested(labels) else _periods(labels)
+
+
+def _warn_lost(
+    arrays: Mapping[str, xr.DataArray], indexes: Mapping[str, pd.Index], common: pd.Index
+) -> None:
+    for name, labels in indexes.items():
+        lost = np.flatnonzero(~labels.isin(common))
+        if not len(lost):
+            continue
+        rows = arrays[name].isel({TIME: lost})
+        rows = rows.isel({dim: 0 for dim in SAMPLE_DIMS if dim in rows.dims})
+        seen = rows.notnull().any([dim for dim in rows.dims if dim != TIME]).to_numpy()
+        if not seen.any():
+            continue
+        others = " and ".join(f"`{other}`" for other in indexes if other != name)
+        months = labels[lost[seen]]
+        verb = "lacks" if len(indexes) == 2 else "lack"
+        warn_user(
+            f"{len(months)} of {len(labels)} rows of `{name}` are left out: {others} {verb} "
+            f"{_few(months)}. Select the rows that all have along 'time' first."
+        )
+
+
+def pick_rows(
+    times: Any,
+    wanted: object,
+    *,
+    name: str = "times",
+    what: str = "panel",
+    frequency: Frequency | None = None,
+    error: type[RvraeError] = ConfigError,
+) -> NDArray[np.intp]:
+    """Find the rows that dates name.
+
+    Parameters
+    ----------
+    times : DatetimeIndex or datetime64 array
+        Dates of the rows, sorted.
+    wanted : date, slice of dates, sequence of dates, or None
+        Dates of any kind; one coarser than a period, such as "2010", names all of its rows. None
+        is all rows.
+    name, what : str
+        Argument and its owner, for messages.
+    frequency : {"monthly", "weekly", "daily"}, optional
+        Default: inferred from ``times``.
+    error : type
+        What is raised.
+
+    Returns
+    -------
+    array of int
+        Positions, in order, each once.
+
+    Raises
+    ------
+    RvraeError
+        If a date cannot be read, names no row, or a slice holds none.
+    """
+    days = pd.DatetimeIndex(times)
+    if wanted is None:
+        return np.arange(len(days))
+    frequency = frequency or infer_frequency(days) or "monthly"
+    try:
+        if isinstance(wanted, slice):
+            rows = _slice_rows(days, wanted, frequency)
+            empty = not len(rows)
+        else:
+            starts, stops = bound_rows(days, _plain(wanted), frequency)
+            empty = not len(starts) or bool((stops <= starts).any())
+            rows = np.unique(
+                np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
+                if len(starts)
+                else np.empty(0, np.intp)
+            )
+        reason = ""
+    except (ValueError, TypeError, OverflowError) as problem:
+        rows, empty, reason = np.empty(0, np.intp), True, f": {problem}"
+    if empty:
+        shown = f"{wanted!r:.200}"
+        raise error(f"`{name}` must name months of the {what}, {_span(days)}; got {shown}{reason}.")
+    return rows.astype(np.intp)
+
+
+def _plain(wanted: Any) -> Any:
+    """Dates without the array around them."""
+    if isinstance(wanted, xr.DataArray):
+        wanted = wanted.to_numpy()
+    if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "b":
+        raise TypeError("a mask names no dates; index the labels with it")
+    if isinstance(wanted, set | frozenset | range) or type(wanted).__name__ == "dict_keys":
+        wanted = list(wanted)
+    if isinstance(wanted, list | tuple):
+        return [each.to_numpy()[()] if isinstance(each, xr.DataArray) else each for each in wanted]
+    return wanted
+
+
+def _slice_rows(days: pd.DatetimeIndex, wanted: slice, frequency: Frequency) -> NDArray[Any]:
+    start, stop = 0, len(days)
+    if wanted.start is not None:
+        start = int(bound_rows(days, _plain(wanted.start), frequency)[0][0])
+    if wanted.stop is not None:
+        stop = int(bound_rows(days, _plain(wanted.stop), frequency)[1][0])
+    return np.arange(start, stop)[:: wanted.step]
+
+
+def bound_rows(
+    days: pd.DatetimeIndex, values: Any, frequency: Frequency
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First row of the time that each value names, and the row after its last.
+
+    Parameters
+    ----------
+    days : DatetimeIndex
+        Dates of the rows, sorted.
+    values : one date or several
+        As in :func:`rvrae_pyro.data.dates.date_spans`.
+    frequency : {"monthly", "weekly", "daily"}
+
+    Returns
+    -------
+    start, stop : array of int
+        Equal where no row has the date.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value cannot be read as a date, or is missing.
+    """
+    ends = period_ends(days, frequency)
+    first, last = date_spans(values, frequency)
+    if first.hasnans:
+        raise ValueError("a date is missing")
+    return ends.searchsorted(first, side="left"), ends.searchsorted(last, side="right")
+
+
+def _few(labels: pd.Index) -> str:
+    shown = [_label(label) for label in labels[:3]]
+    more = f", ... ({len(labels)} in all)" if len(labels) > 3 else ""
+    return ", ".join(shown) + more
+
+
+def _label(value: Any) -> str:
+    return f"{value:%Y-%m-%d}" if isinstance(value, pd.Timestamp) else str(value)
+
+
+def _span(labels: pd.Index) -> str:
+    if not len(labels):
+        return "none"
+    return f"{_label(labels[0])} to {_label(labels[-1])}"
