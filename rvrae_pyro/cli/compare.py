@@ -33,10 +33,10 @@ __all__ = [
     "options_named",
     "read_names",
     "read_numbers",
+    "read_split",
+    "report_comparison",
+    "with_returns",
 ]
-
-_PAPER: Final = (180, 36, 36)
-_SHARES: Final = (5 / 7, 1 / 7, 1 / 7)  # the paper's spans, of a shorter panel
 
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
 SchedulerOption = Annotated[
@@ -83,8 +83,8 @@ def compare(
     """
     counts = read_numbers("--omit", omit)
     check_results_folder(out)
-    ready, _ = prepare(_checked(read_panel(panel, layout)))
-    names, parts = read_names(models), _read_split(split, ready)
+    ready, _ = prepare(with_returns(read_panel(panel, layout)))
+    names, parts = read_names(models), read_split(split, ready)
     with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
         result = rv.experiments.compare(
             ready,
@@ -99,19 +99,17 @@ def compare(
             n_jobs=jobs,
             executor=executor,
         )
-    _report(out, result, as_json)
-    if result.failures:
-        first = result.failures[0]
-        tell(
-            f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
-            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: "
-            f"{first.message.rstrip('.')}. "
-            f"All are in {out / 'failures.csv'}; run again to try only those."
-        )
-        raise typer.Exit(1)
+    report_comparison(out, result, as_json)
 
 
-def _checked(panel: xr.Dataset) -> xr.Dataset:
+def with_returns(panel: xr.Dataset) -> xr.Dataset:
+    """Check a panel that models are to be trained and scored on.
+
+    Raises
+    ------
+    PanelError
+        If it is not valid, or holds no return.
+    """
     rv.data.check_panel(panel)
     if not bool(panel[RETURNS].notnull().any()):
         raise PanelError("the panel has no observed return to train on or to score.")
@@ -184,10 +182,16 @@ def read_numbers(option: str, text: str) -> list[int]:
         ) from error
 
 
-def _read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
+def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
+    """Read TRAIN,VALID,TEST; the paper's spans from empty text.
+
+    Raises
+    ------
+    ConfigError
+        If there are not three parts.
+    """
     if not text:
-        seen = panel[RETURNS].notnull().any("asset").values
-        return _PAPER if int(seen.nonzero()[0][-1]) + 1 >= sum(_PAPER) else _SHARES
+        return rv.experiments.paper_split(panel)
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3:
         raise ConfigError(
@@ -228,29 +232,59 @@ def check_results_folder(path: Path) -> None:
         raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
 
 
-def _report(out: Path, result: "Comparison", as_json: bool) -> None:
+def report_comparison(
+    out: Path, result: "Comparison", as_json: bool, *, published: bool = False
+) -> None:
+    """Print what a comparison found, and end with exit code 1 if a fit failed.
+
+    Parameters
+    ----------
+    out : Path
+        Folder that holds the tables.
+    result : Comparison
+    as_json : bool
+        Print JSON in place of tables.
+    published : bool
+        Print the paper's tables beside its figures. Default: all tables, without these.
+
+    Raises
+    ------
+    typer.Exit
+    """
     if as_json:
-        say_json(
-            {
-                "out": str(out),
-                **result.info,
-                "tables": {
-                    number: table.to_dict(orient="records")
-                    for number, table in result.tables.items()
-                },
-                "p_values": result.p_values.to_dict(orient="records"),
-                "failures": [
-                    {
-                        "model": f.cell.model,
-                        "seed": f.cell.seed,
-                        "omitted": f.cell.omitted,
-                        "message": f.message,
-                    }
-                    for f in result.failures
-                ],
-            }
+        _say_as_json(out, result)
+    else:
+        for number, title, shown in result.readable(published=published):
+            say_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
+        say(f"Wrote {out / 'report.md'}, tables and figures beside it.")
+    if result.failures:
+        first = result.failures[0]
+        tell(
+            f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
+            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: "
+            f"{first.message.rstrip('.')}. "
+            f"All are in {out / 'failures.csv'}; run again to try only those."
         )
-        return
-    for number, title, shown in result.readable():
-        say_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
-    say(f"Wrote {out / 'report.md'}, tables and figures beside it.")
+        raise typer.Exit(1)
+
+
+def _say_as_json(out: Path, result: "Comparison") -> None:
+    say_json(
+        {
+            "out": str(out),
+            **result.info,
+            "tables": {
+                number: table.to_dict(orient="records") for number, table in result.tables.items()
+            },
+            "p_values": result.p_values.to_dict(orient="records"),
+            "failures": [
+                {
+                    "model": f.cell.model,
+                    "seed": f.cell.seed,
+                    "omitted": f.cell.omitted,
+                    "message": f.message,
+                }
+                for f in result.failures
+            ],
+        }
+    )

@@ -21,7 +21,15 @@ from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
 
-__all__ = ["PanelPath", "Preparation", "layout_of", "prepare", "read_panel", "settled"]
+__all__ = [
+    "PanelPath",
+    "Preparation",
+    "layout_of",
+    "prepare",
+    "read_panel",
+    "read_table",
+    "settled",
+]
 
 # data that come with the package or with an extra of it, by the name that stands for a file
 _EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
@@ -60,7 +68,7 @@ def read_panel(
     if not chosen or (not layout.chosen() and _describes_itself(path)):
         return rv.data.read_panel(path)
     chosen = {**(remembered or {}), **chosen}
-    frame = _read_table(path, chosen.get("asset", ASSET))
+    frame = read_table(path, chosen.get("asset", ASSET))
     if "weight" not in chosen and "weight" in frame.columns:
         chosen["weight"] = "weight"
     try:
@@ -92,7 +100,14 @@ def _describes_itself(path: Path) -> bool:
         return False  # reading it raises with the reason
 
 
-def _read_table(path: Path, asset: str) -> pd.DataFrame:
+def read_table(path: Path, asset: str) -> pd.DataFrame:
+    """Read a plain table, .csv or .parquet; ids in the column ``asset`` stay text.
+
+    Raises
+    ------
+    PanelError
+        If the file is missing, damaged, of another suffix, or is a panel.
+    """
     suffix = path.suffix.lower()
     if suffix not in _TABLES:
         raise PanelError(

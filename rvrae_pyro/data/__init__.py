@@ -13,6 +13,7 @@ from rvrae_pyro.data.frame import from_frame, to_frame
 from rvrae_pyro.data.io import read_panel, write_panel
 from rvrae_pyro.data.own_files import GKX_COLUMNS, ColumnMap, read_gkx, read_long
 from rvrae_pyro.data.panel import check_panel, listed
+from rvrae_pyro.data.paper_characteristics import PAPER_CHARACTERISTICS, PAPER_GROUPS
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GKX_COLUMNS",
+    "PAPER_CHARACTERISTICS",
+    "PAPER_GROUPS",
     "Batch",
     "ColumnMap",
     "Split",

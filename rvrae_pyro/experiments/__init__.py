@@ -14,6 +14,12 @@ from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
 from rvrae_pyro.experiments.oracle import Oracle
 from rvrae_pyro.experiments.outlook import build_outlook
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
+from rvrae_pyro.experiments.replication import (
+    PAPER_MODELS,
+    paper,
+    paper_omit,
+    paper_split,
+)
 from rvrae_pyro.experiments.risk_scores import (
     RISK_MEASURES,
     compare_risk,
@@ -31,6 +37,7 @@ __all__ = [
     "COMPETITORS",
     "GKX_MODELS",
     "METRICS",
+    "PAPER_MODELS",
     "RISK_MEASURES",
     "BaselineEntrant",
     "Benchmark",
@@ -50,6 +57,9 @@ __all__ = [
     "compare",
     "compare_risk",
     "connect",
+    "paper",
+    "paper_omit",
+    "paper_split",
     "portfolio_var_tests",
     "risk_record",
     "risk_scores",

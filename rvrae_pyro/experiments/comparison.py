@@ -37,6 +37,7 @@ from rvrae_pyro.experiments.report import TITLE, refuse_foreign, write_report
 from rvrae_pyro.experiments.running import Failure, hold, run_grid
 from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.experiments.tables import (
+    PAPER_METRICS,
     TABLES,
     compare_densities,
     long_table,
@@ -83,11 +84,19 @@ class Comparison:
     reference: str
     info: dict[str, object]
 
-    def readable(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
-        """Yield number, title and text of every table that has rows."""
+    def readable(self, *, published: bool = False) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Yield number, title and text of every table that has rows.
+
+        Parameters
+        ----------
+        published : bool
+            Only tables 1 to 3 with the columns of the paper, and what it printed beside them.
+        """
         for number, rows in self.tables.items():
-            if not rows.empty:
-                yield number, TABLES[number].title, wide(rows, number, published=False)
+            metrics = PAPER_METRICS.get(number) if published else None
+            if not rows.empty and (metrics or not published):
+                shown = wide(rows, number, published=published, metrics=metrics)
+                yield number, TABLES[number].title, shown
 
     def write(self, out: str | os.PathLike[str]) -> Path:
         """Write tables (CSV and Markdown) and figures to a folder; return the Markdown page.

@@ -21,6 +21,7 @@ from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 __all__ = [
+    "candidates",
     "check_study",
     "cut",
     "draw_omitted",
@@ -127,7 +128,7 @@ def omit_counts(omit: object, parts: Split) -> list[int]:
     """
     several = isinstance(omit, Iterable) and not isinstance(omit, str)
     counts: list[Any] = list(omit) if several else [omit]  # type: ignore[call-overload]
-    most = len(_candidates(parts)) - 2
+    most = len(candidates(parts)) - 2
     if counts and most < _LEAST:
         raise ConfigError(
             f"`omit` needs at least {_LEAST + 2} assets with returns in training and test months: "
@@ -144,8 +145,8 @@ def omit_counts(omit: object, parts: Split) -> list[int]:
     return sorted({int(count) for count in counts})
 
 
-def _candidates(parts: Split) -> list[str]:
-    """Assets with returns both before and in the test months, in the order of their labels."""
+def candidates(parts: Split) -> list[str]:
+    """Return the assets with returns in both training and test months, ordered by label."""
     train, test = (
         set(part[ASSET].values[part[RETURNS].transpose(TIME, ASSET).notnull().any(TIME).values])
         for part in (parts.train, parts.test)
@@ -156,4 +157,4 @@ def _candidates(parts: Split) -> list[str]:
 def draw_omitted(parts: Split, count: int, seed: int) -> tuple[str, ...]:
     """Draw the assets of a seed that are left out, from those that can be scored."""
     rng = np.random.default_rng([seed, count])
-    return tuple(sorted(rng.choice(_candidates(parts), count, replace=False).tolist()))
+    return tuple(sorted(rng.choice(candidates(parts), count, replace=False).tolist()))

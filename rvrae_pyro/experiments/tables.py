@@ -19,6 +19,7 @@ from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.names import TIME
 
 __all__ = [
+    "PAPER_METRICS",
     "TABLES",
     "Table",
     "compare_densities",
@@ -104,7 +105,15 @@ TABLES: Final[Mapping[str, Table]] = {
 }
 """Every table by its number."""
 
-_RANKS: Final = TABLES["3"].metrics
+_PRINTED_RANKS: Final = ("rank_ic", "rank_icir")
+
+PAPER_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
+    # forecasters have no running mean of factors, so the model's own R2 stands beside it
+    "1": ("total_r2", "predictive_r2_running", "predictive_r2"),
+    "2": ("sharpe_gross", "sharpe_net"),
+    "3": _PRINTED_RANKS,
+}
+"""Columns of the paper's own tables, by number."""
 
 
 def long_table(results: Mapping[Cell, Result]) -> pd.DataFrame:
@@ -203,7 +212,13 @@ def skill_alarms(pool: pd.DataFrame) -> list[str]:
     return found
 
 
-def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataFrame:
+def wide(
+    rows: pd.DataFrame,
+    number: str,
+    *,
+    published: bool = True,
+    metrics: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Lay out a table for people: one row a model, cells as "estimate (standard error)".
 
     Parameters
@@ -213,6 +228,8 @@ def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataF
     number : str
     published : bool
         Add a column with the paper's printed figure, where there is one.
+    metrics : sequence of str, optional
+        Columns. Default: all of the table.
     """
     table = TABLES[number]
     keys = list(dict.fromkeys(zip(rows["omitted"], rows["model"], strict=True)))
@@ -224,11 +241,13 @@ def wide(rows: pd.DataFrame, number: str, *, published: bool = True) -> pd.DataF
         line: dict[str, str] = {"Model": model}
         if number == "3":
             line["Omitted"] = str(omitted)
-        for metric in table.metrics:
+        for metric in table.metrics if metrics is None else metrics:
             name = METRICS[metric].label
             line[name] = _text(found.get((omitted, model, metric)), metric)
             if published and number in ("1", "2") and _printed(metric):
                 line[f"{name} [printed]"] = str(PAPER_TABLE.get(model, {}).get(metric, ""))
+            if published and number == "3" and metric in _PRINTED_RANKS:
+                line[f"{name} [printed]"] = _printed_rank(model, int(omitted), metric)
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -248,8 +267,13 @@ def with_printed(rows: pd.DataFrame) -> pd.DataFrame:
 def _printed_figure(model: str, omitted: int, metric: str) -> float:
     if omitted == 0:
         return PAPER_TABLE.get(model, {}).get(metric, math.nan) / METRICS[metric].scale
-    ranks = dict(zip(("rank_ic", "rank_icir"), PAPER_RANK.get(omitted, ()), strict=False))
+    ranks = dict(zip(_PRINTED_RANKS, PAPER_RANK.get(omitted, ()), strict=False))
     return ranks.get(metric, math.nan) if model == PAPER_NAME else math.nan
+
+
+def _printed_rank(model: str, omitted: int, metric: str) -> str:
+    figures = PAPER_RANK.get(omitted) if model == PAPER_NAME else None
+    return "" if figures is None else f"{figures[_PRINTED_RANKS.index(metric)]:.3f}"
 
 
 def _printed(metric: str) -> bool:
