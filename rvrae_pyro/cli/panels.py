@@ -17,6 +17,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.data.blocks import is_lazy
+from rvrae_pyro.data.plain_files import read_plain
 from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
@@ -68,9 +69,9 @@ def read_panel(
     if not chosen or (not layout.chosen() and _describes_itself(path)):
         return rv.data.read_panel(path)
     chosen = {**(remembered or {}), **chosen}
-    frame = read_table(path, chosen.get("asset", ASSET))
-    if "weight" not in chosen and "weight" in frame.columns:
-        chosen["weight"] = "weight"
+    frame = read_table(
+        path, chosen.get("asset", ASSET), chosen.get("time", "date"), chosen.get("returns", "ret")
+    )
     try:
         return rv.data.from_frame(frame, **chosen)
     except PanelError as error:
@@ -100,8 +101,10 @@ def _describes_itself(path: Path) -> bool:
         return False  # reading it raises with the reason
 
 
-def read_table(path: Path, asset: str) -> pd.DataFrame:
-    """Read a plain table, .csv or .parquet; ids in the column ``asset`` stay text.
+def read_table(
+    path: Path, asset: str, time: str = "date", returns: str | None = None
+) -> pd.DataFrame:
+    """Read a plain table, .csv or .parquet: ids and labels as they are written.
 
     Raises
     ------
@@ -119,19 +122,7 @@ def read_table(path: Path, asset: str) -> pd.DataFrame:
         raise PanelError(
             f"{path} is a panel and says itself what its columns are. Leave out the column options."
         )
-    try:
-        # ids keep their leading zeros
-        frame = (
-            pd.read_csv(path, dtype={asset: "str"}) if suffix == ".csv" else pd.read_parquet(path)
-        )
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        text = str(error).strip() or type(error).__name__
-        raise PanelError(
-            f"cannot read {path}: it is damaged or no {suffix} file "
-            f"({text.splitlines()[0]}). Write it again."
-        ) from error
-    named = any(name is not None for name in frame.index.names)
-    return frame.reset_index() if named else frame
+    return read_plain(path, asset=asset, time=time, returns=returns)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pandas.api import types as pdt
 
 from rvrae_pyro.data.dates import Frequency, period_ends
+from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.panel import first_three, raise_problems
 from rvrae_pyro.errors import PanelError
 
@@ -63,8 +63,8 @@ class Grid:
                 f"`frame`: column {columns.time!r} holds no dates; the first is "
                 f"{frame[columns.time].iloc[0]!r}. {str(error)[:1].upper()}{str(error)[1:]}."
             ) from error
-        ids = _asset_ids(frame[columns.asset])
-        for name, missing in ((columns.time, ends.isna()), (columns.asset, ids.isna())):
+        ids = asset_ids(frame[columns.asset], f"`frame`: column {columns.asset!r}")
+        for name, missing in ((columns.time, ends.isna()), (columns.asset, pd.isna(ids))):
             if missing.any():
                 rows = frame.index[np.asarray(missing)]
                 problems.append(
@@ -73,7 +73,7 @@ class Grid:
                 )
         raise_problems("`frame`", problems)
         self._row, times = pd.factorize(ends, sort=True)
-        self._column, assets = pd.factorize(ids.to_numpy(dtype=object), sort=True)
+        self._column, assets = pd.factorize(ids, sort=True)
         self.times: NDArray[np.datetime64] = np.asarray(times, dtype="datetime64[ns]")
         self.assets: NDArray[np.str_] = np.asarray(assets).astype(str)
         self.shape = len(self.times), len(self.assets)
@@ -132,14 +132,3 @@ def stack(grid: Grid, frame: pd.DataFrame, names: Sequence[str]) -> Floats:
 def delay(values: Floats) -> Floats:
     """Move rows on by one, the last into a new row; nothing is known in the first."""
     return np.concatenate([np.full_like(values[:1], np.nan), values])
-
-
-def _asset_ids(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Write ids as text: 10001, '10001' and, from a column with gaps, 10001.0 are one id."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        names = _asset_ids(pd.Series(column.cat.categories))
-        return pd.Series(names.reindex(column.cat.codes).to_numpy(), index=column.index)
-    if pdt.is_float_dtype(column.dtype) and bool((column.dropna() % 1 == 0).all()):
-        column = column.astype("Int64")
-    missing = column.isna()
-    return column.astype(str).astype(object).mask(missing.to_numpy(), None)

@@ -1,26 +1,21 @@
 """Long tables to panels and back."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from pandas.api import types as pdt
 
 from rvrae_pyro.data.build import build_panel
-from rvrae_pyro.data.cells import Columns, Grid, delay, stack
+from rvrae_pyro.data.cells import Grid, delay, stack
 from rvrae_pyro.data.dates import Frequency, check_frequency, next_row
-from rvrae_pyro.data.panel import (
-    check_panel,
-    first_three,
-    listed,
-    raise_problems,
-)
+from rvrae_pyro.data.oddities import warn_of_oddities
+from rvrae_pyro.data.panel import check_panel, first_three, listed
 from rvrae_pyro.data.rates import excess_returns
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
+from rvrae_pyro.data.roles import find_columns, index_to_columns
+from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -35,8 +30,10 @@ __all__ = ["from_frame", "to_frame"]
 
 Floats = NDArray[np.floating[Any]]
 
-_RATES: Final = frozenset({"rf", "risk_free", "riskfree", "risk-free", "rfree", "risk_free_rate"})
-"""Names of a risk-free rate, in small letters."""
+_NOTE: Final = "rvrae_panel"
+"""Key of a table's ``attrs`` under which ``to_frame`` notes what the columns cannot show."""
+
+_NOTED: Final = ("frequency", "return_kind", "transform", "source")
 
 
 def from_frame(
@@ -50,7 +47,7 @@ def from_frame(
     excess: bool = False,
     lag: int = 0,
     weight: str | None = None,
-    frequency: Frequency = "monthly",
+    frequency: Frequency | None = None,
     dayfirst: bool | None = None,
     date_format: str | None = None,
 ) -> xr.Dataset:
@@ -139,10 +136,22 @@ def from_frame(
     """
     if lag not in (0, 1) or isinstance(lag, bool):
         raise ConfigError(f"`lag` must be 0 or 1; got {lag!r}. Shift longer lags yourself.")
-    check_frequency(frequency)
-    rate_column = risk_free if isinstance(risk_free, str) else None
-    columns = _find_columns(frame, time, asset, returns, characteristics, weight, rate_column)
-    _warn_of_rates(frame, risk_free, excess, characteristics)
+    frame = index_to_columns(frame, time, asset)
+    noted = _noted(frame, lag)
+    frequency = check_frequency(frequency or noted.get("frequency", "monthly"))
+    excess = excess or (risk_free is None and "return_kind" in noted)
+    frame, columns = find_columns(
+        frame,
+        time=time,
+        asset=asset,
+        returns=returns,
+        characteristics=characteristics,
+        weight=weight,
+        risk_free=risk_free if isinstance(risk_free, str) else None,
+        has_rate=risk_free is not None,
+        excess=excess,
+    )
+    rate_column, weight = columns.risk_free, columns.weight
     grid = Grid(frame, columns, frequency, dayfirst=dayfirst, date_format=date_format)
     raw = grid.dense(returns, np.dtype(np.float64))
     values = stack(grid, frame, columns.characteristics)
@@ -168,125 +177,28 @@ def from_frame(
         risk_free=aligned,
         asset_coords={name: grid.one_an_asset(name) for name in columns.labels},
         frequency=frequency,
-        return_kind=kind,
+        return_kind=str(noted.get("return_kind", kind)) if risk_free is None else kind,
+        transform=str(noted.get("transform", "none")),
+        source=str(noted.get("source", "")),
     )
     # a table of to_frame knows whether its rows were shifted before
     panel.attrs["lag"] = max(lag, int(frame.attrs.get("lag", 0)))
     check_panel(panel)
+    warn_of_oddities(panel, returns)
     return panel
 
 
-def _warn_of_rates(
-    frame: pd.DataFrame, risk_free: object, excess: bool, characteristics: Sequence[str] | None
-) -> None:
-    """Warn where a column that is named like a risk-free rate would become a characteristic."""
-    if risk_free is not None or characteristics is not None or not isinstance(frame, pd.DataFrame):
-        return
-    names = [c for c in frame.columns if isinstance(c, str) and c.lower() in _RATES]
-    if names:
-        use = "excess=True, risk_free=" if excess else "risk_free="
-        warnings.warn(
-            f"column {names[0]!r} becomes a characteristic, as every numeric column that is not "
-            f"named; if it is the risk-free rate, pass {use}{names[0]!r}.",
-            RvraeWarning,
-            stacklevel=3,
+def _noted(frame: pd.DataFrame, lag: int) -> dict[Hashable, Any]:
+    """Read what ``to_frame`` noted of the panel that a table was made from; {} for any other."""
+    found = frame.attrs.get(_NOTE)
+    if not isinstance(found, dict):
+        return {}
+    if lag:
+        warn_user(
+            "`lag` is 1, yet `to_frame` made the table: its characteristics are known before the "
+            "return of their row already, and are now a period older. Pass lag=0."
         )
-
-
-def _find_columns(
-    frame: pd.DataFrame,
-    time: str,
-    asset: str,
-    returns: str,
-    characteristics: Sequence[str] | None,
-    weight: str | None,
-    risk_free: str | None,
-) -> Columns:
-    """Give every column its part, or list all that is wrong with them."""
-    roles = {"time": time, "asset": asset, "returns": returns}
-    roles |= {} if weight is None else {"weight": weight}
-    roles |= {} if risk_free is None else {"risk_free": risk_free}
-    _check_columns(frame, roles, characteristics)
-    rest = [c for c in frame.columns if c not in roles.values()]
-    numeric = [c for c in rest if _is_numeric(frame[c])]
-    chosen = numeric if characteristics is None else list(characteristics)
-    labels, left_out = _split_text(frame, asset, [c for c in rest if c not in {*numeric, *chosen}])
-    numbers = [returns, *chosen, *(v for v in (weight, risk_free) if v is not None)]
-    problems = [_not_numeric(frame[c]) for c in numbers if not _is_numeric(frame[c])]
-    if not chosen:
-        problems.append(
-            "no characteristics: no numeric column is left beside dates, assets and returns."
-        )
-    if any(not isinstance(c, str) for c in chosen):
-        problems.append(f"column names must be strings; got {first_three(chosen)}.")
-    raise_problems("`frame`", problems)
-    if left_out:
-        warnings.warn(
-            f"columns left out, neither numeric nor constant within an asset: "
-            f"{first_three(left_out)}.",
-            RvraeWarning,
-            stacklevel=3,
-        )
-    return Columns(time, asset, returns, chosen, labels, weight, risk_free)
-
-
-def _check_columns(
-    frame: pd.DataFrame, roles: Mapping[str, str], characteristics: Sequence[str] | None
-) -> None:
-    """Raise if the columns asked for are not there, once each."""
-    if not isinstance(frame, pd.DataFrame):
-        raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
-    if isinstance(characteristics, str):
-        raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
-    problems = [] if len(frame) else ["it is empty: no rows."]
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        problems.append(f"repeated columns: {first_three(repeated)}. Rename or drop them.")
-    have = first_three(frame.columns)
-    for role, name in roles.items():
-        if name in frame.index.names:
-            problems.append(f"{name!r} is in the index; use frame.reset_index().")
-        elif name not in frame.columns:
-            problems.append(f"no column {name!r} for `{role}`; columns: {have}. Pass {role}=...")
-    wanted = list(characteristics or [])
-    absent = [c for c in wanted if c not in frame.columns]
-    if absent:
-        problems.append(
-            f"no columns for `characteristics`: {first_three(absent)}; columns: {have}."
-        )
-    twice = [c for i, c in enumerate(wanted) if c in roles.values() or c in wanted[:i]]
-    if twice:
-        problems.append(f"columns asked for twice: {first_three(twice)} in `characteristics`.")
-    raise_problems("`frame`", problems)
-
-
-def _is_numeric(column: "pd.Series[Any]") -> bool:
-    return pdt.is_numeric_dtype(column.dtype) and not pdt.is_complex_dtype(column.dtype)
-
-
-def _not_numeric(column: "pd.Series[Any]") -> str:
-    numbers = pd.to_numeric(column.astype("object"), errors="coerce")
-    bad = column[numbers.isna() & column.notna()]
-    shown = first_three(map(repr, bad.head(3)), len(bad)) if len(bad) else repr(column.iloc[0])
-    return (
-        f"column {column.name!r} must be numeric; it has dtype {column.dtype} with "
-        f"values such as {shown}. Convert it with pandas.to_numeric."
-    )
-
-
-def _split_text(
-    frame: pd.DataFrame, asset: str, names: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Tell text columns that are constant within an asset from the rest."""
-    labels: list[str] = []
-    left_out: list[str] = []
-    for name in names:
-        column = frame[name]
-        text = pdt.is_string_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype)
-        steady = text and bool((column.groupby(frame[asset], observed=True).nunique() <= 1).all())
-        taken = name in {TIME, ASSET, CHARACTERISTIC, RETURNS, CHARACTERISTICS, WEIGHT, RISK_FREE}
-        (labels if steady and not taken else left_out).append(name)
-    return labels, left_out
+    return {name: value for name, value in found.items() if name in _NOTED}
 
 
 def to_frame(panel: xr.Dataset) -> pd.DataFrame:
@@ -328,13 +240,15 @@ def to_frame(panel: xr.Dataset) -> pd.DataFrame:
         if name != ASSET and coord.dims == (ASSET,) and coord.dtype.kind == "U":
             extra[str(name)] = coord.values[columns]
     names = [str(v) for v in panel[CHARACTERISTIC].values]
-    clash = [v for v in names if v in data or v in extra]
+    # a characteristic named like a variable would come back as the variable
+    clash = [v for v in names if v in data or v in extra or v in (WEIGHT, RISK_FREE)]
     if clash:
         raise PanelError(
             f"`panel`: characteristics named like other columns: {first_three(clash)}."
         )
     data |= {name: values[:, k] for k, name in enumerate(names)}
-    frame = pd.DataFrame(data | extra)
+    table = pd.DataFrame(data | extra)
+    table.attrs[_NOTE] = {name: str(panel.attrs[name]) for name in _NOTED if name in panel.attrs}
     if "lag" in panel.attrs:
-        frame.attrs["lag"] = panel.attrs["lag"]
-    return frame
+        table.attrs["lag"] = panel.attrs["lag"]
+    return table

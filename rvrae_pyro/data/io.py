@@ -19,10 +19,11 @@ from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.panel import check_panel
+from rvrae_pyro.data.plain_files import read_plain
 from rvrae_pyro.data.stores import check_replaceable
 from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
-from rvrae_pyro.names import ASSET, CHARACTERISTICS, RISK_FREE, TIME, WEIGHT
+from rvrae_pyro.names import ASSET, CHARACTERISTICS, TIME
 
 __all__ = ["read_panel", "write_panel"]
 
@@ -40,7 +41,8 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
     path : str or path
         ``.parquet``, ``.csv``, ``.nc`` or ``.zarr``. A file of ``write_panel`` gives back the
         same panel. Any other table is read by ``from_frame`` with its defaults: columns
-        ``date``, ``asset`` and ``ret``, where a column ``weight`` is the weight.
+        ``date``, ``asset`` and ``ret``. Ids and labels are taken as they are written: "NA" is a
+        ticker, or a country.
 
     Returns
     -------
@@ -73,6 +75,8 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
         panel: xr.Dataset = read(path)
         check_panel(panel, returns_required=False)
     except PanelError as error:
+        if str(error).startswith(f"cannot read {path}"):
+            raise
         raise PanelError(f"{path}: {error}") from error
     except _FILE_ERRORS as error:
         raise PanelError(
@@ -141,10 +145,8 @@ def _write_parquet(panel: xr.Dataset, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> xr.Dataset:
-    table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
-    header = metadata.get(FORMAT_KEY.encode())
-    return _from_any(table.to_pandas()) if header is None else from_table(table, header.decode())
+    header = (pq.read_schema(path).metadata or {}).get(FORMAT_KEY.encode())
+    return _from_any(path) if header is None else from_table(pq.read_table(path), header.decode())
 
 
 def _write_csv(panel: xr.Dataset, path: Path) -> None:
@@ -163,8 +165,7 @@ def _read_csv(path: Path) -> xr.Dataset:
     with path.open("rb") as file:
         line = file.readline()
         if not line.startswith(_CSV_MARK.encode()):
-            # ids keep their leading zeros
-            return _from_any(pd.read_csv(path, dtype={ASSET: "str"}))
+            return _from_any(path)
         begin = file.tell()
         file.seek(-1, os.SEEK_END)
         if file.read() != b"\n":
@@ -188,17 +189,9 @@ def _read_csv(path: Path) -> xr.Dataset:
     return from_table(table, header)
 
 
-def _from_any(frame: pd.DataFrame) -> xr.Dataset:
+def _from_any(path: Path) -> xr.Dataset:
     """Read a table that ``write_panel`` did not write."""
-    if any(name is not None for name in frame.index.names):
-        frame = frame.reset_index()
-    if RISK_FREE in frame.columns:
-        raise PanelError(
-            f"the table has a column {RISK_FREE!r} and does not say whether `ret` is in excess of "
-            "it. Read it with pandas and call from_frame(frame, risk_free='risk_free', "
-            "excess=...), or drop the column."
-        )
-    return from_frame(frame, weight=WEIGHT if WEIGHT in frame.columns else None)
+    return from_frame(read_plain(path, asset=ASSET, time="date", returns="ret"))
 
 
 def _write_netcdf(panel: xr.Dataset, path: Path) -> None:

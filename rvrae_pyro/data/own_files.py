@@ -3,24 +3,25 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import xarray as xr
+from pandas.api.types import is_integer_dtype
 
-from rvrae_pyro.data.dates import date_spans, period_ends
+from rvrae_pyro.data.dates import date_spans, month_end, period_ends
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.data.ids import asset_ids
+from rvrae_pyro.data.plain_files import column_names, read_in_pieces, read_rest
+from rvrae_pyro.data.readable import is_numeric, refuse_text
+from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 __all__ = ["GKX_COLUMNS", "ColumnMap", "read_gkx", "read_long"]
 
-_ROWS: Final = 500_000  # of a csv file held at a time
 _RETURN: Final = "_own_return"
 _SIZE: Final = "mvel1"
 
@@ -146,7 +147,7 @@ def read_gkx(
     Gu, Kelly and Xiu (2020), Empirical asset pricing via machine learning, Review of Financial
     Studies 33, internet appendix and the description that comes with the file.
     """
-    names = _columns(Path(path))
+    names = column_names(Path(path))
     columns = GKX_COLUMNS
     if columns.returns not in names:
         columns = dataclasses.replace(columns, returns=None)
@@ -210,101 +211,98 @@ def read_long(
     """
     columns = ColumnMap() if columns is None else columns
     path = Path(path)
-    chosen = columns.chosen(_columns(path), path)
+    chosen = columns.chosen(column_names(path), path)
     if columns.returns is None and returns is None:
         raise PanelError(
             f"{path} has no returns. Pass returns=, a Series indexed by (asset, date)."
         )
     roles = (columns.time, columns.asset, columns.returns, columns.weight, columns.risk_free)
     usecols = [name for name in (*roles, columns.label) if name is not None] + chosen
-    dates = _Dates(columns.time, dayfirst, date_format)
-    frame = _concat(_pieces(path, usecols, columns, chosen, _bounds(start, end), dates), path)
+    reading = {"dayfirst": dayfirst, "date_format": date_format}
+    frame = read_rest(list(_chosen_rows(path, usecols, columns, _bounds(start, end), reading)))
+    if frame.empty:
+        raise PanelError(f"{path} has no row between the months asked for.")
+    frame[columns.asset] = asset_ids(frame[columns.asset], f"{path}: column {columns.asset!r}")
     labels = None if columns.label is None else frame.pop(columns.label)
+    lag, rate = columns.lag, columns.risk_free if risk_free is None else risk_free
     if returns is not None:
-        frame[_RETURN] = _align(returns, frame, columns, dates)
         frame = frame.drop(columns=[columns.returns] if columns.returns else [])
-    panel = from_frame(
-        frame,
-        time=columns.time,
-        asset=columns.asset,
-        returns=_RETURN if returns is not None else str(columns.returns),
-        characteristics=chosen,
-        weight=columns.weight,
-        risk_free=columns.risk_free if risk_free is None else risk_free,
-        excess=excess,
-        lag=columns.lag,
-        dayfirst=dayfirst,
-        date_format=date_format,
-    )
+        if lag == 1:
+            # what is known at the end of t is joined with the return of t + 1, which may stand on
+            # no row of the file
+            rate = _by_month(frame, columns, path) if isinstance(rate, str) else rate
+            frame = frame.drop(columns=[columns.risk_free] if columns.risk_free else [])
+            frame[columns.time] = month_end(
+                pd.DatetimeIndex(frame[columns.time]) + pd.Timedelta(days=1)
+            )
+            lag = 0
+        frame[_RETURN] = _align(returns, frame, columns)
+    try:
+        panel = from_frame(
+            frame,
+            time=columns.time,
+            asset=columns.asset,
+            returns=_RETURN if returns is not None else str(columns.returns),
+            characteristics=columns.characteristics,
+            weight=columns.weight,
+            risk_free=rate,
+            excess=excess,
+            lag=lag,
+        )
+    except PanelError as error:
+        raise PanelError(f"{path}: {error}") from error
     panel.attrs["source"] = path.name
     if labels is not None:
         panel = panel.assign_coords(
-            {str(columns.label): (ASSET, _last(labels, frame, columns, panel, dates))}
+            {str(columns.label): (ASSET, _last(labels, frame, columns, panel))}
         )
     return panel
 
 
+def _by_month(frame: pd.DataFrame, columns: ColumnMap, path: Path) -> "pd.Series[Any]":
+    """Read the rate of each month from a column; its rows are about to move on by a month."""
+    name = str(columns.risk_free)
+    rates = frame[name].groupby(frame[columns.time])
+    if (rates.nunique() > 1).any():
+        raise PanelError(f"{path}: column {name!r} differs between assets of a month.")
+    return rates.first().dropna()
+
+
 def _last(
-    labels: "pd.Series[Any]",
-    frame: pd.DataFrame,
-    columns: ColumnMap,
-    panel: xr.Dataset,
-    dates: "_Dates",
+    labels: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, panel: xr.Dataset
 ) -> "np.ndarray[Any, Any]":
     """Label of every asset of a panel in its last month; numbers as floats."""
-    in_time = labels.iloc[np.argsort(dates.months(frame).asi8, kind="stable")]
+    in_time = labels.iloc[np.argsort(frame[columns.time].to_numpy(), kind="stable")]
     last = in_time.groupby(frame[columns.asset].reindex(in_time.index).to_numpy()).last()
     found = last.reindex(panel[ASSET].values)
-    return found.to_numpy(np.float64 if pd.api.types.is_numeric_dtype(found) else object)
+    return found.to_numpy(np.float64 if is_numeric(found) else object)
 
 
-def _columns(path: Path) -> list[str]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return [str(name) for name in pq.read_schema(path).names]
-        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
-    except FileNotFoundError as error:
-        raise PanelError(f"cannot read {path}: it is missing. Check the path.") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PanelError(f"cannot read {path}: it is damaged or no table ({text}).") from error
-
-
-def _pieces(
+def _chosen_rows(
     path: Path,
     usecols: list[str],
     columns: ColumnMap,
-    chosen: list[str],
     bounds: tuple[pd.Period, pd.Period],
-    dates: "_Dates",
+    reading: Mapping[str, Any],
 ) -> Iterator[pd.DataFrame]:
-    if path.suffix.lower() == ".parquet":
-        opened: Any = nullcontext([pd.read_parquet(path, columns=usecols)])
-    else:
-        # ids keep their leading zeros, and letters in the returns do not break the reader
-        text = {columns.asset: "str"} | ({columns.returns: "str"} if columns.returns else {})
-        numbers = dict.fromkeys(chosen, "float32")
-        opened = pd.read_csv(path, usecols=usecols, dtype={**numbers, **text}, chunksize=_ROWS)
-    with opened as raw:
-        for piece in raw:
-            months = dates.months(piece, f" of {path}")
-            kept = piece[(months >= bounds[0]) & (months <= bounds[1])].copy()
-            kept[columns.asset] = kept[columns.asset].astype(str)
-            kept[chosen] = kept[chosen].astype("float32")
-            if columns.returns is not None:
-                kept[columns.returns] = pd.to_numeric(kept[columns.returns], errors="coerce")
-            yield kept
-
-
-def _concat(pieces: Iterator[pd.DataFrame], path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.concat(list(pieces), ignore_index=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PanelError(f"cannot read {path}: {text}.") from error
-    if frame.empty:
-        raise PanelError(f"{path} has no row between the months asked for.")
-    return frame
+    """Read the rows between two months, dated by month ends, with numbers in single precision."""
+    roles = {"asset": columns.asset, "time": columns.time, "returns": columns.returns}
+    exact = {columns.time, columns.asset, columns.returns, columns.label}
+    exact |= {columns.risk_free, columns.weight}
+    for piece in read_in_pieces(path, usecols, **roles):  # type: ignore[arg-type]
+        dates = pd.Index(piece[columns.time])
+        ends = _month_ends(dates, f"the column {columns.time!r} of {path}", reading)
+        if ends.hasnans:
+            raise PanelError(
+                f"{path}: column {columns.time!r} is missing in {int(ends.isna().sum())} rows. Drop "
+                "or complete them."
+            )
+        months = ends.to_period("M")
+        inside = (months >= bounds[0]) & (months <= bounds[1])
+        kept = piece.assign(**{columns.time: ends})[inside]
+        floats = [c for c in usecols if c not in exact and kept[c].dtype == np.float64]
+        whole = [c for c in usecols if c not in exact and is_integer_dtype(kept[c].dtype)]
+        yield kept.astype(dict.fromkeys([*floats, *whole], "float32"))
 
 
 def _bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Period]:
@@ -322,30 +320,17 @@ def _bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Per
     return bounds[0], bounds[1]
 
 
-@dataclass(frozen=True)
-class _Dates:
-    """The dates of a table: their column and how it is read."""
-
-    column: str
-    dayfirst: bool | None
-    date_format: str | None
-
-    def months(self, frame: pd.DataFrame, where: str = "") -> pd.PeriodIndex:
-        reading = {"dayfirst": self.dayfirst, "date_format": self.date_format}
-        return _months(pd.Index(frame[self.column]), f"the column {self.column!r}{where}", reading)
-
-
-def _months(
+def _month_ends(
     values: pd.Index, source: str, reading: Mapping[str, Any] | None = None
-) -> pd.PeriodIndex:
+) -> pd.DatetimeIndex:
     try:
-        return pd.PeriodIndex(period_ends(values, "monthly", **(reading or {})), freq="M")
+        return period_ends(values, "monthly", **(reading or {}))
     except (ValueError, TypeError) as error:
         raise PanelError(f"{source} holds dates that cannot be read: {error}.") from error
 
 
 def _align(
-    returns: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, dates: _Dates
+    returns: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap
 ) -> "np.ndarray[Any, Any]":
     """Find each row's return by asset and month."""
     if not isinstance(returns, pd.Series) or returns.index.nlevels != 2:
@@ -353,16 +338,26 @@ def _align(
             "`returns` must be a Series indexed by (asset, date); got "
             f"{type(returns).__name__}. Use frame.set_index([asset, date])[column]."
         )
-    assets = returns.index.get_level_values(0).astype(str)
-    months = _months(returns.index.get_level_values(1), "the index of `returns`")
-    known = pd.Series(returns.to_numpy(), index=pd.MultiIndex.from_arrays([assets, months]))
+    assets = asset_ids(returns.index.get_level_values(0), "the index of `returns`")
+    months = _month_ends(returns.index.get_level_values(1), "the index of `returns`")
+    values = refuse_text(returns, "`returns`")
+    known = pd.Series(
+        values.to_numpy(dtype=np.float64, na_value=np.nan),
+        index=pd.MultiIndex.from_arrays([assets, months]),
+    )
     if known.index.has_duplicates:
         raise PanelError("`returns` has several values for one asset and month; keep one.")
-    rows = pd.MultiIndex.from_arrays([frame[columns.asset], dates.months(frame)])
+    rows = pd.MultiIndex.from_arrays([frame[columns.asset], pd.DatetimeIndex(frame[columns.time])])
     found: np.ndarray[Any, Any] = known.reindex(rows).to_numpy(dtype=np.float64)
-    if np.isnan(found).all():
+    missing = int(np.isnan(found).sum())
+    if missing == len(found):
         raise PanelError(
             f"`returns` matches no row by {ASSET} and {TIME}; compare ids and dates. Column "
             f"{RETURNS!r} would be empty."
+        )
+    if missing > 0.5 * len(found):
+        warn_user(
+            f"`returns` has a value for {len(found) - missing} of the {len(found)} rows only; the "
+            "others are live rows without a return. Compare ids and dates."
         )
     return found

@@ -1,0 +1,246 @@
+"""What is valid in a panel and yet most likely wrong: told in warnings, before any fit."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from rvrae_pyro.data.lookahead import find_lookahead, named_like_a_lead
+from rvrae_pyro.data.panel import first_three
+from rvrae_pyro.errors import warn_user
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME, WEIGHT
+
+__all__ = ["find_oddities", "warn_of_oddities"]
+
+Floats = NDArray[np.floating[Any]]
+
+_CODES: Final = (
+    *(-66.0, -77.0, -88.0, -99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.99),
+    *(-99999.0, -999999.0, 99.99, 999.0, 999.99, 9999.0, 9999.99, 99999.0, 999999.0),
+)
+"""Numbers that stand for a missing value at CRSP, in French's library, in surveys and archives."""
+
+_PERCENT: Final = 0.5
+_FEW: Final = 3
+_ENOUGH: Final = 6
+
+
+def warn_of_oddities(panel: xr.Dataset, returns: str) -> None:
+    """Warn of everything that :func:`find_oddities` finds, a warning each."""
+    for text in find_oddities(panel, returns):
+        warn_user(text)
+
+
+def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
+    """List what is valid in a panel and yet most likely wrong.
+
+    Parameters
+    ----------
+    panel : Dataset
+        One that passes ``check_panel``.
+    returns : str
+        Name of the column that the returns are from, for the messages.
+
+    Returns
+    -------
+    list of str
+        A sentence or two each, which names the column and the remedy. Empty for nearly all panels
+        in order.
+
+    Notes
+    -----
+    Looks for: characteristics that know the return of their row (:mod:`lookahead`); codes of
+    missing values read as numbers; returns in percent in some months or for some assets; returns
+    that are persistent, repeated or mostly zero; assets and months that are copies of others;
+    assets with rows at a lower frequency.
+    """
+    values = np.asarray(panel[RETURNS].transpose(TIME, ASSET).values, np.float64)
+    found: list[str] = []
+    if named_like_a_lead(returns) and returns.lower() not in ("target", "label", "y"):
+        found.append(
+            f"the column of returns, {returns!r}, is named like a later return. A row is dated by "
+            "its return: move the dates on by one period, and keep lag=0. read_jkp does so."
+        )
+    found += find_lookahead(panel)
+    found += _codes_in_returns(values, returns)
+    found += _mixed_units(panel, values, returns)
+    found += _no_returns(values, returns)
+    found += _copies(panel, values, returns)
+    found += _sparse_assets(panel, values)
+    found += _codes_in_characteristics(panel)
+    return found
+
+
+def _codes_in_returns(values: Floats, name: str) -> Iterator[str]:
+    """Report a value far from the others that comes again and again, on one side only."""
+    seen = values[np.isfinite(values)]
+    if len(seen) < 20:
+        return
+    middle = np.median(seen)
+    spread = 1.4826 * np.median(np.abs(seen - middle))
+    found, counts = np.unique(seen, return_counts=True)
+    suspicious: list[tuple[float, int]] = []
+    for value, count in zip(found[counts >= _FEW], counts[counts >= _FEW], strict=True):
+        code = _is_code(value) or _is_code(100.0 * value)
+        distance = abs(value - middle)
+        if value == -1.0 or spread == 0 or distance < (3.0 if code else 6.0) * spread:
+            continue  # -1 is a total loss
+        near = np.abs(seen - value) < (0.02 if code else 0.1) * distance
+        if count > 2 * (near.sum() - count):
+            suspicious.append((float(value), int(count)))
+    sides = {value > middle for value, _ in suspicious}
+    clipped = (
+        len(sides) == 2
+        and len(suspicious) == 2
+        and not any(_is_code(v) or _is_code(100.0 * v) for v, _ in suspicious)
+    )
+    if suspicious and not clipped:  # winsorised returns repeat the lowest and the highest
+        shown = ", ".join(f"{value:g} ({count} times)" for value, count in suspicious[:3])
+        yield (
+            f"column {name!r} repeats a value far from the others: {shown}. If it stands for a "
+            "missing return, set it to NaN."
+        )
+
+
+def _is_code(value: float) -> bool:
+    return any(abs(value - code) <= 1e-6 * abs(code) for code in _CODES)
+
+
+def _mixed_units(panel: xr.Dataset, values: Floats, name: str) -> Iterator[str]:
+    """Report months or assets whose returns look like percent while the others do not."""
+    size = np.abs(np.where(np.isfinite(values), values, np.nan))
+    for axis, dim, least in ((1, TIME, 5), (0, ASSET, _ENOUGH)):
+        middle, known = _medians(size, axis), np.isfinite(size).sum(axis=axis)
+        odd = (known >= least) & (middle > _PERCENT)
+        if odd.any() and not odd.all():
+            labels = panel[dim].values[odd]
+            shown = labels.astype("datetime64[D]") if dim == TIME else labels
+            yield (
+                f"column {name!r} looks like percent on {first_three(shown)}: the median absolute "
+                f"return there is above {_PERCENT:g}. Divide these by 100."
+            )
+            return
+    largest = np.nanmax(size) if np.isfinite(size).any() else 0.0
+    if largest > 50.0:
+        row, column = np.unravel_index(np.nanargmax(size), size.shape)
+        day = panel[TIME].values[row].astype("datetime64[D]")
+        yield (
+            f"column {name!r} has a return of {values[row, column]:g} on {day} for "
+            f"{panel[ASSET].values[column]}: {100 * values[row, column]:.0f} %. Check its unit."
+        )
+
+
+def _medians(size: Floats, axis: int) -> Floats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows without any
+        return np.asarray(np.nanmedian(size, axis=axis))
+
+
+def _no_returns(values: Floats, name: str) -> Iterator[str]:
+    """Report values that are persistent, repeated or zero, as those of returns are not."""
+    seen = np.isfinite(values)
+    pair = seen[1:] & seen[:-1]
+    if seen.sum() >= 50 and (values[seen] == 0).mean() >= 0.4:
+        yield (
+            f"column {name!r} is 0 in {(values[seen] == 0).mean():.0%} of its cells. If these are "
+            "missing returns, set them to NaN."
+        )
+        return
+    if pair.sum() < 50:
+        return
+    now, before = values[1:], values[:-1]
+    again = (now[pair] == before[pair]) & (now[pair] != 0)
+    if again.mean() > 0.1:
+        yield (
+            f"column {name!r} repeats the value of the row before in {again.mean():.0%} of its "
+            "cells: prices or returns that were filled forward. Set the copies to NaN."
+        )
+        return
+    rows = [np.flatnonzero(both) for both in pair]
+    rows_used = [i for i, both in enumerate(rows) if len(both) >= 5]
+    if len(rows_used) >= 5:
+        masked = [np.where(pair, v, np.nan)[rows_used] for v in (now, before)]
+        ranked = [pd.DataFrame(v).rank(axis=1) for v in masked]
+        across = ranked[0].corrwith(ranked[1], axis=1).dropna()
+        mean, error = across.mean(), across.std() / np.sqrt(max(len(across), 1))
+        if len(across) >= 5 and mean >= 0.6 and mean >= 5.0 * error:
+            yield (
+                f"column {name!r} is persistent: its rank correlation with the row before is "
+                f"{mean:.2f}. Returns are not; levels, characteristics and returns over several "
+                "periods are."
+            )
+
+
+def _copies(panel: xr.Dataset, values: Floats, name: str) -> Iterator[str]:
+    """Report assets, and months, whose returns are those of another."""
+    filled = np.where(np.isfinite(values), values, np.inf)  # NaN equals nothing
+    enough = (np.isfinite(values) & (values != 0)).sum(axis=0) >= _ENOUGH
+    columns = np.flatnonzero(enough)
+    if len(columns) > 1:
+        keys = pd.Series([filled[:, k].tobytes() for k in columns])
+        twice = columns[keys.duplicated().to_numpy()]
+        if len(twice):
+            yield (
+                f"column {name!r}: assets with the returns of another asset, in every row: "
+                f"{first_three(panel[ASSET].values[twice])}. Keep one of each."
+            )
+    both = np.isfinite(values[1:]) & np.isfinite(values[:-1]) & (values[1:] != 0)
+    equal = (both & (values[1:] == values[:-1])).sum(axis=1)
+    rows = np.flatnonzero((both.sum(axis=1) >= 5) & (equal > 0.9 * both.sum(axis=1)))
+    if len(rows) and len(rows) < 0.5 * len(values):
+        days = panel[TIME].values[rows + 1].astype("datetime64[D]")
+        yield (
+            f"column {name!r} repeats the whole row before on {first_three(days)}. Remove the copy."
+        )
+
+
+def _sparse_assets(panel: xr.Dataset, values: Floats) -> Iterator[str]:
+    """Report assets whose rows are all several periods apart."""
+    if len(values) < 3 * _ENOUGH:
+        return
+    odd: list[str] = []
+    steps: set[int] = set()
+    for k in range(values.shape[1]):
+        rows = np.flatnonzero(np.isfinite(values[:, k]))
+        gaps = np.diff(rows)
+        if len(rows) >= _ENOUGH and gaps.min() > 1 and gaps.min() == gaps.max():
+            odd.append(str(panel[ASSET].values[k]))
+            steps.add(int(gaps.min()))
+    if odd:
+        yield (
+            f"assets with a return every {min(steps)} rows only: {first_three(odd)}. Theirs are of "
+            "a lower frequency than the panel's: the return of several periods does not belong on "
+            "the row of one."
+        )
+
+
+def _codes_in_characteristics(panel: xr.Dataset) -> Iterator[str]:
+    """Report codes of missing values that stand far from a characteristic's other values."""
+    part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    found: list[str] = []
+    rows = np.unique(np.linspace(0, len(part) - 1, min(len(part), 120)).round().astype(np.intp))
+    block = np.asarray(part[rows].values, np.float64)
+    named = [(str(v), block[:, :, k]) for k, v in enumerate(panel[CHARACTERISTIC].values)]
+    if WEIGHT in panel:
+        named.append((WEIGHT, np.asarray(panel[WEIGHT].values, np.float64)))
+    for name, x in named:
+        seen = x[np.isfinite(x)]
+        for code in (*_CODES, *(c / 100.0 for c in _CODES)) if len(seen) else ():
+            here = np.abs(seen - code) <= 1e-6 * abs(code)
+            if not _FEW <= here.sum() < len(seen):
+                continue
+            rest = seen[~here]
+            low, high = np.quantile(rest, (0.01, 0.99))
+            outside = code < rest.min() or code > rest.max()
+            if outside and min(abs(code - rest.min()), abs(code - rest.max())) > 0.5 * (high - low):
+                found.append(f"{name!r} ({code:g}, {here.sum()} times)")
+                break
+    if found:
+        yield (
+            f"characteristics with a value that stands for a missing one elsewhere: "
+            f"{', '.join(found)}. If it does here, set it to NaN."
+        )
