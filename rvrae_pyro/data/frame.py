@@ -189,9 +189,9 @@ def from_frame(
 
 
 def _noted(frame: pd.DataFrame, lag: int) -> dict[Hashable, Any]:
-    """Read what ``to_frame`` noted of the panel that a table was made from; {} for any other."""
+    """Read what ``to_frame`` noted of a panel; {} for any other table, or one changed since."""
     found = frame.attrs.get(_NOTE)
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or found.get("hash") != _hash(frame):
         return {}
     if lag:
         warn_user(
@@ -248,7 +248,14 @@ def to_frame(panel: xr.Dataset) -> pd.DataFrame:
         )
     data |= {name: values[:, k] for k, name in enumerate(names)}
     table = pd.DataFrame(data | extra)
-    table.attrs[_NOTE] = {name: str(panel.attrs[name]) for name in _NOTED if name in panel.attrs}
+    noted = {name: str(panel.attrs[name]) for name in _NOTED if name in panel.attrs}
+    table.attrs[_NOTE] = {**noted, "hash": _hash(table)}
     if "lag" in panel.attrs:
         table.attrs["lag"] = panel.attrs["lag"]
     return table
+
+
+def _hash(table: pd.DataFrame) -> str:
+    """Hash of a table's content, in any order of its rows."""
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    return f"{','.join(map(str, table.columns))}:{int(rows.sum(dtype=np.uint64)):x}"

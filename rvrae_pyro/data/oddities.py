@@ -84,12 +84,16 @@ def _codes_in_returns(values: Floats, name: str) -> Iterator[str]:
     spread = 1.4826 * np.median(np.abs(seen - middle))
     found, counts = np.unique(seen, return_counts=True)
     suspicious: list[tuple[float, int]] = []
-    for value, count in zip(found[counts >= _FEW], counts[counts >= _FEW], strict=True):
+    far = (counts >= _FEW) & (np.abs(found - middle) >= 3.0 * spread)
+    most = np.argsort(-counts * far, kind="stable")[: min(20, int(far.sum()))]
+    for value, count in zip(found[most], counts[most], strict=True):
         code = _is_code(value) or _is_code(100.0 * value)
         distance = abs(value - middle)
         if value == -1.0 or spread == 0 or distance < (3.0 if code else 6.0) * spread:
             continue  # -1 is a total loss
-        near = np.abs(seen - value) < (0.02 if code else 0.1) * distance
+        # the end of a tail, or the bound of clipped values, has others before it
+        along = (seen - middle) * np.sign(value - middle) / distance
+        near = (along > 0.7) & (along < 1.3) if code else along > 0.5
         if count > 2 * (near.sum() - count):
             suspicious.append((float(value), int(count)))
     sides = {value > middle for value, _ in suspicious}

@@ -130,6 +130,7 @@ def test_fit_prepares_raw_tables_and_forecast_repeats_it(rvrae: Command, tmp_pat
     # columns in another order, an asset more, and the months that the fit did not see
     shuffled = table[["name", "mom_1m", "vol_12m", "size", "ret", "asset", "date"]]
     newcomer = shuffled[shuffled["asset"] == "s1"].assign(asset="new", name="NEW")
+    newcomer["ret"] *= 0.9  # an asset of its own, no copy
     longer = pd.concat([shuffled, newcomer])
     longer.to_parquet(tmp_path / "raw.parquet")
     out = tmp_path / "f.parquet"
