@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.dates import Frequency, period_ends
+from rvrae_pyro.data.dates import Frequency, infer_frequency, period_ends
 from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.panel import first_three, raise_problems
 from rvrae_pyro.errors import PanelError
@@ -79,6 +79,14 @@ class Grid:
         self.shape = len(self.times), len(self.assets)
         self._cell = self._row.astype(np.int64) * self.shape[1] + self._column
         self._refuse_repeats(frequency)
+        found = infer_frequency(pd.DatetimeIndex(self.times)) if len(self.times) >= 12 else None
+        if frequency == "daily" and found not in (None, "daily"):
+            # the calendar of a daily panel may have gaps, so that no other check would notice
+            step = int(np.median(np.diff(self.times)) / np.timedelta64(1, "D"))
+            raise PanelError(
+                f"`frame`: its rows are {step} days apart, and `frequency` is 'daily'. Pass "
+                f"frequency={found!r}."
+            )
 
     def _refuse_repeats(self, frequency: Frequency) -> None:
         count = np.bincount(self._cell, minlength=self.shape[0] * self.shape[1])

@@ -24,7 +24,18 @@ _RETURNS: Final = frozenset(
     | {"excess", "alpha", "pnl", "perf", "performance"}
 )
 _TARGETS: Final = frozenset(
-    {"target", "targets", "label", "labels", "y", "ytrue", "outcome", "response", "dependent"}
+    {
+        "target",
+        "targets",
+        "label",
+        "labels",
+        "y",
+        "true",
+        "ytrue",
+        "outcome",
+        "response",
+        "dependent",
+    }
 )
 _HORIZON: Final = re.compile(r"^(\d+|m|mo|mon|month|months|d|w|q|h|k|t|p|plus|lag|simple|log)$")
 
@@ -49,7 +60,7 @@ def named_like_a_lead(name: str) -> bool:
     if rest and all(word in _TARGETS for word in rest):
         return True
     if any(word in _RETURNS for word in words) and "on" not in words:  # but return on equity
-        if re.search(r"(?<![a-z])t\s*(\+|_?plus_?)\s*\d|\+\s*\d", parts):
+        if re.search(r"(?<![a-z])t_?(p|plus)_?\d|(?<![a-z])plus_?\d|\+\s*\d", parts):
             return True
         return any(word in _LEADS or word in _TARGETS - {"y"} for word in words)
     return any(_glued(word) for word in words)
@@ -115,9 +126,9 @@ _NEXT: Final = "equal the return of the row after theirs"
 _OWN_TRACK: Final = "track the return of their own row"
 _NEXT_TRACK: Final = "track the return of the row after theirs"
 _LONG_TRACK: Final = "track the return over several rows from theirs on"
-_CHANGE: Final = "change with the return of their own row, so are known at its end only,"
+_CHANGE: Final = "change with the return of their own row, at whose end alone they are known"
 _MARKET: Final = "track the mean return of their own row"
-_OLD: Final = "change with the return of two rows before, a row later than they could,"
+_OLD: Final = "change with the return of two rows before, a row later than they could"
 
 
 @dataclass(frozen=True)

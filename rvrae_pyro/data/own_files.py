@@ -294,8 +294,8 @@ def _chosen_rows(
         ends = _month_ends(dates, f"the column {columns.time!r} of {path}", reading)
         if ends.hasnans:
             raise PanelError(
-                f"{path}: column {columns.time!r} is missing in {int(ends.isna().sum())} rows. Drop "
-                "or complete them."
+                f"{path}: column {columns.time!r} is missing in {np.count_nonzero(ends.isna())} "
+                "rows. Drop or complete them."
             )
         months = ends.to_period("M")
         inside = (months >= bounds[0]) & (months <= bounds[1])

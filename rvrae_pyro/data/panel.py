@@ -291,9 +291,12 @@ def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
             yield "`returns` holds no observed return. Check the column and the dates."
     # half of them must be large for the median to be; only then is it worth a copy of them all
     elif 2 * n_large >= n_finite and (median := _median_size(returns)) > _PERCENT_MEDIAN:
+        remedy = "Divide by 100."
+        if (returns[np.isfinite(returns)] > 0).mean() > 0.99:
+            remedy += " If they are 1 plus the return, subtract 1; prices need their changes."
         yield (
             f"`returns` look like percent: the median absolute return is {median:.3g}, "
-            "so decimals are expected (0.01 for 1 %). Divide by 100."
+            f"so decimals are expected (0.01 for 1 %). {remedy}"
         )
 
 

@@ -125,28 +125,45 @@ def column_names(path: Path) -> list[str]:
         if _is_parquet(path):
             names = [str(name) for name in pq.read_schema(path).names]
             return [name for name in names if not name.startswith("__index_level_")]
-        head = pd.read_csv(path, header=None, nrows=2, dtype="str", keep_default_na=False)
-    names = [str(name).strip("\ufeff") for name in head.iloc[0]]
+        names = [name.strip("\ufeff") for name in _words(path, 0)]
+        second = _words(path, 1)
     if len(names) == 1 and (mark := next((c for c in ";\t|" if c in names[0]), None)):
         raise PanelError(
             f"cannot read {path}: its columns are separated by {mark!r}, not by commas. Read it "
             f"with pandas.read_csv(path, sep={mark!r}), with decimal=',' if its numbers have "
             "commas, and call from_frame."
         )
+    if len(second) > len(names):
+        raise PanelError(
+            f"cannot read {path}: it is damaged or no table (the header names {len(names)} columns "
+            f"and the row below has {len(second)} values). Name every column."
+        )
     known = [name for name in names if name]
     repeated = sorted({name for name in known if known.count(name) > 1})
     if repeated:
-        second = [str(v) for v in head.iloc[-1]]
         raise PanelError(
             f"cannot read {path}: repeated columns: {first_three(repeated)}. "
             + (
                 "It has two rows of names, as a download of yfinance: read it with "
                 "pandas.read_csv(path, header=[0, 1], index_col=0) and call from_prices."
-                if second[0] in ("Ticker", "Price", "Date", "")
+                if second[:1] and second[0] in ("Ticker", "Price", "Date", "")
                 else "Rename or drop them."
             )
         )
     return [name or f"Unnamed: {k}" for k, name in enumerate(names)]
+
+
+def _words(path: Path, line: int) -> list[str]:
+    """Read the words of the first or second line of a csv file; none where there is no line."""
+    try:
+        read = pd.read_csv(
+            path, header=None, skiprows=line, nrows=1, dtype="str", keep_default_na=False
+        )
+    except pd.errors.EmptyDataError:
+        if line == 0:
+            raise
+        return []
+    return [str(v) for v in read.iloc[0]]
 
 
 def _is_parquet(path: Path) -> bool:
