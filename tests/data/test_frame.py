@@ -323,7 +323,7 @@ def test_to_frame_and_back(frequency):
 def test_the_shift_of_a_table_is_stated_and_survives_a_round_trip():
     table = to_frame(small_panel())
     assert from_frame(table, excess=True).attrs["lag"] == 0
-    shifted = from_frame(table, excess=True, lag=1)
+    shifted = from_frame(table.rename(columns={"c0": "size"}), excess=True, lag=1)
     assert shifted.attrs["lag"] == 1
     assert from_frame(to_frame(shifted), excess=True).attrs["lag"] == 1
 
