@@ -24,7 +24,7 @@ from rvrae_pyro.fitting.readings import Readings
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHAIN, FACTORS, TIME
+from rvrae_pyro.names import CHAIN, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.beliefs import Kind
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree_files import write_tree
@@ -310,7 +310,7 @@ class Ensemble(Forecasts, Readings):
         for key in each[0].data_vars:
             arrays = [one[key] for one in each]
             joined = self._stacked(arrays)
-            if key == FACTORS:
+            if key == FACTORS and FACTOR in joined.dims:  # in `log_prior` a density by month
                 joined = rotate(joined, self.rotation)
             elif key in ("beta", "beta_by_weights"):
                 joined = rotate(joined, self.rotation, loadings=True)

@@ -6,7 +6,7 @@ import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -17,14 +17,19 @@ from rvrae_pyro.data.panel import listed
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.names import (
     ASSET,
+    CHAIN,
     CHARACTERISTICS,
     DECODED_FACTORS,
+    DRAW,
     FACTORS,
     RETURNS,
     TIME,
 )
 from rvrae_pyro.predictive.tree import DIMS, LATENTS, PLATES, build_tree, to_numpy
 from rvrae_pyro.predictive.tree_files import read_tree, write_tree
+
+if TYPE_CHECKING:
+    from pyro.infer import MCMC
 
 __all__ = ["build_tree", "provenance", "read_tree", "to_datatree", "write_tree"]
 
@@ -89,11 +94,12 @@ def _plain(value: object) -> object:
 
 
 def to_datatree(
-    samples: Mapping[str, ArrayLike],
+    samples: "Mapping[str, ArrayLike] | MCMC",
     panel: xr.Dataset,
     *,
     kind: Kind = "posterior",
     log_likelihood: Mapping[str, ArrayLike] | None = None,
+    log_prior: Mapping[str, ArrayLike] | None = None,
     sample_stats: Mapping[str, ArrayLike] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, ArrayLike] | None = None,
@@ -104,10 +110,12 @@ def to_datatree(
 
     Parameters
     ----------
-    samples : mapping from site name to array or tensor
-        With one leading sample dim, as ``Predictive`` returns them. Singleton dims of the
-        plates ``time`` (-2) and ``asset`` (-1), counted from a site's event dims, are
-        dropped by their place; sizes of one elsewhere stay.
+    samples : mapping from site name to array or tensor, or MCMC
+        A finished ``pyro.infer.MCMC`` keeps its chains and brings ``log_prior``,
+        ``log_likelihood`` and ``sample_stats["diverging"]`` along, at the cost of one evaluation
+        of its model per draw. A mapping has arrays with one leading sample dim, as ``Predictive``
+        returns them. Singleton dims of the plates ``time`` (-2) and ``asset`` (-1), counted from
+        a site's event dims, are dropped by their place; sizes of one elsewhere stay.
     panel : Dataset
         The panel the model was called with, for labels, observed and listed cells.
     kind : {"posterior", "prior", "predictions"}
@@ -118,6 +126,9 @@ def to_datatree(
     log_likelihood : mapping, optional
         Log density of every return under every draw, (sample, n_times, n_assets), say from
         a trace; unobserved cells are dropped.
+    log_prior : mapping, optional
+        Log density of each latent site under every draw, (sample,) or (sample, n_times): what
+        ``arviz_stats.psense_summary`` scales.
     sample_stats : mapping, optional
         Such as ``lp`` and ``log_q``, (sample,) or (sample, n_times).
     dims : mapping from site to dims, optional
@@ -136,7 +147,8 @@ def to_datatree(
     -------
     DataTree
         ``posterior`` and ``posterior_predictive`` (or ``prior`` and ``prior_predictive``, or
-        ``predictions``), ``observed_data``, and ``log_likelihood``, ``sample_stats`` if given.
+        ``predictions``), ``observed_data``, and ``log_likelihood``, ``log_prior``,
+        ``sample_stats`` if given.
         A deterministic ``decoded_factors`` becomes ``factors``, and the latent code
         ``latents``.
 
@@ -169,6 +181,16 @@ def to_datatree(
             f"'characteristics'; got {type(panel).__name__}."
         )
     is_listed = listed(panel)
+    if not isinstance(samples, Mapping):
+        # whoever holds an MCMC has loaded torch; this module must not
+        from rvrae_pyro.predictive.mcmc import read_chains
+
+        run = read_chains(samples)
+        samples, group_by_chain = run.samples, True
+        log_prior = run.log_prior if log_prior is None else log_prior
+        if log_likelihood is None and run.log_likelihood is not None:
+            log_likelihood = {RETURNS: run.log_likelihood}
+        sample_stats = {**run.sample_stats, **(sample_stats or {})}
     observed = (panel[RETURNS].transpose(TIME, ASSET).notnull() & is_listed).values
     labels = {TIME: panel[TIME].values, ASSET: panel[ASSET].values, **dict(coords or {})}
     lead = 2 if group_by_chain else 1
@@ -188,7 +210,7 @@ def to_datatree(
         if FACTORS in sites:
             sites[LATENTS] = sites.pop(FACTORS)
         sites[FACTORS] = sites.pop(DECODED_FACTORS)
-    groups: dict[str, Mapping[str, ArrayLike]] = {}
+    groups: dict[str, Mapping[str, ArrayLike] | xr.Dataset] = {}
     if kind != "posterior" and RETURNS in sites:
         # these speak of every listed cell, whether its return was observed or not
         sites[RETURNS] = np.where(is_listed.values, sites[RETURNS], np.nan)
@@ -207,15 +229,38 @@ def to_datatree(
             groups["observed_data"] = {RETURNS: panel[RETURNS].transpose(TIME, ASSET).values}
     if log_likelihood is not None:
         groups["log_likelihood"] = prepared(log_likelihood)
+    if log_prior:
+        groups["log_prior"] = _log_prior(log_prior, labels[TIME], lead)
     if sample_stats is not None:
         groups["sample_stats"] = prepared(sample_stats)
     return build_tree(
-        {name: each for name, each in groups.items() if each},
+        {name: each for name, each in groups.items() if len(each)},
         coords=labels,
         observed=observed if observed.any() else None,
         dims=dims,
         attrs=attrs,
     )
+
+
+def _log_prior(given: Mapping[str, ArrayLike], times: ArrayLike, lead: int) -> xr.Dataset:
+    """Label log densities by site, (chain, draw) or (chain, draw, time)."""
+    labels = to_numpy(times)
+    found, count = {}, 0
+    for name, values in given.items():
+        array = to_numpy(values)
+        array = array if lead == 2 else array[None]
+        rest = array.shape[2:]
+        if array.ndim < 2 or rest not in ((), labels.shape):
+            raise ShapeError(
+                f"`log_prior[{name!r}]` must have one number per draw, or per draw and month "
+                f"({len(labels)}); got shape {np.shape(to_numpy(values))}."
+            )
+        dims = (CHAIN, DRAW, TIME)[: 2 + len(rest)]
+        found[name] = (dims, array)
+        count = array.shape[1]
+    coords = {CHAIN: np.arange(next(iter(found.values()))[1].shape[0]), DRAW: np.arange(count)}
+    dated = any(TIME in dims for dims, _ in found.values())
+    return xr.Dataset(found, {**coords, TIME: labels} if dated else coords)
 
 
 def _warn_of_copies(returns: Array, given: Array) -> None:

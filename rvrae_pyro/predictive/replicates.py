@@ -184,6 +184,16 @@ def _replicate_block(
         "log_likelihood": xr.Dataset(
             {RETURNS: (over_cells, stacked([d for *_, d in rows]))}, coords={**sample, **cells}
         ),
+        # of the latent site, by month: what ArviZ's prior sensitivity scales
+        "log_prior": xr.Dataset(
+            {
+                FACTORS: (
+                    (CHAIN, DRAW, TIME),
+                    log_prior[..., list(chosen)].unsqueeze(0).cpu().numpy(),
+                )
+            },
+            coords={**sample, **months},
+        ),
         "observed_data": xr.Dataset({RETURNS: (OBS, observed)}, coords=cells),
         "sample_stats": xr.Dataset(
             {
