@@ -3,20 +3,22 @@
 import numbers
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.blocks import pieces
-from rvrae_pyro.data.dates import Frequency, frequency_of, period_ends
+from rvrae_pyro.data.dates import Frequency, date_spans, frequency_of, next_row, period_ends
 from rvrae_pyro.data.panel import validate_panel
 from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_number
 from rvrae_pyro.names import CONTEXT, RETURNS, TIME
 
 __all__ = ["Part", "Split", "join_months", "split", "walk_forward"]
+
+_HOLIDAYS: Final = pd.Timedelta(days=5)
 
 Date: TypeAlias = "str | np.datetime64 | pd.Timestamp | pd.Period"
 Part: TypeAlias = "int | float | Date | tuple[Date, Date] | slice"
@@ -42,7 +44,8 @@ def split(panel: xr.Dataset, train: Part, valid: Part, test: Part) -> Split:
         row with an observed return; if they do not add up to the whole, the oldest rows
         are left out. A *date* is the last one of its part, which begins where the part
         before it ends. A *pair* or slice of dates names both ends, included; rows
-        between two pairs belong to no part.
+        between two pairs belong to no part. Dates may be of any kind; one coarser than a
+        row, such as "2010", is the whole of it.
 
     Returns
     -------
@@ -124,15 +127,15 @@ def _n_observed(panel: xr.Dataset) -> int:
     return int(np.flatnonzero(np.concatenate(seen))[-1]) + 1
 
 
-def _read_date(name: str, value: object, frequency: Frequency) -> pd.Timestamp:
+def _read_span(name: str, value: object, frequency: Frequency) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """First and last day of the time that a bound names; a date is its period's end, twice."""
     try:
-        index = pd.PeriodIndex([value]) if isinstance(value, pd.Period) else pd.Index([value])
-        stamp = period_ends(index, frequency)[0]
+        first, last = date_spans(value, frequency)
+        if first.hasnans:
+            raise ValueError("a date is missing")
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"`{name}` must hold dates; got {value!r}: {error}.") from error
-    if pd.isna(stamp):
-        raise ConfigError(f"`{name}` must hold dates; got {value!r}.")
-    return stamp
+    return first[0], last[0]
 
 
 def _pair(value: object) -> tuple[object, object] | None:
@@ -144,20 +147,26 @@ def _pair(value: object) -> tuple[object, object] | None:
 
 
 def _date_bounds(panel: xr.Dataset, parts: dict[str, Any]) -> list[tuple[int, int]]:
-    times, frequency = pd.DatetimeIndex(panel[TIME].values), frequency_of(panel)
+    frequency = frequency_of(panel)
+    times = period_ends(panel.indexes[TIME], frequency)
     bounds: list[tuple[int, int]] = []
     previous = 0
     for name, value in parts.items():
         pair = _pair(value)
-        last = _read_date(name, value if pair is None else pair[1], frequency)
+        _, last = _read_span(name, value if pair is None else pair[1], frequency)
         stop = int(times.searchsorted(last, side="right"))
         begin = previous
         if pair is not None:
-            first = _read_date(name, pair[0], frequency)
+            first, _ = _read_span(name, pair[0], frequency)
             begin = int(times.searchsorted(first, side="left"))
-            if first < times[0]:
-                raise PanelError(f"`{name}` begins {first:%Y-%m-%d}, before the panel.")
-        if last > times[-1]:
+            if _row_before(times[0], frequency) >= first:
+                raise PanelError(
+                    f"`{name}` begins {first:%Y-%m-%d}, before the panel, which begins "
+                    f"{times[0]:%Y-%m-%d}."
+                )
+        if pd.Timestamp(next_row(times[-1].to_datetime64(), frequency)) <= last and not (
+            frequency == "daily" and last - times[-1] <= _HOLIDAYS and last.is_month_end
+        ):
             raise PanelError(f"`{name}` ends {last:%Y-%m-%d}; the panel ends {times[-1]:%Y-%m-%d}.")
         if begin < previous:
             raise PanelError(
@@ -169,6 +178,13 @@ def _date_bounds(panel: xr.Dataset, parts: dict[str, Any]) -> list[tuple[int, in
         bounds.append((begin, stop))
         previous = stop
     return bounds
+
+
+def _row_before(first: pd.Timestamp, frequency: Frequency) -> pd.Timestamp:
+    """Latest date that the row before the first one may have; days have holidays."""
+    if frequency == "monthly":
+        return first - pd.offsets.MonthEnd(1)
+    return first - (pd.Timedelta(days=7) if frequency == "weekly" else _HOLIDAYS)
 
 
 def _cut(panel: xr.Dataset, bounds: list[tuple[int, int]]) -> Split:

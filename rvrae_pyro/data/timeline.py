@@ -23,6 +23,7 @@ __all__ = [
     "bound_rows",
     "common_labels",
     "in_time_order",
+    "labels_like",
     "match_months",
     "pick_rows",
     "time_labels",
@@ -195,6 +196,27 @@ def common_labels(indexes: Mapping[str, pd.Index]) -> dict[str, pd.Index]:
     """
     labels = {name: time_labels(index, name) for name, index in indexes.items()}
     return labels if _nested(labels) else _periods(labels)
+
+
+def labels_like(labels: pd.Index, reference: pd.Index, name: str, other: str) -> pd.Index:
+    """Write labels as a reference writes the same periods; those it lacks stay.
+
+    Parameters
+    ----------
+    labels, reference : Index
+        Dates of any kind; those of ``reference`` without repeats.
+    name, other : str
+        What the arguments are called in messages.
+
+    Raises
+    ------
+    ShapeError
+        If labels are no dates, or frequencies differ.
+    """
+    both = common_labels({name: labels, other: reference})
+    places = both[other].get_indexer(both[name])
+    known = time_labels(reference, other)
+    return pd.Index(np.where(places >= 0, known[places], both[name]))
 
 
 def _warn_lost(

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.panel import listed
+from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
@@ -117,7 +118,7 @@ def predictive_check(
     group, draws = _returns(tree)
     span = panel
     if times is not None:
-        span = panel.sel({TIME: np.atleast_1d(panel[TIME].sel({TIME: times}))})
+        span = panel.isel({TIME: pick_rows(panel.indexes[TIME], times)})
     seen, draws = _same_cells(span, draws)
     mine = statistics(seen)
     made = statistics(draws)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 from rvrae_pyro.nn.digest import digest_of
@@ -36,27 +35,16 @@ def pick_months(batch: Batch, times: object | None) -> list[int]:
     Parameters
     ----------
     batch : Batch
-    times : slice, label or sequence of labels, or None
-        Anything that xarray's ``sel`` takes along ``time``; None for all.
+    times : date, slice of dates, sequence of dates, or None
+        Dates of any kind; one coarser than a period, such as "2010", names all of its months.
+        None for all.
 
     Raises
     ------
     ConfigError
         If a month is not in the panel.
     """
-    if times is None:
-        return list(range(batch.n_times))
-    index = xr.DataArray(np.arange(batch.n_times), coords={TIME: batch.times}, dims=TIME)
-    try:
-        chosen = np.unique(np.atleast_1d(index.sel({TIME: times}).to_numpy()))
-    except (KeyError, TypeError, ValueError, pd.errors.InvalidIndexError) as error:
-        first, last = (np.datetime_as_string(batch.times[i], "D") for i in (0, -1))
-        raise ConfigError(
-            f"`times` must name months of the panel, {first} to {last}; got {times!r}."
-        ) from error
-    if chosen.size == 0:
-        raise ConfigError(f"`times` must name at least one month of the panel; got {times!r}.")
-    return [int(t) for t in chosen]
+    return [int(t) for t in pick_rows(batch.times, times)]
 
 
 def by_label(batch: Batch, assets: torch.Tensor) -> torch.Tensor:

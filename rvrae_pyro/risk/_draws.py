@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.names import (
     ASSET,
@@ -108,7 +109,7 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
             f"{type(tree).__name__} with groups {list(getattr(tree, 'children', {}))}. "
             "A forecast has one."
         )
-    predictions = group.to_dataset()
+    predictions = in_time_order(group.to_dataset(), "tree")
     returns = _ordered(predictions[RETURNS], (CHAIN, DRAW, TIME, ASSET), "predictions/returns")
     if 0 in returns.shape:
         raise ShapeError(f"`predictions/returns` must not be empty; got {dict(returns.sizes)}.")
@@ -117,7 +118,8 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     if FACTORS not in predictions or constant is None or "beta" not in constant.data_vars:
         return Forecast(returns, None, None, expected=expected)
     factors = _ordered(predictions[FACTORS], (CHAIN, DRAW, TIME, FACTOR), "predictions/factors")
-    beta = constant.to_dataset()["beta"]
+    known = in_time_order(constant.to_dataset(), "tree")
+    beta = known["beta"]
     if CHAIN not in beta.dims:
         beta = beta.expand_dims(CHAIN)
     beta = _ordered(beta, (CHAIN, TIME, ASSET, FACTOR), "predictions_constant_data/beta")
@@ -125,9 +127,9 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     dims = (TIME, ASSET) if beta.sizes[CHAIN] == 1 else (CHAIN, TIME, ASSET)
     _fits(beta, returns, dims, "predictions_constant_data/beta")
     _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
-    if _BY_WEIGHTS not in constant.data_vars or WEIGHT_DRAW not in returns.coords:
+    if _BY_WEIGHTS not in known or WEIGHT_DRAW not in returns.coords:
         return Forecast(returns, factors, beta, expected=expected)
-    each = _stacked(constant.to_dataset()[_BY_WEIGHTS])
+    each = _stacked(known[_BY_WEIGHTS])
     _fits(each, returns, (TIME, ASSET), f"predictions_constant_data/{_BY_WEIGHTS}")
     forecast = Forecast(returns, factors, beta, each, expected)
     if each.sizes[MEMBER] != forecast.n_members:

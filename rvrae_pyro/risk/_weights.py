@@ -1,12 +1,14 @@
 """Reading portfolio weights: by label, complete, and only on assets that can be held."""
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.data.dates import read_days
+from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import ASSET, TIME
 
@@ -28,34 +30,16 @@ def first(labels: Iterable[object], most: int = 3) -> str:
 
 
 def pick_times(index: pd.Index, times: object | None, name: str = "times") -> np.ndarray:
-    """Return the positions of months given as a label, a slice or a list of labels; None is all.
+    """Positions of months given as a date, a slice or a list of dates; None is all.
+
+    Dates may be of any kind; "2010" is the whole year.
 
     Raises
     ------
     ShapeError
         If a month is outside ``index``, or nothing is picked.
     """
-    everything = pd.Series(np.arange(len(index)), index)
-    if times is None:
-        return everything.to_numpy()
-    if isinstance(times, xr.DataArray):
-        times = times.values
-    wanted: Any = times
-    if not isinstance(times, (str, slice, np.datetime64)) and np.ndim(wanted) > 0:
-        wanted = pd.DatetimeIndex(wanted)
-    elif isinstance(times, np.ndarray | np.datetime64):
-        wanted = pd.Timestamp(wanted)
-    try:
-        picked = everything.loc[wanted]
-    except (KeyError, ValueError, TypeError):
-        picked = []
-    positions = np.atleast_1d(np.asarray(picked, dtype=int))
-    if not positions.size:
-        raise ShapeError(
-            f"`{name}` must be months of the forecast, {_span(index)}; got {times!r}. "
-            "Forecast those months first, or pick others."
-        )
-    return np.unique(positions)
+    return pick_rows(index, times, name=name, what="forecast", error=ShapeError)
 
 
 def read_weights(weights: Weights, listed: xr.DataArray, name: str = "weights") -> xr.DataArray:
@@ -64,9 +48,9 @@ def read_weights(weights: Weights, listed: xr.DataArray, name: str = "weights") 
     Parameters
     ----------
     weights : Series, DataFrame or DataArray
-        A Series by asset holds in every month; a DataFrame has months as rows and assets as
-        columns; a DataArray has dim ``asset``, and optionally ``time`` and one more, which
-        counts portfolios.
+        A Series by asset holds in every month; a DataFrame has months (dates of any kind, in any
+        order) as rows and assets as columns; a DataArray has dim ``asset``, and optionally
+        ``time`` and one more, which counts portfolios.
     listed : bool DataArray (time, asset)
         Cells with a forecast.
     name : str
@@ -87,7 +71,10 @@ def read_weights(weights: Weights, listed: xr.DataArray, name: str = "weights") 
         If a weight is no number, NaN or infinite on a listed asset, or not zero on one that is
         not listed.
     """
-    given = _to_array(weights, name)
+    given = in_time_order(_to_array(weights, name), name)
+    if TIME in given.indexes:
+        months = labels_like(given.indexes[TIME], listed.indexes[TIME], name, "tree")
+        given = given.assign_coords({TIME: months.to_numpy()})
     _check_labels(given, listed, name)
     listed = listed.sel({TIME: given[TIME].values}) if TIME in given.dims else listed
     same = given.indexes[ASSET].equals(listed.indexes[ASSET])
@@ -112,15 +99,15 @@ def _to_array(weights: Weights, name: str) -> xr.DataArray:
     if isinstance(weights, pd.Series):
         array = xr.DataArray(weights.to_numpy(), {ASSET: weights.index.to_numpy()}, ASSET)
     elif isinstance(weights, pd.DataFrame):
-        index = weights.index
-        if isinstance(index, pd.PeriodIndex):
-            index = index.to_timestamp(how="end").normalize()
-        if not isinstance(index, pd.DatetimeIndex):
+        try:
+            index = read_days(weights.index)[1]
+        except (ValueError, TypeError, OverflowError) as error:
             raise ShapeError(
                 f"`{name}` as a DataFrame must have months as its rows and assets as its columns; "
-                f"got rows of {index.dtype}. Transpose it, or pass a Series for fixed weights."
-            )
-        coords = {TIME: index.as_unit("ns"), ASSET: weights.columns.to_numpy()}
+                f"got rows of {weights.index.dtype}. Transpose it, or pass a Series for fixed "
+                f"weights ({error})."
+            ) from error
+        coords = {TIME: index, ASSET: weights.columns.to_numpy()}
         array = xr.DataArray(weights.to_numpy(), coords, (TIME, ASSET))
     elif isinstance(weights, xr.DataArray):
         array = weights

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.data.timeline import in_time_order, labels_like
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_count, check_number
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk._cells import Scores, Walk
@@ -50,7 +51,8 @@ def backtest(
     tree : DataTree
         A forecast; see :func:`summarize`.
     returns : DataArray (time, asset), or a panel
-        Realised excess returns of the forecast's months and assets, NaN where not observed.
+        Realised excess returns of the forecast's months and assets, NaN where not observed;
+        months in any order and dated by any of their days.
     portfolios : mapping from name to weights, optional
         Each as :func:`portfolio` takes it, for all months or some. Unless told, one with equal
         weights on all assets that have a forecast.
@@ -264,6 +266,12 @@ def _observed(returns: xr.DataArray | xr.Dataset) -> xr.DataArray:
 
 def _align(returns: xr.DataArray, forecast: Forecast) -> Array:
     """Give realised returns of the forecast's months and assets, in its order."""
+    returns = in_time_order(returns, "returns")
+    if TIME in returns.indexes:
+        months = labels_like(
+            returns.indexes[TIME], forecast.returns.indexes[TIME], "returns", "tree"
+        )
+        returns = returns.assign_coords({TIME: months.to_numpy()})
     for dim in (TIME, ASSET):
         lacking = forecast.returns.indexes[dim].difference(returns.indexes[dim])
         if lacking.size:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OTHER_FACTOR, TIME
 from rvrae_pyro.risk._draws import Array, read_forecast
@@ -102,6 +103,7 @@ def covariance(
     """
     if TIME not in getattr(panel, "coords", {}):
         raise PanelError(f"`panel` must be a Dataset with coordinate 'time'; got {panel!r:.60}.")
+    panel = in_time_order(panel, "panel")
     rows = pick_times(panel.indexes[TIME], times)
     panel = panel.isel({TIME: slice(0, int(rows[-1]) + 1)})
     if isinstance(fit, Moments):
@@ -161,7 +163,8 @@ class FactorCovariance:
                     f"`{name}` must be a DataArray with dims {expected}; got "
                     f"{getattr(values, 'dims', type(values).__name__)}."
                 )
-            object.__setattr__(self, name, values.transpose(*expected).astype(np.float64))
+            values = in_time_order(values, name).transpose(*expected).astype(np.float64)
+            object.__setattr__(self, name, values)
         for name, other, dim in (
             ("factor_cov", self.factor_cov, TIME),
             ("factor_cov", self.factor_cov, FACTOR),

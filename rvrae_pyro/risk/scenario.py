@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.risk._conditioning import Gains, Shocks, factor_rows, one_portfolio
@@ -261,7 +262,8 @@ def _weigh_draws(
     given, target = _given(forecast, factors, held, value)
     size, _, count = given.shape
     sd = given.std(axis=0)
-    if not (sd > 0).all():
+    moving = sd > rounding(forecast.returns) * np.abs(given).max(axis=0)
+    if not moving.all():
         raise ConfigError("What is given must have risk in every month; some has none.")
     width = size ** (-1.0 / (4 + count)) if bandwidth is None else bandwidth
     logs = -0.5 * (((given - target) / (width * sd)) ** 2).sum(axis=-1)

@@ -218,7 +218,7 @@ def test_a_fit_is_asked_for_predicted_factors_and_no_later_months():
         cov.to_dense(), FactorCovariance.from_forecast(tree).sel("2020-02").to_dense()
     )
     assert covariance(fit, panel).beta.sizes["time"] == 3
-    with pytest.raises(ShapeError, match="`times` must be months of the forecast, 2020-01-31 to"):
+    with pytest.raises(ShapeError, match="`times` must name months of the forecast, 2020-01-31 to"):
         covariance(fit, panel, "2021-05")
     with pytest.raises(PanelError, match="`panel` must be a Dataset with coordinate 'time'"):
         covariance(fit, SimpleNamespace())
