@@ -53,7 +53,7 @@ def test_rows_of_months(wanted, rows):
 
 @pytest.mark.parametrize(
     "wanted",
-    ["201013", "2031", "2010-13", "soon", "03/04/2010", ["2010-03", "2031-03"], [], None or [None],
+    ["201013", "2031", "2010-13", "soon", "03/04/2010", ["2010-03", "2031-03"], [], [None],
      slice("2031", None), slice("soon", None), slice(0, 5), 5, True, np.array([True] * 30), 1.5,
      pd.NaT, ["2010-03", pd.NaT]],
 )  # fmt: skip
@@ -124,7 +124,7 @@ def test_splits_take_dates_of_any_kind():
         with pytest.raises(rv.ConfigError, match=match):
             rv.data.split(panel, wrong, years[2], years[3])
     # a year of which the panel has a part only is no year of it
-    with pytest.raises(rv.PanelError, match="begins .*, before the panel"):
+    with pytest.raises(rv.PanelError, match=r"begins .*, before the panel"):
         rv.data.split(panel.isel(time=slice(2, None)), *pairs)
     with pytest.raises(rv.PanelError, match="the panel ends"):
         rv.data.split(panel.isel(time=slice(0, 45)), *pairs)
