@@ -24,6 +24,7 @@ from rvrae_pyro.predictive.export import write_tree
 if TYPE_CHECKING:
     from rvrae_pyro.cli.scores import Score
     from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["FULL", "QUICK", "Sizes", "demo"]
 
@@ -78,6 +79,7 @@ class _Market:
     cut: rv.data.Split
     fit: "Fit"
     preparation: Preparation
+    filtered: "Filtered"
     tree: xr.DataTree
     factors: xr.Dataset
 
@@ -129,9 +131,7 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
     save_run(Run(market.fit, market.preparation), folder)
     progress("scoring, tables and pictures")
     _write_forecasts(market, folder)
-    scores = score_forecasts(
-        market.fit, market.panel, market.tree, market.factors["mean"], market.cut.test, seed
-    )
+    scores = score_forecasts(market.filtered, market.tree, market.factors["mean"], market.cut.test)
     _draw_market(market, folder)
     extras = _run_extras(market, sizes, seed, folder)
     metrics = {
@@ -168,9 +168,9 @@ def _fit_market(sizes: Sizes, seed: int) -> _Market:
     config = rv.FitConfig(max_steps=sizes.max_steps)
     fit = rv.fit(model, cut.train, cut.valid, config=config, seed=seed).uninterrupted()
     progress("forecasting every month from the months before it")
-    tree = fit.forecast(panel, num_samples=sizes.num_samples, seed=seed)
-    factors = fit.factors(panel, num_samples=sizes.num_samples, seed=seed)
-    return _Market(raw, panel, cut, fit, preparation, tree, factors)
+    filtered = fit.filter(panel, num_samples=sizes.num_samples, seed=seed)
+    tree, factors = filtered.forecast(), filtered.factors()
+    return _Market(raw, panel, cut, fit, preparation, filtered, tree, factors)
 
 
 def _from(tree: xr.DataTree, first: np.datetime64) -> xr.DataTree:
@@ -200,7 +200,7 @@ def _draw_market(market: _Market, folder: Path) -> None:
     drawn = market.tree["predictions"].to_dataset()[RETURNS]
     seen = panel[RETURNS].dropna(TIME, how="all")
     counts = [int(part[RETURNS].notnull().sum()) for part in (cut.train, cut.valid)]
-    principal = summaries.principal_factors(fit.loadings(panel), market.factors[FACTORS])
+    principal = summaries.principal_factors(market.filtered.loadings(), market.factors[FACTORS])
     live = forecast_table(_from(market.tree, panel[TIME].values[-1]), market.raw)
     earlier = drawn.sel({TIME: seen[TIME]})
     size = summaries.typical_size(seen, earlier)

@@ -90,9 +90,9 @@ def run_simulation(
     config = rv.FitConfig(max_steps=max_steps)
     fit = rv.fit(model, cut.train, cut.valid, config=config, seed=seed, progress=False)
     fit = fit.uninterrupted()
-    factors = fit.factors(panel, num_samples=num_samples, seed=seed)[FACTORS]
-    tree = fit.forecast(panel, num_samples=num_samples, seed=seed)
-    draws = tree["predictions"].to_dataset()[RETURNS]
+    filtered = fit.filter(panel, num_samples=num_samples, seed=seed)
+    factors = filtered.factors()[FACTORS]
+    draws = filtered.forecast()["predictions"].to_dataset()[RETURNS]
     first = cut.test[TIME].values[0]
     before, after = (
         calibrate(panel[RETURNS].sel({TIME: months}), draws.sel({TIME: months}))

@@ -7,7 +7,6 @@ import numpy as np
 import xarray as xr
 from scipy.stats import multivariate_normal
 
-import rvrae_pyro as rv
 from rvrae_pyro.evaluation import (
     coverage,
     crps,
@@ -20,7 +19,7 @@ from rvrae_pyro.evaluation import (
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
 
 if TYPE_CHECKING:
-    from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Score", "joint_log_score", "score_forecasts"]
 
@@ -53,27 +52,23 @@ class Score:
 
 
 def score_forecasts(
-    fit: "Fit",
-    panel: xr.Dataset,
+    filtered: "Filtered",
     tree: xr.DataTree,
     factors: xr.DataArray,
     test: xr.Dataset,
-    seed: int,
 ) -> list[Score]:
     """Score one-month-ahead forecasts of the test months.
 
     Parameters
     ----------
-    fit : Fit
-    panel : Dataset
-        Training, validation and test months, prepared; every return observed.
+    filtered : Filtered
+        Of training, validation and test months, prepared; every return observed.
     tree : DataTree
-        ``fit.forecast(panel)``, test months included.
+        ``filtered.forecast()``, test months included.
     factors : DataArray (time, factor)
-        Means of ``fit.factors(panel, "filtered")``.
+        Means of ``filtered.factors("filtered")``.
     test : Dataset
         The test months.
-    seed : int
 
     Returns
     -------
@@ -84,10 +79,11 @@ def score_forecasts(
     returns = test[RETURNS]
     draws = tree["predictions"].to_dataset()[RETURNS].sel({TIME: months})
     count = draws.sizes[DRAW]
-    running = xr.dot(fit.loadings(panel), prevailing_mean(factors), dim=FACTOR)
-    fitted = fit.reconstruct(panel, num_samples=count, seed=seed)
+    panel, seed = filtered.panel, filtered.seed
+    running = xr.dot(filtered.loadings(), prevailing_mean(factors), dim=FACTOR)
+    fitted = filtered.reconstruct()
     past, naive = _naive(panel[RETURNS].sel({TIME: panel[TIME] < months[0]}), test, count, seed)
-    joint = joint_log_score(fit, panel, months, count, seed)
+    joint = joint_log_score(filtered, months)
 
     def both(score: Any) -> tuple[float, float]:
         return float(score["estimate"]), float(score["standard_error"])
@@ -144,33 +140,21 @@ def score_forecasts(
     ]
 
 
-def joint_log_score(
-    fit: "Fit", panel: xr.Dataset, months: np.ndarray[Any, Any], count: int, seed: int
-) -> xr.Dataset:
-    """Log predictive density of each month's whole cross-section, a return.
+def joint_log_score(filtered: "Filtered", months: np.ndarray[Any, Any]) -> xr.Dataset:
+    """Log predictive density of each month's whole cross-section, per return.
 
     Parameters
     ----------
-    fit : Fit
-    panel : Dataset
+    filtered : Filtered
     months : datetime64 array
-    count : int
-        Particles of the filter that estimates it where no closed form exists.
-    seed : int
 
     Returns
     -------
     Dataset
         ``score`` (time,): nats divided by the number of returns of the month.
     """
-    import torch
-
-    from rvrae_pyro.predictive.beliefs import believe, in_double
-
-    batch = rv.data.to_batch(panel, dtype=torch.float64)
-    evidence = believe(in_double(fit.model), batch, count, seed).log_evidence
-    score = evidence.numpy() / batch.observed.sum(1).numpy().clip(1)
-    return xr.Dataset({"score": (TIME, score)}, coords={TIME: batch.times}).sel({TIME: months})
+    n_returns = filtered.batch.observed.sum(1).cpu().numpy().clip(1)
+    return xr.Dataset({"score": filtered.log_evidence() / n_returns}).sel({TIME: months})
 
 
 def _naive(

@@ -11,14 +11,12 @@ from scipy.optimize import linear_sum_assignment
 
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.predictive.chains import REFERENCE, rotate
 
 __all__ = ["Freedom", "align", "rotate"]
 
 Array = NDArray[np.float64]
 Freedom = Literal["linear", "rotation", "signs"]
-
-REFERENCE = "reference"
-"""Dim of the factors of the reference."""
 
 
 def align(
@@ -102,41 +100,6 @@ def align(
         result["loadings"] = rotate(loadings, rotation, loadings=True)
     result.attrs["freedom"] = freedom
     return result
-
-
-def rotate(values: xr.DataArray, rotation: xr.DataArray, *, loadings: bool = False) -> xr.DataArray:
-    """Apply rotations that :func:`align` found to factors, or their inverses to loadings.
-
-    Parameters
-    ----------
-    values : DataArray (..., factor)
-        Factors f, which become ``f A``; or loadings B, which become ``B A^-T``. With a dim
-        ``chain`` where ``rotation`` has one.
-    rotation : DataArray (chain, factor, reference) or (factor, reference)
-    loadings : bool
-
-    Returns
-    -------
-    DataArray
-        Dims and order of ``values``.
-
-    Raises
-    ------
-    ShapeError
-        If ``values`` lacks a dim of the rotation.
-    """
-    needed = [dim for dim in rotation.dims if dim != REFERENCE]
-    absent = [dim for dim in needed if dim not in values.dims]
-    if absent:
-        raise ShapeError(f"`values` must have dims {needed}; got {values.dims}, without {absent}.")
-    matrix = rotation.transpose(..., FACTOR, REFERENCE)
-    if loadings:
-        inverse = np.linalg.inv(matrix.to_numpy()).swapaxes(-1, -2)
-        matrix = matrix.copy(data=inverse)
-    turned: xr.DataArray = xr.dot(values, matrix, dim=FACTOR).rename({REFERENCE: FACTOR})
-    turned = turned.transpose(*values.dims).astype(values.dtype)
-    turned.attrs, turned.name = dict(values.attrs), values.name
-    return turned
 
 
 def _means(factors: xr.DataArray) -> xr.DataArray:

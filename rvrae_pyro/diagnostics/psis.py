@@ -11,10 +11,10 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.inference.importance import GuidePaths, guide_paths
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import TIME, WEIGHT_DRAW
-from rvrae_pyro.predictive.beliefs import in_double
-from rvrae_pyro.predictive.members import drawn_weights, evidence_by_weights
+from rvrae_pyro.predictive.filtering import evidence_by_weights
 from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
+from rvrae_pyro.predictive.weight_draws import drawn_weights, in_double
 
 __all__ = ["psis", "psis_weights"]
 
@@ -150,10 +150,9 @@ def psis_weights(
             "`fit` must have weights with a posterior; all of this model's are at their MAP. "
             "Build its parts with weights=rv.weights...(inference='posterior')."
         )
-    batch, device = load(whole, matched(fit, panel))
-    model = in_double(whole).to(device)
+    panel, model = matched(fit, panel), in_double(whole)
     guide = model.parts.weight_guide
-    evidence = evidence_by_weights(model, batch, num_draws, num_samples, seed).sum(-1)
+    evidence = evidence_by_weights(model, panel, num_draws, num_samples, seed).sum(-1)
     drawn = drawn_weights(model, num_draws, seed)
     prior = torch.stack([guide.log_ratio(model.parts, weights) for weights, _ in drawn])
     ratios = (evidence + prior).cpu().numpy()

@@ -21,7 +21,8 @@ from rvrae_pyro.experiments.outlook import (
     observed_returns,
 )
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.names import CHAIN, FACTOR, TIME
+from rvrae_pyro.names import FACTOR, TIME
+from rvrae_pyro.predictive.attribution import INTERCEPT
 
 __all__ = ["Fitted", "FittedFactors", "FittedModel", "FittedRisk", "Forecaster", "tree_of"]
 
@@ -126,28 +127,24 @@ class FittedModel:
         self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
     ) -> xr.DataTree:
         """Forecast and fit some months; see :class:`Fitted`."""
-        fit = self.result
-        drawn = fit.forecast(panel, num_samples, seed, times=times)
-        beta = fit.loadings(panel)
-        factors = fit.factors(panel, "filtered", num_samples, seed)["mean"]
-        predicted = fit.factors(panel, "predicted", num_samples, seed)["mean"]
-        fitted = fit.reconstruct(panel, num_samples, seed)
+        filtered = self.result.filter(panel, num_samples, seed)
+        beta, mean = filtered.loadings(), filtered.predict()
         # what the model expects beyond its factors, from months before t alone
-        moments = fit.moments(panel, num_samples, seed)
-        mean = xr.dot(moments["mean"], moments["share"], dim=CHAIN, optimize=True)
-        alpha = mean - xr.dot(beta, predicted, dim=FACTOR, optimize=True)
+        parts = filtered.attribution().drop_sel({FACTOR: INTERCEPT}, errors="ignore")
+        alpha = mean - parts.sum(FACTOR, skipna=False)
         forecasts = build_outlook(
             observed_returns(panel),
             mean,
             times,
             alpha=alpha,
             beta=beta,
-            idio_scale=fit.idio_scale(panel, num_samples, seed),
-            factors=factors,
-            fitted=fitted,
-            log_evidence=fit.log_evidence(panel, num_samples, seed),
+            idio_scale=filtered.idio_scale(),
+            factors=filtered.factors("filtered")["mean"],
+            fitted=filtered.reconstruct(),
+            log_evidence=filtered.log_evidence(),
         )
-        return tree_of({FORECASTS: forecasts, **_groups(drawn)}, fit.attrs)
+        drawn = filtered.forecast(times)
+        return tree_of({FORECASTS: forecasts, **_groups(drawn)}, self.result.attrs)
 
 
 def _groups(tree: xr.DataTree) -> dict[str, xr.Dataset]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 import xarray as xr
 
+from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.panel_match import match_panel
 from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, LAGGED, in_use
 from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
 from rvrae_pyro.diagnostics.check_panel import (
@@ -22,17 +25,20 @@ from rvrae_pyro.diagnostics.check_panel import (
 from rvrae_pyro.diagnostics.common_variation import common_variation
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.diagnostics.psis import psis
-from rvrae_pyro.fitting.forecasts import Asked
+from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.guides import Smoothing
+from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
-from rvrae_pyro.predictive.beliefs import Beliefs, Kind, believe, in_double
+from rvrae_pyro.predictive.filtered import Filtered, filter_models
+from rvrae_pyro.predictive.filtering import FilteredStates, Kind, filter_states
+from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.relevance import typical_batch
-
-if TYPE_CHECKING:
-    from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.predictive.replicates import posterior_predictive
+from rvrae_pyro.predictive.storage import assemble
+from rvrae_pyro.predictive.weight_draws import in_double
 
 __all__ = ["judge_fit", "judge_panel"]
 
@@ -53,10 +59,10 @@ _LIMITS = (
 )
 
 
-def judge_fit(fit: Fit, panel: xr.Dataset | None, num_particles: int) -> Check:
+def judge_fit(fit: TrainingRecord, panel: xr.Dataset | None, num_particles: int) -> Check:
     """Judge the training run and, where there is a panel, the fit's forecasts of its months."""
     used = _in_use(fit, panel)
-    beliefs = None if panel is None else _at_one_weight(fit, panel, num_particles)
+    subject = None if panel is None else _Subject.of(fit, panel, num_particles)
     findings = check_training(
         fit.history,
         fit.kl,
@@ -65,28 +71,58 @@ def judge_fit(fit: Fit, panel: xr.Dataset | None, num_particles: int) -> Check:
         fit.config.kl_reduction,
         int(fit.attrs["n_train_returns"]),
         int(fit.attrs["n_valid_returns"]),
-        common=_common(fit, panel, beliefs),
+        common=_common(fit, subject),
         used=used,
     )
-    if panel is not None and beliefs is not None:
-        findings.extend(judge_panel(fit, panel, num_particles, beliefs, used))
+    if subject is not None:
+        findings.extend(judge_panel(fit, subject, used))
     weights = _MEAN_FIELD if fit.model.weight_sites else _FIXED
     return Check(findings, (weights, *_LIMITS))
 
 
-def judge_panel(
-    fit: Fit, panel: xr.Dataset, num_particles: int, beliefs: Beliefs, used: Collection[str]
-) -> list[Finding]:
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A panel under check, filtered once.
+
+    Attributes
+    ----------
+    filtered : Filtered
+    batch : Batch
+        The panel with its characteristics.
+    model : RVRAE
+        In double precision, with weights at their MAP or posterior mean.
+    states : FilteredStates
+        At these weights.
+    """
+
+    filtered: Filtered
+    batch: Batch
+    model: RVRAE
+    states: FilteredStates
+
+    @classmethod
+    def of(cls, fit: TrainingRecord, panel: xr.Dataset, num_particles: int) -> _Subject:
+        panel = match_panel(panel, fit.attrs)
+        filtered = filter_models(
+            [fit.model], panel, num_particles, fit.seed, rotation=None, attrs=fit.attrs
+        )
+        batch, _ = load(fit.model, panel)
+        model = in_double(fit.model)
+        if model.weight_sites:
+            states = filter_states(model, batch, num_particles, fit.seed)
+        else:
+            states = filtered.chains[0][0].states
+        return cls(filtered, batch, model, states)
+
+
+def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -> list[Finding]:
     """Judge guide, calibration, tails and skill on the months of a panel.
 
     Parameters
     ----------
-    fit : Fit
-    panel : xarray.Dataset
-    num_particles : int
-        Particles of the filter, and draws of the forecasts.
-    beliefs : Beliefs
-        Filtered states of the panel at one value of the weights.
+    fit : TrainingRecord
+    subject : _Subject
+        The panel, filtered.
     used : collection of str
         What the fit uses already; see :func:`rvrae_pyro.diagnostics.advice.in_use`.
 
@@ -98,20 +134,21 @@ def judge_panel(
         judged at one value of the weights, their mean where they have a posterior; forecasts and
         replicates hold what is unknown about them.
     """
-    findings = [_bound(fit, panel, beliefs, used)]
-    findings.append(check_weights(psis(fit, panel, max(100, num_particles), fit.seed), used))
-    findings.append(_spread(fit, panel, beliefs, num_particles, used))
+    panel, num_samples = subject.filtered.panel, subject.filtered.num_samples
+    findings = [_bound(subject, fit.seed, used)]
+    findings.append(check_weights(psis(fit, panel, max(100, num_samples), fit.seed), used))
+    findings.append(_spread(subject, fit.seed, used))
     trained = fit.kl_total[TIME].to_numpy()
-    times = _judged_months(panel, num_particles, trained[-1])
+    times = _judged_months(panel, num_samples, trained[-1])
     if times.size:
-        tree = fit.forecast(panel, num_particles, fit.seed, times=times)
-        draws = tree["predictions"].to_dataset()[RETURNS]
+        draws = subject.filtered.forecast(times)["predictions"].to_dataset()[RETURNS]
         seen = panel[RETURNS].transpose(TIME, ASSET).sel({TIME: times})
         n_trained = int(np.isin(times, trained).sum())
         findings.append(check_calibration(seen, draws, n_trained, used))
-        replicated = predictive_check(
-            fit, panel, num_samples=_REPLICATES, seed=fit.seed, times=times
+        replicates = posterior_predictive(
+            fit.model, panel, num_samples=_REPLICATES, seed=fit.seed, times=times, attrs=fit.attrs
         )
+        replicated = predictive_check(assemble(replicates, None), panel)
         findings.append(check_tails(replicated, used))
         mean = draws.mean((CHAIN, DRAW))
         later = times > trained[-1]
@@ -121,7 +158,7 @@ def judge_panel(
     return findings
 
 
-def _in_use(fit: Fit, panel: xr.Dataset | None) -> frozenset[str]:
+def _in_use(fit: TrainingRecord, panel: xr.Dataset | None) -> frozenset[str]:
     """Name what the fit uses already, so that no advice recommends it."""
     used = set(in_use(fit.model))
     if fit.config.kl_reduction == "sum" and float(fit.history["kl_weight"].iloc[-1]) >= 1.0:
@@ -131,16 +168,17 @@ def _in_use(fit: Fit, panel: xr.Dataset | None) -> frozenset[str]:
     return frozenset(used)
 
 
-def _common(fit: Fit, panel: xr.Dataset | None, beliefs: Beliefs | None) -> xr.Dataset | None:
+def _common(fit: TrainingRecord, subject: _Subject | None) -> xr.Dataset | None:
     """Judge loadings and factors together: on a panel, else on simulated ranks."""
-    model = in_double(fit.model)
-    if panel is not None and beliefs is not None:
-        return common_variation(model, fit._batch(panel), beliefs.predicted, beliefs.cross)
+    if subject is not None:
+        states = subject.states
+        return common_variation(subject.model, subject.batch, states.predicted, states.cross)
     known = json.loads(str(fit.attrs.get("panel", "{}")))
     if known.get("transform", "rank") != "rank":
         return None  # nothing is known of the size of the characteristics
+    model = in_double(fit.model)
     batch = typical_batch(model, fit.seed)
-    states = believe(model, batch, _TYPICAL_DRAWS, fit.seed)
+    states = filter_states(model, batch, _TYPICAL_DRAWS, fit.seed)
     return common_variation(model, batch, states.predicted, states.cross)
 
 
@@ -158,32 +196,21 @@ def _judged_months(panel: xr.Dataset, num_draws: int, trained: np.datetime64) ->
     return months[-most:]
 
 
-def _at_one_weight(fit: Fit, panel: xr.Dataset, num_particles: int) -> Beliefs:
-    """Filter with the weights that the guide is judged at: the mean where they have a posterior."""
-    if not fit.model.weight_sites:
-        return fit._believe(Asked(panel, num_particles, fit.seed))[1][0].beliefs
-    return believe(in_double(fit.model), fit._batch(panel), num_particles, fit.seed)
-
-
-def _bound(fit: Fit, panel: xr.Dataset, beliefs: Beliefs, used: Collection[str]) -> Finding:
-    batch = fit._batch(panel)
-    model = in_double(fit.model)
-    with month_random(fit.seed, batch.times[0], "check"):
-        walks = [model.walk(batch) for _ in range(8)]
+def _bound(subject: _Subject, seed: int, used: Collection[str]) -> Finding:
+    batch = subject.batch
+    with month_random(seed, batch.times[0], "check"):
+        walks = [subject.model.walk(batch) for _ in range(8)]
     bounds = torch.stack([walk.log_likelihood - month_kl(walk) for walk in walks]).mean(0)
-    each = (bounds, beliefs.log_evidence)
+    each = (bounds, subject.states.log_evidence)
     bound, evidence = (xr.DataArray(v.cpu().numpy(), {TIME: batch.times}, TIME) for v in each)
     return check_evidence(bound, evidence, used)
 
 
-def _spread(
-    fit: Fit, panel: xr.Dataset, beliefs: Beliefs, num_particles: int, used: Collection[str]
-) -> Finding:
-    batch = fit._batch(panel)
-    model = in_double(fit.model)
-    paths = guide_paths(model, batch, max(100, num_particles), fit.seed)
+def _spread(subject: _Subject, seed: int, used: Collection[str]) -> Finding:
+    batch, model = subject.batch, subject.model
+    paths = guide_paths(model, batch, max(100, subject.filtered.num_samples), seed)
     seen = batch.observed.any(-1).cpu().numpy()
-    kind: Kind = "smoothed" if isinstance(fit.model.guide_part, Smoothing) else "filtered"
-    each = (paths.factors.std(0), beliefs.of(kind).std(1, correction=0))
+    kind: Kind = "smoothed" if isinstance(model.guide_part, Smoothing) else "filtered"
+    each = (paths.factors.std(0), subject.states.of(kind).std(1, correction=0))
     guide, exact = (xr.DataArray(sd.cpu().numpy()[seen], dims=(TIME, FACTOR)) for sd in each)
     return check_spread(guide, exact, used)

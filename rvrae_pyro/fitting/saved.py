@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,12 +18,10 @@ from rvrae_pyro.atomic import draft, put, remove
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE
 from rvrae_pyro.fitting.describe import describe_config, resolve_config
+from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.registry import build_model, describe_model, is_built_in
 from rvrae_pyro.models.rvrae import RVRAE
-
-if TYPE_CHECKING:
-    from rvrae_pyro.fitting.fit import Fit
 
 __all__ = ["FORMAT", "load_parts", "save_parts"]
 
@@ -34,7 +32,7 @@ _WEIGHTS, _META, _TRAINING = "model.safetensors", "fit.json", "training.nc"
 _BY_FACTOR = "kl_by_factor"
 
 
-def save_parts(fit: Fit, path: str | os.PathLike[str]) -> Path:
+def save_parts(fit: TrainingRecord, path: str | os.PathLike[str]) -> Path:
     """Write a fit to a folder, all or nothing.
 
     Raises
@@ -169,7 +167,7 @@ def _by_step(training: xr.Dataset, name: str) -> xr.DataArray:
     )
 
 
-def _meta(fit: Fit) -> dict[str, Any]:
+def _meta(fit: TrainingRecord) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "package": "rvrae_pyro",
@@ -183,7 +181,7 @@ def _meta(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _training(fit: Fit) -> xr.Dataset:
+def _training(fit: TrainingRecord) -> xr.Dataset:
     history = {name: ("epoch", np.asarray(fit.history[name])) for name in fit.history}
     curves = {
         "kl_total": fit.kl_total.rename(step="epoch").drop_vars("epoch", errors="ignore"),

@@ -37,6 +37,9 @@ class Particles:
     ----------
     predicted, predicted_codes : Tensor of shape (n_times, num_particles, n_factors)
         Factors and their codes given returns up to the month before.
+    expected : Tensor of shape (n_times, n_factors)
+        Mean of the factors given returns up to the month before: of the particles' conditional
+        means where the decoder is affine, which leaves out the noise of ``predicted``.
     predicted_level : Tensor of shape (n_times, num_particles) or None
         Log multiplier of the month's idiosyncratic scales, known by then.
     predicted_log_prior : Tensor of shape (n_times, num_particles)
@@ -56,6 +59,7 @@ class Particles:
 
     predicted: Tensor
     predicted_codes: Tensor
+    expected: Tensor
     predicted_level: Tensor | None
     predicted_log_prior: Tensor
     filtered: Tensor
@@ -175,6 +179,7 @@ class Cloud:
         self.readings: list[dict[str, Tensor]] = []
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
         self.log_prior: list[Tensor] = []
+        self.expected: list[Tensor] = []
         self.recent: list[Tensor] = []
         self.smoothed: list[Tensor] = []
         self.log_evidence: list[Tensor] = []
@@ -212,6 +217,7 @@ class Cloud:
             codes = codes[keep]
         before = tuple(s[keep] for s in self.decoder_state)
         predicted = decoder.read(decoder.advance(self.decoder_state, coming), coming)
+        self.expected.append(self._mean_factors(ahead, predicted))
         after = decoder.advance(before, codes)
         filtered = decoder.read(after, codes)
         driver = codes
@@ -226,6 +232,13 @@ class Cloud:
         self.months.append((predicted, coming, level, filtered, codes))
         self.log_prior.append(ahead.log_prob(coming))
         self._remember(filtered, keep)
+
+    def _mean_factors(self, ahead: Transition, predicted: Tensor) -> Tensor:
+        """Mean of a month's factors over the particles, conditional means where possible."""
+        decoder = self.parts.decoder
+        if not decoder.affine:
+            return predicted.mean(0)
+        return decoder.read(decoder.advance(self.decoder_state, ahead.mean), ahead.mean).mean(0)
 
     def _propose(
         self, t: int, ahead: Transition, level: Tensor | None, log_weight: Tensor
@@ -358,6 +371,7 @@ class Cloud:
         return Particles(
             torch.stack(predicted),
             torch.stack(coming),
+            torch.stack(self.expected),
             None if levels[0] is None else torch.stack([x.expand(self.n) for x in levels]),
             torch.stack(self.log_prior),
             torch.stack(filtered),

@@ -1,4 +1,4 @@
-"""What a mean forecast is made of, and how it answers to each characteristic."""
+"""Mean forecasts split by factor, and their slopes in each characteristic."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, TIME
-from rvrae_pyro.predictive.beliefs import Beliefs, in_double
+from rvrae_pyro.predictive.filtering import FilteredStates
 from rvrae_pyro.predictive.months import factor_coord
 
-__all__ = ["INTERCEPT", "attribute", "sensitivity"]
+__all__ = ["INTERCEPT", "attribute", "differentiate"]
 
 INTERCEPT: Final = 0
 """Label of the intercept beside the factors 1 to K."""
 
 
 def attribute(
-    batch: Batch, beliefs: Beliefs, months: Sequence[int], rotation: np.ndarray | None = None
+    batch: Batch, states: FilteredStates, months: Sequence[int], rotation: np.ndarray | None = None
 ) -> xr.DataArray:
     """Split the mean forecast by factor.
 
@@ -32,14 +32,14 @@ def attribute(
     ``rv.diagnostics.align`` finds it, turns factors, and loadings by its inverse, beforehand.
     """
     rows = list(months)
-    expected, beta = beliefs.predicted[rows].mean(dim=1), beliefs.cross.beta[rows]
+    expected, beta = states.expected[rows], states.cross.beta[rows]
     if rotation is not None:
         turn = torch.as_tensor(rotation, dtype=beta.dtype, device=beta.device)
         expected, beta = expected @ turn, beta @ torch.linalg.inv(turn).mT
     parts = beta * expected.unsqueeze(-2)
     labels = factor_coord(parts.shape[-1])
-    if beliefs.cross.alpha is not None:
-        parts = torch.cat([beliefs.cross.alpha[rows].unsqueeze(-1), parts], dim=-1)
+    if states.cross.alpha is not None:
+        parts = torch.cat([states.cross.alpha[rows].unsqueeze(-1), parts], dim=-1)
         labels = np.append(INTERCEPT, labels)
     return xr.DataArray(
         _listed_only(parts, batch, rows),
@@ -50,19 +50,17 @@ def attribute(
     )
 
 
-def sensitivity(
-    model: RVRAE, batch: Batch, beliefs: Beliefs, months: Sequence[int]
+def differentiate(
+    model: RVRAE, batch: Batch, states: FilteredStates, months: Sequence[int]
 ) -> xr.DataArray:
     """Differentiate the mean forecast with respect to the characteristics of its own row.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.sensitivity`.
     """
-    model = in_double(model)
-    rows = list(months)
-    expected = beliefs.predicted.mean(dim=1)
+    rows, expected = list(months), states.expected
     with torch.no_grad():
-        _, states = model.loadings.online(batch, rows)
-    slopes = [_month_slopes(model, batch, t, states.get(t, ()), expected[t]) for t in rows]
+        _, before = model.loadings.online(batch, rows)
+    slopes = [_month_slopes(model, batch, t, before.get(t, ()), expected[t]) for t in rows]
     return xr.DataArray(
         _listed_only(torch.stack(slopes), batch, rows),
         coords={TIME: batch.times[rows], ASSET: batch.assets, CHARACTERISTIC: batch.names},

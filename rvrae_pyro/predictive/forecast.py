@@ -22,61 +22,68 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT_DRAW,
 )
-from rvrae_pyro.predictive.members import Member, weight_labels
+from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.months import (
     by_label,
     chunks,
     drawn_from,
     factor_coord,
-    pick_months,
     sample_coords,
 )
 from rvrae_pyro.predictive.storage import Block, Drawing
+from rvrae_pyro.predictive.weight_draws import weight_labels
 
-__all__ = ["forecast"]
+__all__ = ["draw_forecasts"]
 
 
-def forecast(
-    members: Sequence[Member],
+def draw_forecasts(
+    chain: Sequence[FilteredDraw],
     batch: Batch,
-    *,
-    times: object | None,
+    months: Sequence[int],
     attrs: Mapping[str, str | int],
 ) -> Drawing:
     """Draw every listed asset's return of month t from what is known at the end of t-1.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
+
+    Parameters
+    ----------
+    chain : sequence of FilteredDraw
+        Filtered states under each draw of the weights.
+    batch : Batch
+    months : sequence of int
+        Positions of the months.
+    attrs : mapping
     """
-    months = pick_months(batch, times)
-    num_samples = sum(member.beliefs.predicted.shape[1] for member in members)
-    weights = [member.model.parts.state_dict() for member in members]
+    num_samples = sum(draw.states.predicted.shape[1] for draw in chain)
+    weights = [draw.model.parts.state_dict() for draw in chain]
     identity = drawn_from("forecast", weights, batch, months, num_samples)
-    return Drawing(partial(_forecast_blocks, members, batch, months), attrs, identity)
+    return Drawing(partial(_forecast_blocks, chain, batch, months), attrs, identity)
 
 
 def _forecast_blocks(
-    members: Sequence[Member], batch: Batch, months: Sequence[int], done: int
+    chain: Sequence[FilteredDraw], batch: Batch, months: Sequence[int], done: int
 ) -> Iterator[Block]:
-    sizes = [member.beliefs.predicted.shape[1] for member in members]
+    sizes = [draw.states.predicted.shape[1] for draw in chain]
     num_samples = sum(sizes)
     for chosen in chunks(months, num_samples * batch.n_assets, done):
         returns = np.full((1, num_samples, len(chosen), batch.n_assets), np.nan, np.float32)
         variance = np.zeros((len(chosen), batch.n_assets))
         start = 0
-        for member, size in zip(members, sizes, strict=True):
-            draws = slice(start, start + size)
-            variance += _draw_months(member, batch, chosen, returns[0, draws]) / len(members)
+        for draw, size in zip(chain, sizes, strict=True):
+            rows = slice(start, start + size)
+            variance += _draw_months(draw, batch, chosen, returns[0, rows]) / len(chain)
             start += size
         labels = {TIME: batch.times[list(chosen)], ASSET: batch.assets}
-        coords = {**labels, FACTOR: factor_coord(members[0].model.n_factors)}
+        coords = {**labels, FACTOR: factor_coord(chain[0].model.n_factors)}
         sample: dict[str, object] = {**sample_coords(num_samples)}
-        if len(members) > 1:
+        if len(chain) > 1:
             sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
-        loadings = _loadings(members, batch, chosen)
-        for member in members:
-            member.beliefs.cross.release()
-        factors = torch.cat([member.beliefs.predicted[chosen] for member in members], 1)
-        log_prior = torch.cat([m.beliefs.predicted_log_prior[chosen] for m in members], 1)
+        constants = _constants(chain, batch, chosen)
+        for draw in chain:
+            draw.states.cross.release()
+        factors = torch.cat([draw.states.predicted[chosen] for draw in chain], 1)
+        log_prior = torch.cat([draw.states.predicted_log_prior[chosen] for draw in chain], 1)
         yield {
             "predictions": xr.Dataset(
                 {
@@ -91,7 +98,7 @@ def _forecast_blocks(
             ),
             "predictions_constant_data": xr.Dataset(
                 {
-                    **loadings,
+                    **constants,
                     "idio_scale": ((TIME, ASSET), np.sqrt(variance)),
                 },
                 coords=coords,
@@ -100,17 +107,16 @@ def _forecast_blocks(
 
 
 def _draw_months(
-    member: Member, batch: Batch, chosen: Sequence[int], returns: np.ndarray
+    draw: FilteredDraw, batch: Batch, chosen: Sequence[int], returns: np.ndarray
 ) -> np.ndarray:
-    """Fill in a member's draws (n_draws, n_months, n_assets); return idiosyncratic variances."""
-    likelihood, beliefs = member.model.likelihood, member.beliefs
-    cross = beliefs.cross
+    """Fill in returns (n_draws, n_months, n_assets); return idiosyncratic variances."""
+    likelihood, states = draw.model.likelihood, draw.states
     variance = np.full(returns.shape[1:], np.nan)
     for row, t in enumerate(chosen):
         order = by_label(batch, batch.listed[t].nonzero().squeeze(-1))
-        level = None if beliefs.level is None else beliefs.level[t]
-        loc, scale = cross.given(t, order, beliefs.predicted[t], level)
-        with torch.no_grad(), month_random(member.seed, batch.times[t], "returns"):
+        level = None if states.level is None else states.level[t]
+        loc, scale = states.cross.given(t, order, states.predicted[t], level)
+        with torch.no_grad(), month_random(draw.seed, batch.times[t], "returns"):
             drawn = likelihood.distribution(loc, scale).sample()
             mean_variance = likelihood.deviation(scale).square().mean(0)
         columns = order.cpu().numpy()
@@ -119,13 +125,22 @@ def _draw_months(
     return variance
 
 
-def _loadings(members: Sequence[Member], batch: Batch, chosen: Sequence[int]) -> dict[str, object]:
-    """Mean loadings of the members, and those of each where there are several."""
-    hidden = ~batch.listed[chosen].unsqueeze(-1)
-    each = [m.beliefs.cross.beta[chosen].masked_fill(hidden, torch.nan) for m in members]
-    mean = torch.stack(each).mean(0).cpu().numpy()
-    found: dict[str, object] = {"beta": ((TIME, ASSET, FACTOR), mean)}
-    if len(members) > 1:
-        own = torch.stack([beta.float() for beta in each]).cpu().numpy()
-        found["beta_by_weights"] = ((WEIGHT_DRAW, TIME, ASSET, FACTOR), own)
+def _constants(
+    chain: Sequence[FilteredDraw], batch: Batch, chosen: Sequence[int]
+) -> dict[str, object]:
+    """Collect loadings and expected returns: means over draws of the weights, and each one's."""
+    hidden = ~batch.listed[chosen]
+    betas = [
+        d.states.cross.beta[chosen].masked_fill(hidden.unsqueeze(-1), torch.nan) for d in chain
+    ]
+    means = [d.states.expected_returns(chosen).masked_fill(hidden, torch.nan) for d in chain]
+    found: dict[str, object] = {
+        "beta": ((TIME, ASSET, FACTOR), torch.stack(betas).mean(0).cpu().numpy()),
+        "mean": ((TIME, ASSET), torch.stack(means).mean(0).cpu().numpy()),
+    }
+    if len(chain) > 1:
+        each_beta = torch.stack([beta.float() for beta in betas]).cpu().numpy()
+        found["beta_by_weights"] = ((WEIGHT_DRAW, TIME, ASSET, FACTOR), each_beta)
+        each_mean = torch.stack(means).cpu().numpy()
+        found["mean_by_weights"] = ((WEIGHT_DRAW, TIME, ASSET), each_mean)
     return found

@@ -11,29 +11,28 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.names import ASSET, CHAIN, FACTOR, OTHER_FACTOR, TIME
-from rvrae_pyro.nn.cross_section import along_factors
-from rvrae_pyro.predictive.members import Member
+from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.months import factor_coord
 
 __all__ = ["idio_variance", "label_moments", "moments"]
 
 
-def moments(members: Sequence[Member], batch: Batch, months: Sequence[int]) -> xr.Dataset:
-    """Collect what each member says of the months' mean and covariance.
+def moments(chain: Sequence[FilteredDraw], batch: Batch, months: Sequence[int]) -> xr.Dataset:
+    """Mean and covariance of the months' returns under each draw of the weights.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.moments`.
     """
     rows = list(months)
     hidden = ~batch.listed[rows]
-    each = [_of_member(member, rows, hidden) for member in members]
-    sizes = [member.beliefs.predicted.shape[1] for member in members]
+    each = [_moments_of(draw, rows, hidden) for draw in chain]
+    sizes = [draw.states.predicted.shape[1] for draw in chain]
     return label_moments(each, batch, rows, sizes)
 
 
 def label_moments(
     each: Sequence[Mapping[str, np.ndarray]], batch: Batch, rows: list[int], sizes: Sequence[float]
 ) -> xr.Dataset:
-    """Put together what members say of some months.
+    """Label the moments of some months, by member.
 
     Parameters
     ----------
@@ -69,26 +68,22 @@ def label_moments(
 
 
 @torch.no_grad()
-def idio_variance(member: Member, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+def idio_variance(draw: FilteredDraw, rows: Sequence[int] | slice = slice(None)) -> Tensor:
     """Idiosyncratic variances (n_rows, n_assets), averaged over the draws of their level."""
-    beliefs = member.beliefs
-    variance = member.model.likelihood.deviation(beliefs.cross.scale[rows]).square()
-    if beliefs.level is None:
+    states = draw.states
+    variance = draw.model.likelihood.deviation(states.cross.scale[rows]).square()
+    if states.level is None:
         return variance
-    return variance * (2.0 * beliefs.level[rows]).exp().mean(-1, keepdim=True)
+    return variance * (2.0 * states.level[rows]).exp().mean(-1, keepdim=True)
 
 
-def _of_member(member: Member, rows: list[int], hidden: Tensor) -> dict[str, np.ndarray]:
-    """Moments of one member, over its own draws of the factors; NaN where ``hidden``."""
-    beliefs = member.beliefs
-    beta, draws = beliefs.cross.beta[rows], beliefs.predicted[rows]
-    expected = draws.mean(1)
-    centred = draws - expected.unsqueeze(1)
-    mean = along_factors(beta, expected)
-    if beliefs.cross.alpha is not None:
-        mean = mean + beliefs.cross.alpha[rows]
-    cells = {"mean": mean, "idio_var": idio_variance(member, rows)}
+def _moments_of(draw: FilteredDraw, rows: list[int], hidden: Tensor) -> dict[str, np.ndarray]:
+    """Moments under one draw of the weights, over its own factors; NaN where ``hidden``."""
+    states = draw.states
+    draws = states.predicted[rows]
+    centred = draws - draws.mean(1, keepdim=True)
+    cells = {"mean": states.expected_returns(rows), "idio_var": idio_variance(draw, rows)}
     found = {name: values.masked_fill(hidden, torch.nan) for name, values in cells.items()}
-    found["beta"] = beta.masked_fill(hidden.unsqueeze(-1), torch.nan)
+    found["beta"] = states.cross.beta[rows].masked_fill(hidden.unsqueeze(-1), torch.nan)
     found["factor_cov"] = centred.mT @ centred / draws.shape[1]
     return {name: values.detach().cpu().numpy() for name, values in found.items()}

@@ -17,9 +17,9 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.cross_section import along_factors
-from rvrae_pyro.predictive.beliefs import in_double
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.weight_draws import in_double
 
 __all__ = ["prior_predictive", "simulate"]
 

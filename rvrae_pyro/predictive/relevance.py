@@ -15,23 +15,29 @@ from rvrae_pyro.inference.smc import month_random
 from rvrae_pyro.models.random_weights import call_with
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW
-from rvrae_pyro.predictive.members import fixed_models
-from rvrae_pyro.predictive.months import sample_coords
+from rvrae_pyro.predictive.months import load, sample_coords
+from rvrae_pyro.predictive.weight_draws import fixed_models
 
-__all__ = ["relevance", "typical_batch"]
+__all__ = ["relevance_of", "typical_batch"]
 
 _ASSETS, _MONTHS, _PROBES = 200, 12, 4
 _PATHS = {"idio_relevance": "likelihood.scale", "alpha_relevance": "likelihood.alpha"}
 _EPOCH = np.datetime64("2000-01-31", "ns")
 
 
-def relevance(
-    model: RVRAE, batch: Batch, names: Sequence[str], num_draws: int, seed: int
+def relevance_of(
+    model: RVRAE, panel: xr.Dataset | None, names: Sequence[str], num_draws: int, seed: int
 ) -> xr.DataTree:
     """Root mean square slope of loadings and scales in each characteristic, by weight draw.
 
-    See :meth:`rvrae_pyro.fitting.fit.Fit.relevance`.
+    See :meth:`rvrae_pyro.fitting.fit.Fit.relevance`. ``names`` are those of the characteristics
+    where there is no panel.
     """
+    if panel is None:
+        batch = typical_batch(model, seed)
+    else:
+        batch, _ = load(model, panel)
+        names = batch.names.tolist()
     drawn = [fixed for fixed, _ in fixed_models(model, num_draws, seed)]
     slopes = {"relevance": [_slopes(fixed, batch, "loadings", seed) for fixed in drawn]}
     others = {"idio_relevance": model.likelihood.scale, "alpha_relevance": model.likelihood.alpha}

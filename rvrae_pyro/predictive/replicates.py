@@ -28,7 +28,6 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT_DRAW,
 )
-from rvrae_pyro.predictive.members import block_sizes, fixed_models, weight_labels
 from rvrae_pyro.predictive.months import (
     chunks,
     drawn_from,
@@ -38,6 +37,7 @@ from rvrae_pyro.predictive.months import (
     sample_coords,
 )
 from rvrae_pyro.predictive.storage import Block, Drawing
+from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models, weight_labels
 
 __all__ = ["posterior_predictive"]
 

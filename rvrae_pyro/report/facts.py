@@ -23,6 +23,7 @@ from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Facts", "gather"]
 
@@ -122,13 +123,14 @@ def gather(
         raise PanelError("no asset is listed in any row: there is nothing to report.")
     live = panel[TIME].values[rows[-1]]
     spans = spans_of(fit, panel)
-    tree = fit.forecast(panel, num_samples=num_samples, seed=seed, times=[live])
+    filtered = fit.filter(panel, num_samples, seed)
+    tree = filtered.forecast([live])
     equal = standard_books(tree)[EQUAL]
     sd = float(rv.risk.portfolio_draws(tree, equal).std())
     fall = round(_FALL * sd, 3)
-    beta, paths = fit.loadings(panel), fit.factors(panel, num_samples=num_samples, seed=seed)
-    turned = principal_factors(beta, paths["factors"])
-    parts = _attribution(fit, panel, live, paths["mean"], turned["mean"], num_samples, seed)
+    paths = filtered.factors()
+    turned = principal_factors(filtered.loadings(), paths["factors"])
+    parts = _attribution(filtered, live, paths["mean"], turned["mean"])
     means = parts.sum(axis=1)
     weights = _portfolios(tree, panel, live)
     books = rv.risk.portfolio(tree, weights)
@@ -136,7 +138,7 @@ def gather(
     # as in the ranking: means without the noise of the draws
     at_live["mean"] = xr.dot(weights.isel({TIME: 0}), _by_asset(means, weights), dim=ASSET)
     profile = factor_profile(turned["mean"], rv.data.managed_portfolios(panel), _known(panel))
-    judged = judge(fit, panel, spans, num_samples, seed)
+    judged = judge(fit, filtered, spans)
     return Facts(
         fit,
         panel,
@@ -151,7 +153,7 @@ def gather(
         turned.assign_coords(name=profile["name"]),
         profile,
         parts,
-        _sensitivity(fit, panel, live, num_samples, seed),
+        _sensitivity(filtered, live),
         judged,
         num_samples,
         seed,
@@ -232,23 +234,17 @@ def _parts(books: xr.DataTree) -> pd.DataFrame:
 
 
 def _attribution(
-    fit: Fit,
-    panel: xr.Dataset,
-    live: np.datetime64,
-    raw: xr.DataArray,
-    turned: xr.DataArray,
-    num_samples: int,
-    seed: int,
+    filtered: Filtered, live: np.datetime64, raw: xr.DataArray, turned: xr.DataArray
 ) -> pd.DataFrame:
     """Mean forecasts of the live month by principal factor; rows sum to the mean forecast."""
-    parts = fit.attribution(panel, num_samples=num_samples, seed=seed, times=[live])
-    beta = fit.loadings(panel).sel({TIME: live}).values
-    expected = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)["mean"]
+    parts = filtered.attribution([live])
+    beta = filtered.loadings().sel({TIME: live})
+    expected = filtered.factors("predicted")["mean"]
     turn = np.linalg.lstsq(raw.values, turned.values, rcond=None)[0]
-    exposure = beta @ np.linalg.pinv(turn).T
+    exposure = beta.values @ np.linalg.pinv(turn).T
     table = pd.DataFrame(
         exposure * (expected.sel({TIME: live}).values @ turn),
-        index=pd.Index(panel[ASSET].values.astype(str), name=ASSET),
+        index=pd.Index(beta[ASSET].values.astype(str), name=ASSET),
         columns=[int(label) for label in turned[FACTOR].values],
     )
     if 0 in parts[FACTOR].values:
@@ -256,12 +252,9 @@ def _attribution(
     return table.dropna()
 
 
-def _sensitivity(
-    fit: Fit, panel: xr.Dataset, live: np.datetime64, num_samples: int, seed: int
-) -> pd.DataFrame:
-    slopes = fit.sensitivity(panel, num_samples=num_samples, seed=seed, times=[live])
-    slopes = slopes.isel({TIME: 0})
-    spread = panel[CHARACTERISTICS].sel({TIME: live}).where(slopes.notnull()).std(ASSET)
+def _sensitivity(filtered: Filtered, live: np.datetime64) -> pd.DataFrame:
+    slopes = filtered.sensitivity([live]).isel({TIME: 0})
+    spread = filtered.panel[CHARACTERISTICS].sel({TIME: live}).where(slopes.notnull()).std(ASSET)
     table = pd.DataFrame(
         {
             "slope": slopes.mean(ASSET).to_series(),

@@ -18,6 +18,7 @@ from rvrae_pyro.report.versus import Measure, compare_with_ipca
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Judged", "Spans", "judge", "spans_of"]
 
@@ -101,24 +102,26 @@ def spans_of(fit: Fit, panel: xr.Dataset) -> Spans:
     )
 
 
-def judge(fit: Fit, panel: xr.Dataset, spans: Spans, num_samples: int, seed: int) -> Judged | None:
+def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
     """Score one-month-ahead forecasts of the judged months; None if there are fewer than two.
 
     Parameters
     ----------
     fit : Fit
-    panel : Dataset
-        Prepared as for the fit, from any month on.
+    filtered : Filtered
+        Of a panel prepared as for the fit, from any month on. Filtered again with fewer draws
+        where months times assets are many.
     spans : Spans
-    num_samples, seed : int
-        Fewer draws are used where cells are many.
     """
     months = spans.judged
     if len(months) < 2:
         return None
+    panel, seed = filtered.panel, filtered.seed
     cells = len(months) * panel.sizes[ASSET]
-    draws = int(min(num_samples, max(_LEAST_DRAWS, _CELLS / cells)))
-    tree = fit.forecast(panel, num_samples=draws, seed=seed, times=months)
+    draws = int(min(filtered.num_samples, max(_LEAST_DRAWS, _CELLS / cells)))
+    if draws < filtered.num_samples:
+        filtered = fit.filter(panel, draws, seed)
+    tree = filtered.forecast(months)
     returns = panel[RETURNS].sel({TIME: months})
     books = standard_books(tree)
     tails = (0.05, 0.01) if draws >= 1000 else (0.05,)
@@ -128,7 +131,7 @@ def judge(fit: Fit, panel: xr.Dataset, spans: Spans, num_samples: int, seed: int
         past = past[:0]  # a rival that has seen less of the past would be no comparison
     elif spans.kind == "test":
         past = np.concatenate([past, spans.valid])
-    measures, findings, missing = compare_with_ipca(fit, panel, past, tree, seed)
+    measures, findings, missing = compare_with_ipca(filtered, past, tree)
     return Judged(tested, _by_year(tested), measures, findings, missing, draws)
 
 

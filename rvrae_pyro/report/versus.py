@@ -24,7 +24,7 @@ from rvrae_pyro.evaluation import (
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
 
 if TYPE_CHECKING:
-    from rvrae_pyro.fitting.fit import Fit
+    from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Measure", "check_rival", "compare_with_ipca"]
 
@@ -73,19 +73,17 @@ class Measure:
 
 
 def compare_with_ipca(
-    fit: Fit, panel: xr.Dataset, past: np.ndarray, tree: xr.DataTree, seed: int
+    filtered: Filtered, past: np.ndarray, tree: xr.DataTree
 ) -> tuple[list[Measure], list[Finding], str]:
     """Fit IPCA with as many factors to the same past, and score both on the same cells.
 
     Parameters
     ----------
-    fit : Fit
-    panel : Dataset
+    filtered : Filtered
     past : datetime64 array
         Months that IPCA is fitted on.
     tree : DataTree
-        The fit's forecast of the months to score.
-    seed : int
+        ``filtered.forecast(months)`` of the months to score.
 
     Returns
     -------
@@ -100,7 +98,8 @@ def compare_with_ipca(
         return [], [], "the panel does not hold all months that the model was trained on."
     draws = tree["predictions"].to_dataset()[RETURNS]
     months, size = draws[TIME].values, draws.sizes[DRAW]
-    n_factors = min(fit.model.n_factors, panel.sizes[CHARACTERISTIC] + 1)
+    panel, seed = filtered.panel, filtered.seed
+    n_factors = min(filtered.n_factors, panel.sizes[CHARACTERISTIC] + 1)
     try:
         rival = rv.baselines.IPCA(n_factors, constant=True)
         rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
@@ -110,7 +109,7 @@ def compare_with_ipca(
     other = theirs["predictions"].to_dataset()[RETURNS]
     both = _has(draws) & _has(other)
     returns = panel[RETURNS].sel({TIME: months}).where(both)
-    fitted = fit.reconstruct(panel, num_samples=size, seed=seed).sel({TIME: months})
+    fitted = filtered.reconstruct().sel({TIME: months})
     measures = [
         *_densities(returns, draws, other),
         _ranks(returns, draws, other),

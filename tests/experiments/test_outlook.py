@@ -123,7 +123,7 @@ def test_oracle_needs_the_truth():
 
 
 def test_scores_are_those_of_the_evaluation():
-    tree = _outlook(small_model(MARKET))
+    tree = _outlook(rv.baselines.IPCA(2, constant=True))
     returns = PARTS.test.returns
     got = score(tree, returns, Rules(quantile=0.2, cost=0.01))
     said, draws = tree["forecasts"].to_dataset(), tree["predictions"]["returns"]

@@ -18,8 +18,8 @@ from rvrae_pyro.cli.panels import settled
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
 from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel
-from rvrae_pyro.predictive import beliefs
-from rvrae_pyro.predictive.beliefs import stream_cross_section
+from rvrae_pyro.predictive import cross_sections
+from rvrae_pyro.predictive.cross_sections import stream_cross_section
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -146,10 +146,7 @@ def test_fit_and_forecast_of_a_panel_on_disk(panel: xr.Dataset, on_disk: xr.Data
         fits.append(rv.fit(model, train, valid, config=CONFIG, progress=False))
     for name in ("elbo", "valid_elbo", "log_weights"):
         np.testing.assert_allclose(fits[1].history[name], fits[0].history[name], rtol=1e-7)
-    trees = []
-    for each in (ready(panel), ready(on_disk)):
-        fits[0]._memory.clear()  # or the second would be what the first left there
-        trees.append(fits[0].forecast(each, num_samples=20))
+    trees = [fits[0].forecast(each, num_samples=20) for each in (ready(panel), ready(on_disk))]
     for group in ("predictions", "predictions_constant_data"):
         xr.testing.assert_identical(trees[0][group].to_dataset(), trees[1][group].to_dataset())
 
@@ -246,7 +243,7 @@ def test_a_streamed_cross_section_is_that_of_memory_and_lets_go_of_it(
 def test_months_of_a_panel_in_memory_come_alike_however_many_at_a_time(
     panel: xr.Dataset, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beliefs, "_CELLS", cells)
+    monkeypatch.setattr(cross_sections, "_CELLS", cells)
     model = rv.RVRAE(4, K).double()
     light = to_light_batch(ready(panel), dtype=torch.float64)
     streamed = stream_cross_section(model, ready(panel), light)

@@ -61,10 +61,9 @@ def test_parts_sum_to_the_mean_forecast(
     fit = request.getfixturevalue(which)
     total = fit.attribution(panel).sum("factor", min_count=1)
     tree = fit.forecast(panel)["predictions"]
-    idiosyncratic = fit.forecast(panel)["predictions_constant_data"]["idio_scale"]
     mean = tree["returns"].mean(("chain", "draw"))
     # factors are the same draws in both, so only noise differs
-    away = np.abs((mean - total) / (idiosyncratic / np.sqrt(1000)))
+    away = np.abs((mean - total) / (tree["returns"].std(("chain", "draw")) / np.sqrt(1000)))
     assert float(away.max()) < 4.5
     assert int(away.notnull().sum()) == int(rv.data.listed(panel).sum())
 

@@ -11,7 +11,7 @@ import xarray as xr
 from pyro import poutine
 
 import rvrae_pyro as rv
-from rvrae_pyro.predictive.beliefs import in_double
+from rvrae_pyro.predictive.weight_draws import in_double
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir

@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.predictive.members import block_sizes
+from rvrae_pyro.predictive.weight_draws import block_sizes
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
@@ -113,12 +113,10 @@ def test_all_answers_integrate_over_the_weights(fit: rv.Fit, panel: xr.Dataset) 
     for values in (fit.idio_scale(panel, 60), fit.reconstruct(panel, 60)):
         assert bool(values.notnull().any())
     parts = fit.attribution(panel, 60)
-    mean = fit.forecast(panel, num_samples=60)
-    expected = (
-        mean["predictions_constant_data"]["beta_by_weights"]
-        * mean["predictions"]["factors"].isel(chain=0).groupby("weight_draw").mean()
-    ).mean("weight_draw")
-    np.testing.assert_allclose(parts, expected, rtol=1e-4, atol=1e-6)
+    known = fit.forecast(panel, num_samples=60)["predictions_constant_data"]
+    np.testing.assert_allclose(parts.sum("factor", skipna=False), known["mean"], atol=1e-12)
+    np.testing.assert_allclose(known["mean"], known["mean_by_weights"].mean("weight_draw"))
+    np.testing.assert_allclose(fit.predict(panel, num_samples=60), known["mean"])
     evidence = fit.log_evidence(panel, 60)
     assert bool(np.isfinite(evidence).all())
 

@@ -8,7 +8,8 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.predictive.beliefs import believe, in_double
+from rvrae_pyro.predictive.filtering import filter_states
+from rvrae_pyro.predictive.weight_draws import in_double
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
@@ -58,11 +59,11 @@ def test_exact_model_draws_from_its_closed_form(kind: str, panel: xr.Dataset) ->
     assert np.abs(told["sd"] / sd - 1).max() < 5 / math.sqrt(2 * n)
 
 
-def test_evidence_of_beliefs_is_exact_where_it_can_be(panel: xr.Dataset) -> None:
+def test_filtered_evidence_is_exact_where_it_can_be(panel: xr.Dataset) -> None:
     precise, batch = in_double(exact_model()), double(panel)
     with torch.no_grad():
         expected = rv.exact.month_evidence(precise, batch)
-    torch.testing.assert_close(believe(precise, batch, 3, 0).log_evidence, expected)
+    torch.testing.assert_close(filter_states(precise, batch, 3, 0).log_evidence, expected)
 
 
 def test_loadings_are_those_of_the_model_in_units_of_return(panel: xr.Dataset) -> None:
@@ -91,10 +92,10 @@ def test_scale_averages_over_the_level(panel: xr.Dataset) -> None:
     model = stir(rv.RVRAE(P, K), size=0.3)
     fit, precise = as_fit(model), in_double(model)
     scale = fit.idio_scale(panel, num_samples=200)
-    beliefs = believe(precise, double(panel), 200, 0)
+    states = filter_states(precise, double(panel), 200, 0)
     with torch.no_grad():
-        base = precise.likelihood.deviation(beliefs.cross.scale)
-        factor = (2 * beliefs.level).exp().mean(1, keepdim=True).sqrt()
+        base = precise.likelihood.deviation(states.cross.scale)
+        factor = (2 * states.level).exp().mean(1, keepdim=True).sqrt()
         expected = (base * factor).numpy()
     listed = double(panel).listed.numpy()
     np.testing.assert_allclose(scale.to_numpy()[listed], expected[listed], rtol=1e-9)

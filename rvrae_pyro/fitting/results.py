@@ -1,0 +1,562 @@
+"""Predictive interface of fitted models, for one fit and for an ensemble of several."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from rvrae_pyro.data.batch import to_batch
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.panel_match import match_panel
+from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.diagnostics.check import Check
+from rvrae_pyro.errors import check_count
+from rvrae_pyro.evaluation.profile import factor_profile
+from rvrae_pyro.fitting.record import TrainingRecord
+from rvrae_pyro.names import TIME, WEIGHT_DRAW
+from rvrae_pyro.predictive import replicates as _replicates
+from rvrae_pyro.predictive.chains import join_drawings, stack_arrays, stack_datasets
+from rvrae_pyro.predictive.cross_sections import mean_loadings
+from rvrae_pyro.predictive.filtered import Filtered, filter_models, label_loadings
+from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights
+from rvrae_pyro.predictive.relevance import relevance_of
+from rvrae_pyro.predictive.storage import assemble
+from rvrae_pyro.predictive.weight_draws import chain_seed
+
+__all__ = ["Results"]
+
+
+class Results(ABC):
+    """Forecasts, factors and diagnostics of one or several fitted models.
+
+    A fit has one member, itself; an ensemble has several, whose results get a dim ``chain``.
+    Every method that needs a filter pass is one line over :meth:`filter`: keep its result in a
+    variable where several are wanted.
+    """
+
+    @property
+    @abstractmethod
+    def _records(self) -> Sequence[TrainingRecord]:
+        """Fitted models, one per chain."""
+
+    @property
+    @abstractmethod
+    def rotation(self) -> xr.DataArray | None:
+        """Map of each member's factors to the first member's; None for a single fit."""
+
+    @property
+    @abstractmethod
+    def provenance(self) -> dict[str, str | int]:
+        """Attributes of all results."""
+
+    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> Filtered:
+        """Filter a panel once, for everything that depends on its factors.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+            May be longer than the training panel, and hold other assets: it is filtered from
+            its first month on, without a refit.
+        num_samples : int
+            Draws per month and chain; also the number of particles.
+        seed : int
+            Members of an ensemble have independent streams; the first has that of ``seed``.
+
+        Returns
+        -------
+        Filtered
+            With the methods of this class that need a filter, without ``panel``.
+
+        Raises
+        ------
+        PanelError
+            If the panel is not valid, or not of the kind that the model was trained on.
+        ShapeError
+            If its characteristics are not those of training.
+
+        Notes
+        -----
+        Costs one filter pass, O(num_samples n_assets n_factors) per month, for each member and
+        each draw of the weights (at least 20 where weights have a posterior).
+
+        Examples
+        --------
+        >>> import rvrae_pyro as rv
+        >>> panel = rv.data.simulate_linear_gaussian(8, 12, 2)
+        >>> fit = rv.fit(rv.RVRAE(2, 2), panel, config=rv.FitConfig(max_steps=4), progress=False)
+        >>> filtered = fit.filter(panel, num_samples=50, seed=1)
+        >>> filtered.factors("predicted")["mean"].dims
+        ('time', 'factor')
+        >>> filtered.forecast(times=panel.time[-1])["predictions"]["returns"].sizes["draw"]
+        50
+        """
+        return filter_models(
+            [member.model for member in self._records],
+            self._matched(panel),
+            num_samples,
+            seed,
+            rotation=self.rotation,
+            attrs=self.provenance,
+        )
+
+    def forecast(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Draw every listed asset's return of month t from data to t-1 only.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+            Its last row may be the live month: characteristics known, no return yet.
+        num_samples, seed : int
+        times : label, slice or list, optional
+            Months to forecast. Default: all.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
+            resumes what a killed run left there.
+
+        Returns
+        -------
+        xarray.DataTree
+            ``predictions``: ``returns`` (chain, draw, time, asset), NaN where not listed, and
+            ``factors``, ``log_prior`` (their density, by month). ``predictions_constant_data``:
+            ``mean`` (expected return), ``beta``, ``idio_scale``.
+
+        Notes
+        -----
+        Each month is forecast one step ahead. Draws follow assets by label: their order in the
+        panel does not matter.
+
+        Weights at their MAP are fixed, so the draws leave out what is unknown about them. A
+        posterior of the weights is integrated over in blocks: one draw of the weights for every
+        50 draws, at least 20. The coordinate ``weight_draw`` along ``draw`` says which, ``beta``
+        is the mean over them and ``beta_by_weights`` (weight_draw, time, asset, factor) has each
+        (``mean_by_weights`` likewise);
+        ``rv.risk.summarize`` finds ``parameter_var`` from it.
+
+        The constants of an ensemble differ by member and have a dim ``chain``, with the same
+        effect. Members have independent random streams; the first has that of ``seed``.
+        """
+        return self.filter(panel, num_samples, seed).forecast(times, out)
+
+    def predict(
+        self,
+        panel: xr.Dataset,
+        times: object | None = None,
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.DataArray:
+        """Predict the mean of month t's returns from data to t-1 only.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+            Its last row may be the live month: characteristics known, no return yet.
+        times : label, slice or list, optional
+            Months. Default: all.
+        num_samples, seed : int
+            Particles of the filter, and its seed.
+
+        Returns
+        -------
+        DataArray (time, asset)
+            Expected excess return, decimal; NaN where not listed. Of an ensemble the mean over
+            members. That of the draws of :meth:`forecast`, without their Monte-Carlo error.
+        """
+        return self.filter(panel, num_samples, seed).predict(times)
+
+    def posterior_predictive(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> xr.DataTree:
+        """Replicate seen months: factors drawn from the guide, returns given the factors.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+        times : label, slice or list, optional
+            Months to replicate. Default: all.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
+            resumes what a killed run left there.
+
+        Returns
+        -------
+        xarray.DataTree
+            ``posterior`` (``factors``), ``posterior_predictive``, ``log_likelihood`` and
+            ``observed_data`` (``returns`` over ``obs``, the observed cells, with coordinates
+            ``time`` and ``asset``), ``sample_stats`` (``lp``, ``log_q`` by month),
+            ``constant_data`` (``beta``, ``idio_scale`` of every listed asset).
+
+        Notes
+        -----
+        Month t's replicate knows month t's returns through the factors. For what was knowable
+        before the month use :meth:`forecast`. Factors of an ensemble are aligned; ``latents``,
+        where a decoder stands between, are left as they are.
+        """
+        panel = self._matched(panel)
+        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
+        attrs = {**self.provenance, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+        each = [
+            _replicates.posterior_predictive(
+                member.model,
+                panel,
+                num_samples=num_samples,
+                seed=chain_seed(seed, chain),
+                times=times,
+                attrs=attrs,
+            )
+            for chain, member in enumerate(self._records)
+        ]
+        if self.rotation is None:
+            return assemble(each[0], out)
+        return assemble(join_drawings(each, self.rotation), out)
+
+    def factors(
+        self,
+        panel: xr.Dataset,
+        kind: Kind = "filtered",
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Draws, means and standard deviations of the factors.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+            May be longer than the training panel, and hold other assets: it is filtered from
+            its first month on, without a refit.
+        kind : {"filtered", "smoothed", "predicted"}
+            Information set of month t's factors: returns up to t; of all months (exact models) or
+            up to t + 6; up to t - 1.
+        num_samples, seed : int
+
+        Returns
+        -------
+        xarray.Dataset
+            ``factors`` (chain, draw, time, factor), ``mean`` and ``sd`` (time, factor). Draws
+            are marginals of their month, not paths. Factors are identified up to rotation; those
+            of an ensemble are aligned, ``mean`` and ``sd`` being those of all draws.
+        """
+        return self.filter(panel, num_samples, seed).factors(kind)
+
+    def log_evidence(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        *,
+        by_weights: int | None = None,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before (time,), in nats.
+
+        The joint one-month-ahead log score: exact where a closed form exists, else the particle
+        filter's estimate with ``num_samples`` particles. Divide by the number of observed
+        returns for nats per return; 0 in a month without a return. Where weights have a posterior,
+        the density of the mixture over their draws that :meth:`forecast` draws from; of an
+        ensemble, that of its members with equal weights in every month.
+
+        ``by_member`` gives each ensemble member's own, (chain, time). ``by_weights`` asks for as
+        many draws of the weights and gives the density under each, (weight_draw, time): what
+        ``rv.evaluation.leave_future_out`` updates. One row where weights are at their MAP. Of an
+        ensemble with a leading ``chain``.
+        """
+        if by_weights is None:
+            return self.filter(panel, num_samples, seed).log_evidence(by_member=by_member)
+        panel = self._matched(panel)
+        attrs = {"long_name": "log density given the months before", "units": "nats"}
+        each = []
+        for chain, member in enumerate(self._records):
+            key = chain_seed(check_count("seed", seed, 0), chain)
+            rows = evidence_by_weights(member.model, panel, by_weights, num_samples, key)
+            coords = {WEIGHT_DRAW: np.arange(len(rows)), TIME: panel[TIME].to_numpy()}
+            each.append(
+                xr.DataArray(rows.cpu().numpy(), coords, tuple(coords), "log_evidence", attrs)
+            )
+        return each[0] if self.rotation is None else stack_arrays(each)
+
+    def moments(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+    ) -> xr.Dataset:
+        """Mean and low-rank covariance of month t's returns from data to t-1, by chain.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            Draws behind the factors' moments; those of :meth:`forecast` with the same two.
+        times : label, slice or list, optional
+            Months. Default: all.
+
+        Returns
+        -------
+        Dataset
+            ``mean`` and ``idio_var`` (chain, time, asset), ``beta`` (chain, time, asset,
+            factor), ``factor_cov`` (chain, time, factor, other_factor), NaN where not listed,
+            and ``share`` (chain,), which adds up to 1. One member where weights are at their
+            MAP, else one a draw of the weights, in the order of ``weight_draw``. An
+            ensemble has all its members' in one row, each in its own factors' coordinates.
+
+        Notes
+        -----
+        ``rv.risk.covariance`` puts the members together. Where one draw of the level of all
+        idiosyncratic scales belongs to each draw of the factors, ``idio_var`` is its mean.
+        """
+        return self.filter(panel, num_samples, seed).moments(times)
+
+    def reconstruct(
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0
+    ) -> xr.DataArray:
+        """Fitted returns (time, asset): loadings times the filtered mean of the month's factors.
+
+        Knows month t's own returns: a measure of fit (total R2), never a forecast. Of
+        an ensemble the mean over members.
+        """
+        return self.filter(panel, num_samples, seed).reconstruct()
+
+    def attribution(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        *,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        r"""Split every mean forecast by factor: :math:`\beta_{itk} \, E[f_{tk}]`.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            Draws behind the expectation; those of :meth:`forecast` with the same two.
+        times : label, slice or list, optional
+            Months. Default: all.
+        by_member : bool
+            With a leading dim ``chain``, each ensemble member's own, instead of their mean.
+
+        Returns
+        -------
+        DataArray (time, asset, factor)
+            In return units, known at t-1, NaN if unlisted. Sums over ``factor`` to the mean
+            forecast; where the likelihood has an alpha, label 0 holds it beside factors 1 to K.
+            Of an ensemble by aligned factor, the mean over members.
+
+        Notes
+        -----
+        Factors are identified up to rotation: the sum has a meaning of its own, a single part
+        only together with :meth:`factor_profile`. Noise has mean zero, so the mean over the
+        draws of :meth:`forecast` differs from the sum by Monte-Carlo error alone.
+        """
+        return self.filter(panel, num_samples, seed).attribution(times, by_member=by_member)
+
+    def sensitivity(
+        self,
+        panel: xr.Dataset,
+        num_samples: int = 1000,
+        seed: int = 0,
+        times: object | None = None,
+        *,
+        by_member: bool = False,
+    ) -> xr.DataArray:
+        r"""Change of each mean forecast per unit of each characteristic of its own row.
+
+        .. math:: \partial E[r_{it}] / \partial x_{itp}
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            As for :meth:`attribution`.
+        times : label, slice or list, optional
+            Months; all by default. Recurrent loadings keep a state for every asset and month
+            asked for.
+        by_member : bool
+            As for :meth:`attribution`.
+
+        Returns
+        -------
+        DataArray (time, asset, characteristic)
+            Return per unit of characteristic (from the median to the top where they are ranked
+            to -1 ... 1), known at t-1, NaN if unlisted. Of an ensemble the mean over members.
+
+        Notes
+        -----
+        The slope at the characteristics as they are: networks bend, so it need not hold far
+        away. What the loadings remember of earlier months stays as it was, and so do the
+        expected factors, which depend on earlier months alone.
+        """
+        return self.filter(panel, num_samples, seed).sensitivity(times, by_member=by_member)
+
+    def prior_state(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.Dataset:
+        """Read the factor prior's hidden state, month by month, given returns up to it.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+
+        Returns
+        -------
+        xarray.Dataset
+            For ``RegimeSwitching``: ``regime_probability`` (time, regime), regimes in the order
+            of their factors' mean scale, calm first. For ``StochasticVolatility``:
+            ``log_variance`` (time, factor). Each with its standard deviation over particles
+            under ``<name>_sd``: how sure the filter is. Of an ensemble with ``chain``, and what
+            belongs to single factors belongs to the member's own: variances cannot be turned
+            as factors are.
+
+        Raises
+        ------
+        ConfigError
+            If the factor prior's state has no such reading.
+        """
+        return self.filter(panel, num_samples, seed).prior_state()
+
+    def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
+        """Idiosyncratic standard deviations (time, asset), known at the end of t-1.
+
+        Of an ensemble with ``chain``.
+        """
+        return self.filter(panel, num_samples, seed).idio_scale()
+
+    def loadings(self, panel: xr.Dataset) -> xr.DataArray:
+        """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted.
+
+        Where weights have a posterior, the mean over 20 draws of them (always the same ones).
+        Those of an ensemble belong to the aligned factors, (chain, time, asset, factor).
+        """
+        device = self._records[0].model.return_scale.device
+        batch = to_batch(self._matched(panel), device=device, dtype=torch.float64)
+        means = [mean_loadings(member.model, batch) for member in self._records]
+        return label_loadings(means, batch, self.rotation)
+
+    def relevance(
+        self, panel: xr.Dataset | None = None, num_draws: int = 100, seed: int = 0
+    ) -> xr.DataTree:
+        r"""Posterior relevance of each characteristic: how far it moves the loadings.
+
+        .. math:: \rho_p = \Big(\operatorname{mean}_{t,i} \sum_k
+            (\partial \beta_{itk} / \partial x_{ip})^2\Big)^{1/2}
+
+        with the characteristic of all months moved at once, so that what recurrent loadings
+        remember counts too. It does not change when factors are rotated.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset, optional
+            Where the slopes are taken. Without it, 200 assets with ranks uniform on [-1, 1] that
+            stay for 12 months: right for ranked characteristics.
+        num_draws : int
+            Draws of the weights, where these have a posterior.
+        seed : int
+
+        Returns
+        -------
+        DataTree
+            Group ``posterior`` with ``relevance``, ``share`` (in the sum of squares),
+            ``idio_relevance`` and ``alpha_relevance`` where scale and alpha read the
+            characteristics, each (chain, draw, characteristic): ready for ArviZ's forest plot.
+            With weights at their MAP it is one draw, a point estimate, and a ``note`` says so;
+            the spread over an ensemble's chains is then that between seeds.
+
+        Notes
+        -----
+        Loadings are per unit of a factor of order one and of ``return_scale``. A mean-field
+        posterior understates the spread of weights that can stand in for each other. Members of
+        an ensemble count in their own factors: ``share`` compares across them.
+
+        References
+        ----------
+        Sobol and Kucherenko (2009), derivative based global sensitivity measures.
+        """
+        panel = None if panel is None else self._matched(panel)
+        each = [
+            relevance_of(member.model, panel, _known_names(member), num_draws, seed)
+            for member in self._records
+        ]
+        if self.rotation is None:
+            return each[0]
+        joined = stack_datasets([tree["posterior"].to_dataset() for tree in each])
+        note = each[0]["posterior"].attrs.get("note")
+        if note is not None:
+            joined.attrs["note"] = "weights are at their MAP: one draw per member, one per seed"
+        return xr.DataTree.from_dict({"posterior": joined})
+
+    def factor_profile(
+        self,
+        panel: xr.Dataset,
+        known: xr.DataArray | pd.DataFrame | None = None,
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Correlations of each filtered factor with portfolios that have names.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        known : DataArray (time, known_factor) or DataFrame, optional
+            Factors with names, such as :func:`rvrae_pyro.data.load_french_factors`.
+        num_samples, seed : int
+            As for :meth:`factors`.
+
+        Returns
+        -------
+        Dataset
+            See :func:`rvrae_pyro.evaluation.factor_profile`: ``managed`` (factor,
+            characteristic), ``known`` (factor, known_factor), and a coordinate ``name``.
+        """
+        mean = self.factors(panel, num_samples=num_samples, seed=seed)["mean"]
+        return factor_profile(mean, managed_portfolios(panel), known)
+
+    def _matched(self, panel: xr.Dataset) -> xr.Dataset:
+        """Compare a panel with the training panel; characteristics are taken by name."""
+        return match_panel(panel, self._records[0].attrs)
+
+    @abstractmethod
+    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+        """Report in plain words, with figures, what the fit can be trusted with.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset, optional
+            Months on which guide, calibration, tails and skill are judged: the validation
+            months with those before them, say. Without it, only the training run is judged.
+        num_particles : int
+            Particles of the filter that the guide is held against, and draws of the forecasts.
+
+        Returns
+        -------
+        Check
+            Prints as a page of text; ``trusted`` is False where something is bad. Of an ensemble
+            the worst member's page, and how far the members agree.
+        """
+
+
+def _known_names(member: TrainingRecord) -> list[str]:
+    """Names of the training panel's characteristics, or numbers where they are not recorded."""
+    known = json.loads(str(member.attrs.get("characteristics", "null")))
+    names: list[str] = known or [f"x{p + 1}" for p in range(member.model.n_characteristics)]
+    return names

@@ -1,0 +1,129 @@
+"""Loadings and scales of every month, computed from a panel one month after another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+import numpy as np
+import torch
+import xarray as xr
+
+from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.data.blocks import is_lazy, row_blocks
+from rvrae_pyro.inference.shards import Scratch
+from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
+from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models
+
+__all__ = ["mean_loadings", "stream_cross_section"]
+
+_LOADINGS_DRAWS = 20
+
+
+@torch.no_grad()
+def mean_loadings(model: RVRAE, batch: Batch) -> torch.Tensor:
+    """Return loadings (n_times, n_assets, n_factors), the mean over draws of the weights, if any.
+
+    Parameters
+    ----------
+    model : RVRAE
+    batch : Batch
+        In double precision, with characteristics.
+    """
+    sizes = block_sizes(model, _LOADINGS_DRAWS)
+    models = [fixed for fixed, _ in fixed_models(model, len(sizes), 0)]
+    each = [fixed.loadings.online(batch)[0] for fixed in models]
+    return torch.stack(each).mean(0) * model.return_scale.double()
+
+
+@dataclass(frozen=True)
+class _StoredCrossSection(CrossSection):
+    """A cross-section in nameless files, of which what was read can be let go of."""
+
+    scratch: Scratch
+
+    def release(self) -> None:
+        """Give the pages that were read back to the system."""
+        self.scratch.release()
+
+
+@torch.no_grad()
+def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
+    """Compute what ``Parts.online_cross_section`` does, to the bit, one month after another.
+
+    A month's characteristics are turned into tensors when it is its turn, so that memory holds
+    neither a copy of the panel nor the networks' states of every month. Of a panel on disk,
+    loadings and scales go to nameless files where the system keeps temporary ones.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    panel : Dataset
+    light : Batch
+        The panel without its characteristics, as ``to_light_batch`` makes it.
+
+    Raises
+    ------
+    FitError
+        If the disk refuses.
+    """
+    months = _months_of(model, panel, light)
+    if not is_lazy(panel) or light.returns.device.type != "cpu":
+        return CrossSection.joined(list(months))
+    return _stored(months, model.likelihood.alpha is not None)
+
+
+def _stored(months: Iterator[CrossSection], has_alpha: bool) -> CrossSection:
+    """Put months together in nameless files."""
+    scratch = Scratch(Path(gettempdir()))
+    with ExitStack() as stack:
+        betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
+        potentials = []
+        for month in months:
+            betas.add(month.beta)
+            scales.add(month.scale)
+            if month.alpha is not None:
+                alphas.add(month.alpha)
+            potentials.append(month.potential)
+        return _StoredCrossSection(
+            betas.joined(),
+            alphas.joined() if has_alpha else None,
+            scales.joined(),
+            Potential(*(torch.cat(field) for field in zip(*potentials, strict=True))),
+            scratch,
+        )
+
+
+def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossSection]:
+    """Read a panel a few months at a time and compute each month's cross-section on its own."""
+    parts, like = model.parts, light.returns
+    values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    state: State = ()
+    step = max(1, _CELLS // max(1, values[0].size))
+    for before, block in row_blocks(values):
+        for first in range(0, len(block), step):
+            cells = torch.as_tensor(np.nan_to_num(block[first : first + step], nan=0.0)).to(like)
+            start, stop = before + first, before + first + len(cells)
+            months = dataclasses.replace(
+                light.window(start, stop, every_asset=True),
+                characteristics=cells * light.listed[start:stop, :, None],
+                carry={"loadings": state},
+            )
+            beta, states = parts.loadings.online(months, (months.n_times,))
+            state = states[months.n_times]
+            for t in range(months.n_times):
+                month = months.window(t, t + 1, every_asset=True)
+                yield parts.cross_section(month, beta[t : t + 1])
+        del block  # or it would stay while the next is read
+
+
+_CELLS = 2**20
+"""Characteristics that are made into tensors at once."""

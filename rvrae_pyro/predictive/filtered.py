@@ -1,0 +1,399 @@
+"""A filtered panel: forecasts, factors, moments and evidence from one filter pass."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch, to_batch
+from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.errors import check_count
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
+from rvrae_pyro.predictive.attribution import attribute, differentiate
+from rvrae_pyro.predictive.chains import (
+    join_drawings,
+    rotate,
+    stack_arrays,
+    stack_datasets,
+)
+from rvrae_pyro.predictive.filtering import FilteredDraw, Kind, filter_panel, light_batch
+from rvrae_pyro.predictive.forecast import draw_forecasts
+from rvrae_pyro.predictive.moments import idio_variance, moments
+from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
+from rvrae_pyro.predictive.state_summary import summarise_state
+from rvrae_pyro.predictive.storage import assemble
+from rvrae_pyro.predictive.weight_draws import chain_seed
+
+__all__ = ["Filtered", "filter_models"]
+
+Chain = tuple[FilteredDraw, ...]
+"""The draws of one member's weights; a single one where weights are at their MAP."""
+
+
+@dataclass(frozen=True, eq=False)
+class Filtered:
+    """Result of filtering a panel once; everything below reads it without another pass.
+
+    Made by ``fit.filter(panel, num_samples, seed)``. Holds the panel itself, not a copy of its
+    characteristics.
+
+    Attributes
+    ----------
+    panel : xarray.Dataset
+    num_samples : int
+        Draws per month and chain; also the number of particles.
+    seed : int
+        Same seed, same draws.
+    batch : Batch
+        The panel's returns and masks as tensors, without characteristics.
+    chains : tuple of tuple of FilteredDraw
+        By ensemble member, then by draw of the weights.
+    rotation : DataArray (chain, factor, reference) or None
+        Map of each member's factors to the first member's; None for a single fit, whose results
+        have no dim ``chain`` save where draws have one.
+    attrs : mapping
+        Seed, config, versions and data hash of the fit.
+
+    Notes
+    -----
+    Information set: ``predicted`` quantities, forecasts and moments of month t know returns up to
+    t-1; ``filtered`` ones, :meth:`reconstruct` and :meth:`prior_state` up to t.
+    """
+
+    panel: xr.Dataset
+    num_samples: int
+    seed: int
+    batch: Batch = field(repr=False)
+    chains: tuple[Chain, ...] = field(repr=False)
+    rotation: xr.DataArray | None = field(repr=False)
+    attrs: Mapping[str, str | int] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Summarise the months, the draws and the worst month of the particle filter."""
+        first, last = (str(self.batch.times[k])[:7] for k in (0, -1))
+        return (
+            f"Filtered({first} to {last}: {self.batch.n_times} months, {self.batch.n_assets} "
+            f"assets; {len(self.chains)} chain(s) of {self.num_samples} draws, seed {self.seed}; "
+            f"smallest effective sample size {float(self.ess.min()):.0f})"
+        )
+
+    @cached_property
+    def draw_attrs(self) -> dict[str, str | int]:
+        """Attributes of everything drawn: the fit's, the seed and the hash of the panel."""
+        return {
+            **self.attrs,
+            "draw_seed": self.seed,
+            "panel_fingerprint": fingerprint(self.panel),
+        }
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors."""
+        return self.chains[0][0].model.n_factors
+
+    @property
+    def ess(self) -> xr.DataArray:
+        """Effective sample size of the particle filter (time,), the smallest over all chains.
+
+        ``num_samples`` in every month where the model is exact and no filter is needed.
+        """
+        each = [draw.states.ess for chain in self.chains for draw in chain]
+        values = torch.stack(each).amin(0).cpu().numpy()
+        attrs = {"long_name": "effective sample size of the particle filter", "units": "draws"}
+        return xr.DataArray(values, {TIME: self.batch.times}, TIME, "ess", attrs)
+
+    def predict(self, times: object | None = None, *, by_member: bool = False) -> xr.DataArray:
+        """Predict the mean of month t's returns from data to t-1 only.
+
+        Parameters
+        ----------
+        times : label, slice or list, optional
+            Months. Default: all.
+        by_member : bool
+            With a leading dim ``chain`` instead of the mean over members.
+
+        Returns
+        -------
+        DataArray (time, asset)
+            Expected excess return, decimal; NaN where not listed.
+        """
+        months = pick_months(self.batch, times)
+        found = self._pooled(self._each(self._expected), by_member)
+        return found.isel({TIME: months})
+
+    def forecast(
+        self, times: object | None = None, out: str | os.PathLike[str] | None = None
+    ) -> xr.DataTree:
+        """Draw every listed asset's return of month t from data to t-1 only.
+
+        Parameters
+        ----------
+        times : label, slice or list, optional
+            Months. Default: all.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
+            resumes what a killed run left there.
+
+        Returns
+        -------
+        DataTree
+            See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
+        """
+        months = pick_months(self.batch, times)
+        each = self._each(lambda chain: draw_forecasts(chain, self.batch, months, self.draw_attrs))
+        if self.rotation is None:
+            return assemble(each[0], out)
+        return assemble(join_drawings(each, self.rotation), out)
+
+    def factors(self, kind: Kind = "filtered") -> xr.Dataset:
+        """Draws, means and standard deviations of the factors.
+
+        Parameters
+        ----------
+        kind : {"filtered", "smoothed", "predicted"}
+            Information set of month t's factors: returns up to t; of all months (exact models)
+            or up to t + 6; up to t - 1.
+
+        Returns
+        -------
+        Dataset
+            ``factors`` (chain, draw, time, factor), ``mean`` and ``sd`` (time, factor). Draws are
+            marginals of their month, not paths. The mean of ``"predicted"`` is that of the
+            conditional means, with less Monte-Carlo error than the mean of the draws.
+        """
+        draws = stack_arrays(self._each(lambda chain: self._factor_draws(chain, kind)))
+        if self.rotation is not None:
+            draws = rotate(draws, self.rotation)
+        sample = (CHAIN, DRAW)
+        mean = self._expected_factors() if kind == "predicted" else draws.mean(sample)
+        attrs = {**self.attrs, "kind": kind, "draw_seed": self.seed}
+        return xr.Dataset({FACTORS: draws, "mean": mean, "sd": draws.std(sample)}, attrs=attrs)
+
+    def moments(self, times: object | None = None) -> xr.Dataset:
+        """Mean and low-rank covariance of month t's returns from data to t-1, by chain.
+
+        Parameters
+        ----------
+        times : label, slice or list, optional
+            Months. Default: all.
+
+        Returns
+        -------
+        Dataset
+            See :meth:`rvrae_pyro.fitting.fit.Fit.moments`.
+        """
+        months = pick_months(self.batch, times)
+        each = self._each(lambda chain: moments(chain, self.batch, months))
+        joined = each[0]
+        if len(each) > 1:
+            joined = xr.concat(each, CHAIN, join="exact", combine_attrs="override")
+            joined["share"] = joined["share"] / len(each)
+            joined = joined.assign_coords({CHAIN: np.arange(joined.sizes[CHAIN])})
+        return joined.assign_attrs(self.draw_attrs)
+
+    def attribution(self, times: object | None = None, *, by_member: bool = False) -> xr.DataArray:
+        r"""Split every mean forecast by factor: :math:`\beta_{itk} \, E[f_{tk}]`.
+
+        Parameters and result: see :meth:`rvrae_pyro.fitting.fit.Fit.attribution`.
+        """
+        months = pick_months(self.batch, times)
+        turns: Sequence[np.ndarray | None] = [None] * len(self.chains)
+        if self.rotation is not None:
+            turns = list(self.rotation.to_numpy())
+        found = [
+            _mean([attribute(self.batch, draw.states, months, turn) for draw in chain])
+            for chain, turn in zip(self.chains, turns, strict=True)
+        ]
+        return self._pooled(found, by_member)
+
+    def sensitivity(self, times: object | None = None, *, by_member: bool = False) -> xr.DataArray:
+        r"""Slope of each mean forecast in each characteristic of its own row.
+
+        Parameters and result: see :meth:`rvrae_pyro.fitting.fit.Fit.sensitivity`. Makes tensors of
+        the panel's characteristics.
+        """
+        months = pick_months(self.batch, times)
+        like = self.batch.returns
+        whole = to_batch(self.panel, device=like.device, dtype=like.dtype)
+        found = self._each(
+            lambda chain: _mean(
+                [differentiate(draw.model, whole, draw.states, months) for draw in chain]
+            )
+        )
+        return self._pooled(found, by_member)
+
+    def prior_state(self) -> xr.Dataset:
+        """Hidden state of the factor prior, month by month, given returns up to the month.
+
+        Result and errors: see :meth:`rvrae_pyro.fitting.fit.Fit.prior_state`.
+        """
+        each = self._each(lambda chain: summarise_state(chain, self.batch, self.draw_attrs))
+        if self.rotation is None:
+            return each[0]
+        return stack_datasets(each).assign_attrs(each[0].attrs)
+
+    def loadings(self) -> xr.DataArray:
+        """Return loadings (time, asset, factor), known at the end of t-1; NaN if unlisted.
+
+        The mean over the filter's draws of the weights; of an ensemble (chain, time, asset,
+        factor), of the aligned factors.
+        """
+        means = self._each(
+            lambda chain: torch.stack([draw.states.cross.beta for draw in chain]).mean(0)
+        )
+        return label_loadings(means, self.batch, self.rotation)
+
+    def idio_scale(self) -> xr.DataArray:
+        """Idiosyncratic standard deviations (time, asset), known at the end of t-1.
+
+        Of an ensemble with a leading ``chain``.
+        """
+        found = self._each(self._idio_scale)
+        return self._by_chain(found)
+
+    def reconstruct(self) -> xr.DataArray:
+        """Fitted returns (time, asset): loadings times the filtered mean of the month's factors.
+
+        Knows month t's own returns: a measure of fit (total R2), never a forecast. Of an ensemble
+        the mean over members.
+        """
+        return self._pooled(self._each(self._fitted), by_member=False)
+
+    def log_evidence(self, *, by_member: bool = False) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before (time,), in nats.
+
+        Of the mixture over draws of the weights and, with equal weights in every month, over
+        members; ``by_member`` gives each member's (chain, time).
+        """
+        each = torch.stack(self._each(_mixture_evidence))
+        attrs = {"long_name": "log density given the months before", "units": "nats"}
+        times = {TIME: self.batch.times}
+        if by_member:
+            coords = {CHAIN: np.arange(len(self.chains)), **times}
+            return xr.DataArray(each.cpu().numpy(), coords, (CHAIN, TIME), "log_evidence", attrs)
+        mixed = torch.logsumexp(each, 0) - math.log(len(self.chains))
+        return xr.DataArray(mixed.cpu().numpy(), times, TIME, "log_evidence", attrs)
+
+    def _each(self, function: Callable[[Chain], T]) -> list[T]:
+        return [function(chain) for chain in self.chains]
+
+    def _by_chain(self, found: Sequence[xr.DataArray]) -> xr.DataArray:
+        """One array, or those of all members along ``chain``."""
+        return found[0] if self.rotation is None else stack_arrays(found)
+
+    def _pooled(self, found: Sequence[xr.DataArray], by_member: bool) -> xr.DataArray:
+        """Mean over members, or all of them along ``chain``."""
+        if by_member:
+            return stack_arrays(found)
+        return found[0] if len(found) == 1 else stack_arrays(found).mean(CHAIN, keep_attrs=True)
+
+    def _factor_draws(self, chain: Chain, kind: Kind) -> xr.DataArray:
+        draws = torch.cat([draw.states.of(kind) for draw in chain], 1).transpose(0, 1)
+        coords = {
+            CHAIN: [0],
+            DRAW: np.arange(draws.shape[0]),
+            TIME: self.batch.times,
+            FACTOR: factor_coord(draws.shape[-1]),
+        }
+        return xr.DataArray(draws.unsqueeze(0).cpu().numpy(), coords, tuple(coords))
+
+    def _expected_factors(self) -> xr.DataArray:
+        """Means (time, factor) given returns up to the month before, over all chains."""
+        each = [torch.stack([d.states.expected for d in chain]).mean(0) for chain in self.chains]
+        labels = {TIME: self.batch.times, FACTOR: factor_coord(each[0].shape[-1])}
+        means = [xr.DataArray(mean.cpu().numpy(), labels, (TIME, FACTOR)) for mean in each]
+        if self.rotation is None:
+            return means[0]
+        return rotate(stack_arrays(means), self.rotation).mean(CHAIN)
+
+    @torch.no_grad()
+    def _expected(self, chain: Chain) -> xr.DataArray:
+        mean = torch.stack([draw.states.expected_returns() for draw in chain]).mean(0)
+        return label_cells(mean, self.batch, "forecast", "expected return")
+
+    @torch.no_grad()
+    def _fitted(self, chain: Chain) -> xr.DataArray:
+        each = [draw.states.cross.location(draw.states.filtered.mean(1)) for draw in chain]
+        fitted = torch.stack(each).mean(0)
+        text = "fitted return given the month's own returns"
+        return label_cells(fitted, self.batch, "fitted", text)
+
+    @torch.no_grad()
+    def _idio_scale(self, chain: Chain) -> xr.DataArray:
+        variance = torch.stack([idio_variance(draw) for draw in chain]).mean(0)
+        text = "idiosyncratic standard deviation"
+        return label_cells(variance.sqrt(), self.batch, "idio_scale", text)
+
+
+T = TypeVar("T")
+
+
+def filter_models(
+    models: Sequence[RVRAE],
+    panel: xr.Dataset,
+    num_samples: int,
+    seed: int,
+    *,
+    rotation: xr.DataArray | None,
+    attrs: Mapping[str, str | int],
+) -> Filtered:
+    """Filter a panel under one or several models, each with a random stream of its own.
+
+    Parameters
+    ----------
+    models : sequence of RVRAE
+    panel : xarray.Dataset
+    num_samples, seed : int
+    rotation : DataArray (chain, factor, reference) or None
+        None for a single model.
+    attrs : mapping
+    """
+    # numbers of other kinds than Python's could not be written to files
+    num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
+    batch = light_batch(models[0], panel)
+    chains = tuple(
+        filter_panel(model, panel, batch, num_samples, chain_seed(seed, chain))
+        for chain, model in enumerate(models)
+    )
+    return Filtered(panel, num_samples, seed, batch, chains, rotation, attrs)
+
+
+def label_loadings(
+    means: Sequence[Tensor], batch: Batch, rotation: xr.DataArray | None
+) -> xr.DataArray:
+    """Label each chain's loadings (n_times, n_assets, n_factors), aligned by ``rotation``."""
+    hidden = ~batch.listed.unsqueeze(-1)
+    coords = {
+        TIME: batch.times,
+        ASSET: batch.assets,
+        FACTOR: factor_coord(means[0].shape[-1]),
+    }
+    attrs = {"long_name": "loadings", "units": "return per unit of factor"}
+    each = [
+        xr.DataArray(
+            beta.masked_fill(hidden, torch.nan).cpu().numpy(), coords, tuple(coords), "beta", attrs
+        )
+        for beta in means
+    ]
+    return each[0] if rotation is None else rotate(stack_arrays(each), rotation, loadings=True)
+
+
+def _mixture_evidence(chain: Chain) -> Tensor:
+    """Log evidence (n_times,) of the equal mixture over draws of the weights."""
+    each = torch.stack([draw.states.log_evidence for draw in chain])
+    return torch.logsumexp(each, 0) - math.log(len(chain))
+
+
+def _mean(each: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Mean over draws of the weights, labelled as the first."""
+    return each[0] if len(each) == 1 else each[0].copy(data=np.mean([a.values for a in each], 0))

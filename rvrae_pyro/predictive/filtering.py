@@ -1,0 +1,277 @@
+"""Filter a panel: states of every month's factors, under every draw of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from rvrae_pyro.data.batch import Batch, to_light_batch
+from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.inference.smc import month_random, smc_filter
+from rvrae_pyro.models import exact
+from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.predictive.cross_sections import stream_cross_section
+from rvrae_pyro.predictive.weight_draws import block_sizes, drawn_weights, fixed_models, in_double
+
+__all__ = [
+    "FilteredDraw",
+    "FilteredStates",
+    "Kind",
+    "evidence_by_weights",
+    "filter_panel",
+    "filter_states",
+    "light_batch",
+]
+
+Kind = Literal["filtered", "smoothed", "predicted"]
+
+
+@dataclass(frozen=True)
+class FilteredStates:
+    """Equally weighted draws of every month's factors; draws are marginals of their month.
+
+    Attributes
+    ----------
+    predicted : Tensor of shape (n_times, num_samples, n_factors)
+        Given returns up to the month before.
+    filtered : Tensor of shape (n_times, num_samples, n_factors)
+        Given returns up to the month.
+    smoothed : Tensor of shape (n_times, num_samples, n_factors)
+        Given all months where the model is exact, else those up to six months later.
+    expected : Tensor of shape (n_times, n_factors)
+        Mean of the factors given returns up to the month before: exact, or the mean of the
+        particles' conditional means, which has less Monte-Carlo error than that of ``predicted``.
+    predicted_codes : Tensor of shape (n_times, num_samples, n_factors)
+        Latent codes of ``predicted``; the factors themselves for an identity decoder.
+    level : Tensor of shape (n_times, num_samples) or None
+        Log multiplier of the idiosyncratic scales, one for every ``predicted`` draw.
+    predicted_log_prior : Tensor of shape (n_times, num_samples)
+        Log density of ``predicted_codes`` under the factor prior given the months before: each
+        draw's own past with particles, all pasts together where the model is exact.
+    cross : CrossSection
+        Loadings and scales of every month.
+    log_evidence : Tensor of shape (n_times,)
+        log p(r_t | r_1..t-1) in nats, exact or estimated.
+    ess : Tensor of shape (n_times,)
+        Effective sample size of the particle filter before resampling; ``num_samples`` where
+        the model is exact.
+    state_summary : dict of str to Tensor of shape (n_times, num_samples, size)
+        Named quantities of the prior's state, given returns up to the month; see
+        ``FactorPrior.reading``.
+    """
+
+    predicted: Tensor
+    filtered: Tensor
+    smoothed: Tensor
+    expected: Tensor
+    predicted_codes: Tensor
+    level: Tensor | None
+    predicted_log_prior: Tensor
+    cross: CrossSection
+    log_evidence: Tensor
+    ess: Tensor
+    state_summary: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, kind: Kind) -> Tensor:
+        """Draws by name."""
+        if kind not in ("filtered", "smoothed", "predicted"):
+            raise ConfigError(
+                f"`kind` must be 'filtered', 'smoothed' or 'predicted'; got {kind!r}."
+            )
+        draws: Tensor = getattr(self, kind)
+        return draws
+
+    def expected_returns(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+        """Mean of the returns (n_rows, n_assets) of some months given the months before."""
+        mean = along_factors(self.cross.beta[rows], self.expected[rows])
+        return mean if self.cross.alpha is None else mean + self.cross.alpha[rows]
+
+    def first(self, size: int) -> FilteredStates:
+        """Keep ``size`` draws of every month; draws are in random order and equally weighted."""
+        if size == self.predicted.shape[1]:
+            return self
+        return dataclasses.replace(
+            self,
+            predicted=self.predicted[:, :size].clone(),
+            predicted_log_prior=self.predicted_log_prior[:, :size].clone(),
+            filtered=self.filtered[:, :size].clone(),
+            smoothed=self.smoothed[:, :size].clone(),
+            predicted_codes=self.predicted_codes[:, :size].clone(),
+            level=None if self.level is None else self.level[:, :size].clone(),
+            state_summary={k: v[:, :size].clone() for k, v in self.state_summary.items()},
+        )
+
+
+@dataclass(frozen=True)
+class FilteredDraw:
+    """One draw of the weights and the filtered states under it.
+
+    Attributes
+    ----------
+    model : RVRAE
+        In double precision, with the weights drawn; the only draw where weights are at their
+        MAP.
+    states : FilteredStates
+        With this draw's part of all samples.
+    seed : int
+        Seed of all that is drawn given these weights.
+    """
+
+    model: RVRAE
+    states: FilteredStates
+    seed: int
+
+
+def light_batch(model: RVRAE, panel: xr.Dataset) -> Batch:
+    """Panel in double precision on the model's device, without its characteristics."""
+    batch = to_light_batch(panel, model.return_scale.device, torch.float64)
+    model.loadings.check(batch)
+    return batch
+
+
+def filter_panel(
+    model: RVRAE, panel: xr.Dataset, batch: Batch, num_samples: int, seed: int
+) -> tuple[FilteredDraw, ...]:
+    """Filter a panel under every draw of the weights.
+
+    Parameters
+    ----------
+    model : RVRAE
+    panel : Dataset
+        Source of the characteristics, which are read month by month.
+    batch : Batch
+        The same panel, as :func:`light_batch` makes it.
+    num_samples : int
+        Draws under all weights together. Each filter runs with as many particles as if it were
+        alone, and keeps its part.
+    seed : int
+
+    Returns
+    -------
+    tuple of FilteredDraw
+        Costs a filter, a copy of the weights and the loadings of all months for each.
+    """
+    sizes = block_sizes(model, num_samples)
+    draws = []
+    for (fixed, key), size in zip(fixed_models(model, len(sizes), seed), sizes, strict=True):
+        cross = stream_cross_section(fixed, panel, batch)
+        states = filter_states(fixed, batch, num_samples, key, cross)
+        draws.append(FilteredDraw(fixed, states.first(size), key))
+    return tuple(draws)
+
+
+@torch.no_grad()
+def filter_states(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, cross: CrossSection | None = None
+) -> FilteredStates:
+    """Filter a batch at given weights: exactly where a closed form exists, else with particles.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    batch : Batch
+    num_samples : int
+        Draws per month; also the number of particles.
+    seed : int
+    cross : CrossSection, optional
+        Loadings and scales, computed month by month. Default: computed from ``batch``.
+
+    Returns
+    -------
+    FilteredStates
+        Those of month t depend on returns up to t (``smoothed`` aside), bit-equal for any
+        continuation of the panel.
+    """
+    check_count("num_samples", num_samples)
+    if cross is None:
+        cross = model.parts.online_cross_section(batch)
+    if exact.is_exact(model):
+        return _filter_exactly(model, batch, num_samples, seed, cross)
+    cloud = smc_filter(model, batch, num_samples, seed, cross=cross)
+    return FilteredStates(
+        cloud.predicted,
+        cloud.filtered,
+        cloud.smoothed,
+        cloud.expected,
+        cloud.predicted_codes,
+        cloud.predicted_level,
+        cloud.predicted_log_prior,
+        cross,
+        cloud.log_evidence,
+        cloud.ess,
+        cloud.readings,
+    )
+
+
+@torch.no_grad()
+def evidence_by_weights(
+    model: RVRAE,
+    panel: xr.Dataset,
+    num_draws: int,
+    num_samples: int,
+    seed: int,
+) -> Tensor:
+    """Log evidence (n_draws, n_times) of every month under each of ``num_draws`` weights.
+
+    Parameters as for :func:`filter_panel`; ``num_samples`` are the particles of each filter,
+    which an exact model does without. One row where weights have no posterior.
+    """
+    check_count("by_weights", num_draws)
+    batch, rows = light_batch(model, panel), []
+    precise = in_double(model)
+    fixed = in_double(model)
+    for weights, key in drawn_weights(precise, num_draws, seed):
+        for name, value in weights.items():
+            fixed.parts.get_parameter(name).copy_(value)
+        cross = stream_cross_section(fixed, panel, batch)
+        if exact.is_exact(fixed):
+            rows.append(exact.filtered(fixed, batch, cross).log_evidence)
+        else:
+            rows.append(smc_filter(fixed, batch, num_samples, key, cross=cross).log_evidence)
+    return torch.stack(rows)
+
+
+def _filter_exactly(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, cross: CrossSection
+) -> FilteredStates:
+    moments = exact.filtered(model, batch, cross)
+    smoothed = exact.smoother(model, batch, cross)
+    walk = model.parts.prepare(batch, cross).view.walk
+    level = None if walk is None or walk.level is None else walk.level
+    predicted = _draw(
+        moments.predicted_mean, moments.predicted_covariance, batch, num_samples, seed
+    )
+    return FilteredStates(
+        predicted,
+        _draw(moments.mean, moments.covariance, batch, num_samples, seed),
+        _draw(smoothed.mean, smoothed.covariance, batch, num_samples, seed),
+        moments.predicted_mean,
+        predicted,
+        None if level is None else level.unsqueeze(-1).expand(-1, num_samples),
+        torch.distributions.MultivariateNormal(
+            moments.predicted_mean.unsqueeze(1),
+            moments.predicted_covariance.unsqueeze(1),
+            validate_args=False,
+        ).log_prob(predicted),
+        cross,
+        moments.log_evidence,
+        moments.log_evidence.new_full((batch.n_times,), float(num_samples)),
+    )
+
+
+def _draw(mean: Tensor, covariance: Tensor, batch: Batch, num_samples: int, seed: int) -> Tensor:
+    draws = []
+    for t in range(batch.n_times):
+        with month_random(seed, batch.times[t], "filter"):
+            noise = torch.randn(num_samples, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        draws.append(mean[t] + noise @ torch.linalg.cholesky(covariance[t]).mT)
+    return torch.stack(draws)
