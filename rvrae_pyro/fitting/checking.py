@@ -59,10 +59,12 @@ _LIMITS = (
 )
 
 
-def judge_fit(fit: TrainingRecord, panel: xr.Dataset | None, num_particles: int) -> Check:
+def judge_fit(
+    fit: TrainingRecord, panel: xr.Dataset | Filtered | None, num_particles: int
+) -> Check:
     """Judge the training run and, where there is a panel, the fit's forecasts of its months."""
-    used = _in_use(fit, panel)
     subject = None if panel is None else _Subject.of(fit, panel, num_particles)
+    used = _in_use(fit, None if subject is None else subject.filtered.panel)
     findings = check_training(
         fit.history,
         fit.kl,
@@ -101,15 +103,18 @@ class _Subject:
     states: FilteredStates
 
     @classmethod
-    def of(cls, fit: TrainingRecord, panel: xr.Dataset, num_particles: int) -> _Subject:
-        panel = match_panel(panel, fit.attrs)
-        filtered = filter_models(
-            [fit.model], panel, num_particles, fit.seed, rotation=None, attrs=fit.attrs
-        )
-        batch, _ = load(fit.model, panel)
+    def of(cls, fit: TrainingRecord, panel: xr.Dataset | Filtered, num_particles: int) -> _Subject:
+        if isinstance(panel, Filtered):
+            filtered = panel
+        else:
+            panel = match_panel(panel, fit.attrs)
+            filtered = filter_models(
+                [fit.model], panel, num_particles, fit.seed, rotation=None, attrs=fit.attrs
+            )
+        batch, _ = load(fit.model, filtered.panel)
         model = in_double(fit.model)
         if model.weight_sites:
-            states = filter_states(model, batch, num_particles, fit.seed)
+            states = filter_states(model, batch, filtered.num_samples, filtered.seed)
         else:
             states = filtered.chains[0][0].states
         return cls(filtered, batch, model, states)

@@ -13,6 +13,7 @@ from rvrae_pyro.fitting.checking import judge_fit
 from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.fitting.results import Results
 from rvrae_pyro.fitting.saved import save_parts
+from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Fit"]
 
@@ -71,14 +72,15 @@ class Fit(TrainingRecord, Results):
         """Attributes of all results: ``attrs``."""
         return self.attrs
 
-    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+    def check(self, panel: xr.Dataset | Filtered | None = None, num_particles: int = 1000) -> Check:
         """Report in plain words, with figures, what the fit can be trusted with.
 
         Parameters
         ----------
-        panel : xarray.Dataset, optional
+        panel : xarray.Dataset or Filtered, optional
             Months on which guide, calibration, tails and skill are judged: for example the
-            validation months with those before them. Without it, only training is judged.
+            validation months with those before them. Without it, only training is judged. A
+            panel that is filtered already (:meth:`filter`) is not filtered again.
         num_particles : int
             Particles of the filter that the guide is compared with, and draws of the forecasts.
 

@@ -24,6 +24,7 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN
 from rvrae_pyro.predictive.chains import stack_arrays
+from rvrae_pyro.predictive.filtered import Filtered
 from rvrae_pyro.predictive.tree_files import write_tree
 
 __all__ = ["META", "Ensemble"]
@@ -91,15 +92,20 @@ class Ensemble(Results):
         seeds = json.dumps([member.seed for member in self.members])
         return {**self.members[0].attrs, "seeds": seeds, "n_members": len(self.members)}
 
-    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+    def check(self, panel: xr.Dataset | Filtered | None = None, num_particles: int = 1000) -> Check:
         """Report the worst member's findings, and how far the members agree.
 
         Parameters as for :meth:`Fit.check`.
         """
-        pages = [member.check(panel, num_particles) for member in self.members]
-        fitted = None
-        if panel is not None:
-            fitted = stack_arrays([m.reconstruct(panel, num_particles) for m in self.members])
+        if panel is None:
+            pages = [member.check() for member in self.members]
+            return check_members(pages, self.alignment, None)
+        filtered = panel
+        if not isinstance(filtered, Filtered):
+            filtered = self.filter(filtered, num_particles, self.members[0].seed)
+        each = filtered.by_member()
+        pages = [m.check(one) for m, one in zip(self.members, each, strict=True)]
+        fitted = stack_arrays([one.reconstruct() for one in each])
         return check_members(pages, self.alignment, fitted)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

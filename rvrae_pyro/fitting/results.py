@@ -536,7 +536,7 @@ class Results(ABC):
         return match_panel(panel, self._records[0].attrs)
 
     @abstractmethod
-    def check(self, panel: xr.Dataset | None = None, num_particles: int = 1000) -> Check:
+    def check(self, panel: xr.Dataset | Filtered | None = None, num_particles: int = 1000) -> Check:
         """Report in plain words, with figures, what the fit can be trusted with.
 
         Parameters

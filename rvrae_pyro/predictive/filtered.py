@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -111,6 +111,13 @@ class Filtered:
         values = torch.stack(each).amin(0).cpu().numpy()
         attrs = {"long_name": "effective sample size of the particle filter", "units": "draws"}
         return xr.DataArray(values, {TIME: self.batch.times}, TIME, "ess", attrs)
+
+    def by_member(self) -> list[Filtered]:
+        """Return one filtered panel per ensemble member, in the member's own factors."""
+        return [
+            replace(self, chains=(chain,), rotation=None, seed=chain_seed(self.seed, number))
+            for number, chain in enumerate(self.chains)
+        ]
 
     def predict(self, times: object | None = None, *, by_member: bool = False) -> xr.DataArray:
         """Predict the mean of month t's returns from data to t-1 only.

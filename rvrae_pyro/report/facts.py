@@ -145,7 +145,7 @@ def gather(
         spans,
         live,
         bool(panel[RETURNS].sel({TIME: live}).isnull().all()),
-        _check(fit, panel, spans, judged),
+        _check(fit, filtered, spans, judged),
         _ranking(tree, raw, equal, fall, means),
         fall,
         at_live,
@@ -160,13 +160,15 @@ def gather(
     )
 
 
-def _check(fit: Fit, panel: xr.Dataset, spans: Spans, judged: Judged | None) -> Check:
+def _check(fit: Fit, filtered: Filtered, spans: Spans, judged: Judged | None) -> Check:
     """Judge the fit on its own months and those after them, and against IPCA."""
     if len(spans.train) < 2:
         page = fit.check()
     else:
         last = spans.judged[-1] if len(spans.judged) else spans.train[-1]
-        page = fit.check(panel.sel({TIME: slice(spans.train[0], last)}))
+        panel = filtered.panel
+        own = panel.sel({TIME: slice(spans.train[0], last)})
+        page = fit.check(filtered if own.sizes == panel.sizes else own)
     if judged is None:
         return page
     return Check([*page.findings, *judged.findings], page.limits)
