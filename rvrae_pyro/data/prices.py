@@ -14,6 +14,7 @@ from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import month_end, next_row, period_ends
 from rvrae_pyro.data.panel import check_panel, first_three, raise_problems
 from rvrae_pyro.data.rates import excess_returns
+from rvrae_pyro.data.rounding import constant
 from rvrae_pyro.errors import PanelError, RvraeWarning
 
 __all__ = ["characteristics_from_prices"]
@@ -33,6 +34,7 @@ def characteristics_from_prices(
     high: pd.DataFrame | None = None,
     low: pd.DataFrame | None = None,
     *,
+    unadjusted_close: pd.DataFrame | None = None,
     risk_free: "pd.Series[Any] | None" = None,
     excess: bool = False,
 ) -> xr.Dataset:
@@ -45,11 +47,16 @@ def characteristics_from_prices(
         one column an asset, NaN where there is no price. The last month is taken as
         complete.
     volume : DataFrame, optional
-        Daily volume in shares, adjusted for splits alone. Adds ``dolvol``, ``illiq`` and
-        ``zerotrade``.
+        Daily volume in shares. Adds ``zerotrade``, and with ``unadjusted_close`` also
+        ``dolvol`` and ``illiq``.
     high, low : DataFrame, optional
         Daily extremes, adjusted like ``close``; both or none. Adds ``spread_hl``, and
         ``high`` serves ``high52``.
+    unadjusted_close : DataFrame, optional
+        Daily closing prices without adjustment for dividends, and for splits adjusted or not as
+        ``volume`` is (the column "Close" of a download that also has "Adj Close"): the prices
+        at which the volume was traded. Every later dividend scales down all earlier adjusted
+        prices, so volume in money made from ``close`` would know the future.
     risk_free : Series by date, optional
         Decimal rate a month, subtracted from the returns unless ``excess``.
     excess : bool
@@ -84,11 +91,11 @@ def characteristics_from_prices(
     ``maxret``, ``minret``. From 252 days: ``vol_12m``; ``beta_12m`` slope of r on k;
     ``high52`` close over the highest price; ``zerotrade`` share of days without volume
     or price change. From 63 days: ``idiovol`` residual standard deviation of r on k;
-    ``skew``. From the days of m with volume: ``dolvol`` log(1 + mean of close x volume),
-    ``illiq`` 10^6 times the mean of abs(r) over close x volume. ``spread_hl`` is the
-    Corwin-Schultz estimate, averaged over m with negative days set to 0. A window needs
-    half its days (of a month 10). Levels of prices are not used: adjustments made
-    later would leak into them.
+    ``skew``. From the days of m with volume: ``dolvol`` log(1 + mean of p x volume),
+    ``illiq`` 10^6 times the mean of abs(r) over p x volume, with p the unadjusted close.
+    ``spread_hl`` is the Corwin-Schultz estimate, averaged over m with negative days set to 0. A
+    window needs half its days (of a month 10). Levels of adjusted prices are not used:
+    adjustments made later would leak into them.
 
     References
     ----------
@@ -96,7 +103,13 @@ def characteristics_from_prices(
     to estimate bid-ask spreads from daily high and low prices, Journal of Finance 67,
     equations 14 and 18.
     """
-    frames = {"close": close, "volume": volume, "high": high, "low": low}
+    frames = {
+        "close": close,
+        "volume": volume,
+        "high": high,
+        "low": low,
+        "unadjusted_close": unadjusted_close,
+    }
     daily = _read_frames({k: v for k, v in frames.items() if v is not None})
     days = pd.DatetimeIndex(daily["close"].index)
     months = month_end(days)
@@ -138,6 +151,8 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     problems: list[str] = []
     if ("high" in frames) != ("low" in frames):
         problems.append("`high` and `low` come together; got one of them.")
+    if "unadjusted_close" in frames and "volume" not in frames:
+        problems.append("`unadjusted_close` is for use with `volume`; got it alone. Leave it out.")
     out: dict[str, pd.DataFrame] = {}
     for name, frame in frames.items():
         if getattr(frame, "empty", True):
@@ -233,8 +248,8 @@ def _from_days(data: dict[str, Floats], last: Floats, stops: Stops) -> dict[str,
     seen = ~np.isnan(days["return"])
     total = np.nansum(days["return"], axis=1)
     market = total / np.where(seen.any(axis=1), seen.sum(axis=1), np.nan)
-    if "volume" in data:
-        days["dollars"] = close * data["volume"]
+    if "unadjusted_close" in data:
+        days["dollars"] = data["unadjusted_close"] * data["volume"]
     if "high" in data:
         days["spread"] = _high_low_spread(data["high"], data["low"])
     rows: list[dict[str, Floats]] = []
@@ -274,8 +289,8 @@ def _quarter_row(returns: Floats, market: Floats) -> dict[str, Floats]:
     idiovol = _regression(returns, market)[1]
     return {
         "idiovol": np.where(enough, idiovol, np.nan),
-        # prices that did not move have no skewness
-        "skew": np.where(enough & (_variance(returns) > 0), skew, np.nan),
+        # returns that are all the same, up to the rounding of prices, have no skewness
+        "skew": np.where(enough & ~constant(1.0 + returns, axis=0), skew, np.nan),
     }
 
 
@@ -315,7 +330,8 @@ def _regression(returns: Floats, market: Floats) -> tuple[Floats, Floats]:
     paired = np.where(np.isnan(returns), np.nan, market[:, None])
     excess, moves = returns - _mean(returns), paired - _mean(paired)
     spread = np.nansum(moves**2, axis=0)
-    slope = np.nansum(excess * moves, axis=0) / np.where(spread > 0, spread, np.nan)
+    moving = ~constant(1.0 + paired, axis=0)
+    slope = np.nansum(excess * moves, axis=0) / np.where(moving, spread, np.nan)
     count = (~np.isnan(returns)).sum(axis=0) - 2
     square = np.nansum((excess - slope * moves) ** 2, axis=0)
     return slope, np.sqrt(square / np.where(count > 0, count, np.nan)) + 0.0 * slope

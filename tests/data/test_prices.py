@@ -22,7 +22,16 @@ def _market(n_assets=5, seed=0, days=DAYS):
     close = pd.DataFrame(20 * np.exp(np.cumsum(returns, axis=0)), days, names)
     up, down = (np.exp(rng.uniform(0.0, 0.01, shape)) for _ in range(2))
     volume = pd.DataFrame(rng.integers(0, 10_000, shape).astype(float), days, names)
-    return {"close": close, "volume": volume, "high": close * up, "low": close / down}
+    # a dividend of 2 % a quarter: adjusted prices lie below those that were traded
+    dividends = np.cumsum(np.arange(len(days)) % 63 == 62)[:, None]
+    traded = close * 1.02 ** (dividends.max() - dividends)
+    return {
+        "close": close,
+        "volume": volume,
+        "high": close * up,
+        "low": close / down,
+        "unadjusted_close": traded,
+    }
 
 
 def _panel(market, **kwargs):
@@ -65,7 +74,7 @@ def test_characteristics_against_pandas(row, asset):
         coefficient, square, *_ = np.linalg.lstsq(design, pair["r"])
         return coefficient[1], np.sqrt(square[0] / (len(pair) - 2))
 
-    dollars = (close[asset] * volume)[month]
+    dollars = (known["unadjusted_close"][asset] * volume)[month]
     impact = (own.abs()[month] / dollars)[dollars > 0]
     idle = ((volume == 0) | (own == 0))[own.notna()]
     expected = {
@@ -193,3 +202,49 @@ def test_order_of_days_and_columns_is_free():
 def test_misuse(change, match):
     with pytest.raises(PanelError, match=match):
         characteristics_from_prices(**change(FULL), excess=True)
+
+
+@pytest.mark.parametrize("factor", [0.6, 0.98, 1.5])
+def test_later_dividends_change_no_characteristic(factor):
+    # what a vendor does when an asset pays after the last day: all its adjusted prices are scaled
+    market = _market(4, days=SHORT)
+    later = {name: frame.copy() for name, frame in market.items()}
+    for name in ("close", "high", "low"):
+        later[name]["T0"] *= factor
+    before, after = _panel(market), _panel(later)
+    xr.testing.assert_allclose(after, before, rtol=1e-10, atol=1e-13)
+    # without the prices that were traded there is no volume in money
+    for each in (market, later):
+        del each["unadjusted_close"]
+    without, scaled = _panel(market), _panel(later)
+    xr.testing.assert_allclose(scaled, without, rtol=1e-10, atol=1e-13)
+    assert set(before["characteristic"].values) - set(without["characteristic"].values) == {
+        "dolvol", "illiq",
+    }  # fmt: skip
+    assert "zerotrade" in without["characteristic"].values
+
+
+@pytest.mark.parametrize("split", [2.0, 0.1])
+def test_later_splits_change_no_characteristic(split):
+    market = _market(4, days=SHORT)
+    later = {name: frame.copy() for name, frame in market.items()}
+    for name in ("close", "high", "low", "unadjusted_close"):
+        later[name]["T1"] /= split
+    later["volume"]["T1"] *= split
+    xr.testing.assert_allclose(_panel(later), _panel(market), rtol=1e-10, atol=1e-13)
+
+
+def test_traded_prices_want_their_volume():
+    close = FULL["close"]
+    with pytest.raises(PanelError, match="`unadjusted_close` is for use with `volume`"):
+        characteristics_from_prices(close, unadjusted_close=close, excess=True)
+    with pytest.raises(PanelError, match="same days and assets"):
+        _panel({**FULL, "unadjusted_close": close.iloc[1:]})
+
+
+def test_prices_that_grow_alike_every_day_have_no_skewness():
+    market = {"close": FULL["close"].copy()}
+    market["close"]["T0"] = 3.0 * 1.0004 ** np.arange(len(DAYS))
+    skew = _panel(market)["characteristics"].sel(characteristic="skew")
+    assert skew.sel(asset="T0").isnull().all()
+    assert skew.sel(asset="T1").notnull().any()
