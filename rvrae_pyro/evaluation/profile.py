@@ -82,7 +82,9 @@ def factor_profile(
     check_array(factors, "factors", TIME, FACTOR)
     check_array(managed, "managed", TIME, CHARACTERISTIC)
     relative = rounding(factors, managed)
-    paths, table = _shared(_table(factors, "factors"), _table(managed, "managed"), "managed")
+    given = _table(factors, "factors")
+    paths, table = _shared(given, _table(managed, "managed"), "managed")
+    observed = table.index[table.notna().any(axis=1)]
     profile = xr.Dataset(coords={FACTOR: factors[FACTOR]})
     near, months = _correlate(paths, table, least_months, relative)
     profile["managed"] = ((FACTOR, CHARACTERISTIC), near)
@@ -90,7 +92,8 @@ def factor_profile(
     profile["months"] = months
     candidates = [(near, [_portfolio(str(name)) for name in table.columns], months)]
     if known is not None:
-        paths, reference = _shared(_table(factors, "factors"), _known_table(known), "known")
+        seen = given.index[paths.index.isin(observed)]
+        paths, reference = _shared(given, _known_table(known), "known", seen)
         relative = rounding(factors, reference.to_numpy())
         reference = reference.astype(np.float64)
         close, shared = _correlate(paths, reference, least_months, relative)
@@ -138,13 +141,18 @@ def _known_table(known: xr.DataArray | pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared(
-    paths: pd.DataFrame, table: pd.DataFrame, name: str
+    paths: pd.DataFrame, table: pd.DataFrame, name: str, seen: pd.Index | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Label the months of both alike, and warn of those that the table lacks."""
+    """Label the months of both alike, and warn of those that the table lacks.
+
+    ``seen`` are the months with a return, by the labels of ``paths``: only these are missed.
+    """
+    missed = np.ones(len(paths), bool) if seen is None else paths.index.isin(seen)
     labels = common_labels({"factors": paths.index, name: table.index})
     paths, table = paths.set_axis(labels["factors"]), table.set_axis(labels[name])
-    lost = len(paths.index.difference(table.index))
-    if lost == len(paths):
+    lacking = ~paths.index.isin(table.index)
+    lost = int((lacking & missed).sum())
+    if lacking.all():
         raise ShapeError(
             f"`{name}` must share months with `factors`; it has none of them: `factors` are of "
             f"{_span(paths.index)}, `{name}` of {_span(table.index)}."
