@@ -13,7 +13,7 @@ from torch.distributions import LowRankMultivariateNormal
 
 from rvrae_pyro.baselines.views import FactorView
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,

@@ -19,7 +19,7 @@ from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ShapeError, check_count
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
 from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, pick_months

@@ -28,7 +28,7 @@ from rvrae_pyro.diagnostics.psis import psis
 from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.importance import guide_paths
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME

@@ -2,8 +2,8 @@
 
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.fivo import FIVO
+from rvrae_pyro.inference.particle_filter import Particles, smc_filter
 from rvrae_pyro.inference.schedules import Constant, Cyclical, Linear
-from rvrae_pyro.inference.smc import Particles, smc_filter
 from rvrae_pyro.inference.svi import train
 
 __all__ = [

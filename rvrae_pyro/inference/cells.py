@@ -13,7 +13,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood
 from rvrae_pyro.models.pair import month_weights, prior_distribution
 from rvrae_pyro.models.parts import Parts
-from rvrae_pyro.models.paths import PriorPath
+from rvrae_pyro.models.path_distributions import PriorPath
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential

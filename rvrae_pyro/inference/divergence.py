@@ -6,9 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from rvrae_pyro.models.paths import FilteredPath
+from rvrae_pyro.models.filter_pass import Walk
+from rvrae_pyro.models.path_distributions import FilteredPath
 from rvrae_pyro.models.priors import Transition
-from rvrae_pyro.models.walk import Walk
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior
 from rvrae_pyro.nn.volatility import LogVariance
 

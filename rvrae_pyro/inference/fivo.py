@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.inference.smc import Cloud
+from rvrae_pyro.inference.particle_filter import Cloud
 from rvrae_pyro.models.pair import month_weights, shared_parts
 from rvrae_pyro.models.parts import Parts, Shared
 from rvrae_pyro.models.priors import Transition

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import check_count
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.parts import CrossSection
-from rvrae_pyro.models.paths import PriorPath
+from rvrae_pyro.models.path_distributions import PriorPath
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.gaussian import Potential
 

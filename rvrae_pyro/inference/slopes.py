@@ -14,8 +14,8 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.elbo import AnnealedELBO
+from rvrae_pyro.models.filter_pass import Walk
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.models.walk import Walk
 from rvrae_pyro.nn.sequences import together
 
 __all__ = ["BrokenBound", "OnePanel", "Slopes", "Task", "not_finite", "window_loss"]

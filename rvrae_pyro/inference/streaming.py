@@ -29,6 +29,7 @@ from rvrae_pyro.inference.cells import (
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shards import Shards
 from rvrae_pyro.inference.slopes import BrokenBound, Task
+from rvrae_pyro.models.filter_pass import Walk, follow
 from rvrae_pyro.models.likelihood_base import (
     RobustLikelihood,
     require_additive,
@@ -37,7 +38,6 @@ from rvrae_pyro.models.likelihood_base import (
 from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.models.walk import Walk, follow
 from rvrae_pyro.nn.gaussian import Potential
 from rvrae_pyro.nn.sequences import together
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.paths import FilteredPath, IndependentPath
+from rvrae_pyro.models.path_distributions import FilteredPath, IndependentPath
 from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.models.scan import Scan, Updated, at_level
 from rvrae_pyro.models.weights import WeightPrior

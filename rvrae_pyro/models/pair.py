@@ -18,7 +18,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.parts import CrossSection, Parts, Shared, Walked
-from rvrae_pyro.models.paths import IndependentPath, PriorPath
+from rvrae_pyro.models.path_distributions import IndependentPath, PriorPath
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian
 

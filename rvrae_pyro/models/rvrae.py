@@ -15,12 +15,12 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
+from rvrae_pyro.models.filter_pass import OwnWalk, Walk, follow
 from rvrae_pyro.models.pair import Guide, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.untrained import single_precision
-from rvrae_pyro.models.walk import OwnWalk, Walk, follow
 from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "typical_return"]

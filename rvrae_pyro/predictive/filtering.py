@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.inference.smc import month_random, smc_filter
+from rvrae_pyro.inference.particle_filter import month_random, smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level

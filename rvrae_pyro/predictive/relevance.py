@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.random_weights import call_with
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW

@@ -14,7 +14,7 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.importance import draw_paths
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import (

@@ -9,9 +9,9 @@ import torch
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.smc import month_random
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models import parts
-from rvrae_pyro.models.paths import PriorPath
+from rvrae_pyro.models.path_distributions import PriorPath
 from tests.helpers import (
     CHARACTERISTICS,
     FACTORS,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.models.paths import FilteredPath
+from rvrae_pyro.models.path_distributions import FilteredPath
 from rvrae_pyro.nn.gaussian import Potential
 from tests.helpers import (
     CHARACTERISTICS,
