@@ -92,6 +92,12 @@ class Streamed:
         rank: int = 0,
     ) -> None:
         require_additive(model.likelihood)
+        if model.factor_prior.summarises:
+            raise ConfigError(
+                "`factor_prior` with recurrence='both' needs the whole panel at once: residuals "
+                "enter its state. Load the panel and leave `shard_size`, or use "
+                "recurrence='latent'."
+            )
         if model.weight_sites:
             raise ConfigError(
                 "weights with a posterior (`inference='posterior'`) need the whole panel at once. "

@@ -20,6 +20,7 @@ from rvrae_pyro.models.priors import FactorPrior
 from rvrae_pyro.models.scan import Scan, Updated, at_level
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.month_summary import month_features
 from rvrae_pyro.nn.sequences import by_month, rnn_weights
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "PriorView",
     "Recurrent",
     "Smoothing",
-    "month_features",
     "own_path",
 ]
 
@@ -312,18 +312,6 @@ class Smoothing(Guide):
         known[..., -1, :] = 0.0
         extra = torch.diag_embed(known * log_precision.exp())
         return Potential(messages.precision + extra, messages.shift + known * shift)
-
-
-def month_features(potential: Potential) -> Tensor:
-    """Describe each month's cross-section, whatever its size: (n_times, 2 n_factors).
-
-    The least-squares factors under a unit prior, and the log of their precisions.
-    """
-    precision, shift = potential
-    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    chol = torch.linalg.cholesky_ex(precision + eye)[0]
-    estimate = torch.cholesky_solve(shift.unsqueeze(-1), chol).squeeze(-1)
-    return torch.cat([estimate, torch.log1p(precision.diagonal(dim1=-2, dim2=-1))], dim=-1)
 
 
 def own_path(view: PriorView, potential: Potential) -> dist.TorchDistribution:

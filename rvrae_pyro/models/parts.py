@@ -27,6 +27,7 @@ from rvrae_pyro.models.scan import scan
 from rvrae_pyro.models.untrained import TracksTraining
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.month_summary import MonthStatistics
 
 __all__ = ["CrossSection", "Parts", "Shared", "Walked"]
 
@@ -281,15 +282,33 @@ class Parts(TracksTraining):
         _check_dtype(batch, self.return_scale)
         by_month = cross is not None
         cross = self.cross_section(batch, weights=weights) if cross is None else cross
-        return Shared(cross, self.view(batch, cross.potential, by_month))
+        summary = None
+        if self.factor_prior.summarises:
+            summary = _summary_by_month(batch, cross) if by_month else _summary(batch, cross)
+        return Shared(cross, self.view(batch, cross.potential, by_month, summary))
 
-    def view(self, batch: Batch, potential: Potential, by_month: bool = False) -> PriorView:
+    def view(
+        self,
+        batch: Batch,
+        potential: Potential,
+        by_month: bool = False,
+        summary: Tensor | None = None,
+    ) -> PriorView:
         """Show the guide what it may know of the prior, given the potentials of the months.
 
-        ``by_month`` does every month's arithmetic on its own.
+        Parameters
+        ----------
+        batch : Batch
+        potential : Potential
+        by_month : bool
+            Do every month's arithmetic on its own.
+        summary : Tensor of shape (*particles, n_times, size), optional
+            Of the months' returns, for a prior whose state is driven by it.
         """
         prior = self.factor_prior
         context = _encoded(prior, batch.context, by_month)
+        if summary is not None:
+            context = prior.drive(context, summary)
         state = batch.state("factor_prior") or prior.initial()
         if prior.own is not None:
             own_context = _encoded(prior.own, batch.context, by_month)
@@ -335,6 +354,28 @@ def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) 
         return prior.encode(context)
     months = [month for month in map(prior.encode, context.split(1)) if month is not None]
     return torch.cat(months) if months else None
+
+
+def _summary(batch: Batch, cross: CrossSection) -> Tensor:
+    """Summaries of the months' returns, of shape (*particles, n_times, size)."""
+    returns = batch.returns if cross.alpha is None else batch.returns - cross.alpha
+    return MonthStatistics.of(returns, cross.beta, cross.scale, batch.observed).summary()
+
+
+def _summary_by_month(batch: Batch, cross: CrossSection) -> Tensor:
+    """Summaries of the months' returns, each from that month's rows alone."""
+    months = []
+    for t in range(batch.n_times):
+        one = slice(t, t + 1)
+        month = CrossSection(
+            cross.beta[one],
+            None if cross.alpha is None else cross.alpha[one],
+            cross.scale[one],
+            Potential(cross.potential.precision[one], cross.potential.shift[one]),
+        )
+        months.append(_summary(batch.window(t, t + 1, every_asset=True), month))
+        cross.release()
+    return torch.cat(months)
 
 
 def _check_dtype(batch: Batch, weight: Tensor) -> None:

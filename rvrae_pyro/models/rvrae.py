@@ -377,11 +377,12 @@ def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:
                     f"`{name}` was built with {size}={got}, the model with {size}={expected}; "
                     "build both with the same number."
                 )
-    if parts.factor_prior.own is not None and parts.factor_prior.observed:
+    if parts.factor_prior.own is not None and parts.factor_prior.conditions_on_history:
         raise ConfigError(
-            "`factor_prior` with an observed recurrence conditions on the filtered mean of the "
-            f"factors, which a latent of its own ({parts.factor_prior.own.site!r}) makes random. "
-            "Leave `observed` False, or use rv.priors.Recurrent(recurrence='observed')."
+            "`factor_prior` with a latent of its own "
+            f"({parts.factor_prior.own.site!r}) must not condition on returns of past months: "
+            "leave `observed` and `summarises` False, or use "
+            "rv.priors.Recurrent(recurrence='observed' or 'both') without such a latent."
         )
     affine = parts.decoder.affine
     if parts.guide.needs_affine_decoder and not affine:

@@ -17,6 +17,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 from rvrae_pyro.predictive.weight_draws import in_double
@@ -39,8 +40,8 @@ def prior_predictive(
         anew from their prior for every draw.
     panel : xarray.Dataset
         Its characteristics, context and listing are used. A latent recurrence uses no return at
-        all; an observed one is simulated month by month, each month's return drawn before the
-        next state is computed.
+        all; one that conditions on history is simulated month by month, each month's return drawn
+        before the next state is computed.
     num_samples, seed : int
 
     Returns
@@ -109,7 +110,7 @@ _Run = tuple[Tensor, Tensor, dict[str, Tensor]]
 def _simulate(
     model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
 ) -> _Run:
-    run = _simulate_forward if model.factor_prior.observed else _simulate_at_once
+    run = _simulate_forward if model.factor_prior.conditions_on_history else _simulate_at_once
     with month_random(seed, batch.times[0], "prior"):
         runs = [run(model, batch, size, fixed) for size in _chunks(model, batch, num_samples)]
     codes, returns = torch.cat([r[0] for r in runs]), torch.cat([r[1] for r in runs])
@@ -156,7 +157,7 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
 
 
 def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
-    """Simulate an observed recurrence: a month's returns move the state of the next."""
+    """Simulate a prior that conditions on history: a month's returns move the next state."""
     parts, prior = model.parts, model.factor_prior
     guide = parts.weight_guide
     weights = _at_means(model, num_samples)
@@ -169,29 +170,38 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
         parts.cross_section(batch, weights=sites) if sites else parts.online_cross_section(batch)
     )
     context = prior.encode(batch.context)
-    state = tuple(s.expand(num_samples, s.shape[-1]) for s in prior.initial())
+    state, decoder_state = (
+        tuple(s.expand(num_samples, s.shape[-1]) for s in part.initial())
+        for part in (prior, parts.decoder)
+    )
     codes, returns = [], []
     for t in range(batch.n_times):
         moment = None if context is None else context[t]
         ahead, level = prior.ahead(state, moment)
         drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
+        decoder_state = parts.decoder.advance(decoder_state, drawn)
         beta = cross.beta[..., t, :, :]
-        loc = along_factors(beta, drawn)
+        loc = along_factors(beta, parts.decoder.read(decoder_state, drawn))
         alpha = None if cross.alpha is None else cross.alpha[..., t, :]
         loc = loc if alpha is None else loc + alpha
         scale = cross.scale[..., t, :].expand_as(loc)
         leveled = scale if level is None else scale * level.exp().unsqueeze(-1)
         value = parts.likelihood.distribution(loc, leveled).sample()
-        unit = parts.return_scale
-        potential = parts.likelihood.potential(
-            (value if alpha is None else value - alpha) / unit,
-            beta.expand(num_samples, -1, -1) / unit,
-            scale / unit,
-            batch.listed[t],
-            prior.transition(prior.initial(), moment),
-        )
-        mean = ahead.update(at_level(potential, level)).mean
-        state = prior.advance(state, mean, moment)
+        residual = value if alpha is None else value - alpha
+        if prior.summarises:
+            sums = MonthStatistics.of(residual, beta, scale, batch.listed[t])
+            state = prior.advance(state, drawn, prior.drive(moment, sums.summary()))
+        else:
+            unit = parts.return_scale
+            potential = parts.likelihood.potential(
+                residual / unit,
+                beta.expand(num_samples, -1, -1) / unit,
+                scale / unit,
+                batch.listed[t],
+                prior.transition(prior.initial(), moment),
+            )
+            mean = ahead.update(at_level(potential, level)).mean
+            state = prior.advance(state, mean, moment)
         codes.append(drawn)
         returns.append(value)
     return torch.stack(codes, 1), torch.stack(returns, 1), weights

@@ -91,7 +91,7 @@ def test_the_same_guide_trained_on_the_bound_itself_is_far_better() -> None:
 
 def test_every_part_takes_part_and_ranks_are_whole_numbers() -> None:
     panel = random_panel(6, 8, empty_months=[2])
-    for recurrence in ("latent", "observed"):
+    for recurrence in ("latent", "both", "observed"):
         prior = rv.priors.Recurrent(K, 4, recurrence=recurrence)
         model = stir(rv.RVRAE(P, K, factor_prior=prior), size=0.1)
         tree = rv.diagnostics.sbc(model, panel, num_datasets=5, num_samples=9)
@@ -141,7 +141,7 @@ def test_seed_and_misuse() -> None:
         rv.diagnostics.sbc(model, PANEL, kl_weight=0.0)
 
 
-@pytest.mark.parametrize("recurrence", ["latent", "observed"])
+@pytest.mark.parametrize("recurrence", ["latent", "both", "observed"])
 def test_weights_with_a_posterior_stay_at_its_mean(recurrence: str) -> None:
     """A model whose weights have a posterior is judged as the same model with fixed weights."""
     panel = random_panel(4, 6, seed=2)

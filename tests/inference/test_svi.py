@@ -24,6 +24,12 @@ from tests.helpers import double, random_panel, stir
 
 MODELS = {
     "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "both": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2),
+        loadings=rv.loadings.LSTM(P, K, hidden=4),
+    ),
     "observed": lambda: rv.RVRAE(
         P,
         K,

@@ -73,7 +73,10 @@ def test_sizes_and_omitted_slots_are_filled_in() -> None:
             {"factor_prior": {"kind": "Recurrent", "hiden": 3}},
             r"no setting 'hiden' \(did you mean 'hidden'\?\)",
         ),
-        ({"factor_prior": {"kind": "Recurrent", "recurrence": "both"}}, "'latent' or 'observed'"),
+        (
+            {"factor_prior": {"kind": "Recurrent", "recurrence": "all"}},
+            "'latent', 'both' or 'observed'",
+        ),
         ({"loadings": {"kind": "MLP", "weights": {"kind": "Cauchy"}}}, "`weights` must have a"),
     ],
 )

@@ -20,6 +20,11 @@ SAMPLES = 12
 
 MODELS: dict[str, Callable[[], rv.RVRAE]] = {
     "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "both": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2),
+    ),
     "observed": lambda: rv.RVRAE(
         P,
         K,
@@ -178,7 +183,7 @@ def test_own_returns_change_no_bit_of_the_forecast_and_do_change_the_filter(
             same_bits(value.isel(time=upto), theirs[name].isel(time=upto), name)
 
 
-@pytest.mark.parametrize("kind", ["default", "observed", "kalman"])
+@pytest.mark.parametrize("kind", ["default", "both", "observed", "kalman"])
 def test_earlier_returns_do_change_the_forecast(kind: str) -> None:
     """The checks above have teeth: a model with memory answers to the past."""
     panel = random_panel(N_TIMES, 10, seed=1)

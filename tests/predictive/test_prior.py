@@ -18,6 +18,7 @@ PRIORS = {
     "ar1": lambda: rv.priors.AR1(K),
     "latent": lambda: rv.priors.Recurrent(K, hidden=3, n_context=2),
     "observed": lambda: rv.priors.Recurrent(K, hidden=3, recurrence="observed", n_context=2),
+    "both": lambda: rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2),
 }
 
 

@@ -11,6 +11,7 @@ from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.month_summary import summary_size
 
 __all__ = ["Augmented"]
 
@@ -53,7 +54,7 @@ class Augmented(FactorPrior):
             )
         self.base, self.n_small = base, n_small
         self.n_factors, self.n_context = base.n_factors + n_small, base.n_context
-        self.observed = base.observed
+        self.observed, self.summarises = base.observed, base.summarises
         self.log_scale = nn.Parameter(torch.full((n_small,), _START))
 
     def initial(self) -> State:
@@ -79,7 +80,7 @@ class Augmented(FactorPrior):
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Move the base by its own factors; the small ones are forgotten."""
-        return self.base.advance(state, self._large(factors), context)
+        return self.base.advance(state, self._large(factors), self._of_base(context))
 
     def slope(self) -> Tensor | None:
         """Slopes of the base, and zeros; None where the base is not linear."""
@@ -96,7 +97,7 @@ class Augmented(FactorPrior):
 
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
         """States of the base."""
-        return self.base.unroll(self._large(factors), context, state)
+        return self.base.unroll(self._large(factors), self._of_base(context), state)
 
     def reading(self, state: State) -> dict[str, Tensor]:
         """Return what the base tells of its state."""
@@ -108,6 +109,16 @@ class Augmented(FactorPrior):
         large = self.base.noise((*batch, self.base.n_factors), like)
         small = torch.randn((*batch, self.n_small), dtype=like.dtype, device=like.device)
         return torch.cat([large, small], -1)
+
+    def _of_base(self, context: Tensor | None) -> Tensor | None:
+        """Context whose summary of the month's returns is of the base's factors alone."""
+        if context is None or not self.summarises:
+            return context
+        encoded, summary = context.split(
+            [context.shape[-1] - summary_size(self.n_factors), summary_size(self.n_factors)], -1
+        )
+        estimate, log_precision, residual = summary.split([self.n_factors, self.n_factors, 1], -1)
+        return torch.cat([encoded, self._large(estimate), self._large(log_precision), residual], -1)
 
     def _large(self, factors: Tensor) -> Tensor:
         return factors[..., : self.base.n_factors]

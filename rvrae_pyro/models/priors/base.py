@@ -47,6 +47,10 @@ class FactorPrior(Part):
     observed : bool
         True if the state is driven by the filtered mean of the factors instead of the factors
         themselves: then the evidence is exact, and the prior conditions on history.
+    summarises : bool
+        True if the state is driven by summaries of the month's returns beside the factors:
+        ``advance`` then finds them behind the month's encoded context, where ``transition`` and
+        ``level`` must not look. The prior then conditions on history.
     own : FactorPrior or None
         Prior over the path of a latent of the prior's own; it has none itself.
     site : str
@@ -57,6 +61,7 @@ class FactorPrior(Part):
     n_context: int = 0
     gaussian: bool = True
     observed: bool = False
+    summarises: bool = False
     weights: WeightPrior | None = None
     site: str = FACTORS
 
@@ -158,6 +163,11 @@ class FactorPrior(Part):
         batch = torch.broadcast_shapes(context.shape[:-1], latent.shape[:-1])
         both = (part.expand(*batch, part.shape[-1]) for part in (context, latent))
         return torch.cat(list(both), -1)
+
+    @property
+    def conditions_on_history(self) -> bool:
+        """Whether the prior of a month depends on returns of the months before it."""
+        return self.observed or self.summarises
 
     def start(self, context: Tensor | None) -> Transition:
         """Transition at the initial state, an own latent at its mean.

@@ -14,6 +14,7 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
+from rvrae_pyro.nn.month_summary import summary_size
 from rvrae_pyro.nn.sequences import by_month, rnn_weights
 from rvrae_pyro.nn.standardise import Standardise
 from rvrae_pyro.nn.transitions import StudentT
@@ -37,8 +38,11 @@ class Recurrent(FactorPrior):
     n_factors : int
     hidden : int
         Width of the recurrent state.
-    recurrence : {"latent", "observed"}
+    recurrence : {"latent", "both", "observed"}
         ``"latent"``: driven by the factors themselves, a true prior (VRNN, eqs. 4 and 6).
+        ``"both"``: by the factors and by summaries of the month's returns, eq. (6) in full:
+        their least-squares factors under a unit prior, the log precisions of these, and the log
+        scale of what they leave. The prior conditions on history.
         ``"observed"``: driven by the filtered mean of the factors (the paper's eq. 12, made free
         of the number of assets): the evidence is exact, and the prior conditions on history.
     n_context : int
@@ -73,7 +77,7 @@ class Recurrent(FactorPrior):
         self,
         n_factors: int,
         hidden: int = 16,
-        recurrence: Literal["latent", "observed"] = "latent",
+        recurrence: Literal["latent", "both", "observed"] = "latent",
         n_context: int = 0,
         idio_level: bool = True,
         innovation: Literal["normal", "student_t"] = "normal",
@@ -84,16 +88,19 @@ class Recurrent(FactorPrior):
         super().__init__()
         if innovation not in ("normal", "student_t"):
             raise ConfigError(f"`innovation` must be 'normal' or 'student_t'; got {innovation!r}.")
-        if recurrence not in ("latent", "observed"):
-            raise ConfigError(f"`recurrence` must be 'latent' or 'observed'; got {recurrence!r}.")
+        if recurrence not in ("latent", "both", "observed"):
+            raise ConfigError(
+                f"`recurrence` must be 'latent', 'both' or 'observed'; got {recurrence!r}."
+            )
         self.n_factors, self.hidden, self.recurrence = n_factors, hidden, recurrence
         self.n_context, self.idio_level, self.weights = n_context, idio_level, weights
-        self.observed = recurrence == "observed"
+        self.observed, self.summarises = recurrence == "observed", recurrence == "both"
         self.innovation = innovation
         heavy = innovation == "student_t"
         self.gaussian = not heavy
         self.log_excess_df = nn.Parameter(torch.tensor(math.log(6.0))) if heavy else None
-        self.gru = nn.GRU(2 * n_factors, hidden)
+        seen = summary_size(n_factors) if self.summarises else 0
+        self.gru = nn.GRU(2 * n_factors + seen, hidden)
         self.head = nn.Linear(hidden, 2 * n_factors + 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -156,7 +163,8 @@ class Recurrent(FactorPrior):
         """One step of the gated recurrent unit, and of the leaky averages."""
         batch, features = factors.shape[:-1], self._features(factors)
         hidden = state[0].expand(*batch, self.hidden).reshape(-1, self.hidden)
-        flat = features.reshape(-1, 2 * self.n_factors)
+        inputs = self._inputs(features, context)
+        flat = inputs.reshape(-1, inputs.shape[-1])
         moved = torch.gru_cell(flat, hidden, *rnn_weights(self.gru)).reshape(*batch, self.hidden)
         if self.memory is None:
             return (moved,)
@@ -168,7 +176,8 @@ class Recurrent(FactorPrior):
         features = self._features(factors)
         first = state[0].expand(*batch, self.hidden).unsqueeze(-2)
         start = first.reshape(-1, 1, self.hidden).transpose(0, 1).contiguous()
-        flat = features.reshape(-1, n_times, 2 * self.n_factors).transpose(0, 1)
+        inputs = self._inputs(features, context)
+        flat = inputs.reshape(-1, n_times, inputs.shape[-1]).transpose(0, 1)
         output, _ = self.gru(flat, start)
         path = output.transpose(0, 1).reshape(*batch, n_times, self.hidden)
         hidden = torch.cat([first, path], dim=-2)
@@ -187,9 +196,27 @@ class Recurrent(FactorPrior):
             others.append(self.head.bias[None, : self.n_factors] / _MEAN_UNIT)
         return WeightMatrices([], others)
 
-    def _read_out(self, state: State, shift: Tensor | None) -> Tensor:
+    def _inputs(self, features: Tensor, context: Tensor | None) -> Tensor:
+        """Join what moves the gated unit: features of the factors, and the month's summary."""
+        if not self.summarises:
+            return features
+        size = summary_size(self.n_factors)
+        if context is None:  # as a month without returns
+            summary = features.new_zeros(size)
+        else:
+            summary = context[..., self._n_shift : self._n_shift + size]
+        return torch.cat([features, summary.expand(*features.shape[:-1], size)], -1)
+
+    @property
+    def _n_shift(self) -> int:
+        """Entries of the encoded context, which come before the summary of the returns."""
+        return 0 if self.context is None else 2 * self.n_factors + 1
+
+    def _read_out(self, state: State, context: Tensor | None) -> Tensor:
         out: Tensor = self.head(state[0])
-        out = out if shift is None else out + shift
+        if context is not None and self._n_shift:
+            # what follows is the summary of the month's own returns, not known before it
+            out = out + context[..., : self._n_shift]
         if self.memory is None:
             return out
         # means count in the factor's own long-run scale: a price of risk, so that no factor of
