@@ -11,6 +11,7 @@ built-in parts pass the same checks.
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,9 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.models import guides, likelihoods, loadings, priors
 from rvrae_pyro.models.contract import check_arguments, check_likelihood, check_prior
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.names import FACTORS, RETURNS
 from rvrae_pyro.nn.seeding import seeded
 
@@ -77,6 +79,8 @@ def check_part(slot: Slot, make: Callable[[], nn.Module], **others: Callable[[],
 
     Raises
     ------
+    ConfigError
+        If ``make`` is no function, or what it makes does not belong in the slot.
     ContractError
         At the first check that fails; the message says what was expected and what to look at.
     """
@@ -88,11 +92,20 @@ def check_part(slot: Slot, make: Callable[[], nn.Module], **others: Callable[[],
     }
     if slot not in (*makers, "decoder"):
         raise ConfigError(f"`slot` must be one of {', '.join([*makers, 'decoder'])}; got {slot!r}.")
+    for name, maker in {**others, slot: make}.items():
+        if name not in (*makers, "decoder"):
+            raise ConfigError(
+                f"no slot {name!r}; there are {', '.join([*makers, 'decoder'])}. Each takes a "
+                "function that builds a part."
+            )
+        _check_maker(slot if name == slot else name, maker)
     makers.update({**others, slot: make})
 
     def build() -> RVRAE:
         parts = {name: maker() for name, maker in makers.items()}
         return RVRAE(N_CHARACTERISTICS, N_FACTORS, **parts)
+
+    build()  # a part of another kind raises before any check
 
     check_model(build)
 
@@ -110,9 +123,26 @@ def check_model(make: Callable[[], RVRAE]) -> None:
     ContractError
         At the first check that fails.
     """
+    _check_maker("model", make)
+    require_model(make(), "make()")
     for check in CHECKS:
         with seeded(0):
             _run(check, make)
+
+
+def _check_maker(what: str, make: object) -> None:
+    """Raise unless ``make`` can be called without arguments."""
+    remedy = f"Pass a function that builds the {what}, e.g. lambda: MyPart(N_FACTORS)."
+    if isinstance(make, nn.Module) or not callable(make):
+        raise ConfigError(
+            f"what makes the {what} must be a function; got {describe_kind(make)}. {remedy}"
+        )
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"what makes the {what} must be called without arguments: {error}. {remedy}"
+        ) from error
 
 
 def parts_are_well_formed(make: Callable[[], RVRAE]) -> None:

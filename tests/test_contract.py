@@ -123,7 +123,7 @@ SLIPS: dict[str, tuple[dict[str, object], str]] = {
     "two for one": ({"advance": lambda p, s, f, c: (f, f)}, r"sizes \[2\]; got \[2, 2\]"),
     "a tensor": (
         {"transition": lambda p, s, c: s[0]},
-        r"must return rv.priors.Gaussian.*got torch.Tensor",
+        r"must return rv.priors.Gaussian.*got an instance of torch's Tensor",
     ),
     "another distribution of Pyro": (
         {"transition": lambda p, s, c: dist.Laplace(s[0], 1.0)},

@@ -27,7 +27,7 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["Batch", "Carry", "to_batch", "to_light_batch"]
+__all__ = ["Batch", "Carry", "check_batch", "to_batch", "to_light_batch"]
 
 State = tuple[Tensor, ...]
 """Recurrent state of one part; every part knows the layout of its own."""
@@ -207,6 +207,19 @@ class Batch:
             context=None if self.context is None else move(self.context),
             carry=carry,
         )
+
+
+def check_batch(batch: object) -> None:
+    """Raise where something else came than a batch.
+
+    Raises
+    ------
+    ConfigError
+        Naming what came; a Dataset gets the call that makes a batch of it.
+    """
+    if not isinstance(batch, Batch):
+        got = "a Dataset" if isinstance(batch, xr.Dataset) else f"{type(batch).__name__}"
+        raise ConfigError(f"`batch` must be a Batch; got {got}. Pass rv.data.to_batch(panel).")
 
 
 def to_batch(

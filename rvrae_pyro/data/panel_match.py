@@ -10,7 +10,7 @@ from typing import Any, Final
 import xarray as xr
 
 from rvrae_pyro.data.panel import raise_problems
-from rvrae_pyro.errors import RvraeWarning
+from rvrae_pyro.errors import PanelError, RvraeWarning
 from rvrae_pyro.names import CHARACTERISTIC, CONTEXT, FEATURE
 
 __all__ = ["describe_panel", "in_order", "match_panel"]
@@ -89,8 +89,9 @@ def match_panel(
     Raises
     ------
     PanelError
-        If ``transform``, ``frequency`` or ``lag`` differ, characteristics are missing or unknown,
-        or the context that the model reads differs. Every difference is listed.
+        If the panel is no Dataset, ``transform``, ``frequency`` or ``lag`` differ, characteristics
+        are missing or unknown, or the context that the model reads differs. Every difference is
+        listed.
 
     Warns
     -----
@@ -99,7 +100,10 @@ def match_panel(
         standardised from another month on.
     """
     if not isinstance(panel, xr.Dataset):
-        return panel  # the reader of the panel raises
+        raise PanelError(
+            f"`{argument}` must be a panel, an xarray.Dataset; got {type(panel).__name__}. Make "
+            "one with rv.data.from_frame, or read one with rv.data.read_panel."
+        )
     stated = json.loads(str(fitted.get(_REST, "{}")))
     names = json.loads(str(fitted.get(_NAMES, "null")))
     problems = list(_attribute_problems(panel, stated))

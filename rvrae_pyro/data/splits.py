@@ -282,7 +282,7 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
         characteristics, ``transform``, ``frequency`` or ``lag``.
     """
     for name, panel in (("train", train), ("valid", valid)):
-        if panel is not None and not isinstance(panel, xr.Dataset):
+        if (panel is not None or name == "train") and not isinstance(panel, xr.Dataset):
             raise PanelError(
                 f"`{name}` must be a panel, an xarray.Dataset; got {type(panel).__name__}."
             )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import xarray as xr
+from torch import nn
 
 from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.errors import ConfigError, check_count, check_seeds
@@ -20,6 +21,7 @@ from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = ["Ensemble", "fit_ensemble", "load"]
@@ -80,6 +82,12 @@ def fit_ensemble(
     Lakshminarayanan, Pritzel and Blundell (2017), Simple and scalable predictive uncertainty
     estimation using deep ensembles, NIPS.
     """
+    if isinstance(make_model, type | nn.Module) or not callable(make_model):
+        raise ConfigError(
+            "`make_model` must be a function that builds a model; got "
+            f"{describe_kind(make_model)}. Pass one, e.g. lambda: rv.RVRAE(n_characteristics, "
+            "n_factors)."
+        )
     chosen = check_seeds(seeds)
     check_count("n_jobs", n_jobs)
     here = executor is None and n_jobs == 1

@@ -36,8 +36,9 @@ from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, without_assets
 from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.registry import chosen_parts, describe_model
-from rvrae_pyro.models.rvrae import RVRAE, typical_return
+from rvrae_pyro.models.rvrae import RVRAE, require_model, typical_return
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.export import provenance
 
@@ -106,6 +107,8 @@ def fit(
         If a panel is not valid, has NaN characteristics in listed cells, validation does not
         follow training, or panels differ in characteristics, ``transform``, ``frequency`` or
         ``lag``.
+    ConfigError
+        If ``model``, ``config``, ``init`` or ``elbo`` is of another kind than it takes.
     FitError
         If the bound breaks again and again, or there is no return to learn from.
     CheckpointError
@@ -121,7 +124,10 @@ def fit(
     ----------
     Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
     """
-    config, elbo = settle(FitConfig() if config is None else config, elbo)
+    require_model(model)
+    config = FitConfig() if config is None else config
+    _check_kinds(config, init, elbo)
+    config, elbo = settle(config, elbo)
     check_count("seed", seed, 0)
     if init is not None:
         train = match_panel(train, init.attrs, "train")
@@ -306,6 +312,25 @@ def _checkpointed(
             ) from error
         finally:
             checkpoint.flush()
+
+
+def _check_kinds(config: object, init: object, elbo: object) -> None:
+    """Raise where an option of :func:`fit` is of another kind than it takes."""
+    if not isinstance(config, FitConfig):
+        raise ConfigError(
+            f"`config` must be an rv.FitConfig; got {describe_kind(config)}. Pass an instance, "
+            "e.g. rv.FitConfig(max_steps=500)."
+        )
+    if init is not None and not isinstance(init, Fit):
+        raise ConfigError(
+            f"`init` must be a Fit; got {describe_kind(init)}. Pass what rv.fit returned, or "
+            "rv.load(path) of a saved one."
+        )
+    if elbo is not None and not isinstance(elbo, ELBO):
+        raise ConfigError(
+            f"`elbo` must be a Pyro ELBO; got {describe_kind(elbo)}. Pass an instance, e.g. "
+            "pyro.infer.Trace_ELBO()."
+        )
 
 
 def _start(

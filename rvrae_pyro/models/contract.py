@@ -61,13 +61,7 @@ def check_prior(prior: FactorPrior, dtype: torch.dtype) -> None:
     try:
         ahead = prior.transition(state, prior.encode(None))
     except ConfigError as error:
-        raise ContractError(f"`{name}.transition`: {error}") from error
-    if not hasattr(ahead, "update"):
-        raise ContractError(
-            f"`{name}.transition` must return rv.priors.Gaussian(loc, scale), rv.priors.StudentT "
-            f"or rv.priors.Mixture, or Pyro's Normal or StudentT; got "
-            f"{type(ahead).__module__}.{type(ahead).__name__}."
-        )
+        raise ContractError(str(error)) from error
     if isinstance(ahead, (Gaussian, StudentT, Mixture)):
         _check_transition(prior, ahead, dtype)
     after = prior.advance(state, torch.zeros_like(state[0][..., :1]).expand(prior.n_factors), None)

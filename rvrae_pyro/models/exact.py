@@ -19,7 +19,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.likelihoods import Normal
 from rvrae_pyro.models.parts import CrossSection
-from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.nn.gaussian import Gaussian
 
@@ -92,6 +92,7 @@ def filtered(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> M
 
     Parameters and errors as :func:`evidence`; costs O(n_times n_factors^3) after the loadings.
     """
+    require_model(model)
     if not is_exact(model):
         raise ConfigError(
             "`model` has no closed form: that takes an identity decoder, likelihood "

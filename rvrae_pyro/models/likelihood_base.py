@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
@@ -14,6 +15,8 @@ from rvrae_pyro.nn.cross_section import along_assets, along_factors, information
 from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = ["Likelihood", "RobustLikelihood", "require_additive", "weighted_potential"]
+
+_SCALES = ("rv.likelihoods.GlobalScale", "rv.likelihoods.CharacteristicScale")
 
 
 class Likelihood(Part):
@@ -36,6 +39,10 @@ class Likelihood(Part):
 
     def __init__(self, scale: Scale | None = None, alpha: Alpha | None = None) -> None:
         super().__init__()
+        if scale is not None:
+            require_instance("scale", scale, Scale, _SCALES)
+        if alpha is not None:
+            require_instance("alpha", alpha, Alpha, ("rv.likelihoods.Alpha",))
         self.scale = GlobalScale() if scale is None else scale
         self.alpha = alpha
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.lstm import run_lstm_packed
@@ -254,6 +255,8 @@ class Augmented(Loadings):
 
     def __init__(self, learned: Loadings) -> None:
         super().__init__()
+        choices = ("rv.loadings.LSTM", "rv.loadings.MLP", "rv.loadings.Linear")
+        require_instance("learned", learned, Loadings, choices)
         self.learned = learned
         self.n_characteristics = learned.n_characteristics
         self.n_factors = learned.n_factors + learned.n_characteristics

@@ -25,6 +25,7 @@ from rvrae_pyro.nn.gaussian import Gaussian
 __all__ = [
     "CrossSection",
     "Guide",
+    "Half",
     "Model",
     "Parts",
     "Shared",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-class _Half(PyroModule):
+class Half(PyroModule):
     """Base of model and guide: holds the shared parts without Pyro renaming them."""
 
     def __init__(self, parts: Parts) -> None:
@@ -56,7 +57,7 @@ def shared_parts(model: object, guide: object) -> Parts:
     ConfigError
         If the two are not the ``model`` and ``guide`` of one RVRAE.
     """
-    found = [half._modules["parts"] for half in (model, guide) if isinstance(half, _Half)]
+    found = [half._modules["parts"] for half in (model, guide) if isinstance(half, Half)]
     if len(found) == 2 and found[0] is found[1] and isinstance(found[0], Parts):
         return found[0]
     raise ConfigError(
@@ -65,7 +66,7 @@ def shared_parts(model: object, guide: object) -> Parts:
     )
 
 
-class Model(_Half):
+class Model(Half):
     """p(weights, factors, returns | characteristics), an ordinary Pyro model."""
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
@@ -107,7 +108,7 @@ class Model(_Half):
         return returns
 
 
-class Guide(_Half):
+class Guide(Half):
     """q(weights) q(factors | returns, weights), the guide of the same batch."""
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:

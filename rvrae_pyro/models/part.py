@@ -9,8 +9,13 @@ from typing import Any
 from torch import nn
 
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.models.weights import check_weights
 
 __all__ = ["Part", "describe", "rebuild", "spell"]
+
+
+_WEIGHTS = ("weights", "skip_weights")
+"""Attributes of parts that hold weight priors."""
 
 
 class Part(nn.Module):
@@ -19,6 +24,12 @@ class Part(nn.Module):
     A part keeps every argument of its constructor under the argument's own name. That is all
     that saving it needs (:func:`describe`), and it lets a reader see how a part was made.
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raise where a weight prior is kept that is none."""
+        if name in _WEIGHTS:
+            check_weights(name, value)
+        super().__setattr__(name, value)
 
     def arguments(self) -> dict[str, Any]:
         """Return constructor arguments by name, read back from the attributes of the same name."""

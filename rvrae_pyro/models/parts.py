@@ -17,7 +17,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import constraints
 
-from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
@@ -379,7 +379,8 @@ def _summary_by_month(batch: Batch, cross: CrossSection) -> Tensor:
 
 
 def _check_dtype(batch: Batch, weight: Tensor) -> None:
-    """Raise where the batch has another floating type than the weights."""
+    """Raise where the batch is none, or has another floating type than the weights."""
+    check_batch(batch)
     if batch.returns.dtype != weight.dtype:
         raise ShapeError(
             f"`batch` must have the model's dtype {weight.dtype}; got {batch.returns.dtype}. Use "

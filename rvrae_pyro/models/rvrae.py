@@ -5,25 +5,41 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NoReturn
+from types import ModuleType
+from typing import Final, Literal, NoReturn
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.filter_pass import OwnWalk, Walk, follow
-from rvrae_pyro.models.pair import Guide, Model
+from rvrae_pyro.models.kinds import choices_of, describe_kind, require_instance
+from rvrae_pyro.models.pair import Guide, Half, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import CrossSection, Parts
 from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.untrained import single_precision
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "typical_return"]
+__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "require_model", "typical_return"]
+
+
+def _slot(module: ModuleType, prefix: str, base: type) -> tuple[type, list[str]]:
+    return base, choices_of(module, prefix, base)
+
+
+_SLOTS: Final = {
+    "loadings": _slot(_loadings, "rv.loadings", _loadings.Loadings),
+    "factor_prior": _slot(priors, "rv.priors", priors.FactorPrior),
+    "decoder": _slot(decoders, "rv.decoders", decoders.Decoder),
+    "likelihood": _slot(likelihoods, "rv.likelihoods", likelihoods.Likelihood),
+    "guide": _slot(guides, "rv.guides", guides.Guide),
+}
+"""Base class and built-in choices of each slot."""
 
 
 class RVRAE(nn.Module):
@@ -57,7 +73,8 @@ class RVRAE(nn.Module):
     ShapeError
         If parts disagree on the number of characteristics or factors.
     ConfigError
-        If a part needs what another does not give, such as an affine decoder.
+        If a slot got another kind of object than it takes, such as a class or a Pyro
+        distribution, or a part needs what another does not give, such as an affine decoder.
 
     Notes
     -----
@@ -97,13 +114,28 @@ class RVRAE(nn.Module):
             read = 0 if factor_prior is None else n_context
             scale = likelihoods.CharacteristicScale(n_characteristics, read)
             likelihood = likelihoods.StudentT(scale)
-        parts = Parts(
-            loadings or _loadings.LSTM(n_characteristics, n_factors),
-            factor_prior or priors.Recurrent(n_factors, n_context=n_context),
-            decoder or decoders.Identity(),
-            likelihood,
-            guide or guides.Conjugate(),
-        )
+        if loadings is None:
+            loadings = _loadings.LSTM(n_characteristics, n_factors)
+        if factor_prior is None:
+            factor_prior = priors.Recurrent(n_factors, n_context=n_context)
+        decoder = decoders.Identity() if decoder is None else decoder
+        guide = guides.Conjugate() if guide is None else guide
+        sizes = {
+            "n_characteristics": n_characteristics,
+            "n_factors": n_factors,
+            "n_context": n_context,
+        }
+        given = {
+            "loadings": loadings,
+            "factor_prior": factor_prior,
+            "decoder": decoder,
+            "likelihood": likelihood,
+            "guide": guide,
+        }
+        for slot, part in given.items():
+            base, choices = _SLOTS[slot]
+            require_instance(slot, part, base, choices, sizes)
+        parts = Parts(loadings, factor_prior, decoder, likelihood, guide)
         _check_fit(parts, n_characteristics, n_factors)
         with _local_parameters():
             self.parts = parts
@@ -312,6 +344,7 @@ class RVRAE(nn.Module):
 
         ``return_scale`` becomes 1.48 x the median absolute observed return.
         """
+        check_batch(batch)
         for part in self.parts.modules():
             if isinstance(part, Part):
                 part.set_units(batch)
@@ -335,6 +368,7 @@ class RVRAE(nn.Module):
             Month t of it depends on returns up to t, its states on returns before t. Uses
             torch's global random stream. Costs one pass without gradient.
         """
+        check_batch(batch)
         parts = self.parts
         beta, states = parts.loadings.online(batch, starts)
         shared = parts.prepare(batch, parts.cross_section(batch, beta))
@@ -346,6 +380,28 @@ class RVRAE(nn.Module):
         )
         log_likelihood = (likelihood.log_prob(batch.returns) * batch.observed).sum(-1)
         return course.walk(shared.cross, log_likelihood)
+
+
+def require_model(value: object, argument: str = "model") -> RVRAE:
+    """Return a model, or raise where something else came.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument, what came, and what to pass.
+    """
+    if isinstance(value, RVRAE):
+        return value
+    remedy = "Build one: rv.RVRAE(n_characteristics, n_factors)."
+    if isinstance(value, Half):
+        half = type(value).__name__
+        raise ConfigError(
+            f"`{argument}` must be an rv.RVRAE; got its Pyro {half.lower()}. Pass the whole model, "
+            f"not its `.{half.lower()}`."
+        )
+    if isinstance(getattr(value, "model", None), RVRAE):
+        remedy = "Pass its `.model`."
+    raise ConfigError(f"`{argument}` must be an rv.RVRAE; got {describe_kind(value)}. {remedy}")
 
 
 def typical_return(batch: Batch) -> float:

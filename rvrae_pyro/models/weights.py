@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.weight_densities import GroupLogMatrix, HorseshoeMatrix
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Normal",
     "WeightMatrices",
     "WeightPrior",
+    "check_weights",
     "weight_matrices",
 ]
 
@@ -64,6 +66,29 @@ class WeightPrior(Protocol):
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
         ...
+
+
+def check_weights(slot: str, value: object) -> None:
+    """Raise unless a value is a weight prior or None.
+
+    Raises
+    ------
+    ConfigError
+        Naming slot, what came, and the choices.
+    """
+    is_class = isinstance(value, type)
+    if value is None or (not is_class and callable(getattr(value, "log_density", None))):
+        return
+    remedy = f"Choose among {', '.join(_CHOICES)}, or None."
+    if is_class and hasattr(value, "log_density"):
+        remedy = f"Pass an instance, e.g. rv.weights.{value.__name__}(). {remedy}"  # type: ignore[attr-defined]
+    raise ConfigError(
+        f"`{slot}` must be a weight prior, with a method `log_density`; got "
+        f"{describe_kind(value)}. {remedy}"
+    )
+
+
+_CHOICES = tuple(f"rv.weights.{name}()" for name in ("GroupLog", "Horseshoe", "Laplace", "Normal"))
 
 
 def weight_matrices(part: nn.Module) -> WeightMatrices:

@@ -13,7 +13,7 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.registry import describe_model
-from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.cross_section import along_factors
@@ -51,6 +51,7 @@ def prior_predictive(
         ``prior_predictive`` (``returns`` (chain, draw, time, asset), NaN where not listed).
         Attributes: seed, versions, the model's description, the panel's fingerprint.
     """
+    require_model(model)
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
     codes, returns, weights = _simulate(precise, batch, num_samples, seed)

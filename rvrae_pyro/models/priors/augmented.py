@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.month_summary import summary_size
@@ -45,6 +46,8 @@ class Augmented(FactorPrior):
 
     def __init__(self, base: FactorPrior, n_small: int) -> None:
         super().__init__()
+        choices = ("rv.priors.StandardNormal", "rv.priors.AR1", "rv.priors.Recurrent")
+        require_instance("base", base, FactorPrior, choices)
         check_count("n_small", n_small)
         if not base.gaussian or base.own is not None:
             raise ConfigError(

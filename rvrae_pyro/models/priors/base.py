@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import State
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.names import FACTORS
@@ -211,13 +213,38 @@ class FactorPrior(Part):
         return tuple(torch.stack(s, dim=-2) for s in zip(*states, strict=True))
 
 
+def _shape(found: object) -> tuple[int, ...] | None:
+    """Shape of one draw of a distribution of Pyro or torch; None of anything else."""
+    if not isinstance(found, torch.distributions.Distribution):
+        return None
+    return (*found.batch_shape, *found.event_shape)
+
+
 def _converted(transition: Callable[..., Any]) -> Callable[..., Any]:
     """Convert what a ``transition`` returns, where it is a distribution of Pyro."""
 
     @wraps(transition)
     def convert(self: FactorPrior, state: State, context: Tensor | None) -> Any:
         found = transition(self, state, context)
-        # the package's own are tuples; asking for them first keeps the usual case fast
-        return found if isinstance(found, tuple) else from_pyro(found)
+        # the package's own are named tuples; asking for them first keeps the usual case fast
+        if isinstance(found, tuple) and type(found) is not tuple:
+            return found
+        where, sizes = f"`{type(self).__name__}.transition`", _shape(found)
+        if sizes is not None and sizes[-1:] != (self.n_factors,):
+            raise ConfigError(
+                f"{where} must return a distribution whose last size is n_factors = "
+                f"{self.n_factors}; got shape {sizes}. Use `.expand`."
+            )
+        try:
+            found = from_pyro(found)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("`transition`", where)) from error
+        if not hasattr(found, "update"):
+            raise ConfigError(
+                f"{where} must return rv.priors.Gaussian(loc, scale), StudentT or Mixture, or "
+                f"Pyro's Normal, StudentT or diagonal MultivariateNormal; got "
+                f"{describe_kind(found)}."
+            )
+        return found
 
     return convert
