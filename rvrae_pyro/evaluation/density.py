@@ -57,8 +57,10 @@ def crps(
 
     Notes
     -----
-    Information set: that of the draws. Sorts once: O(S log S) a cell, a block of cells at a
-    time, so memory does not grow with the panel.
+    Information set: that of the draws. The standard error is that of a mean over months. It holds
+    the Monte-Carlo error of the draws only as far as that differs from month to month, and
+    nothing of what is unknown about the weights. Sorts once: O(S log S) a cell, a block of cells
+    at a time, so memory does not grow with the panel.
 
     References
     ----------
@@ -225,7 +227,9 @@ def log_score(
     -----
     The draws must not know the month they score, else this is a fit and not a forecast. The
     mean of densities over draws is dominated by the best ones: for the joint density of a
-    large cross-section it needs very many draws, or importance sampling. Cost O(S) a cell.
+    large cross-section it needs very many draws, or importance sampling. The log of a mean over
+    draws is too low on average, by about half the relative variance of that mean: a bias, which
+    no standard error over months shows. The latter is as for :func:`crps`. Cost O(S) a cell.
     """
     cells = score_cells(log_density, _log_mean_exp, name="log_density")
     return aggregate(cells.rename("log_score"), per=per, standard_error=standard_error, month="sum")

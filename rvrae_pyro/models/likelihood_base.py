@@ -104,6 +104,12 @@ class RobustLikelihood(Likelihood):
     Posterior deviations of a month of 60 Student-t returns come out within 1 % (root mean
     square), where the Fisher precision, right on average only, misses by 7 %.
 
+    The sweeps have no gradient, so that the gradient of a guide that is built on the form is
+    not exactly that of the bound: on small markets its error is 0.2 to 3 % of the norm for
+    Student-t, skewed and mixture returns, and 5 to 50 % for Laplace returns, whose curvature
+    is an average over kinks. For Normal returns the form is the likelihood itself and the
+    gradient exact. Bound and densities are exact for all.
+
     References
     ----------
     Opper and Archambeau (2009), Neural Computation 21: the variational Gaussian approximation.
