@@ -13,7 +13,7 @@ from torch import Tensor
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.importance import guide_paths
-from rvrae_pyro.inference.smc import smc_filter
+from rvrae_pyro.inference.particle_filter import smc_filter
 from rvrae_pyro.models.pair import prior_distribution
 from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.predictive.prior import simulate
