@@ -136,9 +136,8 @@ def _read_gkx(path: Path, returns: Path | None, layout: Layout, start: str, end:
         time = column("time", layout.time or "date")
         asset = column("asset", layout.asset or "permno")
         value = column("returns", layout.returns or "ret")
-        numbers = pd.to_numeric(table[value], errors="coerce")
         index = pd.MultiIndex.from_arrays([table[asset], table[time]])
-        chosen["returns"] = pd.Series(numbers.to_numpy(), index=index).dropna()
+        chosen["returns"] = pd.Series(table[value].to_numpy(), index=index, name=value).dropna()
         if layout.risk_free is not None:
             rate = column("risk-free", layout.risk_free)
             chosen["risk_free"] = table.drop_duplicates(time).set_index(time)[rate]

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from rvrae_pyro.data.dates import periods_per_year
+from rvrae_pyro.data.downloads import from_prices
 from rvrae_pyro.data.embedded import load_french, load_french_factors
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
@@ -19,6 +20,8 @@ from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.stocks import load_sp500
 from rvrae_pyro.data.transforms import context_changes, market_context, rank_characteristics
+from rvrae_pyro.data.vendors import read_jkp, read_openap
+from rvrae_pyro.data.wide import from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
@@ -40,6 +43,8 @@ __all__ = [
     "context_changes",
     "fingerprint",
     "from_frame",
+    "from_prices",
+    "from_wide",
     "listed",
     "load_french",
     "load_french_factors",
@@ -49,7 +54,9 @@ __all__ = [
     "periods_per_year",
     "rank_characteristics",
     "read_gkx",
+    "read_jkp",
     "read_long",
+    "read_openap",
     "read_panel",
     "simulate_dynamic",
     "simulate_gkx",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,15 @@ from rvrae_pyro.data.readable import is_numeric, refuse_text
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-__all__ = ["GKX_COLUMNS", "ColumnMap", "read_gkx", "read_long"]
+__all__ = [
+    "GKX_COLUMNS",
+    "ColumnMap",
+    "last_labels",
+    "month_bounds",
+    "read_gkx",
+    "read_long",
+    "read_rows",
+]
 
 _RETURN: Final = "_own_return"
 _SIZE: Final = "mvel1"
@@ -219,7 +227,7 @@ def read_long(
     roles = (columns.time, columns.asset, columns.returns, columns.weight, columns.risk_free)
     usecols = [name for name in (*roles, columns.label) if name is not None] + chosen
     reading = {"dayfirst": dayfirst, "date_format": date_format}
-    frame = read_rest(list(_chosen_rows(path, usecols, columns, _bounds(start, end), reading)))
+    frame = read_rest(list(read_rows(path, usecols, columns, month_bounds(start, end), reading)))
     if frame.empty:
         raise PanelError(f"{path} has no row between the months asked for.")
     frame[columns.asset] = asset_ids(frame[columns.asset], f"{path}: column {columns.asset!r}")
@@ -254,7 +262,7 @@ def read_long(
     panel.attrs["source"] = path.name
     if labels is not None:
         panel = panel.assign_coords(
-            {str(columns.label): (ASSET, _last(labels, frame, columns, panel))}
+            {str(columns.label): (ASSET, last_labels(labels, frame, columns, panel))}
         )
     return panel
 
@@ -268,7 +276,7 @@ def _by_month(frame: pd.DataFrame, columns: ColumnMap, path: Path) -> "pd.Series
     return rates.first().dropna()
 
 
-def _last(
+def last_labels(
     labels: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, panel: xr.Dataset
 ) -> "np.ndarray[Any, Any]":
     """Label of every asset of a panel in its last month; numbers as floats."""
@@ -278,14 +286,28 @@ def _last(
     return found.to_numpy(np.float64 if is_numeric(found) else object)
 
 
-def _chosen_rows(
+def read_rows(
     path: Path,
     usecols: list[str],
     columns: ColumnMap,
     bounds: tuple[pd.Period, pd.Period],
     reading: Mapping[str, Any],
+    where: "Callable[[pd.DataFrame], pd.Series[bool]] | None" = None,
 ) -> Iterator[pd.DataFrame]:
-    """Read the rows between two months, dated by month ends, with numbers in single precision."""
+    """Read rows of a file in pieces, dated by month ends, with numbers in single precision.
+
+    Parameters
+    ----------
+    path : path
+    usecols : list of str
+    columns : ColumnMap
+    bounds : pair of Period
+        First and last month.
+    reading : mapping
+        Arguments ``dayfirst`` and ``date_format`` of the dates.
+    where : callable, optional
+        Marks the rows of a piece to keep.
+    """
     roles = {"asset": columns.asset, "time": columns.time, "returns": columns.returns}
     exact = {columns.time, columns.asset, columns.returns, columns.label}
     exact |= {columns.risk_free, columns.weight}
@@ -299,13 +321,14 @@ def _chosen_rows(
             )
         months = ends.to_period("M")
         inside = (months >= bounds[0]) & (months <= bounds[1])
+        inside = inside if where is None else inside & where(piece).to_numpy()
         kept = piece.assign(**{columns.time: ends})[inside]
-        floats = [c for c in usecols if c not in exact and kept[c].dtype == np.float64]
-        whole = [c for c in usecols if c not in exact and is_integer_dtype(kept[c].dtype)]
-        yield kept.astype(dict.fromkeys([*floats, *whole], "float32"))
+        rest = [c for c in usecols if c not in exact]
+        wide = [c for c in rest if kept[c].dtype == np.float64 or is_integer_dtype(kept[c].dtype)]
+        yield kept.astype(dict.fromkeys(wide, "float32"))
 
 
-def _bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Period]:
+def month_bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Period]:
     """First and last month to keep; a year stands for all of its months."""
     bounds = []
     for name, value, last in (("start", start or "1700-01", 0), ("end", end or "2250-12", 1)):

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.build import build_panel
-from rvrae_pyro.data.dates import month_end, next_row, period_ends
+from rvrae_pyro.data.dates import infer_frequency, month_end, next_row, period_ends
 from rvrae_pyro.data.panel import check_panel, first_three, raise_problems
 from rvrae_pyro.data.rates import excess_returns
 from rvrae_pyro.data.rounding import constant
@@ -75,7 +75,8 @@ def characteristics_from_prices(
     ------
     PanelError
         If frames do not match in dates and assets, dates repeat, prices are not numbers
-        above zero, or there are fewer than two months.
+        above zero or not daily, columns have several levels (as a whole download of yfinance
+        has: see ``from_prices``), or there are fewer than two months.
 
     Warns
     -----
@@ -158,6 +159,13 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         if getattr(frame, "empty", True):
             problems.append(f"`{name}` must be a DataFrame with days as rows; it is empty or none.")
             continue
+        if frame.columns.nlevels > 1:
+            problems.append(
+                f"`{name}` must have one column an asset; its columns have the levels "
+                f"{list(frame.columns.names)}, such as {tuple(frame.columns[0])}. Pass a download "
+                "with all prices to from_prices, or one of them, such as frame['Close']."
+            )
+            continue
         try:
             days = period_ends(frame.index, "daily")
             values = frame.astype(np.float64)
@@ -174,8 +182,20 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             problems.append(
                 f"`{name}` and `close` must have the same days and assets; reindex it like `close`."
             )
+    problems += _frequency_problems(pd.DatetimeIndex(close.index))
     raise_problems("prices", problems)
     return {name: frame[close.columns] for name, frame in out.items()}
+
+
+def _frequency_problems(days: pd.DatetimeIndex) -> list[str]:
+    found = infer_frequency(days)
+    if found in (None, "daily"):
+        return []
+    step = int(np.median(np.diff(days.to_numpy())) / np.timedelta64(1, "D"))
+    return [
+        f"`close` must have a row for each trading day; its rows are {step} days apart. Pass daily "
+        f"prices, or make returns with prices.pct_change() and call from_wide for {found} data."
+    ]
 
 
 def _frame_problems(name: str, frame: pd.DataFrame) -> list[str]:
