@@ -10,8 +10,10 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.cli.console import say, say_json, say_pairs
 from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, read_panel
+from rvrae_pyro.cli.panels import PanelPath, layout_of, read_panel
 from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.data.oddities import find_oddities
+from rvrae_pyro.errors import warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -39,13 +41,18 @@ def check(
 ) -> None:
     """Check a panel and describe it; every problem is listed.
 
-    With a run: also whether the panel is of the kind that it was fitted on.
+    With a run: also whether the panel is of the kind that it was fitted on. What is valid and most
+    likely wrong, such as a characteristic that knows the return of its row, comes as a warning.
     """
     dataset = read_panel(panel, layout) if run is None else load_run(run).read(panel, layout)[0]
     rv.data.check_panel(dataset)
     described = describe(dataset)
+    odd = find_oddities(dataset, layout.returns or "ret")
+    if layout_of(panel, layout) is None:  # readers of plain tables have warned of these
+        for text in odd:
+            warn_user(text)
     if as_json:
-        say_json({"panel": str(panel), **described})
+        say_json({"panel": str(panel), **described, "warnings": odd})
         return
     kind = "" if run is None else f", of the kind that {run} was fitted on"
     say(f"{panel} is a panel in order{kind}.")

@@ -94,9 +94,7 @@ def from_prices(
     elif "adjusted" in tables:
         # without the close that they belong to, they cannot be adjusted
         tables = {name: t for name, t in tables.items() if name not in ("high", "low")}
-    extremes = {name: tables.get(name) for name in ("high", "low")}
-    if any(table is None for table in extremes.values()):
-        extremes = {}
+    extremes = {name: tables[name] for name in ("high", "low") if name in tables}
     panel = characteristics_from_prices(
         close, tables.get("volume"), **extremes, risk_free=risk_free, excess=excess
     )

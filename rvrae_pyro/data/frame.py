@@ -56,22 +56,22 @@ def from_frame(
     Parameters
     ----------
     frame : DataFrame
-        Rows in any order. Columns, not the index, hold dates and assets.
+        Rows in any order. Dates and ids in columns, or as the two levels of the index.
     time : str
         Column of dates: datetimes, Periods, whole numbers YYYYMM or YYYYMMDD, or text with the
         year first, of any dtype (floats, objects and categories, too). Any day of a month
         becomes the month's last day (of a week: its Sunday).
     asset : str
-        Column of ids; whole numbers become strings.
+        Column of ids: 10001, 10001.0 and "10001" are one id, and "NA" is a ticker.
     returns : str
         Column of simple returns, decimal (0.01 is 1 %). A row without a return is live:
         it is forecast and never trains.
     characteristics : sequence of str, optional
-        By default every other numeric column. Text columns that never change within an
-        asset become coordinates of ``asset``.
+        By default every other numeric column, but for those that number the rows. Text
+        columns that never change within an asset become coordinates of ``asset``.
     risk_free : str or Series, optional
-        Decimal rate a period: a column, or a Series indexed by date. It is subtracted
-        from the returns unless ``excess``.
+        Decimal rate per period: a column, or a Series indexed by date. It is subtracted
+        from the returns unless ``excess``. Default: with ``excess``, a column ``risk_free``.
     excess : bool
         Whether the returns are excess returns already. Without a risk-free rate and
         without ``excess=True`` the returns are taken as they are, with a warning: one
@@ -83,8 +83,9 @@ def from_frame(
         appended: the live one. The first row then has returns and nothing known, so
         that nothing is listed in it.
     weight : str, optional
-        Column of market values, timed like the characteristics.
-    frequency : {"monthly", "weekly", "daily"}
+        Column of market values, timed like the characteristics. Default: a column ``weight``.
+    frequency : {"monthly", "weekly", "daily"}, optional
+        Default: that of the panel, for a table of ``to_frame``; else "monthly".
     dayfirst : bool, optional
         Order of text dates such as 03/04/2010: True for day/month/year, False for
         month/day/year. Default: such text raises.
@@ -112,7 +113,9 @@ def from_frame(
     -----
     RvraeWarning
         If nothing says that the returns are excess, a column is left out, one named like a
-        risk-free rate is about to become a characteristic, or the rate looks annual.
+        risk-free rate, an id or a code becomes a characteristic, the rate looks annual, or the
+        panel is valid and most likely wrong: a characteristic knows the return of its row, a
+        code stands for missing values, units differ, rows are copies.
 
     Notes
     -----
@@ -214,7 +217,8 @@ def to_frame(panel: xr.Dataset) -> pd.DataFrame:
         One row for each cell that is listed or has a return, by date, then asset, in the
         panel's order. Columns ``date``, ``asset``, ``ret`` (excess), the characteristics,
         and where the panel has them ``weight``, ``risk_free`` and text coordinates of the
-        assets.
+        assets. Its ``attrs`` note the frequency, the transform and the kind of returns, which
+        ``from_frame`` reads back as long as the columns are unchanged.
 
     Notes
     -----

@@ -1,6 +1,7 @@
 """Bad input gives one clear message, exit code 2 and no file; the same through the API."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -380,3 +381,57 @@ def test_bad_numbers_on_the_command_line(
     sizes = ("--n-characteristics", 4, "--out", tmp_path / "p.csv")
     assert_refused(rvrae("simulate", "linear-gaussian", *sizes), "no `--n-characteristics`")
     assert content(tmp_path) == {}
+
+
+def leak_the_next_return(table: Table) -> Table:
+    return table.assign(signal=table.groupby("asset")["ret"].shift(-1))
+
+
+def name_a_lead(table: Table) -> Table:
+    return table.assign(ret_lead1=table["size"])
+
+
+def write_a_code(table: Table) -> Table:
+    return table.assign(ret=table["ret"].mask(table.index % 9 == 0, -0.9999))
+
+
+SUSPICIOUS: list[tuple[Callable[[Table], Table], str]] = [
+    (leak_the_next_return, "equal the return of the row after theirs: 'signal'"),
+    (name_a_lead, "named like a later return or a target: 'ret_lead1'"),
+    (write_a_code, r"'ret' repeats a value far from the others: -0\.9999"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(("spoil", "match"), SUSPICIOUS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize("written", [False, True], ids=["table", "panel"])
+@pytest.mark.filterwarnings("always::rvrae_pyro.errors.RvraeWarning")
+def test_check_warns_once_of_what_is_most_likely_wrong(
+    rvrae: Command,
+    tmp_path: Path,
+    spoil: Callable[[Table], Table],
+    match: str,
+    suffix: str,
+    written: bool,
+) -> None:
+    table = spoil(long_table(40, 10))
+    path, options = tmp_path / f"odd{suffix}", ["--excess"]
+    if written:  # a panel states its columns itself
+        with pytest.warns(rv.RvraeWarning):
+            panel = rv.data.from_frame(table, excess=True)
+        rv.data.write_panel(panel, path)
+        options = []
+    else:
+        table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    outcome = rvrae("check", path, *options, "--json")
+    assert outcome.code == 0
+    assert len(re.findall(f"warning: .*{match}", outcome.err)) == 1
+    assert any(re.search(match, text) for text in json.loads(outcome.out)["warnings"])
+
+
+def test_check_of_a_table_in_order_is_silent(rvrae: Command, tmp_path: Path) -> None:
+    path = tmp_path / "good.csv"
+    long_table().to_csv(path, index=False)
+    outcome = rvrae("check", path, "--excess", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out)["warnings"] == []
