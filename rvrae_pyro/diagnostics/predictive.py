@@ -11,8 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.panel import listed
-from rvrae_pyro.data.timeline import pick_rows
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.data.rounding import constant, rounding
+from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
+from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
 from rvrae_pyro.predictive.prior import prior_predictive
@@ -157,7 +158,8 @@ def statistics(returns: xr.DataArray) -> xr.Dataset:
     absent = [dim for dim in (TIME, ASSET) if dim not in returns.dims]
     if absent:
         raise ShapeError(f"`returns` must have dims (time, asset); got {returns.dims}.")
-    values = returns.transpose(..., TIME, ASSET)
+    relative = rounding(returns)
+    values = in_time_order(returns, "returns").transpose(..., TIME, ASSET)
     lead = values.dims[:-2]
     enough = (
         values.notnull().sum(ASSET).min(lead) >= 4 if lead else values.notnull().sum(ASSET) >= 4
@@ -167,7 +169,7 @@ def statistics(returns: xr.DataArray) -> xr.Dataset:
     values = values.isel({TIME: np.flatnonzero(enough.to_numpy())})
     array = values.to_numpy().astype(np.float64)
     array = array.reshape(-1, *array.shape[-2:])
-    rows = [_month_statistics(one) | _span_statistics(one) for one in array]
+    rows = [_month_statistics(one, relative) | _span_statistics(one, relative) for one in array]
     shape = values.shape[:-2]
     coords = {dim: values[dim] for dim in (*lead, TIME) if dim in values.coords}
     variables: dict[str, Any] = {}
@@ -179,14 +181,15 @@ def statistics(returns: xr.DataArray) -> xr.Dataset:
     return xr.Dataset(variables, coords=coords)
 
 
-def _month_statistics(returns: Array) -> dict[str, Array]:
+def _month_statistics(returns: Array, relative: float) -> dict[str, Array]:
     """Of every month, across assets; (n_times, n_assets) to (n_times,)."""
+    moves = ~constant(returns, axis=1, relative=relative)
     centred = returns - np.nanmean(returns, axis=1, keepdims=True)
     variance = np.nanmean(centred**2, axis=1)
     scale = np.sqrt(variance)
     with np.errstate(divide="ignore", invalid="ignore"):
-        skewness = np.nanmean(centred**3, axis=1) / scale**3
-        kurtosis = np.nanmean(centred**4, axis=1) / variance**2 - 3.0
+        skewness = np.where(moves, np.nanmean(centred**3, axis=1) / scale**3, np.nan)
+        kurtosis = np.where(moves, np.nanmean(centred**4, axis=1) / variance**2 - 3.0, np.nan)
     away = np.abs(returns - np.nanmedian(returns, axis=1, keepdims=True))
     robust = np.nanmedian(away, axis=1, keepdims=True) / 0.6745
     known = np.isfinite(returns)
@@ -194,7 +197,7 @@ def _month_statistics(returns: Array) -> dict[str, Array]:
     return {"spread": scale, "skewness": skewness, "kurtosis": kurtosis, "tails": tails}
 
 
-def _span_statistics(returns: Array) -> dict[str, Array]:
+def _span_statistics(returns: Array, relative: float) -> dict[str, Array]:
     """Of the whole span; (n_times, n_assets) to numbers."""
     known = np.isfinite(returns)
     filled = np.where(known, returns, 0.0)
@@ -202,7 +205,7 @@ def _span_statistics(returns: Array) -> dict[str, Array]:
     values = np.linalg.eigvalsh(filled.T @ filled / pairs)
     market = np.nanmean(returns, axis=1)
     size = (market - market.mean()) ** 2
-    if len(size) < 4 or size.std() == 0:
+    if len(size) < 4 or constant(market, relative=relative) or size.std() == 0:
         clustering = np.nan
     else:
         clustering = np.corrcoef(size[1:], size[:-1])[0, 1]
@@ -262,9 +265,19 @@ def _returns(tree: xr.DataTree) -> tuple[str, xr.DataArray]:
 
 def _same_cells(panel: xr.Dataset, draws: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Keep the cells that both have: (time, asset) and (chain, draw, time, asset)."""
+    panel = in_time_order(panel, "panel")
     seen = panel[RETURNS].transpose(TIME, ASSET).where(listed(panel))
     if OBS in draws.dims:
         draws = draws.drop_vars(OBS, errors="ignore").set_index(obs=[TIME, ASSET]).unstack(OBS)
+    draws = in_time_order(draws, "fit")
+    months = labels_like(draws.indexes[TIME], seen.indexes[TIME], "fit", "panel")
+    lost = months[~months.isin(seen.indexes[TIME])]
+    if len(lost):
+        warn_user(
+            f"{len(lost)} of {len(months)} months of the draws are left out: `panel` lacks "
+            f"{lost[0]:%Y-%m-%d}{' and others' if len(lost) > 1 else ''}."
+        )
+    draws = draws.assign_coords({TIME: months.to_numpy()})
     draws = draws.reindex({TIME: seen[TIME], ASSET: seen[ASSET]})
     draws = draws.transpose(CHAIN, DRAW, TIME, ASSET)
     both = seen.notnull() & draws.isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, TIME
 from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast, tail_share
@@ -216,13 +217,15 @@ def _walk(forecast: Forecast, weights: Array, tails: tuple[float, ...]) -> tuple
     draws = np.empty((forecast.n_draws, n_times, n_books))
     kinds = 1 + 2 * len(tails) if tails else 0
     marginals = np.full((kinds, n_times, n_assets, n_books), np.nan)
-    listed = forecast.listed.values
+    listed, relative = forecast.listed.values, rounding(forecast.returns)
     for t in range(n_times):
         assets = forecast.month(t)[:, listed[t]]
         draws[:, t] = assets @ weights[t, listed[t]]
         if tails:
+            largest = np.abs(assets).max(axis=0, initial=0.0)
+            noise = relative * (largest @ np.abs(weights[t, listed[t]]))
             slopes = np.concatenate(
-                [sensitivities(draws[:, t, p], tails) for p in range(n_books)], axis=1
+                [sensitivities(draws[:, t, p], tails, noise[p]) for p in range(n_books)], axis=1
             )
             rows = (assets.T @ slopes).reshape(-1, n_books, kinds)
             marginals[:, t, listed[t]] = rows.transpose(2, 0, 1)
@@ -230,15 +233,16 @@ def _walk(forecast: Forecast, weights: Array, tails: tuple[float, ...]) -> tuple
     return draws.reshape(*sizes, n_times, n_books), marginals
 
 
-def sensitivities(draws: Array, tails: tuple[float, ...]) -> Array:
+def sensitivities(draws: Array, tails: tuple[float, ...], noise: float) -> Array:
     """Weights (draw, 1 + 2 tails) whose inner product with an asset's draws is its marginal.
 
-    Columns are sd, then VaR of each tail, then ES of each tail.
+    Columns are sd, then VaR of each tail, then ES of each tail. NaN where the draws spread by no
+    more than ``noise``, the rounding error of the positions they were summed from.
     """
     size = len(draws)
     centred = draws - draws.mean()
     sd = np.sqrt((centred**2).mean())
-    if not sd > 1e-12 * np.abs(draws).max(initial=0.0):
+    if not sd > noise:
         return np.full((size, 1 + 2 * len(tails)), np.nan)
     order = np.argsort(draws, kind="stable")
     at_risk, shortfall = [], []

@@ -2,11 +2,13 @@
 
 import arviz_plots as azp
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy import stats
 
 import rvrae_pyro as rv
+from rvrae_pyro.diagnostics.predictive import statistics
 from tests.diagnostics.helpers import freeze, known_model, known_panel
 
 PANEL = known_panel(20, 30, 1, seed=4)
@@ -116,3 +118,23 @@ def test_misuse_is_refused(fit: rv.Fit) -> None:
     with pytest.raises(rv.ShapeError, match=r"\(time, asset\)"):
         rv.diagnostics.statistics(PANEL["returns"].isel(asset=0))
     assert len(check(fit.model, PANEL, when="prior", num_samples=5)["p_value"].data_vars) == 7
+
+
+def test_statistics_do_not_depend_on_the_order_or_dates_of_months():
+    rng = np.random.default_rng(0)
+    time = pd.date_range("2010-01-31", periods=40, freq="ME", unit="ns")
+    market = np.repeat(rng.normal(0, [[0.02], [0.1]], (2, 20)).ravel(), 1)
+    returns = xr.DataArray(
+        market[:, None] + rng.normal(0, 0.03, (40, 8)),
+        {"time": time, "asset": list("abcdefgh")},
+        ("time", "asset"),
+    )
+    expected = statistics(returns)
+    order = rng.permutation(40)
+    xr.testing.assert_allclose(statistics(returns.isel(time=order)), expected)
+    numbers = returns.assign_coords(time=np.array(time.strftime("%Y%m")).astype(int))
+    xr.testing.assert_allclose(statistics(numbers.isel(time=order)), expected)
+    for dtype in (np.float64, np.float32):
+        flat = returns.copy(data=np.full((40, 8), 0.1)).astype(dtype)
+        assert statistics(flat)["clustering"].isnull().all()
+        assert statistics(flat)["kurtosis"].isnull().all()

@@ -145,3 +145,15 @@ def test_covariances_are_picked_by_dates_of_any_kind():
             cov.sel(wrong)
     with pytest.raises(ShapeError, match="must pick one month; got 12"):
         to_scenarios(given(50)[0], "2020")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_hedge_without_risk_has_no_marginals_by_rounding(dtype):
+    tree, _ = make_forecast(draws=500, n_times=2, seed=3, dtype=dtype)
+    draws = tree["predictions"]["returns"]
+    draws.values[..., 1:] = draws.values[..., :1]  # all assets are one
+    thirds = pd.Series([0.1, 0.2, 0.3, -0.4, -0.2], draws.asset.values)
+    risk = portfolio(tree, thirds, tail=0.1)
+    assert np.abs(risk["sd"]).max() < 1e-7
+    for name in ("marginal_sd", "marginal_var", "marginal_es"):
+        assert risk[name].isnull().all()
