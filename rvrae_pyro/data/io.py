@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,12 @@ _JSON_MARK: Final = "json:"
 _FILE_ERRORS: Final = (OSError, RuntimeError, ValueError, EOFError)
 
 
-def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
+def read_panel(
+    path: str | os.PathLike[str],
+    *,
+    dayfirst: bool | None = None,
+    date_format: str | None = None,
+) -> xr.Dataset:
     """Read a panel from a file, its kind told by the suffix.
 
     Parameters
@@ -43,6 +48,8 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
         same panel. Any other table is read by ``from_frame`` with its defaults: columns
         ``date``, ``asset`` and ``ret``. Ids and labels are taken as they are written: "NA" is a
         ticker, or a country.
+    dayfirst, date_format
+        Reading of text dates in other tables; see ``from_frame``.
 
     Returns
     -------
@@ -72,7 +79,8 @@ def read_panel(path: str | os.PathLike[str]) -> xr.Dataset:
             what = "is a file" if folder else "is a folder"
         raise PanelError(f"cannot read {path}: it {what}. Check the path.")
     try:
-        panel: xr.Dataset = read(path)
+        reading = {"dayfirst": dayfirst, "date_format": date_format}
+        panel: xr.Dataset = read(path, reading)
         check_panel(panel, returns_required=False)
     except PanelError as error:
         if str(error).startswith(f"cannot read {path}"):
@@ -144,9 +152,11 @@ def _write_parquet(panel: xr.Dataset, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def _read_parquet(path: Path) -> xr.Dataset:
+def _read_parquet(path: Path, reading: Mapping[str, Any]) -> xr.Dataset:
     header = (pq.read_schema(path).metadata or {}).get(FORMAT_KEY.encode())
-    return _from_any(path) if header is None else from_table(pq.read_table(path), header.decode())
+    if header is None:
+        return _from_any(path, reading)
+    return from_table(pq.read_table(path), header.decode())
 
 
 def _write_csv(panel: xr.Dataset, path: Path) -> None:
@@ -161,11 +171,11 @@ def _write_csv(panel: xr.Dataset, path: Path) -> None:
         pacsv.write_csv(table, file)
 
 
-def _read_csv(path: Path) -> xr.Dataset:
+def _read_csv(path: Path, reading: Mapping[str, Any]) -> xr.Dataset:
     with path.open("rb") as file:
         line = file.readline()
         if not line.startswith(_CSV_MARK.encode()):
-            return _from_any(path)
+            return _from_any(path, reading)
         begin = file.tell()
         file.seek(-1, os.SEEK_END)
         if file.read() != b"\n":
@@ -189,9 +199,9 @@ def _read_csv(path: Path) -> xr.Dataset:
     return from_table(table, header)
 
 
-def _from_any(path: Path) -> xr.Dataset:
+def _from_any(path: Path, reading: Mapping[str, Any]) -> xr.Dataset:
     """Read a table that ``write_panel`` did not write."""
-    return from_frame(read_plain(path, asset=ASSET, time="date", returns="ret"))
+    return from_frame(read_plain(path, asset=ASSET, time="date", returns="ret"), **reading)
 
 
 def _write_netcdf(panel: xr.Dataset, path: Path) -> None:
@@ -210,7 +220,7 @@ def _write_netcdf(panel: xr.Dataset, path: Path) -> None:
     panel.to_netcdf(path, engine="netcdf4", encoding=encoding)
 
 
-def _read_netcdf(path: Path) -> xr.Dataset:
+def _read_netcdf(path: Path, _: Mapping[str, Any]) -> xr.Dataset:
     return _decoded(canonical(xr.load_dataset(path, engine="netcdf4")))
 
 
@@ -236,7 +246,7 @@ def _write_zarr(panel: xr.Dataset, path: Path) -> None:
     panel.to_zarr(path, encoding=encoding, consolidated=False)
 
 
-def _read_zarr(path: Path) -> xr.Dataset:
+def _read_zarr(path: Path, _: Mapping[str, Any]) -> xr.Dataset:
     lazily: dict[str, int] | None = {} if find_spec("dask") else None
     panel = xr.open_zarr(path, chunks=lazily, consolidated=False)
     if CHARACTERISTICS not in panel:

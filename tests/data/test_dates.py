@@ -182,6 +182,14 @@ def test_files_take_formats_and_spans(tmp_path):
             assert str(late["time"].values[0])[:10] == "2010-01-31"
         early = read_long(path, columns, excess=True, end="2009", **reading)
         assert str(early["time"].values[-1])[:10] == "2009-12-31"
+    for other in (path, tmp_path / "mine.parquet"):
+        if other.suffix == ".parquet":
+            frame.to_parquet(other)
+        with pytest.warns(rv.RvraeWarning, match="taken as excess"):
+            panel = rv.data.read_panel(other, dayfirst=False)
+        xr.testing.assert_equal(panel["time"], expected["time"])
+        with pytest.raises(rv.PanelError, match="dayfirst"):
+            rv.data.read_panel(other)
     with pytest.raises(rv.PanelError, match="dayfirst"):
         read_long(path, columns, excess=True)
     for wrong in ("201013", "soon", "01/02/2010", "2010-1-"):
