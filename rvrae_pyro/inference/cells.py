@@ -17,6 +17,7 @@ from rvrae_pyro.models.path_distributions import PriorPath
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.month_summary import MonthStatistics
 
 __all__ = ["Cells", "DrawnPath", "Mode", "Samples", "cells_of", "draw_path", "light"]
 
@@ -38,6 +39,10 @@ class Cells:
             return likelihood.potential(*cells, start)
         assert isinstance(likelihood, RobustLikelihood)
         return likelihood.about(*cells, mode.mean, mode.covariance)
+
+    def statistics(self) -> MonthStatistics:
+        """Add up what summarises each month's returns."""
+        return MonthStatistics.of(self.residual, self.beta, self.scale, self.batch.observed)
 
     def kept(self, put: Callable[[Tensor], Tensor]) -> Cells:
         """Cells whose tensors are where ``put`` leaves them."""
@@ -125,9 +130,10 @@ def draw_path(
     potential: Potential,
     kl_weight: float | Tensor,
     num_particles: int,
+    summary: Tensor | None = None,
 ) -> DrawnPath:
     """Draw the factors; the graph of this is all that the months' side of the model needs."""
-    view = parts.view(months, potential)
+    view = parts.view(months, potential, summary=summary)
     weights, n = month_weights(kl_weight, months), num_particles
     shape = torch.Size((n, months.n_times, 1) if n > 1 else (months.n_times, 1))
     own_ratio: float | Tensor = 0.0

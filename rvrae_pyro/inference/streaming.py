@@ -39,6 +39,7 @@ from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.nn.sequences import together
 
 __all__ = ["Streamed", "Total", "alone", "require_additive"]
@@ -92,12 +93,6 @@ class Streamed:
         rank: int = 0,
     ) -> None:
         require_additive(model.likelihood)
-        if model.factor_prior.summarises:
-            raise ConfigError(
-                "`factor_prior` with recurrence='both' needs the whole panel at once: residuals "
-                "enter its state. Load the panel and leave `shard_size`, or use "
-                "recurrence='latent'."
-            )
         if model.weight_sites:
             raise ConfigError(
                 "weights with a posterior (`inference='posterior'`) need the whole panel at once. "
@@ -132,9 +127,14 @@ class Streamed:
         with torch.no_grad():
             cells = [light(cells_of(self.parts, batch)) for batch in self._windows(task)]
             potential, mode = self._potential(months, cells)
+            sums = self._statistics(months, cells)
             samples = self._samples([each.batch.n_assets for each in cells])
         leaves = Potential(*(each.requires_grad_() for each in potential))
-        path = draw_path(self.parts, months, leaves, task.kl_weight, self.num_particles)
+        summary = None
+        if sums is not None:
+            sums = MonthStatistics(*(each.requires_grad_() for each in sums))
+            summary = sums.summary()
+        path = draw_path(self.parts, months, leaves, task.kl_weight, self.num_particles, summary)
         factors = path.factors.detach().requires_grad_()
         level = None if path.level is None else path.level.detach().requires_grad_()
         log_likelihood, pulls = self._pulls(cells, samples, factors, level)
@@ -143,7 +143,8 @@ class Streamed:
         self.loss = float((path.divergence - log_likelihood - penalty).detach())
         if not math.isfinite(self.loss):
             raise self._not_finite(task, path, log_likelihood)
-        cotangents = self._descend_months(path, leaves, pulls, penalty, factor)
+        wanted = [*leaves, *(sums or ())]
+        cotangents = self._descend_months(path, wanted, pulls, penalty, factor)
         self._descend_shards(task, samples, mode, factors, level, cotangents, factor)
         return True
 
@@ -162,13 +163,15 @@ class Streamed:
             states.append({t: tuple(map(self.shards.put, s)) for t, s in of_shard.items()})
             self.shards.release()
         potential, _ = self._potential(months, cells)
+        sums = self._statistics(months, cells)
 
         def joined(t: int) -> tuple[Tensor, ...]:
             # taken out as they are joined, or they would all be there twice
             return self._joined([s.pop(t) for s in states])
 
         with together():
-            view = parts.view(months, potential)
+            summary = None if sums is None else sums.summary()
+            view = parts.view(months, potential, summary=summary)
             course = follow(parts, months, view, potential, starts, joined)
         log_likelihood = course.codes.new_zeros(months.n_times)
         for each in self._turns(cells):
@@ -237,6 +240,25 @@ class Streamed:
             months, [c.potential(likelihood, mode, start) for c in self._turns(cells)]
         ), mode
 
+    @torch.no_grad()
+    def _statistics(self, months: Batch, cells: Sequence[Cells]) -> MonthStatistics | None:
+        """Add up what summarises the months' returns; None for a prior that reads none."""
+        if not self.parts.factor_prior.summarises:
+            return None
+        k, like = self.model.n_factors, months.returns
+        both = like.new_zeros(months.n_times, k * k + k + 2)
+        for each in self._turns(cells):
+            sums = each.statistics()
+            flat = (sums.precision.flatten(-2), sums.shift, sums.energy[:, None])
+            both += torch.cat([*flat, sums.n_observed[:, None]], -1)
+        precision, shift, energy, n_observed = self.total(both).split([k * k, k, 1, 1], -1)
+        return MonthStatistics(
+            precision.reshape(-1, k, k).clone(),
+            shift.clone(),
+            energy.squeeze(-1).clone(),
+            n_observed.squeeze(-1).clone(),
+        )
+
     def _mode(
         self,
         likelihood: RobustLikelihood,
@@ -298,12 +320,12 @@ class Streamed:
     def _descend_months(
         self,
         path: DrawnPath,
-        leaves: Potential,
+        leaves: Sequence[Tensor],
         pulls: Sequence[Tensor],
         penalty: Tensor,
         factor: float,
-    ) -> Potential:
-        """Add the months' own gradient, alike in every process; derivatives by the potentials."""
+    ) -> list[Tensor]:
+        """Add the months' own gradient, alike in every process; derivatives by the sums."""
         drawn = [each for each in (path.factors, path.level) if each is not None]
         objective = path.divergence - penalty
         for each, pull in zip(drawn, pulls, strict=True):
@@ -311,13 +333,12 @@ class Streamed:
         slopes = torch.autograd.grad(
             factor * objective, [*leaves, *self.weights], allow_unused=True
         )
-        for weight, slope in zip(self.weights, slopes[2:], strict=True):
+        for weight, slope in zip(self.weights, slopes[len(leaves) :], strict=True):
             weight.grad = slope
-        first, second = (
+        return [
             torch.zeros_like(leaf) if slope is None else slope
-            for leaf, slope in zip(leaves, slopes[:2], strict=True)
-        )
-        return Potential(first, second)
+            for leaf, slope in zip(leaves, slopes[: len(leaves)], strict=True)
+        ]
 
     def _descend_shards(
         self,
@@ -326,7 +347,7 @@ class Streamed:
         mode: Mode | None,
         factors: Tensor,
         level: Tensor | None,
-        cotangents: Potential,
+        cotangents: Sequence[Tensor],
         factor: float,
     ) -> None:
         """Add the gradient that runs through the cells, shard by shard, over all processes."""
@@ -343,8 +364,10 @@ class Streamed:
             objective = -factor * sample.weight / self.num_particles * fit
             if sample.potentials is not None:
                 cells = cells_of(self.parts, batch.select(sample.potentials))
-            potential = cells.potential(likelihood, mode, start)
-            for each, cotangent in zip(potential, cotangents, strict=True):
+            terms = [*cells.potential(likelihood, mode, start)]
+            if prior.summarises:
+                terms += cells.statistics()
+            for each, cotangent in zip(terms, cotangents, strict=True):
                 objective = objective + sample.weight * (each * cotangent).sum()
             slopes = torch.autograd.grad(objective, self.weights, allow_unused=True)
             for i, slope in enumerate(slopes):

@@ -32,6 +32,12 @@ MODELS = {
     "observed t": lambda: rv.RVRAE(
         P, K, factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="observed", n_context=2)
     ),
+    "both": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2),
+        likelihood=rv.likelihoods.StudentT(CHARACTERISTIC_SCALE(P), rv.likelihoods.Alpha(P)),
+    ),
     "paper": lambda: rv.RVRAE.paper(P, K, hidden=4),
     "ar1 mixture": lambda: rv.RVRAE(
         P,
@@ -145,13 +151,16 @@ def test_training_in_shards_is_training(batch: Batch) -> None:
         assert cut == pytest.approx(whole, rel=1e-7, nan_ok=True), name
 
 
-def test_sampled_assets_are_unbiased_over_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["default", "both"])
+def test_sampled_assets_are_unbiased_over_every_sample(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mean gradient over all pairs of samples of two of four assets is the whole panel's."""
     batch = double(random_panel(6, 14, seed=4))
     full = batch.listed.all(0).nonzero().squeeze(-1)[:4]
     assert full.numel() == 4
     batch = batch.select(full)
-    model = build("default")
+    model = build(kind)
     weight = torch.linspace(0.4, 1.0, 6, dtype=torch.float64)
     task = Task(0, 6, None, weight, 0.5, 0)
 
