@@ -66,7 +66,7 @@ _UNKNOWN: Final = (
     "Portfolios are diversified: single stocks are noisier, enter and leave. Trading costs are "
     "left out, and the weights are held at their fitted values, so the intervals leave out what "
     "is unknown about them. Naive: a Normal with the mean and covariance of the {past} months "
-    "before the test."
+    "before the test. EWMA: rv.baselines.EWMA, fitted to the same months."
 )
 
 
@@ -147,6 +147,7 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
                 "estimate": each.estimate,
                 "standard_error": each.standard_error,
                 "naive": each.naive,
+                "ewma": each.ewma,
             }
             for each in scores
         },
@@ -247,13 +248,13 @@ def _report(
             each.label,
             *(
                 "" if np.isnan(value) else f"{each.scale * value:.2f}"
-                for value in (each.estimate, each.standard_error, each.naive)
+                for value in (each.estimate, each.standard_error, each.naive, each.ewma)
             ),
         ]
         for each in scores
     ]
     first, last = (day[:7] for day in metrics["periods"]["test"])
     title = f"One month ahead, {first} to {last}: {sizes.test} months, 30 portfolios"
-    say_table(("", "estimate", "s.e.", "naive"), rows, title)
+    say_table(("", "estimate", "s.e.", "naive", "EWMA"), rows, title)
     say(textwrap.fill(_UNKNOWN.format(test=sizes.test, past=sizes.train + sizes.valid), 96))
     say(f"\nWrote {out}: {', '.join(written)}.")

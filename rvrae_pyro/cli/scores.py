@@ -1,4 +1,4 @@
-"""How good the demo's forecasts were, beside a naive rival."""
+"""How good the demo's forecasts were, beside a naive rival and an EWMA."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import multivariate_normal
 
+from rvrae_pyro.baselines import EWMA
 from rvrae_pyro.evaluation import (
     coverage,
     crps,
@@ -39,6 +40,8 @@ class Score:
     naive : float
         The same measure for a Normal with mean and covariance of the months before the test;
         NaN where it has none.
+    ewma : float
+        The same measure for ``rv.baselines.EWMA``, fitted to those months; NaN where it has none.
     scale : float
         Multiplies the numbers for display.
     """
@@ -48,6 +51,7 @@ class Score:
     estimate: float
     standard_error: float
     naive: float
+    ewma: float
     scale: float = 1.0
 
 
@@ -82,8 +86,13 @@ def score_forecasts(
     panel, seed = filtered.panel, filtered.seed
     running = xr.dot(filtered.loadings(), prevailing_mean(factors), dim=FACTOR)
     fitted = filtered.reconstruct()
-    past, naive = _naive(panel[RETURNS].sel({TIME: panel[TIME] < months[0]}), test, count, seed)
+    before = panel.sel({TIME: panel[TIME] < months[0]})
+    past, naive = _naive(before[RETURNS], test, count, seed)
     joint = joint_log_score(filtered, months)
+    ewma = EWMA().fit(before)
+    ewma_mean = ewma.predict(panel, months)
+    ewma_draws = ewma.forecast(panel, count, seed, months)["predictions"].to_dataset()[RETURNS]
+    ewma_score = ewma.log_evidence(panel).sel({TIME: months}) / returns.sizes[ASSET]
 
     def both(score: Any) -> tuple[float, float]:
         return float(score["estimate"]), float(score["standard_error"])
@@ -94,6 +103,7 @@ def score_forecasts(
             "Total R2, %",
             *both(total_r2(returns, fitted.sel({TIME: months}), standard_error=True)),
             np.nan,
+            np.nan,
             100,
         ),
         Score(
@@ -101,6 +111,7 @@ def score_forecasts(
             "Predictive R2, running factor mean, %",
             *both(predictive_r2(returns, running.sel({TIME: months}), standard_error=True)),
             float(predictive_r2(returns, past)),
+            float(predictive_r2(returns, ewma_mean)),
             100,
         ),
         Score(
@@ -108,6 +119,7 @@ def score_forecasts(
             "Predictive R2, model, %",
             *both(predictive_r2(returns, draws, standard_error=True)),
             float(predictive_r2(returns, past)),
+            float(predictive_r2(returns, ewma_mean)),
             100,
         ),
         Score(
@@ -115,26 +127,30 @@ def score_forecasts(
             "Rank IC",
             *both(rank_ic(returns, draws, standard_error=True)),
             float(rank_ic(returns, past).mean()),
+            float(rank_ic(returns, ewma_mean).mean()),
         ),
         Score(
             "crps",
             "CRPS, % (less is better)",
             *both(crps(returns, draws, standard_error=True)),
             float(crps(returns, naive)),
+            float(crps(returns, ewma_draws)),
             100,
         ),
         Score(
             "log_score",
-            "Log score, nats a return, joint",
+            "Log score, nats per return, joint",
             float(joint["score"].mean()),
             float(hac_standard_error(joint["score"])),
             float(_naive_log_score(panel, months).mean()),
+            float(ewma_score.mean()),
         ),
         Score(
             "coverage_90",
             "Coverage of 90 % intervals, %",
             *both(coverage(returns, draws, 0.9, standard_error=True)),
             float(coverage(returns, naive, 0.9)),
+            float(coverage(returns, ewma_draws, 0.9)),
             100,
         ),
     ]

@@ -1,8 +1,9 @@
-"""Sections on what the forecasts rest on: factors, earlier forecasts, a rival, caveats."""
+"""Sections on what the forecasts rest on: factors, earlier forecasts, rivals, caveats."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import xarray as xr
 
@@ -20,6 +21,7 @@ from rvrae_pyro.report.html import (
     percent,
     table,
 )
+from rvrae_pyro.report.versus import Measure
 
 __all__ = ["calibration", "closing", "comparison", "factors"]
 
@@ -158,19 +160,37 @@ def _backtest(tested: xr.DataTree, facts: Facts) -> str:
 
 
 def comparison(facts: Facts) -> str:
-    """Show the same months forecast by IPCA."""
-    if facts.judged is None or not facts.judged.measures:
-        why = "there is nothing to compare on." if facts.judged is None else facts.judged.missing
-        return paragraph(f"No comparison: {why}")
+    """Show the same months forecast by IPCA and by EWMA."""
+    if facts.judged is None:
+        return paragraph("No comparison: there is nothing to compare on.")
+    judged = facts.judged
+    linear = (
+        "IPCA maps the same characteristics to exposures by a linear map, with as many factors and "
+        f"a constant, fitted to the same past by least squares. Same {facts.period}s, same cells, "
+        "one period ahead."
+    )
+    simple = (
+        "EWMA knows returns alone: an exponentially weighted covariance of the same past, and one "
+        f"scale for all assets that follows every {facts.period}; returns are Student-t."
+    )
+    return _beside("versus", "IPCA", linear, judged.measures, judged.missing) + _beside(
+        "versus-ewma", "EWMA", simple, judged.risk, judged.risk_missing
+    )
+
+
+def _beside(key: str, rival: str, meaning: str, measures: Sequence[Measure], missing: str) -> str:
+    """Table of one rival's scores beside the model's."""
+    if not measures:
+        return paragraph(f"No comparison with {rival}: {missing}")
     columns = [
         Column("Measure", numeric=False),
         Column("This model"),
-        Column("IPCA"),
+        Column(rival),
         Column("Difference"),
         Column("Verdict", numeric=False),
     ]
     body = []
-    for each in facts.judged.measures:
+    for each in measures:
         scale, digits = each.scale, 3 if each.scale == 1 else 2
 
         def told(value: float, error: float, scale: float = scale, digits: int = digits) -> str:
@@ -185,15 +205,10 @@ def comparison(facts: Facts) -> str:
                 each.verdict,
             ]
         )
-    meanings = [f"{each.label}: {each.meaning}." for each in facts.judged.measures]
     return (
-        paragraph(
-            "IPCA maps the same characteristics to exposures by a linear map, with as many "
-            "factors and a constant, fitted to the same past by least squares. Same "
-            f"{facts.period}s, same cells, one period ahead."
-        )
-        + table("versus", "This model beside IPCA", columns, body)
-        + listing(meanings)
+        paragraph(meaning)
+        + table(key, f"This model beside {rival}", columns, body)
+        + listing([f"{each.label}: {each.meaning}." for each in measures])
     )
 
 

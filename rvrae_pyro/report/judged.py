@@ -1,4 +1,4 @@
-"""How a fit's forecasts did in months that its weights have not seen, beside IPCA's."""
+"""How a fit's forecasts did in months that its weights have not seen, beside IPCA and EWMA."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rvrae_pyro.data.panel import listed
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.report.books import standard_books
-from rvrae_pyro.report.versus import Measure, compare_with_ipca
+from rvrae_pyro.report.versus import Measure, compare_with_ewma, compare_with_ipca
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -75,9 +75,13 @@ class Judged:
     measures : list of Measure
         Against IPCA; empty where it could not be fitted.
     findings : list of Finding
-        The verdict against IPCA, and whether its skill is believable.
+        The verdicts against EWMA and IPCA, and whether IPCA's skill is believable.
     missing : str
-        Why there is no comparison, if so.
+        Why there is no comparison with IPCA, if so.
+    risk : list of Measure
+        Against EWMA; empty where it could not be fitted.
+    risk_missing : str
+        Why there is no comparison with EWMA, if so.
     n_draws : int
     """
 
@@ -86,6 +90,8 @@ class Judged:
     measures: list[Measure]
     findings: list[Finding]
     missing: str
+    risk: list[Measure]
+    risk_missing: str
     n_draws: int
 
 
@@ -132,7 +138,17 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
     elif spans.kind == "test":
         past = np.concatenate([past, spans.valid])
     measures, findings, missing = compare_with_ipca(filtered, past, tree)
-    return Judged(tested, _by_year(tested), measures, findings, missing, draws)
+    risk, of_risk, risk_missing = compare_with_ewma(filtered, past, tree)
+    return Judged(
+        tested,
+        _by_year(tested),
+        measures,
+        [*of_risk, *findings],
+        missing,
+        risk,
+        risk_missing,
+        draws,
+    )
 
 
 def _by_year(tested: xr.DataTree) -> pd.DataFrame:

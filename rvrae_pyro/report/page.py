@@ -28,7 +28,7 @@ SECTIONS: Final[Sequence[Section]] = (
     ("forecasts", "What the forecasts are made of", outlook.made_of),
     ("factors", "The factors, and what they are", evidence.factors),
     ("calibration", "Did earlier forecasts hold?", evidence.calibration),
-    ("ipca", "Beside IPCA", evidence.comparison),
+    ("ipca", "Beside IPCA and EWMA", evidence.comparison),
     ("caveats", "What not to conclude", evidence.closing),
 )
 
@@ -69,8 +69,8 @@ def build_report(
 
     Notes
     -----
-    Cost: two passes of the particle filter over the panel, one fit of IPCA, draws of the judged
-    months.
+    Cost: two passes of the particle filter over the panel, fits of IPCA and EWMA, draws of the
+    judged months.
     """
     return write_page(gather(fit, panel, panel if raw is None else raw, num_samples, seed))
 

@@ -1,7 +1,8 @@
-"""The same months forecast by IPCA, and who did better."""
+"""The same months forecast by IPCA and by EWMA, and who did better."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -17,6 +18,7 @@ from rvrae_pyro.evaluation import (
     coverage,
     crps,
     diebold_mariano,
+    hac_standard_error,
     predictive_r2,
     rank_ic,
     total_r2,
@@ -26,7 +28,13 @@ from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
 if TYPE_CHECKING:
     from rvrae_pyro.predictive.filtered import Filtered
 
-__all__ = ["Measure", "check_rival", "compare_with_ipca"]
+__all__ = [
+    "Measure",
+    "check_risk",
+    "check_rival",
+    "compare_with_ewma",
+    "compare_with_ipca",
+]
 
 Better = Literal["high", "low", "near"]
 Scored = xr.DataArray | xr.Dataset
@@ -47,6 +55,8 @@ class Measure:
         Which way is better; "near": to the nominal 90 %.
     scale : float
         Multiplies everything for display.
+    rival : str
+        Name of the other model.
     """
 
     label: str
@@ -59,6 +69,7 @@ class Measure:
     difference_error: float
     better: Better
     scale: float = 1.0
+    rival: str = "IPCA"
 
     @property
     def verdict(self) -> str:
@@ -69,7 +80,7 @@ class Measure:
             closer = abs(self.own - 0.9) < abs(self.other - 0.9)
         else:
             closer = (self.difference > 0) == (self.better == "high")
-        return "this model better" if closer else "IPCA better"
+        return "this model better" if closer else f"{self.rival} better"
 
 
 def compare_with_ipca(
@@ -120,6 +131,38 @@ def compare_with_ipca(
     return measures, [check_rival(measures), skill], ""
 
 
+def compare_with_ewma(
+    filtered: Filtered, past: np.ndarray, tree: xr.DataTree
+) -> tuple[list[Measure], list[Finding], str]:
+    """Fit EWMA to the same past, and score both models' risk on the same observations.
+
+    Parameters and returned values are those of :func:`compare_with_ipca`.
+    """
+    if len(past) < 2:
+        return [], [], "the panel does not hold all months that the model was trained on."
+    draws = tree["predictions"].to_dataset()[RETURNS]
+    months, size = draws[TIME].values, draws.sizes[DRAW]
+    panel, seed = filtered.panel, filtered.seed
+    try:
+        rival = rv.baselines.EWMA().fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
+    except RvraeError as error:
+        return [], [], f"EWMA could not be fitted: {error}"
+    theirs = rival.forecast(panel, num_samples=size, seed=seed, times=months)
+    other = theirs["predictions"].to_dataset()[RETURNS]
+    both = _has(draws) & _has(other)
+    returns = panel[RETURNS].sel({TIME: months}).where(both)
+    evidence = [
+        each.sel({TIME: months}) for each in (filtered.log_evidence(), rival.log_evidence(panel))
+    ]
+    measures = [
+        _joint(returns, *evidence),
+        *_densities(returns, draws, other),
+        _portfolio(returns, draws, other),
+    ]
+    measures = [dataclasses.replace(each, rival="EWMA") for each in measures]
+    return measures, [check_risk(measures)], ""
+
+
 def check_rival(measures: Sequence[Measure]) -> Finding:
     """Judge whether the linear standard forecasts better.
 
@@ -128,19 +171,36 @@ def check_rival(measures: Sequence[Measure]) -> Finding:
     measures : sequence of Measure
         Those of forecasts count; total R2, which measures fit, does not.
     """
-    question = "Does it forecast at least as well as IPCA, the linear standard?"
-    judged = [each for each in measures if each.label != _TOTAL[0]]
-    worse = [each for each in judged if each.verdict == "IPCA better"]
-    better = [each for each in judged if each.verdict == "this model better"]
-    named = "; ".join(_said(each) for each in (worse or better or judged[:1]))
+    return _verdict(
+        [each for each in measures if each.label != _TOTAL[0]],
+        "Does it forecast at least as well as IPCA, the linear standard?",
+        "rv.baselines.IPCA for these assets, or other parts, compared by log score with "
+        "rv.evaluation.compare.",
+    )
+
+
+def check_risk(measures: Sequence[Measure]) -> Finding:
+    """Judge whether a moving covariance with Student-t returns forecasts risk better.
+
+    Parameters
+    ----------
+    measures : sequence of Measure
+    """
+    return _verdict(
+        measures,
+        "Does it forecast risk at least as well as EWMA, the simple standard?",
+        "rv.baselines.EWMA where risk is all that is asked; else more frequent refits, or other "
+        "parts, compared with rv.experiments.compare_risk.",
+    )
+
+
+def _verdict(measures: Sequence[Measure], question: str, advice: str) -> Finding:
+    rival = measures[0].rival
+    worse = [each for each in measures if each.verdict == f"{rival} better"]
+    better = [each for each in measures if each.verdict == "this model better"]
+    named = "; ".join(_said(each) for each in (worse or better or measures[:1]))
     if worse:
-        return Finding(
-            question,
-            "look",
-            f"No: IPCA is better by {named}.",
-            "rv.baselines.IPCA for these assets, or other parts, compared by log score with "
-            "rv.evaluation.compare.",
-        )
+        return Finding(question, "look", f"No: {rival} is better by {named}.", advice)
     if better:
         return Finding(question, "good", f"Better by {named}.")
     return Finding(question, "good", f"No difference that these months can show: {named}.")
@@ -204,6 +264,42 @@ def _densities(
         _pair(label, distance[0], distance[1], (monthly[0], monthly[1]), "low", 100.0),
         _pair(share, inside[0], inside[1], (hits[0], hits[1]), "near", 100.0),
     )
+
+
+def _joint(returns: xr.DataArray, own: xr.DataArray, other: xr.DataArray) -> Measure:
+    label = (
+        "Joint log density, nats per return",
+        "of all returns of a month together; more is better",
+    )
+    count = returns.notnull().sum(ASSET)
+    monthly = [each.where(count > 0) / count.where(count > 0) for each in (own, other)]
+    return _of_months(label, monthly, "high")
+
+
+def _portfolio(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) -> Measure:
+    label = (
+        "QLIKE of equal weights",
+        "log forecast variance plus squared standardised error; less is better",
+    )
+    held = returns.notnull()
+    weights = held / held.sum(ASSET)
+    earned = (returns.fillna(0.0) * weights).sum(ASSET).where(held.any(ASSET))
+    monthly = []
+    for each in (draws, other):
+        drawn = (each.fillna(0.0) * weights).sum(ASSET)
+        mean, variance = drawn.mean((CHAIN, DRAW)), drawn.var((CHAIN, DRAW), ddof=1)
+        size = xr.apply_ufunc(np.log, variance.where(variance > 0))
+        monthly.append(size + (earned - mean) ** 2 / variance)
+    return _of_months(label, monthly, "low")
+
+
+def _of_months(label: tuple[str, str], monthly: Sequence[xr.DataArray], better: Better) -> Measure:
+    """Measure whose estimates are means over months."""
+    first, second = (
+        xr.Dataset({"estimate": each.mean(TIME), "standard_error": hac_standard_error(each)})
+        for each in monthly
+    )
+    return _pair(label, first, second, (monthly[0], monthly[1]), better, 1.0)
 
 
 def _ranks(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) -> Measure:

@@ -147,8 +147,7 @@ def in_short(facts: Facts) -> list[str]:
         f"In {len(facts.spans.judged)} {facts.period}s that the weights had not seen, 90 % "
         f"intervals held {number(100 * inside, 0)} % of the returns."
     )
-    lines.append(_against(facts))
-    return lines
+    return [*lines, _against(facts), _against_ewma(facts)]
 
 
 def _against(facts: Facts) -> str:
@@ -162,6 +161,21 @@ def _against(facts: Facts) -> str:
     }.get(first.verdict, "no difference that these months can show")
     own, other = (number(first.scale * value) for value in (first.own, first.other))
     return f"Against IPCA, the linear standard: {better} (CRPS {own} against {other})."
+
+
+def _against_ewma(facts: Facts) -> str:
+    assert facts.judged is not None  # the caller has looked
+    if not facts.judged.risk:
+        return f"No comparison with EWMA: {facts.judged.risk_missing}"
+    first = facts.judged.risk[0]
+    better = {
+        "this model better": "its joint density was better",
+        "EWMA better": "EWMA's joint density was better",
+    }.get(first.verdict, "no difference that these months can show")
+    return (
+        f"Against EWMA, the simple standard of risk: {better} ({number(first.own, 3)} against "
+        f"{number(first.other, 3)} nats per return)."
+    )
 
 
 def caveats(facts: Facts) -> list[str]:

@@ -161,7 +161,16 @@ def test_scores_against_plain_numpy(folder: Path) -> None:
     )
     assert scores["log_score"]["naive"] == pytest.approx(density.mean() / 30)
     assert 1.0 < scores["log_score"]["estimate"] < 3.5
-    assert scores["total_r2"]["naive"] is None
+    assert scores["total_r2"]["naive"] is scores["total_r2"]["ewma"] is None
+    french = rv.data.rank_characteristics(rv.data.market_context(rv.data.load_french()))
+    months = french.isel(time=slice(-13, -1))
+    ewma = rv.baselines.EWMA().fit(french.isel(time=slice(-13 - len(past), -13)))
+    assert scores["log_score"]["ewma"] == pytest.approx(
+        float(ewma.log_evidence(months).mean()) / 30
+    )
+    assert scores["predictive_r2"]["ewma"] == pytest.approx(r2(ewma.predict(months).values))
+    covered = float((abs(ewma.pit(months) - 0.5) <= 0.45).mean())
+    assert scores["coverage_90"]["ewma"] == pytest.approx(covered, abs=0.03)
     assert all(each["standard_error"] > 0 for each in scores.values())
 
 
@@ -196,7 +205,7 @@ def test_an_interrupted_demo_writes_nothing(
 def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rvrae_pyro.cli import demo, scores
 
-    score = scores.Score("total_r2", "Total R2, %", 0.8, 0.02, float("nan"), 100)
+    score = scores.Score("total_r2", "Total R2, %", 0.8, 0.02, float("nan"), float("nan"), 100)
     metrics = {"periods": {"test": ["2016-04-30", "2017-03-31"]}}
     monkeypatch.setattr(demo, "_run", lambda *_: (metrics, [score]))
     said = rvrae("demo", "--quick", "--out", folder)

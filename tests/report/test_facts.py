@@ -11,7 +11,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.report.books import fifths
 from rvrae_pyro.report.facts import Facts, gather
 from rvrae_pyro.report.judged import spans_of
-from rvrae_pyro.report.versus import Measure, check_rival
+from rvrae_pyro.report.versus import Measure, check_risk, check_rival
 from rvrae_pyro.report.words import trust
 
 
@@ -164,17 +164,40 @@ def test_the_verdict_against_ipca(
 def test_the_verdict_against_ipca_reaches_the_summary(facts: Facts) -> None:
     assert facts.judged is not None
     questions = [each.question for each in facts.check.findings]
-    rival, skill = facts.judged.findings
-    assert (rival.question, skill.question) == tuple(questions[-2:])
+    risk, rival, skill = facts.judged.findings
+    assert [each.question for each in (risk, rival, skill)] == questions[-3:]
     assert skill.question == "Is the skill of IPCA believable?"
     worse = check_rival([measure("CRPS, %", 0.1, 0.01, "low")])
-    passed = [dataclasses.replace(each, verdict="good") for each in facts.check.findings[:-2]]
+    passed = [dataclasses.replace(each, verdict="good") for each in facts.check.findings[:-3]]
     lost = dataclasses.replace(
         facts, check=rv.diagnostics.Check([*passed, worse], facts.check.limits)
     )
     kind, sentence = trust(lost)
     assert kind == "look"
     assert "as well as IPCA" in sentence
+
+
+def test_risk_is_held_against_an_ewma(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
+    assert facts.judged is not None
+    measures = {each.label: each for each in facts.judged.risk}
+    months, returns = facts.spans.judged, panel["returns"].sel(time=facts.spans.judged)
+    ewma = rv.baselines.EWMA().fit(panel.isel(time=slice(0, 26)), seed=4)
+    count = (returns.notnull() & rv.data.listed(panel).sel(time=months)).sum("asset")
+    joint = measures["Joint log density, nats per return"]
+    for value, model in ((joint.own, fit), (joint.other, ewma)):
+        evidence = model.log_evidence(panel, 1000, 4).sel(time=months)
+        assert value == pytest.approx(float((evidence / count).mean()))
+    size = measures["QLIKE of equal weights"]
+    weights = returns.notnull() / returns.notnull().sum("asset")
+    book = ewma.portfolio(panel, weights)
+    exact = 2 * np.log(book["sd"].to_numpy()) + ((book["return"] - book["mean"]) / book["sd"]) ** 2
+    assert size.other == pytest.approx(float(exact.mean()), abs=0.2)  # 1,000 draws of 13 months
+    for each in measures.values():
+        assert each.rival == "EWMA"
+        assert np.isfinite([each.difference, each.difference_error]).all()
+    assert "EWMA" in check_risk([dataclasses.replace(joint, difference=-1.0)]).answer
+    good = dataclasses.replace(joint, difference=1.0, difference_error=0.1)
+    assert check_risk([good]).verdict == "good"
 
 
 def test_skill_is_judged_on_the_months_after_the_training(facts: Facts) -> None:
@@ -209,7 +232,8 @@ def test_a_panel_without_the_training_months(fit: rv.Fit, panel: xr.Dataset) -> 
     """No IPCA then, and the reason is told; the rest stands."""
     late = gather(fit, panel.isel(time=slice(22, None)), panel)
     assert late.judged is not None
-    assert late.judged.measures == []
+    assert late.judged.measures == late.judged.risk == []
+    assert late.judged.risk_missing == late.judged.missing
     assert "does not hold all months" in late.judged.missing
     early = gather(fit, panel.isel(time=slice(0, 20)), panel)
     assert early.judged is None
