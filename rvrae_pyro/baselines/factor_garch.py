@@ -63,11 +63,11 @@ class FactorGARCH(JointTBaseline):
     depends on them); variances of month t know returns of months before t.
 
     Gaps: missing returns are marginalised in densities and replaced by their expectation in the
-    correlation matrix, as :func:`~rvrae_pyro.baselines.shrunk_moments.estimate_moments` states;
-    where a factor or residual is not observed, its expected square updates the variance. Entry:
-    a new asset has the average mean and variance, loadings near the average and the median
-    dynamics. Exit: an asset is forecast while it is listed. Series with fewer than 60 months, or
-    whose fit fails, have a constant variance. Any number of assets per month will do.
+    correlation matrix, as in :class:`~rvrae_pyro.baselines.EWMA`; where a factor or residual is
+    not observed, its expected square updates the variance. Entry: a new asset has the average mean
+    and variance, loadings near the average and the median dynamics. Exit: an asset is forecast
+    while it is listed. Series with fewer than 60 months, or whose fit fails, have a constant
+    variance. Any number of assets per month will do.
 
     Cost: ``n_factors`` + N univariate fits, about 20 ms each.
 

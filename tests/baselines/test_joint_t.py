@@ -1,10 +1,12 @@
 """Simple risk models: exact densities, gaps, entry and exit, no look-ahead, wide panels."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+from arch import arch_model
 from scipy import stats
 
 import rvrae_pyro as rv
@@ -315,6 +317,58 @@ def test_the_scale_follows_the_stated_rule():
     assert History(30, 10).refits(60) == [30, 40, 50]
     assert History(25, 12).refits(60) == [25, 36, 48]
     assert History(60, 12).refits(60) == []
+
+
+def test_garch_variances_follow_the_stated_recursion():
+    """Dynamics are those of ``arch`` on the training factors; months after it are filtered."""
+    panel = complete(7, 150, seed=11)
+    model = FactorGARCH(2).fit(panel.isel(time=slice(120)))
+    numbers, values = model._numbers, panel.returns.to_numpy()
+    z = (values - numbers["mean"][:-1]) / numbers["sd"][:-1]
+    beta = numbers["beta"][:-1]
+    np.testing.assert_allclose(z[:120].mean(0), 0.0, atol=1e-12)
+    correlation = z[:120].T @ z[:120] / 120
+    eigenvalues, vectors = np.linalg.eigh(correlation)
+    expected = np.sqrt(eigenvalues[-2:][::-1]) * vectors[:, -2:][:, ::-1]
+    np.testing.assert_allclose(abs(beta), abs(expected), rtol=0.15)  # the new asset is in it
+    f = np.linalg.lstsq(beta, z.T, rcond=None)[0].T
+    series = np.column_stack([f, z - f @ beta.T])
+    omega, alpha, persist, start = numbers["dynamics"][:-1].T
+    np.testing.assert_allclose(start, (series[:120] ** 2).mean(0), rtol=1e-6)
+    variance = start
+    dense = rv.risk.covariance(model, panel).to_dense().to_numpy()
+    for t in range(150):
+        scaled = (beta * variance[:2]) @ beta.T + np.diag(variance[2:])
+        scaled *= np.outer(numbers["sd"][:-1], numbers["sd"][:-1])
+        np.testing.assert_allclose(dense[t], scaled, rtol=1e-6, atol=1e-9)
+        variance = omega + alpha * series[t] ** 2 + persist * variance
+    one = arch_model(
+        series[:120, 0] / start[0] ** 0.5, mean="Zero", p=1, q=1, dist="t", rescale=False
+    )
+    fitted = one.fit(disp="off").params.to_numpy()[:3] * [start[0], 1.0, 1.0]
+    np.testing.assert_allclose(numbers["dynamics"][0, :3], fitted, rtol=1e-3)
+
+
+def test_degrees_of_freedom_are_the_likeliest():
+    """Simulated t(5) returns: 4 to 6.5 in 600 months, and its neighbours fit worse."""
+    rng = np.random.default_rng(8)
+    panel = complete(6, 600, seed=0)
+    spread = np.sqrt(3.0 / rng.chisquare(5.0, (600, 1)))
+    mixed = rng.normal(size=(600, 6)) @ rng.normal(size=(6, 6)) * 0.03
+    panel = panel.assign(returns=panel.returns.copy(data=spread * mixed))
+    found = FactorGARCH(2).fit(panel)
+    df = float(found._numbers["df"][0])
+    assert 4.0 < df < 6.5
+    best = float(found.log_evidence(panel).sum())
+    for other in (df - 0.5, df + 0.5):
+        assert float(FactorGARCH(2, other).fit(panel).log_evidence(panel).sum()) < best
+
+
+def test_garch_needs_its_package(panel, monkeypatch):
+    monkeypatch.setitem(sys.modules, "arch", None)
+    train = panel.isel(time=slice(TRAIN))
+    with pytest.raises(ConfigError, match=r"needs the package 'arch'.*rvrae-pyro\[garch\]"):
+        FactorGARCH(2).fit(train)
 
 
 @pytest.mark.parametrize("name", ["EWMA", "EWMAMixture"])
