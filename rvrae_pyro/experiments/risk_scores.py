@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,10 @@ import xarray as xr
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation import diebold_mariano, hac_standard_error, rank_ic
 from rvrae_pyro.evaluation import pit as pit_of_draws
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, SAMPLE_DIMS, TIME
+from rvrae_pyro.fitting.ensemble import Ensemble
+from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.predictive.filtered import Filtered
 from rvrae_pyro.risk import covariance
 from rvrae_pyro.risk.coverage_tests import christoffersen, holm, kupiec
 
@@ -95,7 +99,7 @@ class ExactDistribution(Protocol):
 
 
 def risk_record(
-    fitted: Distribution,
+    fitted: Distribution | Filtered,
     panel: xr.Dataset,
     times: object | None = None,
     *,
@@ -106,9 +110,9 @@ def risk_record(
 
     Parameters
     ----------
-    fitted : Fit, Ensemble or baseline
-        With a predictive distribution. Probabilities are exact where it has ``pit`` and
-        ``portfolio``, else shares of ``num_samples`` draws.
+    fitted : Fit, Ensemble, Filtered or baseline
+        With a predictive distribution; a ``Filtered`` must be of this panel. Probabilities are
+        exact where it has ``pit`` and ``portfolio``, else shares of ``num_samples`` draws.
     panel : Dataset
         The months and as much history before them as ``fitted`` filters through.
     times : label, slice or list, optional
@@ -138,6 +142,10 @@ def risk_record(
     Information set: month t's distribution knows returns before t and whatever ``fitted`` was
     trained on. That it was trained on earlier months only is up to the caller.
     """
+    if isinstance(fitted, Fit | Ensemble):
+        fitted = fitted.filter(panel, num_samples, seed)
+    if isinstance(fitted, Filtered):
+        fitted = _FilteredOnce(fitted)
     chosen = panel[TIME] if times is None else panel[TIME].sel({TIME: times})
     months = np.atleast_1d(chosen.to_numpy())
     matrices = covariance(fitted, panel, months, num_samples, seed)
@@ -153,8 +161,17 @@ def risk_record(
     else:
         tree = fitted.forecast(panel, num_samples, seed, times=months)
         draws = tree["predictions"].to_dataset()[RETURNS]
-        pit, mean = pit_of_draws(returns, draws), draws.mean(SAMPLE_DIMS)
-        book = _portfolio_of_draws(draws, returns, weights)
+        pit, mean = pit_of_draws(returns, draws), fitted.predict(panel, months)
+        realised = (returns.fillna(0.0) * weights).sum(ASSET)
+        held_variance = (matrices.dot(weights) * weights).sum(ASSET)
+        book = xr.Dataset(
+            {
+                "mean": (mean * weights).sum(ASSET),
+                "sd": held_variance**0.5,
+                "return": realised,
+                "pit": _portfolio_of_draws(draws, realised, weights),
+            }
+        )
     least = matrices.minimum_variance()
     columns = {
         "log_evidence": fitted.log_evidence(panel, num_samples, seed).sel({TIME: months}),
@@ -171,22 +188,37 @@ def risk_record(
     return xr.Dataset(plain).transpose(TIME, ...)
 
 
+@dataclass(frozen=True)
+class _FilteredOnce:
+    """A filtered panel behind the methods of a fit."""
+
+    filtered: Filtered
+
+    def forecast(
+        self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0, times: object = None
+    ) -> xr.DataTree:
+        return self.filtered.forecast(times)
+
+    def log_evidence(self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0) -> xr.DataArray:
+        return self.filtered.log_evidence()
+
+    def moments(
+        self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0, times: object = None
+    ) -> xr.Dataset:
+        return self.filtered.moments(times)
+
+    def predict(self, panel: xr.Dataset, times: object = None) -> xr.DataArray:
+        return self.filtered.predict(times)
+
+
 def _portfolio_of_draws(
-    draws: xr.DataArray, returns: xr.DataArray, weights: xr.DataArray
-) -> xr.Dataset:
+    draws: xr.DataArray, realised: xr.DataArray, weights: xr.DataArray
+) -> xr.DataArray:
+    """Share of the portfolio's draws below its return (time,)."""
+    one = {ASSET: ["portfolio"]}
     earned = (draws.fillna(0.0) * weights).sum(ASSET)
-    realised = (returns.fillna(0.0) * weights).sum(ASSET)
-    sample = [dim for dim in (CHAIN, DRAW) if dim in earned.dims]
-    one = earned.expand_dims({ASSET: ["portfolio"]})
-    pit = pit_of_draws(realised.expand_dims({ASSET: ["portfolio"]}), one)
-    return xr.Dataset(
-        {
-            "mean": earned.mean(sample),
-            "sd": earned.std(sample, ddof=1),
-            "return": realised,
-            "pit": pit.isel({ASSET: 0}, drop=True),
-        }
-    )
+    pit = pit_of_draws(realised.expand_dims(one), earned.expand_dims(one))
+    return pit.isel({ASSET: 0}, drop=True)
 
 
 def risk_scores(record: xr.Dataset, periods: Mapping[str, object] | None = None) -> xr.Dataset:
@@ -202,7 +234,7 @@ def risk_scores(record: xr.Dataset, periods: Mapping[str, object] | None = None)
     Returns
     -------
     Dataset
-        ``estimate`` and ``standard_error`` (measure, period) of :data:`RISK_MEASURES`, with
+        ``estimate`` and ``standard_error`` (measure, period) of ``RISK_MEASURES``, with
         Newey-West errors of the linearised monthly contributions, and ``n_times`` (period).
 
     Raises

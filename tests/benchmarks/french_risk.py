@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     record = run(spec, given.folder)
     print_scores(f"{spec.name}, refit every {spec.refit} months", record)
-    for other in given.against:
+    for other in (name for name in given.against if name != spec.name):
         rival = Spec(other, spec.refit, spec.years, num_samples=spec.num_samples, seed=spec.seed)
         print_difference(spec.name, other, record, run(rival, given.folder))
 
