@@ -1,8 +1,7 @@
 """The paper as one plain Pyro program: networks by equation, one sample statement per month.
 
 Equations are numbered as in Wang and Guo (2024), arXiv 2403.02500; the page "The model" restores
-them. ``rv.RVRAE.paper(...)`` is the same model and guide with all months in one sample statement,
-which is fast: its density, bound and gradient equal those of this program.
+them. ``rv.RVRAE.paper(...)`` is the same pair made fast: density, bound and gradient are equal.
 """
 
 from collections.abc import Iterator
@@ -112,12 +111,12 @@ class RVRAE(nn.Module):
 
     def likelihood(self, f: Tensor, B: Tensor, sigma: Tensor) -> dist.TorchDistribution:
         """Return likelihood p(r_t | f_t): eqs. (5), (7) and (17)."""
-        normal: dist.TorchDistribution = dist.Normal(B @ f, sigma).to_event(1)
-        return normal
+        return dist.Normal(B @ f, sigma).to_event(1)  # type: ignore[no-any-return]
 
-    def model(self, batch: Batch, kl_weight: Tensor) -> None:
+    def model(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> None:
         """Joint density p(z, r) = prod_t p(z_t | h_{t-1}) p(r_t | z_t): eqs. (1)-(8)."""
         pyro.module("rvrae", self)
+        kl_weight = torch.as_tensor(kl_weight).expand(batch.n_times)
         h = d = batch.returns.new_zeros(self.hidden)
         for t, (r, B, sigma) in enumerate(self.months(batch)):
             mu_0, sigma_0 = self.prior(h)
@@ -127,9 +126,10 @@ class RVRAE(nn.Module):
             pyro.sample(f"r_{t}", self.likelihood(f, B, sigma), obs=r)  # (5), (7), (17)
             h = self.prior.advance(h, z)  # (6)
 
-    def guide(self, batch: Batch, kl_weight: Tensor) -> None:
+    def guide(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> None:
         """Posterior q(z | r) = prod_t q(z_t | r_t, h_{t-1}): eqs. (9)-(16)."""
         pyro.module("rvrae", self)
+        kl_weight = torch.as_tensor(kl_weight).expand(batch.n_times)
         h = batch.returns.new_zeros(self.hidden)  # (11)
         for t, (r, B, sigma) in enumerate(self.months(batch)):
             h, mu, scale = self.encoder(h, r, B, sigma)  # (12)-(14)

@@ -83,6 +83,9 @@ def test_the_page_opens_with_the_program() -> None:
     """Model and guide of ``rv.literal``, word for word but for the annotations."""
     program = rv.literal.RVRAE
     sources = [textwrap.dedent(inspect.getsource(f)) for f in (program.model, program.guide)]
-    plain = [re.sub(r": (Batch|Tensor)\b| -> None", "", source) for source in sources]
+    plain = [
+        re.sub(r": Batch\b|: float \| Tensor| -> None", "", source).replace(" = 1.0)", "=1.0)")
+        for source in sources
+    ]
     _, opening = blocks_of("model")[0]
     assert opening == "\n\n".join(plain)

@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -243,6 +243,19 @@ def test_training_the_literal_program_lowers_its_loss() -> None:
     assert sum(losses[-5:]) < sum(losses[:5]) - 5
     moved = [name for name, w in program.named_parameters() if not torch.equal(w, before[name])]
     assert moved == list(before)
+
+
+def test_the_literal_program_is_at_weight_one_by_default() -> None:
+    """It runs under Pyro's own tools with the batch alone."""
+    batch = double(random_panel(6, 8))
+    program, _ = paper_pair()
+    losses = []
+    for arguments in ((batch,), (batch, torch.ones(6))):
+        pyro.set_rng_seed(0)
+        losses.append(Trace_ELBO().loss(program.model, program.guide, *arguments))
+    assert losses[0] == losses[1]
+    draws = Predictive(program.model, guide=program.guide, num_samples=3)(batch)
+    assert draws["z_5"].shape == (3, FACTORS)
 
 
 def test_the_literal_program_is_short_and_names_each_equation() -> None:
