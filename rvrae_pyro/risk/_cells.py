@@ -101,8 +101,11 @@ class Walk:
         largest = np.abs(columns).max(axis=1) if size is None else size[known]
         slack = self.rounding * np.maximum(largest, np.abs(y))
         count = columns.shape[1]
-        below = (columns < y[:, None]).sum(axis=1) + 0.5 * (columns == y[:, None]).sum(axis=1)
-        self.pit[t, known] = (below + 0.5) / (count + 1.0)
+        below = (columns < (y - slack)[:, None]).sum(axis=1)
+        ties = (columns <= (y + slack)[:, None]).sum(axis=1) - below
+        # a place among ties at random, the same for all columns, so that an atom stays uniform
+        place = np.where(ties > 0, (self.picks[t, 0] + 0.5) / count * (ties + 1), 0.5)
+        self.pit[t, known] = (below + place) / (count + 1.0)
         for k, tail in enumerate(self.tails):
             var, es = at_risk[k], shortfall[k]
             hit = exceeds(y, var, slack)

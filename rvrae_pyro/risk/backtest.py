@@ -110,7 +110,8 @@ def backtest(
     probability; where it is 0, a single exception rejects. A ratio to an ES that is not positive
     has no meaning: ``z2`` of an asset or portfolio with such a month is NaN, and ``z2_p`` then
     tests the sum of return and ES over its exceptions, in return units; the pooled ``z2`` and the
-    means of ``fz0`` leave these cells out.
+    means of ``fz0`` leave these cells out. A return that ties with draws has a random place among
+    them in ``pit``, so that a right forecast with an atom passes its test of uniformity.
 
     Information set: forecasts know months to t-1, returns are month t's; weights must be known at
     t-1, which this cannot check.

@@ -76,6 +76,8 @@ def test_a_loss_equal_to_var_is_no_exception(kind, dtype):
     for name in ("kupiec_p_exact_holm", "conditional_p_holm", "z2"):
         assert found[name].values[0] == stock[name].values[0]
     assert result["pooled"]["verdict"].item() == "not rejected"
+    assert result["asset"]["pit_p"].sel(asset="cash").item() > 0.05
+    assert result["pooled"]["pit_p"].item() > 0.05
     assert result["pooled"]["z2"].item() == pytest.approx(
         alone["pooled"]["z2"].item() if kind != "a certain loss" else result["pooled"]["z2"].item()
     )
