@@ -50,10 +50,11 @@ def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> 
     if exact:
         return Finding(question, "good", "The model is exact: no particles are needed.")
     low = ess < _FEW
-    worst = ess.isel({TIME: int(ess.argmin(TIME))})
+    order = ess.isel({TIME: np.argsort(ess.to_numpy(), kind="stable")[:3]})
+    worst = ", ".join(f"{float(each):.0f} ({str(each[TIME].values)[:10]})" for each in order)
     answer = (
         f"Effective sample size of {num_particles} particles: median {float(ess.median()):.0f}, "
-        f"smallest {float(worst):.0f} ({str(worst[TIME].values)[:10]})."
+        f"smallest {worst}."
     )
     if not bool(low.any()):
         return Finding(question, "good", answer)

@@ -1,13 +1,16 @@
 """Monthly log scores of anything that can give them."""
 
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import xarray as xr
 
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import TIME
 
-__all__ = ["LogEvidence", "monthly_scores"]
+__all__ = ["ESS", "FILTER_ERROR", "Filters", "LogEvidence", "monthly_scores"]
+
+ESS: Final = "ess"
+FILTER_ERROR: Final = "filter_error"
 
 
 @runtime_checkable
@@ -21,12 +24,47 @@ class LogEvidence(Protocol):
         ...
 
 
+class FilterPass(Protocol):
+    """A filtered panel."""
+
+    @property
+    def ess(self) -> xr.DataArray:
+        """Effective sample size of the particle filter (time,)."""
+        ...
+
+    @property
+    def evidence_error(self) -> xr.DataArray:
+        """Monte-Carlo standard error of the log evidence (time,)."""
+        ...
+
+    def log_evidence(self) -> xr.DataArray:
+        """Log density of each month's returns given the months before (time,), in nats."""
+        ...
+
+
+@runtime_checkable
+class Filters(Protocol):
+    """A fit or an ensemble, whose scores may come from a particle filter."""
+
+    def filter(self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...) -> FilterPass:
+        """Filter a panel."""
+        ...
+
+
 def monthly_scores(
     scored: LogEvidence | xr.DataArray, panel: xr.Dataset | None, num_samples: int, seed: int
 ) -> xr.DataArray:
-    """Log score by month, from a fit or as it is."""
+    """Log score by month, from a fit or as it is.
+
+    Those of a particle filter have its sample size and Monte-Carlo error as coordinates.
+    """
     if isinstance(scored, xr.DataArray):
         scores = scored
+    elif isinstance(scored, Filters) and panel is not None:
+        filtered = scored.filter(panel, num_samples, seed)
+        scores = filtered.log_evidence().assign_coords(
+            {ESS: filtered.ess, FILTER_ERROR: filtered.evidence_error}
+        )
     elif isinstance(scored, LogEvidence):
         if panel is None:
             raise ConfigError("`panel` must be given where fits are to be scored; got None.")

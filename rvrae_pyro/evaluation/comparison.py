@@ -1,7 +1,7 @@
 """Rank fits by what they said of months before they came, with errors of the differences."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -11,11 +11,13 @@ from scipy import stats
 from rvrae_pyro.data.timeline import in_time_order, match_months, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._aggregate import hac_standard_error, varying
-from rvrae_pyro.evaluation._scored import LogEvidence, monthly_scores
+from rvrae_pyro.evaluation._scored import ESS, FILTER_ERROR, LogEvidence, monthly_scores
 from rvrae_pyro.evaluation.stacking import MODEL, stacking_weights
 from rvrae_pyro.names import RETURNS, TIME
 
 __all__ = ["compare"]
+
+_LEAST_ESS: Final = 20.0
 
 
 def compare(
@@ -55,8 +57,11 @@ def compare(
     Dataset
         By ``model``, best first: ``log_score`` (nats a month), its ``standard_error``;
         ``difference`` to the best (at most 0), ``difference_error``, and the two-sided
-        ``p_value``; stacking ``weight``. ``log_scores`` (model, time). Attribute ``n_times``.
-        ``.drop_dims("time").to_dataframe()`` is the table.
+        ``p_value``; stacking ``weight``; ``filter_error``, the particle filter's part of the
+        standard error (0 for exact scores and scores from elsewhere), and ``smallest_ess``, its
+        smallest effective sample size in a month that counts. ``log_scores`` and ``ess`` (model,
+        time), NaN without a filter. Attribute ``n_times``; ``warning`` where a month has fewer
+        than 20 effective particles. ``.drop_dims("time").to_dataframe()`` is the table.
 
     Raises
     ------
@@ -71,8 +76,9 @@ def compare(
     The joint score of a month rewards knowing how assets move together. Months are the unit:
     the assets of one month are dependent. The best is chosen on the same months, so that
     differences to it are optimistic by the choice; with many models use
-    ``model_confidence_set`` on ``-log_scores``. A score that a particle filter estimated has
-    an error of its own, which more particles make smaller.
+    ``model_confidence_set`` on ``-log_scores``. Standard errors are those over months and of the
+    particle filter's Monte-Carlo error, added in squares: a little too wide, as the former see a
+    part of the latter. More particles (``num_samples``) reduce it.
 
     References
     ----------
@@ -83,13 +89,17 @@ def compare(
         raise ConfigError(f"`error` must be 'hac' or 'bootstrap'; got {error!r}.")
     if not isinstance(fits, Mapping) or len(fits) < 2:
         raise ConfigError("`fits` must map two names or more to fits or scores.")
-    scores = _aligned(fits, panel, times, num_samples, seed)
+    scores, noise, ess = _aligned(fits, panel, times, num_samples, seed)
     order = np.argsort(-scores.mean(TIME).to_numpy(), kind="stable")
-    scores = scores.isel({MODEL: order})
+    scores, noise, ess = (each.isel({MODEL: order}) for each in (scores, noise, ess))
     difference = scores - scores.isel({MODEL: 0}, drop=True)
     size, n_times = max(200, num_samples), scores.sizes[TIME]
-    own = _errors(scores, error, lags, size, seed)
-    apart = _errors(difference, error, lags, size, seed)
+    # of a sum of months, whose filter errors are independent
+    filtered = (noise**2).sum(TIME) ** 0.5 / n_times
+    others = xr.DataArray(np.arange(len(order)) > 0, dims=MODEL)
+    both = (filtered**2 + filtered.isel({MODEL: 0}, drop=True) ** 2).where(others, 0.0)
+    own = (_errors(scores, error, lags, size, seed) ** 2 + filtered**2) ** 0.5
+    apart = (_errors(difference, error, lags, size, seed) ** 2 + both) ** 0.5
     gap = difference.mean(TIME)
     ratio = abs(gap) / varying(apart, float(np.abs(scores).max()))
     p_value = gap.copy(data=2.0 * stats.t.sf(ratio.to_numpy(), n_times - 1))
@@ -101,10 +111,22 @@ def compare(
             "difference_error": apart,
             "p_value": p_value,
             "weight": stacking_weights(scores),
+            FILTER_ERROR: filtered,
+            "smallest_ess": ess.min(TIME),
             "log_scores": scores,
+            ESS: ess,
         },
-        attrs={"n_times": n_times, "error": error, "units": "nats a month"},
+        attrs={"n_times": n_times, "error": error, "units": "nats per month"},
     )
+    low = {
+        str(m): int((one < _LEAST_ESS).sum()) for m, one in zip(ess[MODEL].values, ess, strict=True)
+    }
+    if any(low.values()):
+        named = ", ".join(f"{name} in {count} months" for name, count in low.items() if count)
+        table.attrs["warning"] = (
+            f"fewer than {_LEAST_ESS:.0f} effective particles of {num_samples}: {named}. "
+            "Scores and their errors are rough; use more (`num_samples`)."
+        )
     return table.transpose(MODEL, ...)
 
 
@@ -114,8 +136,8 @@ def _aligned(
     times: object | None,
     num_samples: int,
     seed: int,
-) -> xr.DataArray:
-    """Scores (model, time) of the months that count and all have."""
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Scores (model, time) of months that count and all have; filter errors and sample sizes."""
     each = {
         str(name): _counted(monthly_scores(one, panel, num_samples, seed), str(name), times)
         for name, one in fits.items()
@@ -124,7 +146,10 @@ def _aligned(
         aligned = match_months({f"fits[{name!r}]": scores for name, scores in each.items()})
     except ShapeError as problem:
         raise ShapeError(f"`fits` must share two scored months or more: {problem}") from problem
-    table = xr.concat(xr.align(*aligned, join="inner"), MODEL, coords="minimal", compat="override")
+    aligned = list(xr.align(*aligned, join="inner"))
+    noise, ess = (_beside(aligned, name, fits) for name in (FILTER_ERROR, ESS))
+    plain = [each.reset_coords(drop=True) for each in aligned]
+    table = xr.concat(plain, MODEL, coords="minimal", compat="override")
     table = table.assign_coords({MODEL: [str(name) for name in fits]}).rename("log_score")
     if panel is not None:
         seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])
@@ -135,7 +160,18 @@ def _aligned(
             f"`fits` must share two scored months or more; got {table.sizes[TIME]}. Compare their "
             "months, and `times`."
         )
-    return table.reset_coords(drop=True)
+    months = table[TIME]
+    return table, noise.sel({TIME: months}).fillna(0.0), ess.sel({TIME: months})
+
+
+def _beside(aligned: Sequence[xr.DataArray], name: str, fits: Mapping[str, object]) -> xr.DataArray:
+    """Stack a coordinate of the scores (model, time), NaN where they have none."""
+    rows = [
+        each[name].to_numpy() if name in each.coords else np.full(each.sizes[TIME], np.nan)
+        for each in aligned
+    ]
+    coords = {MODEL: [str(key) for key in fits], TIME: aligned[0][TIME].to_numpy()}
+    return xr.DataArray(np.stack(rows), coords, (MODEL, TIME), name)
 
 
 def _counted(scores: xr.DataArray, name: str, times: object | None) -> xr.DataArray:

@@ -17,6 +17,7 @@ from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, LAGGED, in_use
 from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
+    check_filter,
     check_skill,
     check_spread,
     check_tails,
@@ -29,6 +30,7 @@ from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.particle_filter import month_random
+from rvrae_pyro.models.exact import is_exact
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
@@ -140,7 +142,8 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
         replicates hold what is unknown about them.
     """
     panel, num_samples = subject.filtered.panel, subject.filtered.num_samples
-    findings = [_bound(subject, fit.seed, used)]
+    ess, exact = subject.filtered.ess, is_exact(fit.model)
+    findings = [check_filter(ess, num_samples, exact), _bound(subject, fit.seed, used)]
     findings.append(check_weights(psis(fit, panel, max(100, num_samples), fit.seed), used))
     findings.append(_spread(subject, fit.seed, used))
     trained = fit.kl_total[TIME].to_numpy()

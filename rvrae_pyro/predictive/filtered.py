@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import check_count
+from rvrae_pyro.errors import RvraeWarning, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.attribution import attribute, differentiate
@@ -34,7 +35,12 @@ from rvrae_pyro.predictive.state_summary import summarise_state
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed
 
-__all__ = ["Filtered", "filter_models"]
+__all__ = ["LEAST_ESS", "Filtered", "filter_models"]
+
+LEAST_ESS: Final = 20.0
+"""Effective particles below which a month's evidence and filtered factors carry a warning."""
+
+_MANY: Final = 200
 
 Chain = tuple[FilteredDraw, ...]
 """The draws of one member's weights; a single one where weights are at their MAP."""
@@ -112,6 +118,54 @@ class Filtered:
         attrs = {"long_name": "effective sample size of the particle filter", "units": "draws"}
         return xr.DataArray(values, {TIME: self.batch.times}, TIME, "ess", attrs)
 
+    @property
+    def evidence_error(self) -> xr.DataArray:
+        r"""Monte-Carlo standard error of :meth:`log_evidence` (time,), in nats; 0 if exact.
+
+        Of first order: a month's mean of S weights with effective sample size E has the relative
+        variance 1 / E - 1 / S. Errors that earlier months left in the particles come on top, so
+        that it is a lower bound where the sample size is small.
+        """
+        evidence = torch.stack(
+            [torch.stack([d.states.log_evidence for d in c]) for c in self.chains]
+        )
+        ess = torch.stack([torch.stack([d.states.ess for d in c]) for c in self.chains])
+        variance = (1.0 / ess - 1.0 / self.num_samples).clamp_min(0.0)
+        # of the mixture with equal weights over chains and their draws of the weights
+        share = torch.softmax(evidence.flatten(0, 1), 0)
+        error = (share.square() * variance.flatten(0, 1)).sum(0).sqrt().cpu().numpy()
+        attrs = {"long_name": "Monte-Carlo error of the log evidence", "units": "nats"}
+        return xr.DataArray(error, {TIME: self.batch.times}, TIME, "evidence_error", attrs)
+
+    def warning(self, *, stacklevel: int | None = None) -> dict[str, str]:
+        """Attribute ``warning`` for results that rest on months with few effective particles.
+
+        Parameters
+        ----------
+        stacklevel : int, optional
+            Also raise a ``RvraeWarning`` there, where particles were meant to be many (200).
+
+        Returns
+        -------
+        dict
+            Empty if every month has :data:`LEAST_ESS` or more.
+        """
+        ess = self.ess
+        low = ess[((ess < LEAST_ESS) & (ess < self.num_samples)).values]  # exact: never
+        if not low.size:
+            return {}
+        first = ", ".join(str(t)[:10] for t in low[TIME].values[:3])
+        more = ", ..." if low.size > 3 else ""
+        text = (
+            f"{low.size} of {ess.size} months have fewer than {LEAST_ESS:.0f} effective particles "
+            f"of {self.num_samples} ({first}{more}; smallest {float(low.min()):.1f}): evidence and "
+            "filtered factors of these months, and what follows from them, are rough. Use more "
+            "particles (`num_samples`)."
+        )
+        if stacklevel is not None and self.num_samples >= _MANY:
+            warnings.warn(text, RvraeWarning, stacklevel=stacklevel + 1)
+        return {"warning": text}
+
     def by_member(self) -> list[Filtered]:
         """Return one filtered panel per ensemble member, in the member's own factors."""
         return [
@@ -183,7 +237,7 @@ class Filtered:
             draws = rotate(draws, self.rotation)
         sample = (CHAIN, DRAW)
         mean = self._expected_factors() if kind == "predicted" else draws.mean(sample)
-        attrs = {**self.attrs, "kind": kind, "draw_seed": self.seed}
+        attrs = {**self.attrs, "kind": kind, "draw_seed": self.seed, **self.warning()}
         return xr.Dataset({FACTORS: draws, "mean": mean, "sd": draws.std(sample)}, attrs=attrs)
 
     def moments(self, times: object | None = None) -> xr.Dataset:
@@ -280,10 +334,18 @@ class Filtered:
         """Log density of each month's observed returns given all months before (time,), in nats.
 
         Of the mixture over draws of the weights and, with equal weights in every month, over
-        members; ``by_member`` gives each member's (chain, time).
+        members; ``by_member`` gives each member's (chain, time). Where the particle filter has
+        fewer than :data:`LEAST_ESS` effective particles in a month, the attribute ``warning`` says
+        so, here and of :meth:`factors`.
+
+        Warns
+        -----
+        RvraeWarning
+            In that case, with 200 particles or more.
         """
         each = torch.stack(self._each(_mixture_evidence))
-        attrs = {"long_name": "log density given the months before", "units": "nats"}
+        text = "log density given the months before"
+        attrs = {"long_name": text, "units": "nats", **self.warning(stacklevel=2)}
         times = {TIME: self.batch.times}
         if by_member:
             coords = {CHAIN: np.arange(len(self.chains)), **times}
