@@ -41,6 +41,7 @@ class Flow(FactorPrior):
     """
 
     gaussian = False
+    degrees_of_freedom = None  # of Normal noise
 
     def __init__(self, n_factors: int, base: FactorPrior | None = None, n_layers: int = 2) -> None:
         super().__init__()

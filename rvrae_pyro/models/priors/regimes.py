@@ -37,6 +37,7 @@ class RegimeSwitching(FactorPrior):
     """
 
     gaussian = False
+    degrees_of_freedom = None  # of Normal noise
 
     def __init__(self, n_factors: int, n_regimes: int = 2) -> None:
         super().__init__()

@@ -89,6 +89,7 @@ class StochasticVolatility(FactorPrior):
     """
 
     gaussian = False
+    degrees_of_freedom = None  # of Normal noise
 
     def __init__(self, n_factors: int, persistence: float = 0.9, volatility: float = 0.3) -> None:
         super().__init__()
