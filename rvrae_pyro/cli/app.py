@@ -17,6 +17,7 @@ from rvrae_pyro.cli.fit import fit
 from rvrae_pyro.cli.forecast import forecast
 from rvrae_pyro.cli.paper import paper
 from rvrae_pyro.cli.report import report
+from rvrae_pyro.cli.risk import risk
 from rvrae_pyro.cli.simulate import simulate
 from rvrae_pyro.errors import FitError, RvraeError
 
@@ -35,6 +36,7 @@ app.command()(simulate)
 app.command()(fit)
 app.command()(forecast)
 app.command()(report)
+app.command()(risk)
 app.command()(compare)
 app.command()(paper)
 app.add_typer(benchmark)

@@ -7,7 +7,6 @@ import typer
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.compare import (
-    DrawsOption,
     JobsOption,
     SchedulerOption,
     check_results_folder,
@@ -45,7 +44,7 @@ def gkx(
     ] = None,
     jobs: JobsOption = 2,
     scheduler: SchedulerOption = "",
-    draws: DrawsOption = 500,
+    num_samples: Annotated[int, typer.Option(help="Predictive draws.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the simulation of Gu, Kelly and Xiu (2021).
@@ -67,7 +66,7 @@ def gkx(
             names,
             seed=seed,
             out=out,
-            num_samples=draws,
+            num_samples=num_samples,
             n_jobs=jobs,
             executor=executor,
         )

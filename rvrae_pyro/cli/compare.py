@@ -15,6 +15,7 @@ from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
 from rvrae_pyro.cli.files import visible
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
+from rvrae_pyro.cli.settings import split_parts
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison import Comparison
 
 __all__ = [
-    "DrawsOption",
     "JobsOption",
     "SchedulerOption",
     "check_results_folder",
@@ -43,7 +43,6 @@ SchedulerOption = Annotated[
     str,
     typer.Option(help="Address of a dask scheduler whose workers take the fits, tcp://HOST:PORT."),
 ]
-DrawsOption = Annotated[int, typer.Option("--draws", help="Predictive draws.")]
 
 
 @takes_layout
@@ -69,7 +68,7 @@ def compare(
     ] = None,
     jobs: JobsOption = 2,
     scheduler: SchedulerOption = "",
-    draws: Annotated[int, typer.Option("--draws", help="Predictive draws, 200 or more.")] = 1000,
+    num_samples: Annotated[int, typer.Option(help="Predictive draws, 200 or more.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     layout: Layout,
@@ -95,7 +94,7 @@ def compare(
             out=out,
             n_factors=factors,
             ablation=ablation,
-            num_samples=draws,
+            num_samples=num_samples,
             n_jobs=jobs,
             executor=executor,
         )
@@ -119,7 +118,7 @@ def with_returns(panel: xr.Dataset) -> xr.Dataset:
 _OPTIONS: Final = {
     "n_factors": "--factors",
     "n_jobs": "--jobs",
-    "num_samples": "--draws",
+    "num_samples": "--num-samples",
     **{name: f"--{name}" for name in ("ablation", "models", "omit", "reps", "seeds", "split")},
 }
 
@@ -192,22 +191,7 @@ def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
     """
     if not text:
         return rv.experiments.paper_split(panel)
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 3:
-        raise ConfigError(
-            "`--split` must be TRAIN,VALID,TEST: three numbers of months, shares or last dates; "
-            f"got {text!r}."
-        )
-    return tuple(_part(part) for part in parts)
-
-
-def _part(text: str) -> int | float | str:
-    if re.fullmatch(r"[-+]?\d{1,5}", text):  # 201512 is a date
-        return int(text)
-    try:
-        return float(text) if "." in text else text
-    except ValueError:
-        return text
+    return split_parts(text)
 
 
 def check_results_folder(path: Path) -> None:

@@ -35,6 +35,16 @@ def fit(
     config: Annotated[
         Path | None, typer.Option(help="Settings (.toml) in sections data, model, fit, split.")
     ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="TRAIN,VALID,TEST: counts, shares or last dates (default: that of --config, or "
+            "the last 15 % validate and nothing is held out)."
+        ),
+    ] = "",
+    factors: Annotated[
+        int | None, typer.Option(help="Factors (default: those of --config, or 5).")
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings in force and stop.")
     ] = False,
@@ -54,7 +64,7 @@ def fit(
         raise ConfigError("`--out` is missing: name the folder to write the run to.")
     from rvrae_pyro.inference.processes import joined  # torch loads for a second
 
-    settings = read_settings(config)
+    settings = read_settings(config).with_options(split, factors)
     if out is not None:
         check_folder(out)
     raw = read_panel(panel, layout)

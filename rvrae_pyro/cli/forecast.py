@@ -20,7 +20,7 @@ from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 
-__all__ = ["forecast", "last_listed"]
+__all__ = ["forecast", "last_listed", "months_asked"]
 
 _TREES: Final = (".nc", ".zarr")
 _SHOWN: Final = 5
@@ -66,7 +66,7 @@ def forecast(
             ready,
             num_samples=num_samples,
             seed=seed,
-            times=_months(times, ready),
+            times=months_asked(times, ready),
             out=out if streams else None,
         )
     drawn = tree["predictions"].to_dataset()[RETURNS]
@@ -99,8 +99,8 @@ def forecast(
         _tell_of_noise(table, num_samples)
 
 
-def _months(times: str, panel: xr.Dataset) -> object | None:
-    """Turn the option into what ``Fit.forecast`` takes."""
+def months_asked(times: str, panel: xr.Dataset) -> object | None:
+    """Turn the option ``--times`` into what ``Fit.forecast`` takes."""
     if times == "all":
         return None
     if times == "last":

@@ -76,7 +76,7 @@ def paper(
     factors: Annotated[int, typer.Option(help="Factors of every model that has any.")] = 5,
     jobs: JobsOption = 2,
     scheduler: SchedulerOption = "",
-    draws: Annotated[int, typer.Option("--draws", help="Predictive draws, 200 or more.")] = 1000,
+    num_samples: Annotated[int, typer.Option(help="Predictive draws, 200 or more.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     layout: Layout,
@@ -105,7 +105,7 @@ def paper(
             seeds=seeds,
             omit=counts,
             n_factors=factors,
-            num_samples=draws,
+            num_samples=num_samples,
             n_jobs=jobs,
             executor=executor,
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,14 +16,14 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.blocks import pieces, row_blocks
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeError
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeError, check_count
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FEATURE, RETURNS, TIME
 
 if TYPE_CHECKING:
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["Settings", "cut", "read_settings", "to_toml"]
+__all__ = ["Settings", "cut", "read_settings", "split_parts", "to_toml"]
 
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
 _SIZES: Final = ("n_characteristics", "n_factors", "n_context")
@@ -50,6 +51,27 @@ class Settings:
     model: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, split: str = "", factors: int | None = None) -> "Settings":
+        """Replace settings by options of the command line, where these are given.
+
+        Parameters
+        ----------
+        split : str
+            ``TRAIN,VALID,TEST``; see :func:`split_parts`.
+        factors : int, optional
+
+        Raises
+        ------
+        ConfigError
+            If ``split`` has not three parts, or ``factors`` is below 1.
+        """
+        model, parts = self.model, self.split
+        if factors is not None:
+            model = {**model, "n_factors": check_count("--factors", factors)}
+        if split:
+            parts = dict(zip(("train", "valid", "test"), split_parts(split), strict=True))
+        return dataclasses.replace(self, model=model, split=parts)
 
     def build_model(self, panel: xr.Dataset) -> "RVRAE":
         """Build the model for a prepared panel.
@@ -93,6 +115,32 @@ class Settings:
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ConfigError(f"[fit] device {config.device!r} is not there: {error}.") from error
         return config
+
+
+def split_parts(text: str) -> tuple[int | float | str, ...]:
+    """Read TRAIN,VALID,TEST as ``rv.data.split`` takes them: counts, shares or last dates.
+
+    Raises
+    ------
+    ConfigError
+        If there are not three parts.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(parts):
+        raise ConfigError(
+            "`--split` must be TRAIN,VALID,TEST: three numbers of months, shares or last dates; "
+            f"got {text!r}."
+        )
+    return tuple(map(_split_part, parts))
+
+
+def _split_part(text: str) -> int | float | str:
+    if re.fullmatch(r"[-+]?\d{1,5}", text):  # 201512 is a date
+        return int(text)
+    try:
+        return float(text) if "." in text else text
+    except ValueError:
+        return text
 
 
 def read_settings(path: Path | None) -> Settings:

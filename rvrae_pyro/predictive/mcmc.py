@@ -96,9 +96,10 @@ def read_chains(mcmc: MCMC) -> Chains:
 def _diverging(mcmc: MCMC, size: tuple[int, int]) -> Array:
     """Which draws ended in a divergent transition."""
     found = np.zeros(size, dtype=bool)
-    told = mcmc.diagnostics().get("divergences", {})
-    for chain in range(size[0]):
-        found[chain, [int(draw) for draw in told.get(f"chain {chain}", ())]] = True
+    # diagnostics() also splits chains for r-hat, which takes four draws of each
+    kept: list[Any] = mcmc._diagnostics[: size[0]]
+    for chain, told in enumerate(kept):
+        found[chain, [int(draw) for draw in (told or {}).get("divergences", ())]] = True
     return found
 
 

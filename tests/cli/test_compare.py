@@ -6,7 +6,18 @@ import pytest
 
 from tests.cli.helpers import content, long_table
 
-SIZES = ("--split", "14,4,4", "--models", "IPCA", "--factors", "2", "--jobs", "1", "--draws", "200")
+SIZES = (
+    "--split",
+    "14,4,4",
+    "--models",
+    "IPCA",
+    "--factors",
+    "2",
+    "--jobs",
+    "1",
+    "--num-samples",
+    "200",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,7 @@ def test_compare_writes_tables(rvrae, table, tmp_path):
         (("--models", ","), "`--models` must name at least one"),
         (("--split", "14,4"), "`--split` must be TRAIN,VALID,TEST"),
         (("--seeds", "0"), "`--seeds` must be a whole number"),
-        (("--draws", "20"), "`--draws` must be at least 200"),
+        (("--num-samples", "20"), "`--num-samples` must be at least 200"),
         (("--jobs", "0"), "`--jobs` must be a whole number"),
         (("--split", "140,4,4"), "ask for 148 rows"),
         (("--split=-1,4,4",), "`train` must be at least 1 row; got -1"),
@@ -56,7 +67,7 @@ def test_bad_input_is_told_and_nothing_written(rvrae, table, tmp_path, options, 
 
 
 def test_a_failed_fit_is_exit_1(rvrae, table, tmp_path):
-    chosen = ("--split", "14,4,4", "--jobs", "1", "--draws", "200")
+    chosen = ("--split", "14,4,4", "--jobs", "1", "--num-samples", "200")
     # more factors than characteristics: IPCA cannot, the autoencoder can
     done = rvrae(
         "compare", table, "--excess", *chosen, "--models", "IPCA,ALSTM", "--factors", "9",

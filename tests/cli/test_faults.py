@@ -304,7 +304,7 @@ def test_a_killed_comparison_goes_on_to_the_same_bits(
     """Killed after its first fit; that one is kept, and no process of it is left behind."""
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ("compare", panel_file, "--models", "IPCA", "--seeds", 4, "--factors", 2)
-    command += ("--split", "14,4,5", "--draws", 200)
+    command += ("--split", "14,4,5", "--num-samples", 200)
     process = begin(*command, "--jobs", 2, "--out", out)
     limit = time.monotonic() + 120
     while not list(out.glob("cells/[!.]*.json")):
@@ -337,7 +337,7 @@ def test_a_terminated_comparison_does_not_wait_for_fits_under_way(
     """The fits would take minutes; whoever stops them has the prompt back at once."""
     out = tmp_path / "out"
     command = ("compare", panel_file, "--models", "IPCA,RVRAE", "--seeds", 4, "--factors", 2)
-    command += ("--split", "14,4,5", "--draws", 200, "--jobs", 2, "--out", out)
+    command += ("--split", "14,4,5", "--num-samples", 200, "--jobs", 2, "--out", out)
     process = begin(*command)
     limit = time.monotonic() + 120
     # the first IPCA: the other process has begun an RVRAE by then

@@ -9,7 +9,18 @@ import pytest
 import rvrae_pyro as rv
 from tests.cli.helpers import content, long_table
 
-SIZES = ("--split", "14,4,4", "--factors", "2", "--jobs", "1", "--draws", "200", "--seeds", "1")
+SIZES = (
+    "--split",
+    "14,4,4",
+    "--factors",
+    "2",
+    "--jobs",
+    "1",
+    "--num-samples",
+    "200",
+    "--seeds",
+    "1",
+)
 
 
 @pytest.fixture

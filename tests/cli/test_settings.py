@@ -1,5 +1,6 @@
 """Settings: what is printed can be read, and gives the same model."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.settings import Settings, cut, read_settings, to_toml
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.models.registry import describe_model
-from tests.cli.conftest import Command
-from tests.cli.helpers import SMALL, write_settings
+from tests.cli.conftest import Command, assert_refused
+from tests.cli.helpers import SMALL, long_table, write_settings
 
 RICH = """
 [model]
@@ -109,3 +110,25 @@ def test_cut_follows_the_split_that_is_asked_for(panel: xr.Dataset) -> None:
     assert valid is not None
     np.testing.assert_array_equal(train["time"], expected.train["time"])
     np.testing.assert_array_equal(valid["time"], expected.valid["time"])
+
+
+def test_split_and_factors_are_options_of_fit(rvrae: Command, tmp_path: Path) -> None:
+    table, run = tmp_path / "t.csv", tmp_path / "run"
+    long_table(20).to_csv(table, index=False)
+    settings = write_settings(tmp_path / "small.toml")
+    command = ("fit", table, "--excess", "--config", settings)
+    made = rvrae(*command, "--split", "12,4,4", "--factors", 3, "--out", run, "--json")
+    assert made.code == 0, made
+    said = json.loads(made.out)
+    assert (said["factors"], said["train"][1], said["valid"][1]) == (3, "2010-12-31", "2011-04-30")
+    kept = tomllib.loads((run / "config.toml").read_text())
+    assert kept["split"] == {"train": 12, "valid": 4, "test": 4}
+    assert kept["model"]["n_factors"] == 3
+    dates = ("--split", "2010-12,2011-04,2011-08", "--print-config")
+    shown = tomllib.loads(rvrae(*command, *dates).out)
+    assert shown["split"] == {"train": "2010-12", "valid": "2011-04", "test": "2011-08"}
+    assert shown["model"]["n_factors"] == 2  # of the file
+    assert_refused(
+        rvrae(*command, "--split", "12,4", "--out", run), "`--split` must be TRAIN,VALID"
+    )
+    assert_refused(rvrae(*command, "--factors", 0, "--out", run), "`--factors` must be a whole")

@@ -117,7 +117,7 @@ def test_commands_refits_and_members_are_sent(
 
     def tables(*more: str) -> object:
         out = str(tmp_path / f"out{len(more)}")
-        chosen = ("--models", "IPCA,ALSTM", "--split", "20,6,10", "--draws", "200", "--json")
+        chosen = ("--models", "IPCA,ALSTM", "--split", "20,6,10", "--num-samples", "200", "--json")
         panel_file = str(tmp_path / "panel.nc")
         assert main(["compare", panel_file, *chosen, "--out", out, *more]) == 0
         return json.loads(capsys.readouterr().out)["tables"]

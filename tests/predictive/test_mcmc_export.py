@@ -157,3 +157,17 @@ def test_a_kernel_without_a_model_has_draws_alone(market):
     tree = rv.to_datatree(mcmc, panel)
     assert tree["posterior"]["factors"].shape == (1, 4, T, 2)
     assert {"log_prior", "log_likelihood"}.isdisjoint(tree.children)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_a_run_of_few_draws_is_read(market, draws):
+    panel, _ = market
+    kernel = NUTS(potential_fn=lambda z: 0.5 * z["factors"].square().sum())
+    mcmc = MCMC(
+        kernel, num_samples=draws, warmup_steps=2, disable_progbar=True,
+        initial_params={"factors": torch.zeros(T, 1, 2)},
+    )  # fmt: skip
+    pyro.set_rng_seed(0)
+    mcmc.run()
+    tree = rv.to_datatree(mcmc, panel)
+    assert tree["sample_stats"]["diverging"].shape == (1, draws)
