@@ -50,8 +50,8 @@ class Fit(TrainingRecord, Results):
         size = sum(weight.numel() for weight in self.model.parts.parameters())
         last = int(self.history["step"].iloc[-1])
         start = f"seed {self.seed}"
-        if self.attrs.get("start", "seed") != "seed":
-            start += f", warm start that kept return_scale {float(self.model.return_scale):.3g}"
+        if self.attrs.get("start") in ("model", "init"):
+            start += f", warm start with return_scale {float(self.model.return_scale):.3g}"
         return (
             f"Fit({self.model.n_factors} factors, {size:,} weights, {start}; "
             f"{self.stopped} at step {last}, kept step {self.best_step}; saw data to "

@@ -93,8 +93,9 @@ def fit(
     Returns
     -------
     Fit
-        ``attrs["start"]`` is "seed", or for a warm start "model" (the weights that ``model``
-        came with) or "init"; ``repr`` states the ``return_scale`` that a warm start keeps.
+        ``attrs["start"]`` is "seed"; "construction" if a part does not keep its constructor
+        arguments, so that it cannot be drawn again; or for a warm start "model" (the weights that
+        ``model`` came with) or "init". ``repr`` states the ``return_scale`` of a warm start.
 
     Notes
     -----
@@ -335,12 +336,12 @@ def _check_kinds(config: object, init: object, elbo: object) -> None:
 
 def _start(
     model: RVRAE, init: Fit | None, batch: Batch, seed: int
-) -> Literal["seed", "model", "init"]:
+) -> Literal["seed", "construction", "model", "init"]:
     """Initialise weights and units from the seed, or keep those of a warm start."""
     if init is None and model.untrained:
-        model.redraw(seed)
+        drawn = model.redraw(seed)
         model.set_units(batch)
-        return "seed"
+        return "seed" if drawn else "construction"
     if init is not None:
         _take_weights(model, init)
     if model.parts.unset_units:  # initial values set by hand; no weight has adapted to a unit

@@ -151,7 +151,7 @@ def test_modified_weights_are_a_warm_start(modify: Callable[[rv.RVRAE], None], c
     fitted = _fit(model, _panel())
     assert fitted.attrs["start"] == "model"
     assert float(fitted.model.return_scale) == kept
-    assert f"warm start that kept return_scale {kept:.3g}" in repr(fitted)
+    assert f"warm start with return_scale {kept:.3g}" in repr(fitted)
 
 
 def test_an_initial_value_set_by_hand_is_kept_and_units_are_set() -> None:
@@ -198,3 +198,21 @@ def test_a_warm_start_in_far_units_warns_and_keeps_them(tmp_path) -> None:
     assert read.attrs["start"] == "model"
     assert "warm start" in repr(read)
     assert not read.model.untrained
+
+
+def test_parts_that_cannot_be_drawn_again_start_as_constructed() -> None:
+    class Forgetful(rv.loadings.MLP):
+        def __init__(self, wide: int) -> None:
+            super().__init__(3, 2, hidden=(wide,))
+
+    torch.manual_seed(1)
+    model = rv.RVRAE(3, 2, loadings=Forgetful(4), factor_prior=rv.priors.AR1(2))
+    before = [w.detach().clone() for w in model.loadings.parameters()]
+    fitted = rv.fit(
+        model, _panel(), config=rv.FitConfig(max_steps=1, learning_rate=1e-12), progress=False
+    )
+    assert fitted.attrs["start"] == "construction"
+    assert "warm start" not in repr(fitted)
+    assert float(model.return_scale) == pytest.approx(_typical(_panel()), rel=1e-6)
+    for old, new in zip(before, model.loadings.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0.0, atol=1e-6)
