@@ -230,7 +230,7 @@ def test_description_is_read_back_and_bad_settings_are_refused() -> None:
         rv.priors.StochasticVolatility(2, volatility=0.0)
     prior = rv.priors.StochasticVolatility(2)
     prior.observed = True
-    with pytest.raises(rv.ConfigError, match=r"latent of its own.*leave `observed` and `summarises` False"):
+    with pytest.raises(rv.ConfigError, match=r"latent of its own.*leave `observed` and"):
         rv.RVRAE(4, 2, factor_prior=prior)
 
 
