@@ -25,6 +25,8 @@ _CODES: Final = (
 """Numbers that stand for a missing value at CRSP, in French's library, in surveys and archives."""
 
 _PERCENT: Final = 0.5
+_UNIT: Final = 50.0
+"""Factor from which on a lasting jump of the median size is taken for a change of unit."""
 _FEW: Final = 3
 _ENOUGH: Final = 6
 
@@ -54,9 +56,10 @@ def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
     Notes
     -----
     Looks for: characteristics that know the return of their row (:mod:`lookahead`); codes of
-    missing values read as numbers; returns in percent in some months or for some assets; returns
-    that are persistent, repeated or mostly zero; assets and months that are copies of others;
-    assets with rows at a lower frequency.
+    missing values read as numbers; returns in percent in some months or for some assets;
+    characteristics whose median size jumps 50-fold for good; returns that are persistent, repeated
+    or mostly zero; assets, months and characteristics that are copies of others; assets with rows
+    at a lower frequency.
     """
     values = np.asarray(panel[RETURNS].transpose(TIME, ASSET).values, np.float64)
     found: list[str] = []
@@ -72,6 +75,8 @@ def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
     found += _copies(panel, values, returns)
     found += _sparse_assets(panel, values)
     found += _codes_in_characteristics(panel)
+    found += _broken_units(panel)
+    found += _copied_characteristics(panel)
     return found
 
 
@@ -84,13 +89,15 @@ def _codes_in_returns(values: Floats, name: str) -> Iterator[str]:
     spread = 1.4826 * np.median(np.abs(seen - middle))
     found, counts = np.unique(seen, return_counts=True)
     suspicious: list[tuple[float, int]] = []
-    far = (counts >= _FEW) & (np.abs(found - middle) >= 3.0 * spread)
+    far = (counts >= 2) & (np.abs(found - middle) >= 3.0 * spread)
     most = np.argsort(-counts * far, kind="stable")[: min(20, int(far.sum()))]
     for value, count in zip(found[most], counts[most], strict=True):
         code = _is_code(value) or _is_code(100.0 * value)
         distance = abs(value - middle)
         if value == -1.0 or spread == 0 or distance < (3.0 if code else 6.0) * spread:
             continue  # -1 is a total loss
+        if count < (2 if code else _FEW):
+            continue
         # the end of a tail, or the bound of clipped values, has others before it
         along = (seen - middle) * np.sign(value - middle) / distance
         near = (along > 0.7) & (along < 1.3) if code else along > 0.5
@@ -202,6 +209,26 @@ def _copies(panel: xr.Dataset, values: Floats, name: str) -> Iterator[str]:
         )
 
 
+def _copied_characteristics(panel: xr.Dataset) -> Iterator[str]:
+    """Report characteristics with the values of another."""
+    part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    rows = np.unique(np.linspace(0, len(part) - 1, min(len(part), 12)).round().astype(np.intp))
+    block = np.asarray(part[rows].values, np.float64)
+    first: dict[bytes, int] = {}
+    twins: list[str] = []
+    names = [str(name) for name in panel[CHARACTERISTIC].values]
+    for k, name in enumerate(names):
+        x = block[:, :, k]
+        if len(np.unique(x[np.isfinite(x)])) < _ENOUGH:
+            continue  # rare dummies and constants may agree by chance
+        other = first.setdefault(np.where(np.isfinite(x), x, np.inf).tobytes(), k)
+        # some rows agree; do all?
+        if other != k and np.array_equal(part[:, :, k], part[:, :, other], equal_nan=True):
+            twins.append(f"{name!r} (as {names[other]!r})")
+    if twins:
+        yield f"characteristics with the values of another: {', '.join(twins)}. Keep one of each."
+
+
 def _sparse_assets(panel: xr.Dataset, values: Floats) -> Iterator[str]:
     """Report assets whose rows are all several periods apart."""
     if len(values) < 3 * _ENOUGH:
@@ -211,15 +238,45 @@ def _sparse_assets(panel: xr.Dataset, values: Floats) -> Iterator[str]:
     for k in range(values.shape[1]):
         rows = np.flatnonzero(np.isfinite(values[:, k]))
         gaps = np.diff(rows)
-        if len(rows) >= _ENOUGH and gaps.min() > 1 and gaps.min() == gaps.max():
+        step = int(np.gcd.reduce(gaps)) if len(rows) > _ENOUGH else 1
+        if step > 1:  # also where some of its returns are missing
             odd.append(str(panel[ASSET].values[k]))
-            steps.add(int(gaps.min()))
+            steps.add(step)
     if odd:
         yield (
             f"assets with a return every {min(steps)} rows only: {first_three(odd)}. Theirs are of "
             "a lower frequency than the panel's: the return of several periods does not belong on "
             "the row of one."
         )
+
+
+def _broken_units(panel: xr.Dataset) -> Iterator[str]:
+    """Report characteristics whose size jumps once and for all, as where a unit changes."""
+    part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
+    if len(part) < 2 * _ENOUGH:
+        return
+    assets = np.unique(np.linspace(0, part.shape[1] - 1, min(part.shape[1], 200)).astype(np.intp))
+    size = np.abs(np.asarray(part[:, assets].values, np.float64))
+    for k, name in enumerate(panel[CHARACTERISTIC].values):
+        x = np.where(size[:, :, k] > 0, size[:, :, k], np.nan)
+        rows = np.flatnonzero(np.isfinite(x).sum(axis=1) >= 5)
+        if len(rows) < 2 * _ENOUGH:
+            continue
+        middle = np.log(_medians(x[rows], 1))
+        steps = np.diff(middle)
+        at = int(np.argmax(np.abs(steps)))
+        rest = np.delete(np.abs(steps), at)
+        before, after = middle[: at + 1], middle[at + 1 :]
+        if min(len(before), len(after)) < 3 or np.abs(steps[at]) < np.log(_UNIT):
+            continue
+        jump = abs(float(np.median(after) - np.median(before)))
+        if jump > np.log(_UNIT) and rest.max() < 0.5 * np.abs(steps[at]):
+            day = panel[TIME].values[rows[at + 1]].astype("datetime64[D]")
+            yield (
+                f"characteristic {str(name)!r} is {np.exp(jump):.3g} times "
+                f"{'larger' if steps[at] > 0 else 'smaller'} from {day} on, in the median. If its "
+                "unit changes there, use one."
+            )
 
 
 def _codes_in_characteristics(panel: xr.Dataset) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pandas.api.types import is_integer_dtype
 from rvrae_pyro.data.dates import date_spans, month_end, period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
+from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_in_pieces, read_rest
 from rvrae_pyro.data.readable import is_numeric, refuse_text
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
@@ -383,4 +384,18 @@ def _align(
             f"`returns` has a value for {len(found) - missing} of the {len(found)} rows only; the "
             "others are live rows without a return. Compare ids and dates."
         )
+    elif (
+        len(lost := _without_any(frame[columns.asset], found))
+        > 0.1 * frame[columns.asset].nunique()
+    ):
+        warn_user(
+            f"`returns` has no value for {len(lost)} of the assets of the file, such as "
+            f"{first_three(lost)}; they are forecast and never train. Compare ids."
+        )
     return found
+
+
+def _without_any(assets: "pd.Series[Any]", returns: "np.ndarray[Any, Any]") -> list[str]:
+    """Assets without a single return."""
+    seen = pd.Series(~np.isnan(returns)).groupby(assets.to_numpy()).any()
+    return [str(asset) for asset in seen.index[~seen]]

@@ -1,5 +1,6 @@
 """Plain tables in .csv and .parquet files, read without pandas' guesses at ids and labels."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from rvrae_pyro.errors import PanelError
 __all__ = ["column_names", "read_in_pieces", "read_plain", "read_rest"]
 
 _ROWS: Final = 500_000  # of a csv file held at a time
+_TAIL: Final = 1 << 16  # bytes at the end of a file in which its last line is looked for
 
 
 def read_plain(path: Path, *, asset: str, time: str, returns: str | None) -> pd.DataFrame:
@@ -138,6 +140,11 @@ def column_names(path: Path) -> list[str]:
             f"cannot read {path}: it is damaged or no table (the header names {len(names)} columns "
             f"and the row below has {len(second)} values). Name every column."
         )
+    if path.suffix.lower() == ".csv" and _is_cut_off(path, len(names)):
+        raise PanelError(
+            f"cannot read {path}: it is damaged: the last line has fewer values than there are "
+            "columns. Copy or write it again."
+        )
     known = [name for name in names if name]
     repeated = sorted({name for name in known if known.count(name) > 1})
     if repeated:
@@ -164,6 +171,18 @@ def _words(path: Path, line: int) -> list[str]:
             raise
         return []
     return [str(v) for v in read.iloc[0]]
+
+
+def _is_cut_off(path: Path, width: int) -> bool:
+    """Whether the last line ends within a row, as that of a file copied in part does."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - _TAIL))
+        tail = file.read()
+    if tail.endswith((b"\n", b"\r")):
+        return False
+    last = tail.replace(b"\r", b"\n").rpartition(b"\n")[2]
+    return last.count(b",") < width - 1 and len(last) < min(end, _TAIL)
 
 
 def _is_parquet(path: Path) -> bool:

@@ -32,7 +32,7 @@ def test_extremes_that_are_no_codes():
     lost = table.copy()
     lost.loc[rng.choice(len(table), 5, replace=False), "ret"] = -1.0  # bankruptcies
     assert _told(lost) == []
-    assert _told(table.assign(ret=table["ret"].round(2), me=table["bm"])) == []
+    assert _told(table.assign(ret=table["ret"].round(2)).drop(columns="me")) == []
 
 
 @pytest.mark.parametrize("code", [-99.99, -999.0, -9999.0, 9999.0, -99.0])
@@ -136,3 +136,16 @@ def test_a_panel_without_returns_has_nothing_to_tell():
     assert (
         find_oddities(panel.isel(time=[-1]).assign(returns=panel["returns"][[-1]] * np.nan)) == []
     )
+
+
+def test_copies_of_characteristics_and_breaks_of_units():
+    table = market()
+    told = _told(table.assign(size=table["me"]))
+    assert any("values of another: 'size' (as 'me')" in text for text in told)
+    assert _told(table.assign(size=table["me"].where(table.index != 700, 1.0))) == []
+    late = table["date"] >= "2012-07"
+    told = _told(table.assign(bm=table["bm"].where(~late, 1000 * table["bm"])))
+    assert any("'bm' is " in text and "larger from 2012-07-31 on" in text for text in told)
+    growing = table.assign(bm=table["bm"] * np.exp(np.arange(len(table)) / 100))
+    assert _told(growing) == []
+    assert _told(table.assign(bm=table["bm"].where(table["date"] != "2012-07-31", 5e3))) == []
