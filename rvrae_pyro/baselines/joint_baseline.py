@@ -127,7 +127,8 @@ class JointTBaseline(Baseline):
             As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it, with one chain, so that
             :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
             asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset). A dense
-            covariance has as many columns of ``beta`` as assets. NaN where not listed.
+            covariance has as many columns of ``beta`` as assets; so has a mixture's, in memory of
+            O(T N^2). NaN where not listed.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)

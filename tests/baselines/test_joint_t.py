@@ -319,6 +319,28 @@ def test_the_scale_follows_the_stated_rule():
     assert History(60, 12).refits(60) == []
 
 
+@pytest.mark.parametrize("name", ["EWMA", "EWMAMixture"])
+def test_draws_go_through_the_tools_of_risk(name, panel, fitted, tmp_path):
+    model, months = fitted[name], panel.time[TRAIN + 10 : TRAIN + 22]
+    tree = model.forecast(panel, 1000, times=months, out=tmp_path / "draws.zarr")
+    here = model.forecast(panel, 1000, times=months)
+    xr.testing.assert_identical(
+        tree["predictions"]["returns"].load(), here["predictions"]["returns"]
+    )
+    summary = rv.risk.summarize(here, 0.05)
+    np.testing.assert_array_equal(
+        summary["sd"].notnull(), model.moments(panel, times=months).sd.notnull()
+    )
+    assert summary["factor_var"].isnull().all()  # no factors are identified
+    equal = listed(panel).sel(time=months)
+    equal = equal / equal.sum("asset")
+    book = rv.risk.portfolio(here, equal)
+    exact = model.portfolio(panel, equal)
+    np.testing.assert_allclose(book["sd"], exact["sd"], rtol=0.15)
+    tested = rv.risk.backtest(here, panel.returns.sel(time=months), {"equal": equal}, 0.05)
+    assert np.isfinite(float(tested["pooled"]["rate"].squeeze()))
+
+
 def test_garch_variances_follow_the_stated_recursion():
     """Dynamics are those of ``arch`` on the training factors; months after it are filtered."""
     panel = complete(7, 150, seed=11)
