@@ -3,15 +3,18 @@
     python -m tests.benchmarks.french_risk --model EWMA --refit 12 --years 1975 2017
     python -m tests.benchmarks.french_risk --model mine --factory my_module:make --refit 36
     python -m tests.benchmarks.french_risk --model RVRAE --against EWMA MultivariateT
+    python -m tests.benchmarks.french_risk --model EWMA --panel portfolios.nc --years 2000 2018
 
 Prints every measure of ``rv.experiments.risk_scores`` by period, and the paired differences to the
-models that ``--against`` names (which must have been run with the same refits and years).
-Months of a refit are kept in ``runs/french_risk``, under a hash of the model's description, so that
-an interrupted or longer run continues.
+models that ``--against`` names, with the same refits and years. Months of a refit are kept in
+``runs/french_risk``, under a hash of the model's description, so that an interrupted or longer run
+continues.
 
-A factory takes the training panel and returns a model or a baseline; ``--steps`` bounds its
-training. Baselines see all months from 1955 to the refit. An RVRAE sees the last 216, of which
-the last 36 stop its training, or ``--train`` and ``--valid`` months.
+Baselines see all months from 1955 to the refit. An RVRAE sees the last 216, of which the last 36
+stop its training, or ``--train`` and ``--valid`` months. A factory takes the training panel and
+returns a model, a baseline or an entrant, which carries its own training configuration; ``--steps``
+bounds the training of a model. ``--panel FILE`` scores another panel: any file that
+``rv.data.read_panel`` reads, ranked, with context where a model reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,14 @@ def load() -> xr.Dataset:
     return panel.isel(time=slice(None, -1)).sel(time=slice(FIRST, None))
 
 
+@functools.cache
+def load_file(path: Path) -> xr.Dataset:
+    """Panel of a file, to the last month with returns."""
+    panel = rv.data.read_panel(path)
+    seen = panel["returns"].notnull().any("asset").to_numpy()
+    return panel.isel(time=slice(int(np.flatnonzero(seen)[-1]) + 1))
+
+
 @dataclass(frozen=True)
 class Spec:
     """A model, how often it is refitted, and on what."""
@@ -79,6 +90,11 @@ class Spec:
     seed: int = 0
     steps: int | None = None
     factory: str | None = None
+    file: Path | None = None
+
+    def panel(self) -> xr.Dataset:
+        """Panel that is scored."""
+        return load() if self.file is None else load_file(self.file)
 
     def make(self, panel: xr.Dataset) -> Any:
         """Competitor for a training panel."""
@@ -130,10 +146,9 @@ def _is_baseline(entrant: Any) -> bool:
     return isinstance(getattr(entrant, "template", None), Baseline)
 
 
-def run(spec: Spec, folder: Path = FOLDER, panel: xr.Dataset | None = None) -> xr.Dataset:
+def run(spec: Spec, folder: Path = FOLDER) -> xr.Dataset:
     """Records of all refits, joined; refits that are kept in ``folder`` are read."""
-    panel = load() if panel is None else panel
-    records = []
+    panel, records = spec.panel(), []
     for start, stop in spec.refits(panel):
         path = folder / _slug(spec.name) / f"{_key(spec, panel, start, stop)}.nc"
         if not path.exists():
@@ -159,6 +174,8 @@ def _key(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> str:
     past = panel.isel(time=slice(start))
     described = spec.make(past).describe(past)
     content = [described, start, stop, spec.num_samples, spec.seed, spec.train, spec.valid]
+    if spec.file is not None:
+        content.append(rv.data.fingerprint(panel))
     text = json.dumps(content, sort_keys=True, default=str)
     month = str(panel["time"].to_numpy()[start])[:7]
     return f"{month}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -214,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--against", nargs="*", default=(), help="names to compare with")
+    parser.add_argument("--panel", type=Path, help="file of another panel, ranked")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
     spec = Spec(
@@ -226,11 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.seed,
         given.steps,
         given.factory,
+        given.panel,
     )
     record = run(spec, given.folder)
     print_scores(f"{spec.name}, refit every {spec.refit} months", record)
     for other in (name for name in given.against if name != spec.name):
-        rival = Spec(other, spec.refit, spec.years, num_samples=spec.num_samples, seed=spec.seed)
+        rival = replace(spec, name=other, steps=None, factory=None, train=180, valid=36)
         print_difference(spec.name, other, record, run(rival, given.folder))
 
 

@@ -17,7 +17,15 @@ import xarray as xr
 from scipy import stats
 
 import rvrae_pyro as rv
-from tests.benchmarks.french_risk import SIMPLE, Spec, load, print_difference, print_scores, run
+from tests.benchmarks.french_risk import (
+    SIMPLE,
+    Spec,
+    load,
+    main,
+    print_difference,
+    print_scores,
+    run,
+)
 
 
 def reference_moments(past: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +128,29 @@ def test_simple_models_are_their_definition(name, every, tmp_path):
     stamps = [path.stat().st_mtime_ns for path in kept]
     xr.testing.assert_identical(run(Spec(name, every, years), tmp_path), record)
     assert [path.stat().st_mtime_ns for path in kept] == stamps  # read, not run again
+
+
+def test_another_panel_and_ones_own_model_from_the_command_line(tmp_path, capsys):
+    """The embedded panel from a file gives the embedded panel's figures."""
+    short = load().sel(time=slice("1975", "1987"))
+    rv.data.write_panel(short, tmp_path / "short.nc")
+    given = ("--panel", str(tmp_path / "short.nc"), "--folder", str(tmp_path / "kept"))
+    factory = "tests.benchmarks.test_french_risk:small"
+    own = ("--model", "mine", "--factory", factory, "--train", "48", "--valid", "12")
+    main([*own, *given, "--years", "1986", "1987", "--against", "MultivariateT"])
+    said = capsys.readouterr().out
+    assert "mine, refit every 12 months: 24 months" in said
+    assert "mine less MultivariateT" in said
+    spec = Spec("MultivariateT", 12, (1986, 1987), file=tmp_path / "short.nc")
+    record = run(spec, tmp_path / "kept")
+    model = rv.baselines.MultivariateT().fit(short.sel(time=slice(None, "1985")))
+    evidence = model.log_evidence(short.sel(time="1986"))
+    np.testing.assert_allclose(record["log_evidence"].sel(time="1986"), evidence)
+
+
+def small(panel: xr.Dataset) -> rv.baselines.IPCA:
+    """A factory as the command line takes it."""
+    return rv.baselines.IPCA(2)
 
 
 @pytest.mark.benchmark
