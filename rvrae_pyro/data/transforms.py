@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.blocks import pieces, row_blocks
 from rvrae_pyro.data.panel import first_three, validate_panel
+from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
 
@@ -18,6 +19,8 @@ __all__ = ["context_changes", "market_context", "rank_characteristics"]
 
 Floats = NDArray[np.floating[Any]]
 
+_LEAST_SPREAD: Final = 1e-9
+"""Relative spread below which a feature counts as constant."""
 _VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "spread", "baspread"}
 _RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
 _CLIP: Final = 4.0
@@ -160,11 +163,15 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
             quarter[rows], median[rows], three[rows] = _quantiles(block[some], levels)
         del block
     features: dict[str, Floats] = {}
+    noise: list[Floats] = []
+    relative = max(_LEAST_SPREAD, rounding(values))
     for k, name in enumerate(names):
         positive = bool(_tokens(name) & _VOLATILITY)
+        size = relative * np.fmax(np.abs(quarter[:, k]), np.abs(three[:, k]))
         for suffix, raw in (("median", median[:, k]), ("iqr", (three - quarter)[:, k])):
             features[f"{name}_{suffix}"] = _log(raw) if positive else raw
-    scaled = _standardise(np.stack(list(features.values()), axis=-1))
+            noise.append(size / np.where(raw > 0.0, raw, np.nan) if positive else size)
+    scaled = _standardise(np.stack(list(features.values()), axis=-1), np.stack(noise, axis=-1))
     out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
     told = {"source": "market_context", "standardised_from": str(panel[TIME].values[0])[:10]}
     out = out.assign({CONTEXT: ((TIME, FEATURE), scaled, told)})
@@ -261,13 +268,15 @@ def _log(values: Floats) -> Floats:
     return np.log(np.where(values > 0.0, values, np.nan))
 
 
-def _standardise(features: Floats) -> Floats:
-    """Centre and scale each column by its rows so far; see ``market_context``."""
+def _standardise(features: Floats, noise: Floats) -> Floats:
+    """Centre and scale each column by its rows so far; see ``market_context``.
+
+    ``noise`` is the rounding error of each number: a constant feature must not become noise.
+    """
     frame = pd.DataFrame(features).ffill()
     so_far = frame.expanding(min_periods=12)
     spread = so_far.std(ddof=0)
-    # rounding alone must not turn a constant feature into noise
-    floor = 1e-9 * (1.0 + so_far.mean().abs())
+    floor = pd.DataFrame(noise).ffill().expanding().max()
     scaled = (frame - so_far.mean()) / spread.where(spread > floor)
     filled: Floats = scaled.fillna(0.0).to_numpy()
     return np.clip(filled, -_CLIP, _CLIP)

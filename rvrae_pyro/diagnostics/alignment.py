@@ -160,5 +160,6 @@ def _roots(centred: Array) -> tuple[Array, Array]:
     """Inverse and root of the covariance; unused directions get a small variance of their own."""
     covariance = centred.T @ centred / max(1, len(centred) - 1)
     values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, max(1e-6 * values.max(), 1e-12))
+    largest = float(values.max())
+    values = np.maximum(values, 1e-6 * largest if largest > 0.0 else 1.0)
     return (vectors / np.sqrt(values)) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T

@@ -195,3 +195,26 @@ def test_changes_want_a_context_and_want_it_once():
         context_changes(panel.drop_dims("feature"))
     with pytest.raises(PanelError, match="already"):
         context_changes(context_changes(panel))
+
+
+@pytest.mark.parametrize("unit", [1e6, 1e-6, 1e-12])
+def test_the_unit_of_a_characteristic_changes_no_context(unit):
+    panel = _named(missing=0.0)
+    scaled = panel.copy(deep=True)
+    scaled["characteristics"] *= unit
+    np.testing.assert_allclose(
+        market_context(scaled)["context"], market_context(panel)["context"], rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("level", [0.1, 1e6 / 3, 1e-9 / 3])
+def test_constant_characteristics_make_no_context_in_any_dtype(level, dtype):
+    panel = _named(missing=0.0)
+    values = panel["characteristics"].copy()
+    # equal up to the rounding of the dtype
+    wobble = np.nextafter(dtype(level), dtype(np.inf)) - dtype(level)
+    values[...] = level
+    values[::2] += wobble
+    panel["characteristics"] = values.astype(dtype)
+    assert (market_context(panel)["context"] == 0.0).all()
