@@ -1,7 +1,7 @@
 """Matching returns with forecasts cell by cell, and scoring draws in blocks of cells."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from rvrae_pyro.data.timeline import common_labels, in_time_order, match_months
 from rvrae_pyro.errors import ShapeError, warn_user
 from rvrae_pyro.names import ASSET, OBS, SAMPLE_DIMS, TIME
 
-__all__ = ["check_array", "pair", "point", "sample_dims", "score_cells", "to_wide"]
+__all__ = ["check_array", "pair", "point", "sample_dims", "score_cells", "to_wide", "warn_lost"]
 
 Array = NDArray[np.float64]
 Kernel = Callable[[Array, Array], Array]
@@ -89,7 +89,7 @@ def pair(
         raise ShapeError(f"`returns` must have dims {dims} and no others; got {returns.dims}.")
     further = [dim for dim in other.dims if dim not in dims]
     returns, other = match_months({"returns": returns, name: other})
-    sizes = returns.sizes.get(OBS, 0), other.sizes.get(OBS, 0)
+    given = {"returns": returns, name: other}
     try:
         returns, other = xr.align(returns, other, join="inner", exclude=further)
     except ValueError as error:
@@ -100,15 +100,22 @@ def pair(
             f"{[d for d in dims if returns.sizes[d] == 0]}; compare their coordinates."
         )
     _same_cells(returns, other, name)
-    for argument, before in zip(("returns", name), sizes, strict=True):
-        if before > returns.sizes.get(OBS, 0):
-            warn_user(
-                f"{before - returns.sizes[OBS]} of {before} cells of `{argument}` are left out: "
-                f"only one of `returns` and `{name}` lists them along {OBS!r}."
-            )
+    warn_lost(given, returns)
     if not sample_dims(other):
         other = other.astype(np.float64)
     return returns.astype(np.float64).transpose(*dims), other.transpose(..., *dims)
+
+
+def warn_lost(given: Mapping[str, xr.DataArray], kept: xr.DataArray) -> None:
+    """Warn of cells along ``obs`` that a join of long arrays has left out."""
+    for name, values in given.items():
+        before, after = values.sizes.get(OBS, 0), kept.sizes.get(OBS, 0)
+        if before > after:
+            warn_user(
+                f"{before - after} of {before} cells of `{name}` are left out, which only one of "
+                f"{' and '.join(f'`{each}`' for each in given)} lists along {OBS!r}. Take both "
+                "from one tree."
+            )
 
 
 def _pick(wide: xr.DataArray, long: xr.DataArray, name: str, long_name: str) -> xr.DataArray:

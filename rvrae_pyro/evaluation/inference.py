@@ -10,7 +10,7 @@ from rvrae_pyro.data.rounding import independent, rounding, scaled
 from rvrae_pyro.data.timeline import in_time_order, match_months
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
 from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error, varying
-from rvrae_pyro.evaluation._cells import check_array
+from rvrae_pyro.evaluation._cells import check_array, warn_lost
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
 
 __all__ = ["diebold_mariano", "fama_macbeth", "grs", "model_confidence_set"]
@@ -63,12 +63,14 @@ def diebold_mariano(
     inputs = first, second
     try:
         first, second = match_months({"first": first, "second": second})
+        given = {"first": first, "second": second}
         first, second = xr.align(first, second, join="inner")
     except ValueError as error:
         raise ShapeError(f"`first` and `second` cannot be matched: {error}") from error
     difference = first.astype(np.float64) - second.astype(np.float64)
     if 0 in difference.shape:
         raise ShapeError("`first` and `second` have no label in common; compare their coordinates.")
+    warn_lost(given, difference)
     if OBS in difference.dims or ASSET in difference.dims:
         monthly = aggregate(difference, per="month", standard_error=False)
         assert isinstance(monthly, xr.DataArray)

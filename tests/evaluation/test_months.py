@@ -361,3 +361,14 @@ def test_left_out_months_are_picked_and_sorted():
     xr.testing.assert_allclose(
         ev.leave_future_out(lambda past: Scored(), shuffled, start=12), ahead
     )
+
+
+def test_cells_that_only_one_long_array_lists_are_counted():
+    given = inputs()
+    numbered = np.arange(T * N)
+    returns, forecast = (
+        long(given[name]).assign_coords(obs=numbered) for name in ("returns", "forecast")
+    )
+    for score in (ev.total_r2, lambda a, b: ev.diebold_mariano(a**2, b**2)):
+        with pytest.warns(RvraeWarning, match="20 of 720 cells of `returns` are left out|`first`"):
+            score(returns, forecast.isel(obs=slice(20, None)))
