@@ -70,9 +70,10 @@ def from_prices(
 
     Notes
     -----
-    With Adj Close (``auto_adjust=False``) returns are its changes, and High and Low are adjusted by
-    the same factor; without it (``auto_adjust=True``, the default of yfinance) Close is adjusted
-    already. Rows in which no ticker has a price are left out.
+    With Adj Close (``auto_adjust=False``) returns are its changes, High and Low are adjusted by
+    the same factor, and Close times Volume is what ``dolvol`` and ``illiq`` are made from; without
+    it (``auto_adjust=True``, the default of yfinance) Close is adjusted already, and these two are
+    left out: later dividends change it. Rows in which no ticker has a price are left out.
 
     Examples
     --------
@@ -94,9 +95,11 @@ def from_prices(
     elif "adjusted" in tables:
         # without the close that they belong to, they cannot be adjusted
         tables = {name: t for name, t in tables.items() if name not in ("high", "low")}
-    extremes = {name: tables[name] for name in ("high", "low") if name in tables}
+    others = {name: tables[name] for name in ("high", "low") if name in tables}
+    if {"adjusted", "close", "volume"} <= set(tables):
+        others["unadjusted_close"] = tables["close"]
     panel = characteristics_from_prices(
-        close, tables.get("volume"), **extremes, risk_free=risk_free, excess=excess
+        close, tables.get("volume"), **others, risk_free=risk_free, excess=excess
     )
     panel.attrs["source"] = "from_prices"
     return panel
