@@ -95,11 +95,15 @@ def from_prices(
     elif "adjusted" in tables:
         # without the close that they belong to, they cannot be adjusted
         tables = {name: t for name, t in tables.items() if name not in ("high", "low")}
-    others = {name: tables[name] for name in ("high", "low") if name in tables}
-    if {"adjusted", "close", "volume"} <= set(tables):
-        others["unadjusted_close"] = tables["close"]
+    traded = {"adjusted", "close", "volume"} <= set(tables)
     panel = characteristics_from_prices(
-        close, tables.get("volume"), **others, risk_free=risk_free, excess=excess
+        close,
+        tables.get("volume"),
+        tables.get("high"),
+        tables.get("low"),
+        unadjusted_close=tables["close"] if traded else None,
+        risk_free=risk_free,
+        excess=excess,
     )
     panel.attrs["source"] = "from_prices"
     return panel
