@@ -26,7 +26,7 @@ def small_model(market: xr.Dataset, **parts: Any) -> rv.RVRAE:
         n,
         2,
         loadings=rv.loadings.MLP(n, 2, hidden=(4,)),
-        factor_prior=rv.priors.StandardNormal(2),
+        factor_prior=rv.priors.AR1(2),
         likelihood=rv.likelihoods.Normal(),
         **parts,
     )
