@@ -1,6 +1,7 @@
 """Wide tables, a row a date and a column an asset, to panels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def from_wide(
     lag: int = 0,
     weight: pd.DataFrame | None = None,
     frequency: Frequency = "monthly",
+    dayfirst: bool | None = None,
+    date_format: str | None = None,
     **characteristics: pd.DataFrame,
 ) -> xr.Dataset:
     """Turn wide tables, one row a date and one column an asset, into a panel.
@@ -48,6 +51,8 @@ def from_wide(
         Market values, timed like the characteristics.
     frequency : {"monthly", "weekly", "daily"}
         Default: "monthly".
+    dayfirst, date_format
+        Reading of text dates whose year is not first; see ``from_frame``.
     **characteristics : DataFrame
         A wide table for each characteristic, under its name. Dates and assets may differ from
         those of the returns: cells are matched by date and id, and kept where any table has a
@@ -92,7 +97,8 @@ def from_wide(
         )
     tables: dict[str, object] = {"returns": returns, **characteristics}
     tables |= {} if weight is None else {WEIGHT: weight}
-    read = _read_tables(tables, frequency)
+    ends = partial(period_ends, frequency=frequency, dayfirst=dayfirst, date_format=date_format)
+    read = _read_tables(tables, ends)
     _check_overlap(read)
     columns = {_RETURN if name == "returns" else name: _melted(t) for name, t in read.items()}
     table = pd.concat(columns, axis=1).rename_axis(["date", "asset"])
@@ -113,7 +119,9 @@ def _melted(table: pd.DataFrame) -> "pd.Series[Any]":
     return pd.Series(table.to_numpy().ravel(), cells).dropna()
 
 
-def _read_tables(tables: Mapping[str, object], frequency: Frequency) -> dict[str, pd.DataFrame]:
+def _read_tables(
+    tables: Mapping[str, object], ends: Callable[[pd.Index], pd.DatetimeIndex]
+) -> dict[str, pd.DataFrame]:
     """Give every table floats, dates at the ends of periods and ids, or list what is wrong."""
     problems: list[str] = []
     read: dict[str, pd.DataFrame] = {}
@@ -133,7 +141,7 @@ def _read_tables(tables: Mapping[str, object], frequency: Frequency) -> dict[str
                 "call from_frame, for a download of prices from_prices."
             )
         else:
-            found = _read_table(name, table, frequency, problems)
+            found = _read_table(name, table, ends, problems)
             if found is not None:
                 read[name] = found
     raise_problems("tables", problems)
@@ -141,13 +149,16 @@ def _read_tables(tables: Mapping[str, object], frequency: Frequency) -> dict[str
 
 
 def _read_table(
-    name: str, table: pd.DataFrame, frequency: Frequency, problems: list[str]
+    name: str,
+    table: pd.DataFrame,
+    ends: Callable[[pd.Index], pd.DatetimeIndex],
+    problems: list[str],
 ) -> pd.DataFrame | None:
     if isinstance(table.index, pd.RangeIndex):
         problems.append(f"`{name}` must be indexed by date; its index only counts rows.")
         return None
     try:
-        days = period_ends(table.index, frequency)
+        days = ends(table.index)
         ids = asset_ids(table.columns, f"the columns of `{name}`")
     except (ValueError, TypeError, OverflowError) as error:
         problems.append(f"`{name}`: {error}")

@@ -137,3 +137,21 @@ def test_misuse():
         from_wide(100 * returns, excess=True, me=others["me"])
     with pytest.warns(RvraeWarning, match="nothing was subtracted"):
         from_wide(returns, me=others["me"])
+
+
+def test_text_dates_are_read_as_told():
+    months = pd.period_range("2020-01", periods=6, freq="M")
+    rng = np.random.default_rng(0)
+    values = pd.DataFrame(rng.normal(0, 0.05, (6, 4)), months, list("ABCD"))
+    expected = rv.data.from_wide(values, excess=True, size=values.shift(2, fill_value=0.5))
+    days = months.to_timestamp(how="end")
+    for form, reading in (
+        ("%m/%d/%Y", {"dayfirst": False}),
+        ("%d.%m.%Y", {"dayfirst": True}),
+        ("%d-%b-%y", {"date_format": "%d-%b-%y"}),
+    ):
+        text = values.set_axis(days.strftime(form))
+        found = rv.data.from_wide(text, excess=True, size=text.shift(2, fill_value=0.5), **reading)
+        xr.testing.assert_identical(found, expected)
+        with pytest.raises(rv.PanelError, match=r"dayfirst=True or|date_format="):
+            rv.data.from_wide(text, excess=True, size=text.shift(2, fill_value=0.5))
