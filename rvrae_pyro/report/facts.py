@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -53,8 +54,10 @@ class Facts:
         By how much they fall, decimal.
     books : Dataset
         Risk of the portfolios (portfolio), tails along ``tail``.
+    held : str
+        Portfolio whose parts are shown: the first given one, else equal weights.
     parts : DataFrame
-        Weight and part of the 5 % expected shortfall of each asset, in equal weights.
+        Weight and part of the 5 % expected shortfall of each asset in it.
     factors : Dataset
         Principal factors; see ``principal_factors``; ``name`` along ``factor``.
     profile : Dataset
@@ -77,6 +80,7 @@ class Facts:
     ranking: pd.DataFrame
     fall: float
     books: xr.Dataset
+    held: str
     parts: pd.DataFrame
     factors: xr.Dataset
     profile: xr.Dataset
@@ -93,7 +97,12 @@ class Facts:
 
 
 def gather(
-    fit: Fit, panel: xr.Dataset, raw: xr.Dataset, num_samples: int = 1000, seed: int = 0
+    fit: Fit,
+    panel: xr.Dataset,
+    raw: xr.Dataset,
+    num_samples: int = 1000,
+    seed: int = 0,
+    given: Mapping[str, pd.Series[float]] | None = None,
 ) -> Facts:
     """Work out what the page says.
 
@@ -105,6 +114,8 @@ def gather(
     raw : Dataset
         The panel before that, for names of assets.
     num_samples, seed : int
+    given : mapping from name to Series by asset, optional
+        Weights of further portfolios, 0 where an asset has no forecast.
 
     Returns
     -------
@@ -132,7 +143,7 @@ def gather(
     turned = principal_factors(filtered.loadings(), paths["factors"])
     parts = _attribution(filtered, live, paths["mean"], turned["mean"])
     means = parts.sum(axis=1)
-    weights = _portfolios(tree, panel, live)
+    weights = _portfolios(tree, panel, live, given or {})
     books = rv.risk.portfolio(tree, weights)
     at_live = books.to_dataset().isel({TIME: 0})
     # as in the ranking: means without the noise of the draws
@@ -149,7 +160,8 @@ def gather(
         _ranking(tree, raw, equal, fall, means),
         fall,
         at_live,
-        _parts(books),
+        next(iter(given or {}), EQUAL),
+        _parts(books, next(iter(given or {}), EQUAL)),
         turned.assign_coords(name=profile["name"]),
         profile,
         parts,
@@ -181,9 +193,18 @@ def _known(panel: xr.Dataset) -> xr.DataArray | None:
     return rv.data.load_french_factors().reindex({TIME: panel[TIME]})
 
 
-def _portfolios(tree: xr.DataTree, panel: xr.Dataset, live: np.datetime64) -> xr.DataArray:
-    """Stack portfolios (time, asset, portfolio) of the live month."""
-    books = standard_books(tree)
+def _portfolios(
+    tree: xr.DataTree,
+    panel: xr.Dataset,
+    live: np.datetime64,
+    given: Mapping[str, pd.Series[float]],
+) -> xr.DataArray:
+    """Stack portfolios (time, asset, portfolio) of the live month, given ones first."""
+    standard = standard_books(tree)
+    like = standard[EQUAL]
+    books = {
+        name: xr.zeros_like(like) + _by_asset(weights, like) for name, weights in given.items()
+    } | standard
     if WEIGHT in panel:
         value = panel[WEIGHT].sel({TIME: [live]}).where(books[EQUAL] > 0).fillna(0.0).clip(0.0)
         if float(value.sum()) > 0:
@@ -222,9 +243,9 @@ def _by_asset(means: pd.Series, like: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(full.to_numpy(), {ASSET: like[ASSET].values}, ASSET)
 
 
-def _parts(books: xr.DataTree) -> pd.DataFrame:
-    """Parts of the 5 % expected shortfall of equal weights, largest first."""
-    one = books.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: EQUAL}).sel(tail=0.05)
+def _parts(books: xr.DataTree, name: str) -> pd.DataFrame:
+    """Parts of the 5 % expected shortfall of a portfolio, largest first."""
+    one = books.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: name}).sel(tail=0.05)
     table = pd.DataFrame(
         {
             "weight": one["weights"].to_series(),
@@ -232,7 +253,7 @@ def _parts(books: xr.DataTree) -> pd.DataFrame:
             "sd_part": (one["component_sd"] / one["sd"]).to_series(),
         }
     )
-    return table[table["weight"] > 0].sort_values("part", ascending=False)
+    return table[table["weight"] != 0].sort_values("part", ascending=False)
 
 
 def _attribution(

@@ -8,7 +8,6 @@ import pandas as pd
 
 from rvrae_pyro.names import ASSET
 from rvrae_pyro.report import charts, words
-from rvrae_pyro.report.books import EQUAL
 from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.html import (
     Cell,
@@ -135,7 +134,7 @@ def _figure(value: float, digits: int) -> Cell:
 
 
 def portfolios(facts: Facts) -> str:
-    """Show the risk of portfolios, and which assets carry that of equal weights."""
+    """Show the risk of portfolios, and which assets carry that of the one that is held."""
     books = facts.books
     columns = [
         Column("Portfolio", numeric=False),
@@ -184,7 +183,8 @@ def portfolios(facts: Facts) -> str:
         )
         + table(
             "parts",
-            f"Where the 5 % expected shortfall of {EQUAL.lower()} comes from: ten largest parts",
+            f"Where the 5 % expected shortfall of {_inside(facts.held)} comes from: ten largest "
+            "parts",
             [
                 Column("Asset", numeric=False),
                 Column("Weight %"),
@@ -198,6 +198,11 @@ def portfolios(facts: Facts) -> str:
             f"{percent(top, 0)} % with {percent(float(shown['weight'].sum()), 0)} % of the weight."
         )
     )
+
+
+def _inside(name: str) -> str:
+    """Name of a portfolio inside a sentence."""
+    return name[0].lower() + name[1:]
 
 
 def _the(ahead: str) -> str:

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
-from tests.cli.conftest import Command
+import pandas as pd
+import xarray as xr
+
+import rvrae_pyro as rv
+from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import content
 
 
@@ -43,3 +47,35 @@ def test_bad_input_writes_nothing(
         assert said in done.err
         assert "Traceback" not in done.err
     assert content(tmp_path) == {}
+
+
+def test_a_portfolio_of_the_user_is_on_the_page(
+    rvrae: Command, run_folder: Path, panel_file: Path, panel: xr.Dataset, tmp_path: Path
+) -> None:
+    listed = rv.data.listed(panel).isel(time=-1)
+    ids = [str(name) for name in panel["asset"].values[listed.values]]
+    for name, values in (("p", {ids[0]: 300.0, ids[1]: 100.0}), ("b", {ids[2]: 1.0})):
+        frame = pd.DataFrame({"asset": list(values), "value": list(values.values())})
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    files = ("--portfolio", tmp_path / "p.csv", "--benchmark", tmp_path / "b.csv")
+    out = tmp_path / "report.html"
+    done = rvrae("report", run_folder, panel_file, *files, "--out", out)
+    assert done.code == 0, done.err
+    page = out.read_text(encoding="utf-8")
+    rows = {
+        name: page[page.index(f">{name}<") :].split("</tr>")[0]
+        for name in ("Your portfolio", "Your benchmark", "Your portfolio less benchmark")
+    }
+    found = json.loads(rvrae("risk", run_folder, panel_file, *files, "--json").out)
+    for name, key in zip(rows, ("portfolio", "benchmark", "active"), strict=True):
+        for figure in ("sd", "var_05", "es_01"):
+            assert f"{100 * found[key][figure]:.2f}" in rows[name]
+    assert "shortfall of your portfolio comes from" in page
+    assert "over all 2 assets" in page
+    before = content(tmp_path)
+    alone = ("report", run_folder, panel_file, *files[2:], "--out", tmp_path / "r.html")
+    assert_refused(rvrae(*alone), "`--benchmark` needs `--portfolio`")
+    (tmp_path / "x.csv").write_text("asset,weight\nXYZ,1\n")
+    unknown = ("--portfolio", tmp_path / "x.csv", "--out", tmp_path / "r.html")
+    assert_refused(rvrae("report", run_folder, panel_file, *unknown), "panel does not have: XYZ")
+    assert set(content(tmp_path)) == {*before, "x.csv"}
