@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import xarray as xr
 
+from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_plain
 from rvrae_pyro.errors import ConfigError, PanelError
@@ -123,7 +124,9 @@ def _read(path: Path, where: str, asset: str | None) -> "pd.Series[float]":
             f"{where} must have one column of numbers, such as `weight`, beside the ids in {ids!r};"
             f" got columns {first_three(frame.columns)}, of numbers {first_three(numeric)}."
         )
-    index = pd.Index(frame[ids].astype("str").to_numpy(), name=ASSET)
+    index = pd.Index(asset_ids(frame[ids], f"{where}: column {ids!r}"), name=ASSET)
+    if index.hasnans:
+        raise PanelError(f"{where}: {np.count_nonzero(index.isna())} rows have no id in {ids!r}.")
     return pd.Series(frame[size].to_numpy(np.float64), index=index, name="weight")
 
 

@@ -17,6 +17,7 @@ _FIELDS: Final = {
     "adjclose": "adjusted",
     "adjustedclose": "adjusted",
     "adj": "adjusted",
+    "unadjustedclose": "unadjusted",
     "high": "high",
     "low": "low",
     "volume": "volume",
@@ -44,7 +45,7 @@ def from_prices(
         What ``yfinance.download([...])`` returns, as it is: columns of two levels, the price
         (Close, High, Low, Open, Volume, perhaps Adj Close) and the ticker, in either order. Or a
         dict of wide tables, a row a day and a column an asset, under the names ``close`` (or
-        ``adj close``), ``high``, ``low`` and ``volume``.
+        ``adj close``), ``high``, ``low``, ``volume`` and ``unadjusted_close``.
     risk_free : Series, optional
         Decimal rate per month by date, subtracted from the returns unless ``excess``.
     excess : bool
@@ -70,10 +71,11 @@ def from_prices(
 
     Notes
     -----
-    With Adj Close (``auto_adjust=False``) returns are its changes, High and Low are adjusted by
-    the same factor, and Close times Volume is what ``dolvol`` and ``illiq`` are made from; without
-    it (``auto_adjust=True``, the default of yfinance) Close is adjusted already, and these two are
-    left out: later dividends change it. Rows in which no ticker has a price are left out.
+    With Adj Close (``auto_adjust=False``) returns are its changes, and High and Low are adjusted by
+    the same factor; Close is then the price at which the volume was traded, and makes ``dolvol``
+    and ``illiq``. Without it (``auto_adjust=True``, the default of yfinance) Close is adjusted
+    already, and both are left out: prices that are adjusted for later dividends would leak them.
+    Rows in which no ticker has a price are left out.
 
     Examples
     --------
@@ -95,16 +97,13 @@ def from_prices(
     elif "adjusted" in tables:
         # without the close that they belong to, they cannot be adjusted
         tables = {name: t for name, t in tables.items() if name not in ("high", "low")}
-    traded = {"adjusted", "close", "volume"} <= set(tables)
-    panel = characteristics_from_prices(
-        close,
-        tables.get("volume"),
-        tables.get("high"),
-        tables.get("low"),
-        unadjusted_close=tables["close"] if traded else None,
-        risk_free=risk_free,
-        excess=excess,
-    )
+    others: dict[str, Any] = {
+        name: tables[name] for name in ("volume", "high", "low") if name in tables
+    }
+    traded = tables.get("unadjusted", tables.get("close") if "adjusted" in tables else None)
+    if traded is not None and "volume" in others:
+        others["unadjusted_close"] = traded
+    panel = characteristics_from_prices(close, **others, risk_free=risk_free, excess=excess)
     panel.attrs["source"] = "from_prices"
     return panel
 
@@ -124,7 +123,8 @@ def _from_dict(prices: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         field = _field(name)
         if field is None:
             raise PanelError(
-                f"`prices` has a table {name!r}; the names are close, adj close, high, low, volume."
+                f"`prices` has a table {name!r}; the names are close, adj close, "
+                "unadjusted_close, high, low and volume."
             )
         if not isinstance(table, pd.DataFrame):
             raise PanelError(f"`prices[{name!r}]` must be a DataFrame; got {type(table).__name__}.")

@@ -8,8 +8,9 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.dates import read_days
+from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import ASSET, TIME
 
 __all__ = ["PORTFOLIO", "Weights", "first", "pick_times", "read_weights"]
@@ -94,10 +95,21 @@ def read_weights(weights: Weights, listed: xr.DataArray, name: str = "weights") 
     return full.copy(data=np.nan_to_num(full.values)).drop_attrs(deep=False)
 
 
+def _ids(labels: pd.Index, name: str) -> np.ndarray:
+    """Ids of assets as panels have them: 10001, 10001.0 and "10001" are one."""
+    try:
+        ids = asset_ids(labels, f"`{name}`")
+    except PanelError as error:
+        raise ShapeError(f"{error} The labels of `{name}` must be those of the assets.") from error
+    if pd.isna(ids).any():
+        raise ShapeError(f"`{name}` has labels of assets that are missing. Name or drop them.")
+    return ids.astype(str)
+
+
 def _to_array(weights: Weights, name: str) -> xr.DataArray:
     """Return dims asset, portfolio, and time if the weights have it."""
     if isinstance(weights, pd.Series):
-        array = xr.DataArray(weights.to_numpy(), {ASSET: weights.index.to_numpy()}, ASSET)
+        array = xr.DataArray(weights.to_numpy(), {ASSET: _ids(weights.index, name)}, ASSET)
     elif isinstance(weights, pd.DataFrame):
         try:
             index = read_days(weights.index)[1]
@@ -107,7 +119,7 @@ def _to_array(weights: Weights, name: str) -> xr.DataArray:
                 f"got rows of {weights.index.dtype}. Transpose it, or pass a Series for fixed "
                 f"weights ({error})."
             ) from error
-        coords = {TIME: index, ASSET: weights.columns.to_numpy()}
+        coords = {TIME: index, ASSET: _ids(weights.columns, name)}
         array = xr.DataArray(weights.to_numpy(), coords, (TIME, ASSET))
     elif isinstance(weights, xr.DataArray):
         array = weights

@@ -107,6 +107,15 @@ def test_a_dict_of_wide_tables(names):
         _same(from_prices(tables, excess=True))
 
 
+def test_a_dict_may_hold_the_closes_at_which_was_traded():
+    raw = FIELDS["Close"] * 1.3
+    named = {"close": FIELDS["Close"], "unadjusted_close": raw, "volume": FIELDS["Volume"]}
+    expected = characteristics_from_prices(
+        FIELDS["Close"], FIELDS["Volume"], unadjusted_close=raw, excess=True
+    )
+    xr.testing.assert_equal(from_prices(named, excess=True), expected)
+
+
 def test_a_close_alone_is_enough():
     alone = from_prices({"close": FIELDS["Close"]}, excess=True)
     expected = characteristics_from_prices(FIELDS["Close"], excess=True)

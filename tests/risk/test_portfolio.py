@@ -12,6 +12,7 @@ from scipy import stats
 
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.risk import FactorCovariance, portfolio, portfolio_draws, summarize, to_scenarios
+from rvrae_pyro.risk._weights import read_weights
 from tests.risk.helpers import equal_weights, make_forecast
 
 quiet = pytest.mark.filterwarnings("ignore::rvrae_pyro.errors.RvraeWarning")
@@ -283,3 +284,23 @@ def test_an_optimiser_reads_the_scenarios():
         assert least["es"].item() <= risk["es"].item() + 1e-6
     with pytest.raises(ShapeError, match="`time` must pick one month; got 2"):
         to_scenarios(tree, "2020")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "str", "object", "category"])
+@pytest.mark.parametrize("by_month", [False, True])
+def test_weights_are_matched_by_ids_of_any_type(dtype, by_month):
+    """10001, 10001.0 and "10001" are one asset here as in the readers."""
+    ids = pd.Index([10_001, 10_002, 93_436])
+    months = pd.date_range("2020-01-31", periods=2, freq="ME")
+    listed = xr.DataArray(
+        np.ones((2, 3), bool), {"time": months, "asset": ids.astype(str)}, ("time", "asset")
+    )
+    weights = pd.Series([0.5, 0.3, 0.2], ids.astype(dtype))
+    given = pd.DataFrame([weights, weights], months) if by_month else weights
+    read = read_weights(given, listed)
+    assert read["asset"].values.tolist() == ["10001", "10002", "93436"]
+    np.testing.assert_array_equal(read.isel(time=0, portfolio=0), [0.5, 0.3, 0.2])
+    with pytest.raises(ShapeError, match="labels of `weights` must be those of the assets"):
+        read_weights(weights.set_axis([0.5, 1.5, 2.5]), listed)
+    with pytest.raises(ShapeError, match="labels of assets that are missing"):
+        read_weights(weights.set_axis([10_001.0, np.nan, 10_002.0]), listed)
