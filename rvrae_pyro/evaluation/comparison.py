@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from rvrae_pyro.data.timeline import in_time_order, match_months, pick_rows
+from rvrae_pyro.data.timeline import in_time_order, labels_like, match_months, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation._aggregate import hac_standard_error, varying
 from rvrae_pyro.evaluation._scored import ESS, FILTER_ERROR, LogEvidence, monthly_scores
@@ -101,7 +101,8 @@ def compare(
     own = (_errors(scores, error, lags, size, seed) ** 2 + filtered**2) ** 0.5
     apart = (_errors(difference, error, lags, size, seed) ** 2 + both) ** 0.5
     gap = difference.mean(TIME)
-    ratio = abs(gap) / varying(apart, float(np.abs(scores).max()))
+    given = [one for one in fits.values() if isinstance(one, xr.DataArray)]
+    ratio = abs(gap) / varying(apart, float(np.abs(scores).max()), *given)
     p_value = gap.copy(data=2.0 * stats.t.sf(ratio.to_numpy(), n_times - 1))
     table = xr.Dataset(
         {
@@ -153,6 +154,10 @@ def _aligned(
     table = table.assign_coords({MODEL: [str(name) for name in fits]}).rename("log_score")
     if panel is not None:
         seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])
+        seen = in_time_order(seen, "panel")
+        if TIME in seen.indexes and TIME in table.indexes:
+            months = labels_like(seen.indexes[TIME], table.indexes[TIME], "panel", "fits")
+            seen = seen.assign_coords({TIME: months.to_numpy()})
         table = table.where(seen.reindex({TIME: table[TIME]}, fill_value=False))
     table = table.dropna(TIME)
     if table.sizes[TIME] < 2:
@@ -160,8 +165,8 @@ def _aligned(
             f"`fits` must share two scored months or more; got {table.sizes[TIME]}. Compare their "
             "months, and `times`."
         )
-    months = table[TIME]
-    return table, noise.sel({TIME: months}).fillna(0.0), ess.sel({TIME: months})
+    kept = {TIME: table[TIME]}
+    return table, noise.sel(kept).fillna(0.0), ess.sel(kept)
 
 
 def _beside(aligned: Sequence[xr.DataArray], name: str, fits: Mapping[str, object]) -> xr.DataArray:

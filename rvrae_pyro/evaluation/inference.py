@@ -1,5 +1,7 @@
 """Tests that compare forecasts and explain returns: each starts from monthly numbers."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -159,7 +161,7 @@ def model_confidence_set(
             "model_confidence_set needs the package 'arch'; install it: pip install arch."
         ) from error
     # models with the same losses are one, whose verdict all of them have
-    values, places = np.unique(table.to_numpy(), axis=1, return_inverse=True)
+    values, places = _distinct(table.to_numpy(), rounding(losses))
     if values.shape[1] == 1:
         return _confidence_set(np.ones(1), places, losses, dim, size, table.sizes[TIME])
     bootstrap = MCS(
@@ -170,9 +172,29 @@ def model_confidence_set(
         method="R",
         seed=np.random.default_rng(seed),
     )
-    bootstrap.compute()
+    # a model that loses by the same amount every month has an infinite statistic
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bootstrap.compute()
     p_values = bootstrap.pvalues["Pvalue"].sort_index().to_numpy()
     return _confidence_set(p_values, places, losses, dim, size, table.sizes[TIME])
+
+
+def _distinct(
+    values: NDArray[Any], relative: float
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Columns that differ by more than rounding, and which of them each column is."""
+    numbers = values.astype(np.float64)
+    columns, places = np.unique(numbers, axis=1, return_inverse=True)
+    slack = relative * np.abs(numbers).max()
+    kept: list[int] = []
+    among = np.empty(columns.shape[1], np.intp)
+    for k, column in enumerate(columns.T):
+        apart = np.abs(columns[:, kept] - column[:, None]).max(axis=0)
+        same = np.flatnonzero(apart <= slack)
+        if not len(same):
+            kept.append(k)
+        among[k] = same[0] if len(same) else len(kept) - 1
+    return columns[:, kept], among[places]
 
 
 def _confidence_set(

@@ -154,6 +154,25 @@ def test_a_constant_difference_of_scores_is_no_evidence_in_any_dtype(dtype):
     assert 0.0 <= float(real["p_value"]) <= 1.0
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_models_that_differ_by_rounding_alone_are_one(dtype):
+    pytest.importorskip("arch")
+    rng = np.random.default_rng(0)
+    first = series(rng.normal(1.0, 0.5, T))
+    step = float(np.spacing(dtype(1.0)))
+    models = [first, first * (1 + step), first + 0.01, series(rng.normal(1.0, 0.5, T))]
+    losses = xr.concat(models, "model").assign_coords(model=list("abcd")).transpose().astype(dtype)
+    found = ev.model_confidence_set(losses, num_samples=100)
+    assert found["p_value"].sel(model="a").item() == found["p_value"].sel(model="b").item()
+    # worse by the same amount in every month
+    assert found["p_value"].sel(model="c").item() == 0.0
+    constant = ev.model_confidence_set(losses.sel(model=list("abc")), num_samples=100)
+    assert constant["p_value"].values.tolist() == [1.0, 1.0, 0.0]
+    # no better than by rounding, or by a constant: there is no estimate of an error
+    scores = {name: losses.sel(model=name, drop=True) for name in "abc"}
+    assert ev.compare(scores)["p_value"].isnull().all()
+
+
 @pytest.mark.parametrize("unit", [1.0, 1e8, 1e-8])
 def test_single_precision_gives_the_figures_of_double(unit):
     returns, x = panel()
