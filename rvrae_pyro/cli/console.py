@@ -33,8 +33,9 @@ __all__ = [
 
 
 # `name=...` or `name='value'`, of the arguments of `rv.data.from_frame` that are options here
+_PLACES: Final = {"date_format": "FORMAT"}
 _ARGUMENT: Final = re.compile(
-    r"\b(?P<name>time|asset|returns|weight|risk_free|frequency)=(?:\.\.\.|'(?P<value>[^']*)')"
+    r"\b(?P<name>time|asset|returns|weight|risk_free|frequency|date_format)=(?:\.\.\.|'(?P<value>[^']*)')"
 )
 
 
@@ -82,6 +83,8 @@ def as_options(text: str) -> str:
     >>> as_options("Pass time=... or risk_free='rf'.")
     'Pass --time COLUMN or --risk-free rf.'
     """
+    for words in (" (dayfirst=True or dayfirst=False)", " where a reader takes it"):
+        text = text.replace(words, "")
     text = _ARGUMENT.sub(_option, text)
     return text.replace("excess=True, --risk-free", "--excess --risk-free").replace(
         "excess=True", "--excess"
@@ -89,8 +92,8 @@ def as_options(text: str) -> str:
 
 
 def _option(found: re.Match[str]) -> str:
-    name, value = found["name"].replace("_", "-"), found["value"] or "COLUMN"
-    return f"--{name} {value}"
+    value = found["value"] or _PLACES.get(found["name"], "COLUMN")
+    return f"--{found['name'].replace('_', '-')} {value}"
 
 
 def tell(text: str) -> None:

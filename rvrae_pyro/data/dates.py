@@ -243,16 +243,15 @@ def _from_text(text: str, dayfirst: bool | None, date_format: str | None) -> Spa
     if found := _DAY_OR_MONTH.fullmatch(text):
         if dayfirst is None:
             raise ValueError(
-                f"{text!r} may have the day or the month first. Pass dayfirst=True or "
-                "dayfirst=False where a reader takes it, or convert it with "
-                "pandas.to_datetime(..., format='%m/%d/%Y')"
+                f"{text!r} may have the day or the month first. Pass date_format='%m/%d/%Y' or "
+                "'%d/%m/%Y' (dayfirst=True or dayfirst=False) where a reader takes it, or convert "
+                "it with pandas.to_datetime"
             )
         day, month = (1, 2) if dayfirst else (2, 1)
         return _day(int(found[3]), int(found[month]), int(found[day]))
     raise ValueError(
         f"{text!r} is no date with the year first, such as 2004-12-31, 2004-12 or 200412. Pass "
-        "date_format= where a reader takes it, or convert it with pandas.to_datetime(..., "
-        "format=...)"
+        "date_format=... where a reader takes it, or convert it with pandas.to_datetime"
     )
 
 

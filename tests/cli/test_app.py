@@ -130,6 +130,11 @@ def test_help_shows_the_defaults_of_the_columns(rvrae: Command, command: str) ->
         ("Pass time=...", "Pass --time COLUMN"),
         ("pass excess=True, risk_free='Rf'.", "pass --excess --risk-free Rf."),
         ("want frequency='weekly'", "want --frequency weekly"),
+        (
+            "Pass date_format='%m/%d/%Y' or '%d/%m/%Y' (dayfirst=True or dayfirst=False) where",
+            "Pass --date-format %m/%d/%Y or '%d/%m/%Y' where",
+        ),
+        ("Pass date_format=... where", "Pass --date-format FORMAT where"),
         ("rv.weights.Normal(weights=...)", "rv.weights.Normal(weights=...)"),
     ],
 )

@@ -244,7 +244,7 @@ def test_text_that_is_constant_becomes_a_coordinate_and_the_rest_is_named():
         (lambda t: t.assign(size=t["size"].mask(t.index == 5, np.inf)), "infinite .* in size"),
         (lambda t: t[t["date"].dt.month != 3], "skips months: 2010-03"),
         (lambda t: t.assign(date="soon"), "column 'date' holds no dates"),
-        (lambda t: t.assign(date="03/04/2010"), "Pass dayfirst=True or dayfirst=False"),
+        (lambda t: t.assign(date="03/04/2010"), r"dayfirst=True or dayfirst=False"),
         (lambda t: t.assign(date=1.5), "no dates"),
         (lambda t: t.assign(date=12), "YYYYMM"),
         (lambda t: pd.concat([t, t["ret"]], axis=1), "repeated columns: ret"),
