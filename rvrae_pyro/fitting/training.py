@@ -44,7 +44,7 @@ from rvrae_pyro.predictive.export import provenance
 
 __all__ = ["fit", "load"]
 
-_FAR: Final = 2.0
+_FAR: Final = 3.0
 """Ratio of kept units to the size of training returns that warns."""
 
 
