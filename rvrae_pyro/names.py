@@ -15,6 +15,7 @@ __all__ = [
     "FEATURE",
     "LOG_PRIOR",
     "LOG_VARIANCE",
+    "LOG_VOLATILITY",
     "MEMBER",
     "OBS",
     "OTHER_FACTOR",
@@ -53,6 +54,7 @@ RISK_FREE: Final = "risk_free"
 FACTORS: Final = "factors"
 DECODED_FACTORS: Final = "decoded_factors"
 LOG_VARIANCE: Final = "log_variance"
+LOG_VOLATILITY: Final = "log_volatility"
 
 # variables of a forecast
 LOG_PRIOR: Final = "log_prior"

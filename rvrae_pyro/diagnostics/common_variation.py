@@ -10,8 +10,8 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.loadings import Augmented
-from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = ["AXIS", "common_variation"]

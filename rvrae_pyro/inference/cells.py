@@ -6,20 +6,20 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.models.likelihood_base import scale_at
 from rvrae_pyro.models.likelihoods import Likelihood, RobustLikelihood
-from rvrae_pyro.models.pair import month_weights, prior_distribution
+from rvrae_pyro.models.pair import month_weights
 from rvrae_pyro.models.parts import Parts
-from rvrae_pyro.models.path_distributions import PriorPath
+from rvrae_pyro.models.path_draw import draw_path
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.nn.cross_section import along_factors
-from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
-__all__ = ["Cells", "DrawnPath", "Mode", "Samples", "cells_of", "draw_path", "light"]
+__all__ = ["Cells", "DrawnPath", "Mode", "Samples", "cells_of", "draw_months", "light"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,20 @@ class Cells:
 
     def potential(self, likelihood: Likelihood, mode: Mode | None, start: Transition) -> Potential:
         """Quadratic log-likelihood of each month's factors, about a mode that is known."""
-        cells = (self.residual, self.beta, self.scale, self.batch.observed)
+        observed = self.batch.observed
         if mode is None:
-            return likelihood.potential(*cells, start)
+            return likelihood.potential(self.residual, self.beta, self.scale, observed, start)
         assert isinstance(likelihood, RobustLikelihood)
+        cells = (self.residual, self.beta, self.scale_at(mode), observed)
         return likelihood.about(*cells, mode.mean, mode.covariance)
 
     def statistics(self) -> MonthStatistics:
         """Add up what summarises each month's returns."""
         return MonthStatistics.of(self.residual, self.beta, self.scale, self.batch.observed)
+
+    def scale_at(self, mode: Mode) -> Tensor:
+        """Scales at the mode's level."""
+        return self.scale if mode.level is None else scale_at(self.scale, mode.level)
 
     def kept(self, put: Callable[[Tensor], Tensor]) -> Cells:
         """Cells whose tensors are where ``put`` leaves them."""
@@ -93,6 +98,7 @@ class Mode:
 
     mean: Tensor
     covariance: Tensor
+    level: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,37 +130,27 @@ def light(cells: Cells) -> Cells:
     return dataclasses.replace(cells, batch=batch)
 
 
-def draw_path(
+def draw_months(
     parts: Parts,
     months: Batch,
     potential: Potential,
+    dispersion: Dispersion | None,
     kl_weight: float | Tensor,
     num_particles: int,
     summary: Tensor | None = None,
 ) -> DrawnPath:
     """Draw the factors; the graph of this is all that the months' side of the model needs."""
-    view = parts.view(months, potential, summary=summary)
-    weights, n = month_weights(kl_weight, months), num_particles
-    shape = torch.Size((n, months.n_times, 1) if n > 1 else (months.n_times, 1))
-    own_ratio: float | Tensor = 0.0
-    if view.prior.own is not None:
-        own = parts.guide.own(months, potential, view, weights).expand(shape)
-        latent = own.rsample()
-        path = PriorPath(view.prior.own, months.n_times, view.own_context, view.own_state)
-        own_ratio = (own.log_prob(latent) - path.log_prob(latent)).squeeze(-1)
-        view = view.given(latent.squeeze(-2))
-    proposal = parts.guide(months, potential, view, weights).expand(shape)
-    codes = proposal.rsample()
-    prior = prior_distribution(view, months.n_times)
-    drawn = getattr(proposal, "drawn", None)
-    if isinstance(prior, PriorPath) and drawn is not None and drawn[0] is codes:
-        # the draw met the prior on its way
-        prior.walked = (codes, drawn[1].prior, drawn[1].level)
-    ratio = (proposal.log_prob(codes) - prior.log_prob(codes)).squeeze(-1)
+    view, n = parts.view(months, potential, dispersion, summary=summary), num_particles
+    draw = draw_path(
+        parts.guide,
+        months,
+        view,
+        potential,
+        month_weights(kl_weight, months),
+        particles=(n,) if n > 1 else (),
+    )
+    ratio = draw.log_q() - draw.log_prior()
     # a number stays one: as a tensor it would be rounded to single precision
-    divergence = (kl_weight * (ratio + own_ratio)).sum() / n
-    level = prior.along(codes)[1] if isinstance(prior, PriorPath) else None
-    if view.walk is not None:
-        level = view.walk.level
-    factors = parts.decoder(codes.squeeze(-2), months.state("decoder") or None)
-    return DrawnPath(factors, level, divergence)
+    divergence = (kl_weight * ratio).sum() / n
+    factors = parts.decoder(draw.codes, months.state("decoder") or None)
+    return DrawnPath(factors, draw.level, divergence)

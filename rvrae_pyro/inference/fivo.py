@@ -11,8 +11,9 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.particle_filter import Cloud
+from rvrae_pyro.models.hand_over import Shared
 from rvrae_pyro.models.pair import month_weights, shared_parts
-from rvrae_pyro.models.parts import Parts, Shared
+from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Potential

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 from rvrae_pyro.inference.particle_filter import month_random
-from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.parts import CrossSection
-from rvrae_pyro.models.path_distributions import PriorPath
+from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.path_draw import along_prior, draw_path
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.nn.gaussian import Potential
 
 __all__ = [
-    "DrawnPaths",
     "GuidePaths",
-    "draw_paths",
     "guide_paths",
     "path_log_likelihood",
-    "prior_terms",
 ]
 
 
@@ -36,7 +30,7 @@ class GuidePaths:
     codes, factors : Tensor of shape (num_samples, n_times, n_factors)
         Whole paths; the same thing unless a decoder stands between.
     log_prior : Tensor of shape (num_samples, n_times)
-        log p(z_t | h_{t-1}) along the path, with that of the prior's own latent, if any.
+        log p(z_t | h_{t-1}) along the path, with that of the prior's auxiliary latent, if any.
     log_likelihood : Tensor of shape (num_samples, n_times)
         log p(r_t | z_1..t) of the month's observed returns.
     log_q : Tensor of shape (num_samples, n_times)
@@ -90,75 +84,16 @@ def guide_paths(
     shared = parts.prepare(batch, cross or parts.online_cross_section(batch))
     weight = batch.returns.new_full((batch.n_times,), kl_weight)
     with month_random(seed, batch.times[0], "path"):
-        drawn = draw_paths(model, batch, shared.view, shared.cross.potential, num_samples, weight)
-    codes = drawn.codes
-    factors, log_likelihood = _outcome(model, batch, shared.cross, codes, drawn.level)
-    return GuidePaths(codes, factors, drawn.log_prior, log_likelihood, drawn.log_q)
-
-
-class DrawnPaths(NamedTuple):
-    """Draws of the guide, before returns are looked at.
-
-    Attributes
-    ----------
-    codes : Tensor of shape (num_samples, n_times, n_factors)
-    level : Tensor of shape (num_samples, n_times) or None
-        Log multiplier of the idiosyncratic scales.
-    log_prior, log_q : Tensor of shape (num_samples, n_times)
-        Of all latents of the time plate together.
-    own : dict of str to Tensor of shape (num_samples, n_times, size)
-        The prior's own latent by the name of its site; empty for none.
-    """
-
-    codes: Tensor
-    level: Tensor | None
-    log_prior: Tensor
-    log_q: Tensor
-    own: dict[str, Tensor]
-
-
-def draw_paths(
-    model: RVRAE,
-    batch: Batch,
-    view: PriorView,
-    potential: Potential,
-    num_samples: int,
-    kl_weight: Tensor | None = None,
-) -> DrawnPaths:
-    """Draw paths from the guide: a latent of the prior's own, if it has one, then the codes.
-
-    Parameters
-    ----------
-    model : RVRAE
-    batch : Batch
-    view : PriorView
-    potential : Potential
-        Quadratic log-likelihood of every month.
-    num_samples : int
-    kl_weight : Tensor of shape (n_times,), optional
-        Weights under which the guide answers; 1 unless told.
-
-    Returns
-    -------
-    DrawnPaths
-        Uses torch's global random stream.
-    """
-    weight = batch.returns.new_ones(batch.n_times) if kl_weight is None else kl_weight
-    shape, own_prior, own_draws = (num_samples, batch.n_times, 1), view.prior.own, {}
-    log_prior = log_q = torch.zeros(shape[:-1], dtype=weight.dtype, device=weight.device)
-    if own_prior is not None:
-        own = model.parts.guide.own(batch, potential, view, weight).expand(shape)
-        latent = own.rsample()
-        path = PriorPath(own_prior, batch.n_times, view.own_context, view.own_state)
-        log_prior, log_q = path.log_prob(latent).squeeze(-1), own.log_prob(latent).squeeze(-1)
-        own_draws[own_prior.site] = latent.squeeze(-2)
-        view = view.given(latent.squeeze(-2))
-    proposal = model.parts.guide(batch, potential, view, weight).expand(shape)
-    draws = proposal.rsample()
-    codes = draws.squeeze(-2)
-    code_prior, level = prior_terms(view, codes)
-    log_q = log_q + proposal.log_prob(draws).squeeze(-1)
-    return DrawnPaths(codes, level, log_prior + code_prior, log_q, own_draws)
+        draw = draw_path(
+            parts.guide,
+            batch,
+            shared.view,
+            shared.cross.potential,
+            weight,
+            particles=(num_samples,),
+        )
+    factors, log_likelihood = _outcome(model, batch, shared.cross, draw.codes, draw.level)
+    return GuidePaths(draw.codes, factors, draw.log_prior(), log_likelihood, draw.log_q())
 
 
 @torch.no_grad()
@@ -181,7 +116,7 @@ def path_log_likelihood(
         In nats.
     """
     shared = model.parts.prepare(batch, cross or model.parts.online_cross_section(batch))
-    _, _, level = _along(shared.view, codes)
+    _, level = along_prior(shared.view, codes.unsqueeze(-2))
     return _outcome(model, batch, shared.cross, codes, level)[1]
 
 
@@ -197,20 +132,3 @@ def _outcome(
         for t in range(batch.n_times)
     ]
     return factors, torch.stack(months, -1)
-
-
-def prior_terms(view: PriorView, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Prior density of every month along the paths, and the idiosyncratic level."""
-    if view.walk is not None:
-        return view.walk.prior.log_prob(codes), view.walk.level
-    before, context, level = _along(view, codes)
-    return view.prior.transition(before, context).log_prob(codes), level
-
-
-def _along(view: PriorView, codes: Tensor) -> tuple[State, Tensor | None, Tensor | None]:
-    """States before each month, context, and idiosyncratic level along the paths."""
-    if view.walk is not None:
-        return view.state, view.context, view.walk.level
-    states = view.prior.unroll(codes, view.context, view.state)
-    before = tuple(s[..., :-1, :] for s in states)
-    return before, view.context, view.prior.level(before, view.context)

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.models.parts import CrossSection, Parts, Shared
+from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.hand_over import Shared
+from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
-from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
@@ -70,8 +72,8 @@ class Particles:
     ess: Tensor
 
 
-class _Own(NamedTuple):
-    """A month's latent of the prior's own.
+class _Auxiliary(NamedTuple):
+    """A month's auxiliary latent of the prior.
 
     ``moment`` is the context that the factors' prior reads with the latent as proposed;
     ``value`` is the latter alone, None without a latent.
@@ -170,7 +172,7 @@ class Cloud:
         self.exact = parts.likelihood.exact_potential and parts.decoder.affine
         self.n = num_particles
         self.state = self._spread(shared.view.state)
-        self.own_state = self._spread(shared.view.own_state)
+        self.latent_state = self._spread(shared.view.latent_state)
         self.decoder_state = self._spread(batch.state("decoder") or parts.decoder.initial())
         self.proposals: dist.TorchDistribution | None = None
         if not parts.decoder.affine:
@@ -198,19 +200,19 @@ class Cloud:
         prior, decoder = self.parts.factor_prior, self.parts.decoder
         base = None if self.view.context is None else self.view.context[t]
         with self._random(t):
-            own_ahead, own_coming = self._own_ahead(t)
-            moment = base if own_coming is None else prior.drive(base, own_coming)
+            latent_ahead, latent_coming = self._latent_ahead(t)
+            moment = base if latent_coming is None else prior.drive(base, latent_coming)
             ahead, level = prior.ahead(self.state, moment)
             ahead = _for_each(ahead, self.n)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
-            # after all that is predicted: what is drawn here hangs on whether returns were seen
-            own = self._own_proposed(t, base, own_ahead, own_coming)
+            # after all that is predicted: draws from here on depend on whether returns were seen
+            latent = self._latent_proposed(t, base, latent_ahead, latent_coming)
             met, met_level = ahead, level
-            if own.value is not None:
-                moment = own.moment
+            if latent.value is not None:
+                moment = latent.moment
                 met, met_level = prior.ahead(self.state, moment)
                 met = _for_each(met, self.n)
-            codes, log_weight, chosen = self._propose(t, met, met_level, own.log_weight)
+            codes, log_weight, chosen = self._propose(t, met, met_level, latent.log_weight)
             keep = self._resample(log_weight) if chosen is None else chosen
         self._account(log_weight)
         if chosen is None:
@@ -223,10 +225,10 @@ class Cloud:
         driver = codes
         if self.view.walk is not None:
             driver = self.view.walk.factors[t].expand_as(codes)
-        if own.value is not None and moment is not None:
+        if latent.value is not None and moment is not None:
             moment = moment[keep]
         self.state = prior.advance(tuple(s[keep] for s in self.state), driver, moment)
-        self._advance_own(t, own, keep)
+        self._advance_latent(t, latent, keep)
         self.readings.append(self._reading())
         self.decoder_state = after
         self.months.append((predicted, coming, level, filtered, codes))
@@ -245,11 +247,9 @@ class Cloud:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes, log weights, and the ancestors if they were chosen before the move.
 
-        ``log_weight`` is that of the prior's own latent, which has moved already.
+        ``log_weight`` is that of the auxiliary latent, which has moved already.
         """
-        potential = at_level(
-            Potential(self.cross.potential.precision[t], self.cross.potential.shift[t]), level
-        )
+        potential = at_level(self._potential(t), level, self._dispersion(t))
         if self.exact and isinstance(ahead, Gaussian):
             log_weight = log_weight + ahead.evidence(potential) + self._constant(t, level)
             keep = self._resample(log_weight)
@@ -261,45 +261,54 @@ class Cloud:
         log_weight = log_weight + ahead.log_prob(codes) - log_q
         return codes, log_weight + self._log_density(t, codes, level), None
 
-    def _own_ahead(self, t: int) -> tuple[Transition | None, Tensor | None]:
-        """Move the prior's own latent as it comes, with no regard to the month's returns."""
-        own = self.view.prior.own
-        if own is None:
+    def _latent_ahead(self, t: int) -> tuple[Transition | None, Tensor | None]:
+        """Move the auxiliary latent as it comes, with no regard to the month's returns."""
+        latent = self.view.prior.auxiliary
+        if latent is None:
             return None, None
-        context = None if self.view.own_context is None else self.view.own_context[t]
-        ahead = _for_each(own.transition(self.own_state, context), self.n)
-        return ahead, ahead.sample(own.noise(ahead.loc.shape, ahead.loc))
+        context = None if self.view.latent_context is None else self.view.latent_context[t]
+        ahead = _for_each(latent.transition(self.latent_state, context), self.n)
+        return ahead, ahead.sample(latent.noise(ahead.loc.shape, ahead.loc))
 
-    def _own_proposed(
+    def _latent_proposed(
         self, t: int, base: Tensor | None, ahead: Transition | None, coming: Tensor | None
-    ) -> _Own:
-        """Move the prior's own latent as the month's returns suggest."""
-        prior, own = self.parts.factor_prior, self.view.prior.own
-        if own is None or ahead is None or coming is None:
-            return _Own(base, None, self.cross.scale.new_zeros(()))
-        potential = Potential(self.cross.potential.precision[t], self.cross.potential.shift[t])
+    ) -> _Auxiliary:
+        """Move the auxiliary latent as the month's returns suggest."""
+        prior, latent = self.parts.factor_prior, self.view.prior.auxiliary
+        if latent is None or ahead is None or coming is None:
+            return _Auxiliary(base, None, self.cross.scale.new_zeros(()))
         if self.proposals is not None or not bool(self.batch.observed[t].any()):
-            # behind a decoder the quadratic form says nothing of the code
+            # behind a decoder the quadratic form is not of the code
             value, log_weight = coming, coming.new_zeros(())
         else:
-            value, log_q = ahead.propose(potential, own.noise(ahead.loc.shape, ahead.loc))
+            noise = latent.noise(ahead.loc.shape, ahead.loc)
+            value, log_q = prior.draw_auxiliary(
+                ahead, self.state, base, self._potential(t), self._dispersion(t), noise
+            )
             log_weight = ahead.log_prob(value) - log_q
-        return _Own(prior.drive(base, value), value, log_weight)
+        return _Auxiliary(prior.drive(base, value), value, log_weight)
 
-    def _advance_own(self, t: int, own: _Own, keep: Tensor) -> None:
-        prior = self.view.prior.own
-        if prior is None or own.value is None:
+    def _potential(self, t: int) -> Potential:
+        return Potential(self.cross.potential.precision[t], self.cross.potential.shift[t])
+
+    def _dispersion(self, t: int) -> Dispersion | None:
+        found = self.cross.dispersion
+        return None if found is None else Dispersion(*(field[t] for field in found))
+
+    def _advance_latent(self, t: int, latent: _Auxiliary, keep: Tensor) -> None:
+        prior = self.view.prior.auxiliary
+        if prior is None or latent.value is None:
             return
-        context = None if self.view.own_context is None else self.view.own_context[t]
-        self.own_state = prior.advance(
-            tuple(s[keep] for s in self.own_state), own.value[keep], context
+        context = None if self.view.latent_context is None else self.view.latent_context[t]
+        self.latent_state = prior.advance(
+            tuple(s[keep] for s in self.latent_state), latent.value[keep], context
         )
 
     def _reading(self) -> dict[str, Tensor]:
-        """Read the states by name: that of the prior, and of its own latent."""
+        """Read the states by name: that of the prior, and of its auxiliary latent."""
         reading = self.parts.factor_prior.reading(self.state)
-        own = self.view.prior.own
-        return reading if own is None else {**own.reading(self.own_state), **reading}
+        own = self.view.prior.auxiliary
+        return reading if own is None else {**own.reading(self.latent_state), **reading}
 
     def _candidate(self, t: int, ahead: Transition, potential: Potential) -> tuple[Tensor, Tensor]:
         """Codes from a heavy conjugate proposal, or from prior and guide in equal parts."""

@@ -23,22 +23,24 @@ from rvrae_pyro.inference.cells import (
     Mode,
     Samples,
     cells_of,
-    draw_path,
+    draw_months,
     light,
 )
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.shards import Shards
 from rvrae_pyro.inference.slopes import BrokenBound, Task
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.filter_pass import Walk, follow
 from rvrae_pyro.models.likelihood_base import (
+    LevelSearch,
     RobustLikelihood,
     require_additive,
+    scale_at,
     weighted_potential,
 )
-from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.nn.sequences import together
 
@@ -126,7 +128,7 @@ class Streamed:
         months = self._months(task)
         with torch.no_grad():
             cells = [light(cells_of(self.parts, batch)) for batch in self._windows(task)]
-            potential, mode = self._potential(months, cells)
+            potential, dispersion, mode = self._potentials(months, cells)
             sums = self._statistics(months, cells)
             samples = self._samples([each.batch.n_assets for each in cells])
         leaves = Potential(*(each.requires_grad_() for each in potential))
@@ -134,7 +136,9 @@ class Streamed:
         if sums is not None:
             sums = MonthStatistics(*(each.requires_grad_() for each in sums))
             summary = sums.summary()
-        path = draw_path(self.parts, months, leaves, task.kl_weight, self.num_particles, summary)
+        path = draw_months(
+            self.parts, months, leaves, dispersion, task.kl_weight, self.num_particles, summary
+        )
         factors = path.factors.detach().requires_grad_()
         level = None if path.level is None else path.level.detach().requires_grad_()
         log_likelihood, pulls = self._pulls(cells, samples, factors, level)
@@ -162,7 +166,7 @@ class Streamed:
             cells.append(light(cells_of(parts, batch, beta)).kept(self.shards.put))
             states.append({t: tuple(map(self.shards.put, s)) for t, s in of_shard.items()})
             self.shards.release()
-        potential, _ = self._potential(months, cells)
+        potential, dispersion, _ = self._potentials(months, cells)
         sums = self._statistics(months, cells)
 
         def joined(t: int) -> tuple[Tensor, ...]:
@@ -171,15 +175,15 @@ class Streamed:
 
         with together():
             summary = None if sums is None else sums.summary()
-            view = parts.view(months, potential, summary=summary)
+            view = parts.view(months, potential, dispersion, summary=summary)
             course = follow(parts, months, view, potential, starts, joined)
-        log_likelihood = course.codes.new_zeros(months.n_times)
+        log_likelihood = course.factors.new_zeros(months.n_times)
         for each in self._turns(cells):
             log_likelihood += each.log_likelihood(
-                parts.likelihood, parts.return_scale, course.factors, course.level
+                parts.likelihood, parts.return_scale, course.factors, course.draw.level
             )
         nothing = months.returns
-        cross = CrossSection(nothing.unsqueeze(-1), None, nothing, potential)
+        cross = CrossSection(nothing.unsqueeze(-1), None, nothing, potential, dispersion)
         return course.walk(cross, self.total(log_likelihood))
 
     def _months(self, task: Task) -> Batch:
@@ -229,16 +233,42 @@ class Streamed:
         return samples
 
     @torch.no_grad()
-    def _potential(self, months: Batch, cells: Sequence[Cells]) -> tuple[Potential, Mode | None]:
-        """Potentials of all months over all shards and processes."""
+    def _potentials(
+        self, months: Batch, cells: Sequence[Cells]
+    ) -> tuple[Potential, Dispersion | None, Mode | None]:
+        """Potentials and dispersions of all months over all shards and processes."""
         likelihood, prior = self.parts.likelihood, self.parts.factor_prior
-        start = prior.start(months.context)
-        mode = None
+        start, mode, search = prior.start(months.context), None, None
         if isinstance(likelihood, RobustLikelihood):
-            mode = self._mode(likelihood, months, cells, start)
-        return self._sum(
+            if prior.reads_dispersion:
+                search = self._search(likelihood, months, cells, start)
+                mode = Mode(search.mode, search.covariance, search.level)
+            else:
+                mode = self._mode(likelihood, months, cells, start)
+        potential = self._sum(
             months, [c.potential(likelihood, mode, start) for c in self._turns(cells)]
-        ), mode
+        )
+        if not prior.reads_dispersion:
+            return potential, None, mode
+        if search is not None and isinstance(likelihood, RobustLikelihood):
+            score = self._scale_score(likelihood, months, cells, search)
+            return potential, search.dispersion(score, potential), mode
+        sums = months.returns.new_zeros(2, months.n_times)
+        for c in self._turns(cells):
+            found = likelihood.energy(c.residual, c.scale, c.batch.observed)
+            sums += torch.stack([found.energy, found.n_returns])
+        energy, count = self.total(sums)
+        return potential, Dispersion(energy, count, torch.zeros_like(energy)), mode
+
+    def _plain(self, months: Batch, cells: Sequence[Cells]) -> Potential:
+        """Weighted least squares at level 0 over all shards."""
+        return self._sum(
+            months,
+            [
+                weighted_potential(c.residual, c.beta, c.batch.observed / c.scale.square())
+                for c in self._turns(cells)
+            ],
+        )
 
     @torch.no_grad()
     def _statistics(self, months: Batch, cells: Sequence[Cells]) -> MonthStatistics | None:
@@ -266,14 +296,8 @@ class Streamed:
         cells: Sequence[Cells],
         start: Transition,
     ) -> Mode:
-        """Find what ``RobustLikelihood.potential`` finds, one pass over the cells a sweep."""
-        plain = self._sum(
-            months,
-            [
-                weighted_potential(c.residual, c.beta, c.batch.observed / c.scale.square())
-                for c in self._turns(cells)
-            ],
-        )
+        """Find what ``RobustLikelihood.potential`` finds, one pass over the cells per sweep."""
+        plain = self._plain(months, cells)
         posterior, fisher = start.update(plain), likelihood.information() * plain.precision
         for _ in range(likelihood.sweeps):
             mode = posterior.mean
@@ -283,6 +307,41 @@ class Streamed:
             shift = self.total(pull) + (fisher @ mode.unsqueeze(-1)).squeeze(-1)
             posterior = start.update(Potential(fisher, shift))
         return Mode(posterior.mean, posterior.covariance())
+
+    def _search(
+        self,
+        likelihood: RobustLikelihood,
+        months: Batch,
+        cells: Sequence[Cells],
+        start: Transition,
+    ) -> LevelSearch:
+        """Find what ``RobustLikelihood.dispersed_potential`` finds, one pass per sweep."""
+        plain = self._plain(months, cells)
+        count = months.returns.new_zeros(months.n_times)
+        for c in cells:
+            count += c.batch.observed.sum(-1)
+        search = LevelSearch(likelihood, start, plain, self.total(count))
+        while search.unfinished:
+            pull = torch.zeros_like(plain.shift)
+            for c in self._turns(cells):
+                at = scale_at(c.scale, search.level)
+                pull += likelihood.pull(c.residual, c.beta, at, c.batch.observed, search.mode)
+            search.step(self.total(pull), self._scale_score(likelihood, months, cells, search))
+        return search
+
+    def _scale_score(
+        self,
+        likelihood: RobustLikelihood,
+        months: Batch,
+        cells: Sequence[Cells],
+        search: LevelSearch,
+    ) -> Tensor:
+        """Gradient of each month's log-likelihood in the log of all scales."""
+        score = months.returns.new_zeros(months.n_times)
+        for c in self._turns(cells):
+            at = scale_at(c.scale, search.level)
+            score += likelihood.scale_score(c.residual, c.beta, at, c.batch.observed, search.mode)
+        return self.total(score)
 
     def _sum(self, months: Batch, potentials: Sequence[Potential]) -> Potential:
         """Add potentials up, over processes too."""

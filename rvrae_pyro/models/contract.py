@@ -56,8 +56,8 @@ def check_prior(prior: FactorPrior, dtype: torch.dtype) -> None:
     name = type(prior).__name__
     state = prior.initial()
     _check_state(f"{name}.initial", state, dtype)
-    if prior.own is not None:
-        return  # its transition needs the own latent; the checks on a whole model follow
+    if prior.auxiliary is not None:
+        return  # its transition needs the auxiliary latent; the checks on a whole model follow
     try:
         ahead = prior.transition(state, prior.encode(None))
     except ConfigError as error:

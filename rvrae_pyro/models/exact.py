@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.likelihoods import Normal
-from rvrae_pyro.models.parts import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.nn.gaussian import Gaussian

@@ -15,11 +15,17 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.path_distributions import FilteredPath, IndependentPath
+from rvrae_pyro.models.path_distributions import (
+    AuxiliaryPath,
+    FilteredPath,
+    IndependentPath,
+    JointPath,
+)
 from rvrae_pyro.models.priors import FactorPrior
-from rvrae_pyro.models.scan import Scan, Updated, at_level
+from rvrae_pyro.models.priors.base import Updated
+from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.models.weights import WeightPrior
-from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Posterior, Potential
 from rvrae_pyro.nn.month_summary import month_features
 from rvrae_pyro.nn.sequences import by_month, rnn_weights
 
@@ -29,40 +35,83 @@ __all__ = [
     "PriorView",
     "Recurrent",
     "Smoothing",
-    "own_path",
 ]
 
 
 @dataclass(frozen=True)
 class PriorView:
-    """What a guide may know of the factor prior.
+    """The factor prior as a guide may know it.
 
     Attributes
     ----------
     prior : FactorPrior
     context : Tensor of shape (*particles, n_times, n_features) or None
-        The month's context as the prior's ``encode`` left it, followed by the prior's own
+        The month's context as the prior's ``encode`` left it, followed by the prior's auxiliary
         latent once that is drawn.
     state : tuple of Tensor
         State before the first month.
     walk : Scan or None
         For an observed recurrence: prior and posterior of every month, already known.
-    own_context : Tensor of shape (n_times, n_features) or None
-        Context of the prior's own latent, if it has one.
-    own_state : tuple of Tensor
-        State of the prior's own latent before the first month; empty for none.
+    latent_context : Tensor of shape (n_times, n_features) or None
+        Context of the prior's auxiliary latent, if it has one.
+    latent_state : tuple of Tensor
+        State of the auxiliary latent before the first month; empty for none.
+    dispersion : Dispersion or None
+        What each month's returns tell of the common idiosyncratic scale, for a prior that reads
+        it (``FactorPrior.reads_dispersion``); the potential is then at its level.
+    joint : JointPath or None
+        The draw of auxiliary latent and factors together, once the former is sampled.
     """
 
     prior: FactorPrior
     context: Tensor | None
     state: State
     walk: Scan | None
-    own_context: Tensor | None = None
-    own_state: State = ()
+    latent_context: Tensor | None = None
+    latent_state: State = ()
+    dispersion: Dispersion | None = None
+    joint: JointPath | None = None
 
-    def given(self, latent: Tensor) -> PriorView:
-        """View of the prior once its own latent (*particles, n_times, size) is drawn."""
-        return replace(self, context=self.prior.drive(self.context, latent))
+    def given(self, latent: Tensor, proposal: object = None) -> PriorView:
+        """View of the prior once its auxiliary latent is sampled.
+
+        Parameters
+        ----------
+        latent : Tensor of shape (*particles, n_times, 1, size)
+            As the site has it.
+        proposal : TorchDistribution, optional
+            What it was drawn from.
+        """
+        joint = getattr(proposal, "joint", None)
+        if joint is not None and joint.value is not latent:
+            joint = None
+        return replace(
+            self, context=self.prior.drive(self.context, latent.squeeze(-2)), joint=joint
+        )
+
+    def filtered_path(self, potential: Potential, dispersion: Dispersion | None) -> FilteredPath:
+        """Path of the factors, each month's prior updated by a potential."""
+        return FilteredPath(self.prior, potential, self.context, self.state, dispersion, self.joint)
+
+    def auxiliary_path(
+        self, potential: Potential, dispersion: Dispersion | None, *, together: bool
+    ) -> AuxiliaryPath:
+        """Path of the auxiliary latent; see :class:`AuxiliaryPath`."""
+        return AuxiliaryPath(
+            self.prior,
+            potential,
+            dispersion,
+            self.context,
+            self.state,
+            self.latent_context,
+            self.latent_state,
+            together,
+        )
+
+    def tempered(self, potential: Potential, weight: Tensor) -> tuple[Potential, Dispersion | None]:
+        """Potential and dispersion under a KL weight (n_times,)."""
+        dispersion = None if self.dispersion is None else self.dispersion.tempered(weight)
+        return potential.tempered(weight), dispersion
 
 
 class Guide(Part):
@@ -104,20 +153,20 @@ class Guide(Part):
             f"{type(self).__name__} needs a method `forward(batch, potential, view, kl_weight)`."
         )
 
-    def own(
+    def auxiliary(
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
-        """Propose the path of the prior's own latent, before the factors.
+        """Propose the path of the prior's auxiliary latent, before the factors.
 
-        Arguments as for ``forward``. Unless told: month by month, the latent's prior updated by
-        what the month's returns say of the factors.
+        Arguments as for ``forward``. By default month by month: the latent's prior updated by the
+        month's cross-section, past factors being represented by their posterior means.
 
         Returns
         -------
         TorchDistribution
             Batch shape (n_times, 1), event shape (size of the latent,).
         """
-        return own_path(view, potential.tempered(kl_weight))
+        return view.auxiliary_path(*view.tempered(potential, kl_weight), together=False)
 
     def carry(self, batch: Batch, potential: Potential, starts: Sequence[int]) -> dict[int, State]:
         """State before each of some months; empty for a guide without one."""
@@ -141,11 +190,17 @@ class Conjugate(Guide):
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
         """Independent Gaussians for an observed recurrence, a filtered path for a latent one."""
-        tempered = potential.tempered(kl_weight)
+        tempered, dispersion = view.tempered(potential, kl_weight)
         if view.walk is None:
-            return FilteredPath(view.prior, tempered, view.context, view.state)
-        posterior = view.walk.prior.update(at_level(tempered, view.walk.level))
+            return view.filtered_path(tempered, dispersion)
+        posterior = view.walk.prior.update(at_level(tempered, view.walk.level, dispersion))
         return independent(posterior, view)
+
+    def auxiliary(
+        self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> dist.TorchDistribution:
+        """Draw the auxiliary latent together with the factors, month by month."""
+        return view.auxiliary_path(*view.tempered(potential, kl_weight), together=True)
 
 
 class Recurrent(Guide):
@@ -182,16 +237,18 @@ class Recurrent(Guide):
         path: dist.TorchDistribution = months.to_event(1)
         return path
 
-    def own(
+    def auxiliary(
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
-        """Propose the prior's own latent from what the encoder makes of the month's code.
+        """Propose the auxiliary latent from the encoder's distribution of the month's code.
 
-        A decoder may stand between code and returns, whose quadratic form then says nothing.
+        A decoder may stand between code and returns, whose quadratic form is then not of the
+        code.
         """
         loc, scale = self._moments(batch, potential)
         precision = scale.square().reciprocal()
-        return own_path(view, Potential(torch.diag_embed(precision), precision * loc))
+        encoded = Potential(torch.diag_embed(precision), precision * loc)
+        return view.auxiliary_path(encoded, None, together=False)
 
     def _moments(self, batch: Batch, potential: Potential) -> tuple[Tensor, Tensor]:
         hidden = self._run(batch, potential)
@@ -268,12 +325,24 @@ class Smoothing(Guide):
         self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
     ) -> dist.TorchDistribution:
         """Propose a filtered path under potentials that include the months to come."""
-        tempered = potential.tempered(kl_weight)
         if view.walk is not None:
             return Conjugate().forward(batch, potential, view, kl_weight)
+        return view.filtered_path(*self._totals(potential, view, kl_weight))
+
+    def auxiliary(
+        self, batch: Batch, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> dist.TorchDistribution:
+        """Draw the auxiliary latent together with the factors, month by month."""
+        return view.auxiliary_path(*self._totals(potential, view, kl_weight), together=True)
+
+    def _totals(
+        self, potential: Potential, view: PriorView, kl_weight: Tensor
+    ) -> tuple[Potential, Dispersion | None]:
+        """Potentials that include the messages of later months."""
+        tempered, dispersion = view.tempered(potential, kl_weight)
         ahead = self._corrected(potential, self._messages(tempered))
         total = Potential(tempered.precision + ahead.precision, tempered.shift + ahead.shift)
-        return FilteredPath(view.prior, total, view.context, view.state)
+        return total, dispersion
 
     def _messages(self, potential: Potential) -> Potential:
         """Compute what later months say of each month's factors, by the backward recursion."""
@@ -312,12 +381,6 @@ class Smoothing(Guide):
         known[..., -1, :] = 0.0
         extra = torch.diag_embed(known * log_precision.exp())
         return Potential(messages.precision + extra, messages.shift + known * shift)
-
-
-def own_path(view: PriorView, potential: Potential) -> dist.TorchDistribution:
-    """Path of a prior's own latent, each month's prior updated by a potential of the factors."""
-    assert view.prior.own is not None  # a guide is only asked where there is one
-    return FilteredPath(view.prior.own, potential, view.own_context, view.own_state)
 
 
 def independent(posterior: Updated, view: PriorView) -> dist.TorchDistribution:

@@ -12,9 +12,16 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
 from rvrae_pyro.nn.cross_section import along_assets, along_factors, information, spread_of
-from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
-__all__ = ["Likelihood", "RobustLikelihood", "require_additive", "weighted_potential"]
+__all__ = [
+    "LevelSearch",
+    "Likelihood",
+    "RobustLikelihood",
+    "require_additive",
+    "scale_at",
+    "weighted_potential",
+]
 
 _SCALES = ("rv.likelihoods.GlobalScale", "rv.likelihoods.CharacteristicScale")
 
@@ -82,6 +89,24 @@ class Likelihood(Part):
         weight = observed / self.deviation(scale).square()
         return weighted_potential(residual, beta, weight)
 
+    def dispersed_potential(
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition
+    ) -> tuple[Potential, Dispersion]:
+        """Potential of each month's factors, and what its returns tell of the common scale.
+
+        For a factor prior with a common volatility. Parameters as for :meth:`potential`; exact
+        for Normal returns.
+        """
+        potential = self.potential(residual, beta, scale, observed, start)
+        return potential, self.energy(residual, scale, observed)
+
+    def energy(self, residual: Tensor, scale: Tensor, observed: Tensor) -> Dispersion:
+        """Dispersion at level 0 of Normal returns with this variance; adds up over assets."""
+        squares = (residual / self.deviation(scale)).square()
+        energy = (observed * squares).sum(-1)
+        count = observed.sum(-1).to(energy.dtype).expand_as(energy)
+        return Dispersion(energy, count, torch.zeros_like(energy))
+
 
 class RobustLikelihood(Likelihood):
     """Base of likelihoods that are not Normal: a quadratic form from score and information.
@@ -146,6 +171,52 @@ class RobustLikelihood(Likelihood):
             mode, covariance = posterior.mean, posterior.covariance()
         return self.about(residual, beta, scale, observed, mode, covariance)
 
+    def dispersed_potential(
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, start: Transition
+    ) -> tuple[Potential, Dispersion]:
+        """Potential about the mode of factors and common scale together, and its dispersion.
+
+        With heavy tails the curvature in the factors depends on the scale of the month: a
+        potential taken at level 0 has half of the precision in a month of twice the scale. So
+        factors and level are found in turn, and the potential is taken at that level.
+        """
+        with torch.no_grad():
+            plain = weighted_potential(residual, beta, observed / scale.square())
+            search = LevelSearch(self, start, plain, observed.sum(-1).to(scale.dtype))
+            while search.unfinished:
+                at = scale_at(scale, search.level)
+                search.step(
+                    self.pull(residual, beta, at, observed, search.mode),
+                    self.scale_score(residual, beta, at, observed, search.mode),
+                )
+        at = scale_at(scale, search.level)
+        potential = self.about(residual, beta, at, observed, search.mode, search.covariance)
+        with torch.no_grad():
+            score = self.scale_score(residual, beta, at, observed, search.mode)
+            return potential, search.dispersion(score, potential)
+
+    def scale_score(
+        self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, mode: Tensor
+    ) -> Tensor:
+        """Gradient (*batch, n_times) of each month's log-likelihood in the log of all scales.
+
+        At given factors; adds up over groups of assets.
+        """
+        error = (residual - along_factors(beta, mode)) / scale
+        return (observed * (error * self.score(error) - 1.0)).sum(-1)
+
+    def scale_information(self) -> Tensor:
+        """Fisher information of the standard density about the log of its scale; a scalar."""
+        like = self.information()
+        with torch.no_grad():
+            # equal steps of arsinh reach far into heavy tails
+            grid = torch.linspace(-9.0, 9.0, 1801, dtype=like.dtype, device=like.device)
+            error = torch.sinh(grid)
+            zero, one = torch.zeros_like(error), torch.ones_like(error)
+            mass = self.distribution(zero, one).log_prob(error).exp() * torch.cosh(grid)
+            score = error * self.score(error) - 1.0
+            return torch.trapezoid(score.square() * mass, grid)
+
     def pull(
         self, residual: Tensor, beta: Tensor, scale: Tensor, observed: Tensor, mode: Tensor
     ) -> Tensor:
@@ -189,6 +260,70 @@ class RobustLikelihood(Likelihood):
         return Potential(precision, shift + (precision @ mode.unsqueeze(-1)).squeeze(-1))
 
 
+def scale_at(scale: Tensor, level: Tensor) -> Tensor:
+    """Scales (*batch, n_assets) of months with a log multiplier (*batch,)."""
+    return scale * level.exp().unsqueeze(-1)
+
+
+class LevelSearch:
+    """Search for a month's mode in factors and common log scale, from sums over assets.
+
+    Each step takes the gradients of the log-likelihood at :attr:`mode` and :attr:`level`, summed
+    over all assets (and shards of them), and moves the factors by Fisher scoring under their
+    prior, then the level by Fisher scoring under a Normal(0, 1) prior, which only matters in
+    months with few returns.
+
+    Parameters
+    ----------
+    likelihood : RobustLikelihood
+    start : Transition
+        Factor prior at its initial state.
+    plain : Potential
+        Weighted least squares at level 0.
+    count : Tensor of shape (*batch, n_times)
+        Observed returns.
+    """
+
+    def __init__(
+        self, likelihood: RobustLikelihood, start: Transition, plain: Potential, count: Tensor
+    ) -> None:
+        self.start, self.count = start, count
+        self.fisher = likelihood.information() * plain.precision
+        self.scale_information = likelihood.scale_information()
+        posterior = start.update(plain)
+        self.mode, self.covariance = posterior.mean, posterior.covariance()
+        self.level = torch.zeros_like(plain.shift[..., 0])
+        self.steps = likelihood.sweeps + _LEVEL_SWEEPS
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a step to take."""
+        return self.steps > 0
+
+    def step(self, pull: Tensor, scale_score: Tensor) -> None:
+        """Move mode and level, given the gradients there."""
+        precision = self.fisher * torch.exp(-2.0 * self.level)[..., None, None]
+        shift = pull + (precision @ self.mode.unsqueeze(-1)).squeeze(-1)
+        posterior = self.start.update(Potential(precision, shift))
+        self.mode, self.covariance = posterior.mean, posterior.covariance()
+        slope = scale_score - self.level
+        move = slope / (self.count * self.scale_information + 1.0)
+        self.level = self.level + move.clamp(-1.0, 1.0)
+        self.steps -= 1
+
+    def dispersion(self, scale_score: Tensor, potential: Potential) -> Dispersion:
+        """Dispersion whose gradient and expected curvature at the mode are the likelihood's."""
+        at_mode = 0.5 * self.count * self.scale_information
+        precision, shift = potential
+        inner = 2.0 * (shift * self.mode).sum(-1)
+        inner = inner - (self.mode * (precision @ self.mode.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        return Dispersion(at_mode + inner, at_mode - scale_score, self.level)
+
+
+_LEVEL_SWEEPS = 2
+"""Further sweeps of a mode that includes the level."""
+
+
 def require_additive(likelihood: Likelihood) -> None:
     """Refuse a likelihood whose potential need not be a sum over assets.
 
@@ -197,8 +332,8 @@ def require_additive(likelihood: Likelihood) -> None:
     ConfigError
         If a subclass has a ``potential`` of its own.
     """
-    ours = (Likelihood.potential, RobustLikelihood.potential)
-    if type(likelihood).potential not in ours:
+    built_in = (Likelihood.potential, RobustLikelihood.potential)
+    if type(likelihood).potential not in built_in:
         raise ConfigError(
             f"`likelihood` {type(likelihood).__name__} has a `potential` of its own, which shards "
             "of assets cannot be asked to add up to. Train it in one process on a panel in memory."

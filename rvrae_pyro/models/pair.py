@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -18,18 +17,17 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders
 from rvrae_pyro.models.compiled import refuse_jit
 from rvrae_pyro.models.guides import PriorView
-from rvrae_pyro.models.parts import CrossSection, Parts, Shared, Walked
+from rvrae_pyro.models.hand_over import Shared
+from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.path_distributions import IndependentPath, PriorPath
+from rvrae_pyro.models.path_draw import PathDraw, draw_path
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian
 
 __all__ = [
-    "CrossSection",
     "Guide",
     "Half",
     "Model",
-    "Parts",
-    "Shared",
     "month_weights",
     "prior_distribution",
     "shared_parts",
@@ -80,17 +78,13 @@ class Model(Half):
         # a path: its months depend on each other, so its frame must not equal the returns'
         months.counter = 0 if shared.view.walk is not None else 1
         with months, _weighted(kl_weight, batch):
-            shared = _sample_own(shared, batch)
-            path = prior_distribution(shared.view, batch.n_times)
-            if isinstance(path, PriorPath):
-                path.walked = shared.walked
+            view, known = _sample_auxiliary(shared, batch)
+            path = prior_distribution(view, batch.n_times)
+            if isinstance(path, PriorPath) and known is not None:
+                path.walked = (known.value, known.prior, known.level)
             drawn = pyro.sample(FACTORS, path)
         months.counter = 0
-        if shared.view.walk is not None:
-            level = shared.view.walk.level
-        else:
-            assert isinstance(path, PriorPath)
-            level = path.along(drawn)[1]
+        level = view.walk.level if view.walk is not None else _level(path, drawn)
         code = drawn.squeeze(-2)
         factors = parts.decoder(code, batch.state("decoder") or None)
         if not isinstance(parts.decoder, decoders.Identity):
@@ -116,51 +110,48 @@ class Guide(Half):
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
         """Sample weights and ``factors``; hand what was computed to the next call of the model."""
         parts = self._enter()
-        drawn_weights = parts.weight_guide.sample_proposal(parts)
-        shared = parts.prepare(batch, weights=drawn_weights)
-        potential, view, own_walked = shared.cross.potential, shared.view, None
-        weights = month_weights(kl_weight, batch)
+        weights = parts.weight_guide.sample_proposal(parts)
+        shared = parts.prepare(batch, weights=weights)
         with pyro.plate(TIME, batch.n_times, dim=-2), _weighted(kl_weight, batch):
-            if view.prior.own is not None:
-                own = parts.guide.own(batch, potential, view, weights)
-                latent: Tensor = pyro.sample(view.prior.own.site, own)
-                own_walked, view = _walked(own, latent), view.given(latent.squeeze(-2))
-            proposal = parts.guide(batch, potential, view, weights)
-            code: Tensor = pyro.sample(FACTORS, proposal)
-        walked = _walked(proposal, code)
-        parts.hand_over(batch, drawn_weights, Shared(shared.cross, shared.view, walked, own_walked))
-        return code
+            draw = draw_path(
+                parts.guide,
+                batch,
+                shared.view,
+                shared.cross.potential,
+                month_weights(kl_weight, batch),
+                sample=pyro.sample,
+            )
+        parts.leave(batch, weights, Shared(shared.cross, shared.view, draw))
+        return draw.value
 
 
-def _walked(proposal: dist.TorchDistribution, value: Tensor) -> Walked | None:
-    """Prior that a path met on its way, if it was drawn by walking with the prior."""
-    drawn = getattr(proposal, "drawn", None)
-    if drawn is None or drawn[0] is not value:
-        return None
-    return (value, drawn[1].prior, drawn[1].level)
+def _sample_auxiliary(shared: Shared, batch: Batch) -> tuple[PriorView, PathDraw | None]:
+    """Sample the prior's auxiliary latent, if any, and let the factors' prior know it.
+
+    Also the guide's draw, as far as it still holds for the values sampled.
+    """
+    view, latent, draw = shared.view, shared.view.prior.auxiliary, shared.draw
+    if latent is None:
+        return view, draw
+    path = PriorPath(latent, batch.n_times, view.latent_context, view.latent_state)
+    known = None if draw is None else draw.auxiliary
+    if known is not None:
+        path.walked = (known.value, known.prior, None)
+    value: Tensor = pyro.sample(latent.site, path)
+    # the prior that the guide's factors met holds for the latent that it drew, no other
+    kept = draw if known is not None and known.value is value else None
+    return view.given(value), kept
 
 
-def _sample_own(shared: Shared, batch: Batch) -> Shared:
-    """Sample the prior's own latent, if it has one, and let the factors' prior know it."""
-    view, own = shared.view, shared.view.prior.own
-    if own is None:
-        return shared
-    path = PriorPath(own, batch.n_times, view.own_context, view.own_state)
-    path.walked = shared.own_walked
-    latent: Tensor = pyro.sample(own.site, path)
-    # what the guide's factors met on their way holds for the latent that it drew, no other
-    known = shared.own_walked is not None and shared.own_walked[0] is latent
-    return replace(
-        shared,
-        view=view.given(latent.squeeze(-2)),
-        walked=shared.walked if known else None,
-    )
+def _level(path: dist.TorchDistribution, drawn: Tensor) -> Tensor | None:
+    assert isinstance(path, PriorPath)
+    return path.along(drawn)[1]
 
 
 def prior_distribution(view: PriorView, n_times: int) -> dist.TorchDistribution:
     """Distribution of the path under the factor prior, of batch shape (n_times, 1).
 
-    A prior with a latent of its own needs a view that knows it (``view.given(latent)``).
+    A prior with an auxiliary latent needs a view that knows it (``view.given(latent)``).
     """
     if view.walk is not None:
         gaussian = view.walk.prior

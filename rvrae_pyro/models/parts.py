@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,137 +20,20 @@ from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.hand_over import HandOver, Shared
 from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
 from rvrae_pyro.models.scan import scan
 from rvrae_pyro.models.untrained import TracksTraining
-from rvrae_pyro.nn.cross_section import along_factors
-from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
-__all__ = ["CrossSection", "Parts", "Shared", "Walked"]
+__all__ = ["Parts"]
 
 _serial = itertools.count()
 
 NO_WEIGHTS: Weights = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class CrossSection:
-    """All that model and guide both need to know of the months' cross-sections.
-
-    Attributes
-    ----------
-    beta : Tensor of shape (n_times, n_assets, n_factors)
-        Loadings, return per unit of factor; like all below with particles in front where weights
-        are latents and particles are vectorised.
-    alpha : Tensor of shape (n_times, n_assets) or None
-        Mispricing, in return units.
-    scale : Tensor of shape (n_times, n_assets)
-        Idiosyncratic scales at level 0, in return units.
-    potential : Potential
-        Quadratic log-likelihood of every month at level 0.
-    """
-
-    beta: Tensor
-    alpha: Tensor | None
-    scale: Tensor
-    potential: Potential
-
-    @classmethod
-    def joined(cls, months: Sequence[CrossSection]) -> CrossSection:
-        """Put months that were computed one by one together again."""
-        alphas = [month.alpha for month in months if month.alpha is not None]
-        return cls(
-            torch.cat([month.beta for month in months]),
-            torch.cat(alphas) if alphas else None,
-            torch.cat([month.scale for month in months]),
-            Potential(
-                torch.cat([month.potential.precision for month in months]),
-                torch.cat([month.potential.shift for month in months]),
-            ),
-        )
-
-    def release(self) -> None:
-        """Let go of memory that can be filled again from a file; there is none here."""
-
-    def location(self, factors: Tensor) -> Tensor:
-        """Compute expected returns (*particles, n_times, n_assets) from factors of each month."""
-        loc = along_factors(self.beta, factors)
-        return loc if self.alpha is None else loc + self.alpha
-
-    def scale_at(self, level: Tensor | None) -> Tensor:
-        """Idiosyncratic scales given log multipliers (*particles, n_times)."""
-        return self.scale if level is None else self.scale * level.exp().unsqueeze(-1)
-
-    def given(
-        self, t: int, assets: Tensor, factors: Tensor, level: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Location and scale of a month's returns under each draw of its factors.
-
-        Parameters
-        ----------
-        t : int
-            Position of the month.
-        assets : int Tensor of shape (n_chosen,)
-            Positions of the assets asked for.
-        factors : Tensor of shape (num_draws, n_factors)
-        level : Tensor of shape (num_draws,) or (), or None
-            Log multiplier of the idiosyncratic scales.
-
-        Returns
-        -------
-        loc, scale : Tensor of shape (num_draws, n_chosen)
-            In return units, for ``Likelihood.distribution``.
-        """
-        loc = factors @ self.beta[t].index_select(0, assets).mT
-        if self.alpha is not None:
-            loc = loc + self.alpha[t, assets]
-        scale = self.scale[t, assets]
-        if level is not None:
-            scale = scale * level.exp().unsqueeze(-1)
-        return loc, scale.expand_as(loc)
-
-    def log_likelihood(
-        self,
-        likelihood: likelihoods.Likelihood,
-        batch: Batch,
-        t: int,
-        factors: Tensor,
-        level: Tensor | None,
-    ) -> Tensor:
-        """Log density (num_draws,) of a month's observed returns, in nats; 0 where none is.
-
-        Parameters as for :meth:`given`, and what else it takes to score returns.
-        """
-        seen = batch.observed[t].nonzero().squeeze(-1)
-        returns, found = batch.returns[t, seen], []
-        # some draws at a time: what is made of all of them would outgrow cache and memory
-        rows = max(1, _CELLS // max(1, len(seen)))
-        for first in range(0, len(factors), rows):
-            some = slice(first, first + rows)
-            own = level[some] if level is not None and level.ndim else level
-            law = likelihood.distribution(*self.given(t, seen, factors[some], own))
-            found.append(law.log_prob(returns).sum(-1))
-        return torch.cat(found)
-
-
-_CELLS = 65_536
-"""Returns of draws that are scored at once."""
-
-
-Walked = tuple[Tensor, priors.Transition, Tensor | None]
-"""A path that was drawn, and the prior and level that it met on its way."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What one call of the guide hands to the next call of the model."""
-
-    cross: CrossSection
-    view: PriorView
-    walked: Walked | None = None
-    own_walked: Walked | None = None
 
 
 class Parts(TracksTraining):
@@ -178,14 +60,14 @@ class Parts(TracksTraining):
         self.weight_guide = MeanField(self)
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
-        self._slot: tuple[Batch, Weights, tuple[Any, ...], Shared] | None = None
+        self.hand_over = HandOver()
         self._silent = False
         self._known: tuple[Tensor, ...] = ()
         self._enrol()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._slot = None
+        self.hand_over = HandOver()
         self._silent, self._known = False, ()  # a copy is not in the loop that its origin is in
         self._enrol()
 
@@ -248,11 +130,18 @@ class Parts(TracksTraining):
         returns = batch.returns / unit
         with torch.no_grad():
             start = self.factor_prior.start(batch.context)
-        potential = self.likelihood.potential(
-            returns if alpha is None else returns - alpha, beta, scale, batch.observed, start
-        )
+        residual = returns if alpha is None else returns - alpha
+        cells, dispersion = (residual, beta, scale, batch.observed), None
+        if self.factor_prior.reads_dispersion:
+            potential, dispersion = self.likelihood.dispersed_potential(*cells, start)
+        else:
+            potential = self.likelihood.potential(*cells, start)
         return CrossSection(
-            unit * beta, None if alpha is None else unit * alpha, unit * scale, potential
+            unit * beta,
+            None if alpha is None else unit * alpha,
+            unit * scale,
+            potential,
+            dispersion,
         )
 
     @torch.no_grad()
@@ -285,12 +174,14 @@ class Parts(TracksTraining):
         summary = None
         if self.factor_prior.summarises:
             summary = _summary_by_month(batch, cross) if by_month else _summary(batch, cross)
-        return Shared(cross, self.view(batch, cross.potential, by_month, summary))
+        view = self.view(batch, cross.potential, cross.dispersion, by_month, summary)
+        return Shared(cross, view)
 
     def view(
         self,
         batch: Batch,
         potential: Potential,
+        dispersion: Dispersion | None = None,
         by_month: bool = False,
         summary: Tensor | None = None,
     ) -> PriorView:
@@ -300,6 +191,8 @@ class Parts(TracksTraining):
         ----------
         batch : Batch
         potential : Potential
+        dispersion : Dispersion, optional
+            For a prior that reads it.
         by_month : bool
             Do every month's arithmetic on its own.
         summary : Tensor of shape (*particles, n_times, size), optional
@@ -310,25 +203,22 @@ class Parts(TracksTraining):
         if summary is not None:
             context = prior.drive(context, summary)
         state = batch.state("factor_prior") or prior.initial()
-        if prior.own is not None:
-            own_context = _encoded(prior.own, batch.context, by_month)
-            own_state = batch.state("own") or prior.own.initial()
-            return PriorView(prior, context, state, None, own_context, own_state)
+        latent = prior.auxiliary
+        if latent is not None:
+            latent_context = _encoded(latent, batch.context, by_month)
+            latent_state = batch.state("auxiliary") or latent.initial()
+            return PriorView(prior, context, state, None, latent_context, latent_state, dispersion)
         walk = scan(prior, potential, context, state, None) if prior.observed else None
         return PriorView(prior, context, state, walk)
 
-    def hand_over(self, batch: Batch, weights: Weights, shared: Shared) -> None:
+    def leave(self, batch: Batch, weights: Weights, shared: Shared) -> None:
         """Leave what the guide computed for the next call of the model."""
-        self._slot = (batch, weights, self._token(), shared)
+        self.hand_over.put(batch, weights, self._token(), shared)
 
     def take(self, batch: Batch, weights: Weights) -> Shared:
-        """Consume what the guide left if it is for this batch and these weights; else compute."""
-        slot, self._slot = self._slot, None
-        if slot is None or slot[0] is not batch or slot[2] != self._token():
-            return self.prepare(batch, weights=weights)
-        # values that the guide drew reach the model as they are, not as copies
-        same = all(slot[1].get(name) is value for name, value in weights.items())
-        return slot[3] if same else self.prepare(batch, weights=weights)
+        """Take what the guide left for this batch and these weights; else compute it."""
+        shared = self.hand_over.take(batch, weights, self._token())
+        return self.prepare(batch, weights=weights) if shared is None else shared
 
     def version(self) -> tuple[Any, ...]:
         """Tell whether any weight or buffer was replaced or changed in place since."""
@@ -345,7 +235,8 @@ class Parts(TracksTraining):
         total = self.return_scale.new_zeros(())
         for prior, matrices in map_weights(self, self.weight_guide.sites):
             total = total + prior.log_density(matrices)
-        return total
+        of_prior = self.factor_prior.log_density()
+        return total if of_prior is None else total + of_prior
 
 
 def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) -> Tensor | None:

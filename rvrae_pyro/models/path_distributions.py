@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +19,17 @@ from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior, Transition
-from rvrae_pyro.models.scan import Scan, Updated, at_level, scan
-from rvrae_pyro.nn.gaussian import Potential
+from rvrae_pyro.models.priors.base import Updated
+from rvrae_pyro.models.scan import Auxiliary, Scan, at_level, auxiliary_along, scan
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
 __all__ = [
+    "AuxiliaryPath",
     "FilteredPath",
     "IndependentPath",
+    "JointPath",
     "PathDistribution",
     "PriorPath",
 ]
@@ -164,8 +168,15 @@ class FilteredPath(PathDistribution):
 
     Parameters
     ----------
+    prior : FactorPrior
     potential : Potential
-        Quadratic log-likelihood of every month at level 0.
+        Quadratic log-likelihood of every month, at level 0 or at that of ``dispersion``.
+    context : Tensor or None
+        With the values of the prior's auxiliary latent, where it has one.
+    state : tuple of Tensor
+    dispersion : Dispersion, optional
+    joint : JointPath, optional
+        The draw of auxiliary latent and factors of which this is the factors' part.
     """
 
     def __init__(
@@ -174,24 +185,149 @@ class FilteredPath(PathDistribution):
         potential: Potential,
         context: Tensor | None,
         state: State,
+        dispersion: Dispersion | None = None,
+        joint: JointPath | None = None,
     ) -> None:
         shift = potential.shift
         super().__init__(prior, shift.shape[-2], context, state, shift.shape[:-2])
-        self.potential = potential
+        self.potential, self.dispersion, self.joint = potential, dispersion, joint
         self.drawn: tuple[Tensor, Scan, Tensor] | None = None
 
     def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw paths; remembers the walk for the density of the same draw."""
-        noise = self._noise(sample_shape)
-        walk = scan(self.prior, self.potential, self.context, self.state, noise)
+        """Draw paths; keeps the pass for the density of the same draw."""
+        if self.joint is not None:
+            walk, noise = self.joint.walk, self.joint.noise
+        else:
+            noise = self._noise(sample_shape)
+            walk = scan(
+                self.prior, self.potential, self.context, self.state, noise, self.dispersion
+            )
         value = walk.factors.unsqueeze(-2)
         self.drawn = self._origin.drawn = (value, walk, noise)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """One term a month, of shape (*batch, n_times, 1)."""
+        """One term per month, of shape (*batch, n_times, 1)."""
         if self.drawn is not None and self.drawn[0] is value:
             return self.drawn[1].posterior.log_prob_of_noise(self.drawn[2]).unsqueeze(-1)
         prior, level = self._unroll(self._path(value))
-        posterior = prior.update(at_level(self.potential, level))
+        posterior = prior.update(at_level(self.potential, level, self.dispersion))
         return posterior.log_prob(self._path(value)).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class JointPath:
+    """A draw of the auxiliary latent and of the factors, made together month by month.
+
+    Attributes
+    ----------
+    value : Tensor of shape (*batch, n_times, 1, size)
+        The auxiliary latent, as its site has it.
+    walk : Scan
+    noise : Tensor of shape (*batch, n_times, n_factors)
+        Of the factors.
+    """
+
+    value: Tensor
+    walk: Scan
+    noise: Tensor
+
+
+class AuxiliaryPath(PathDistribution):
+    """q(x_1:T | r) of the prior's auxiliary latent, proposed from each month's cross-section.
+
+    A month's value depends on the factors of the months before it. With ``together`` these are
+    drawn along, and the factors' own site then takes the same draws (:class:`JointPath`): the
+    product of both sites' densities is that of the joint draw. Otherwise the months before are
+    represented by the factors' posterior means, and the path has a density of its own, for
+    guides that propose the factors in another way.
+
+    Parameters
+    ----------
+    prior : FactorPrior
+        Prior of the factors, whose ``auxiliary`` is the latent's.
+    potential : Potential
+    dispersion : Dispersion or None
+    context, state
+        Of the factors' prior.
+    latent_context, latent_state
+        Of the latent's prior.
+    together : bool
+    """
+
+    _origin: AuxiliaryPath
+
+    def __init__(
+        self,
+        prior: FactorPrior,
+        potential: Potential,
+        dispersion: Dispersion | None,
+        context: Tensor | None,
+        state: State,
+        latent_context: Tensor | None,
+        latent_state: State,
+        together: bool,
+    ) -> None:
+        latent, shift = prior.auxiliary, potential.shift
+        assert latent is not None  # a guide is asked for a path only where there is a latent
+        super().__init__(latent, shift.shape[-2], latent_context, latent_state, shift.shape[:-2])
+        self.factor_prior, self.potential, self.dispersion = prior, potential, dispersion
+        self.factor_context, self.factor_state, self.together = context, state, together
+        self.drawn: tuple[Tensor, Scan, Tensor] | None = None
+        self.joint: JointPath | None = None
+        self.factors: Tensor | None = None
+
+    def rsample(self, sample_shape: _Shape = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw paths; keeps the pass for the density of the same draw and for the factors."""
+        noise, factor_noise = self._noise(sample_shape), None
+        if self.together:
+            shape = (*noise.shape[:-1], self.factor_prior.n_factors)
+            factor_noise = self.factor_prior.noise(shape, self._like)
+        walk = self._scan(factor_noise, noise=noise)
+        assert walk.auxiliary is not None
+        value = walk.auxiliary.values.unsqueeze(-2)
+        self.drawn = self._origin.drawn = (value, walk, noise)
+        if factor_noise is not None:
+            self.joint = self._origin.joint = JointPath(value, walk, factor_noise)
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """One term per month, of shape (*batch, n_times, 1).
+
+        Where the factors are drawn along, given the factors of the months before: those that were
+        drawn, or those that :meth:`given_factors` has set for values from elsewhere.
+        """
+        if self.drawn is not None and self.drawn[0] is value:
+            walk, noise = self.drawn[1:]
+            assert walk.auxiliary is not None
+            return walk.auxiliary.posterior.log_prob_of_noise(noise).unsqueeze(-1)
+        path, factors = self._path(value), self._origin.factors
+        if not self.together or factors is None:
+            latent = self._scan(None, values=path).auxiliary
+        else:
+            latent = auxiliary_along(
+                self.factor_prior,
+                self.potential,
+                self.factor_context,
+                self.factor_state,
+                self.dispersion,
+                Auxiliary(self.context, self.state, values=path),
+                factors,
+            )
+        assert latent is not None
+        return latent.posterior.log_prob(path).unsqueeze(-1)
+
+    def given_factors(self, codes: Tensor) -> None:
+        """Set the factors (*batch, n_times, 1, n_factors) that the path belongs to."""
+        self._origin.factors = self._path(codes)
+
+    def _scan(self, factor_noise: Tensor | None, **latent: Tensor) -> Scan:
+        return scan(
+            self.factor_prior,
+            self.potential,
+            self.factor_context,
+            self.factor_state,
+            factor_noise,
+            self.dispersion,
+            Auxiliary(self.context, self.state, **latent),
+        )

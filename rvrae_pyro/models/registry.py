@@ -33,6 +33,7 @@ PARTS: dict[str, dict[str, type]] = {
     "factor_prior": {
         "AR1": priors.AR1,
         "Augmented": priors.Augmented,
+        "CommonVolatility": priors.CommonVolatility,
         "Flow": priors.Flow,
         "Recurrent": priors.Recurrent,
         "RegimeSwitching": priors.RegimeSwitching,
@@ -46,6 +47,7 @@ PARTS: dict[str, dict[str, type]] = {
     },
     "base": {
         "AR1": priors.AR1,
+        "Augmented": priors.Augmented,
         "Recurrent": priors.Recurrent,
         "StandardNormal": priors.StandardNormal,
     },

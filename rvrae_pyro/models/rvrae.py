@@ -16,16 +16,17 @@ from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
-from rvrae_pyro.models.filter_pass import OwnWalk, Walk, follow
+from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.filter_pass import Walk, follow
 from rvrae_pyro.models.kinds import choices_of, describe_kind, require_instance
 from rvrae_pyro.models.pair import Guide, Half, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
-from rvrae_pyro.models.parts import CrossSection, Parts
+from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.untrained import single_precision
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["RVRAE", "CrossSection", "OwnWalk", "Walk", "require_model", "typical_return"]
+__all__ = ["RVRAE", "CrossSection", "Walk", "require_model", "typical_return"]
 
 
 def _slot(module: ModuleType, prefix: str, base: type) -> tuple[type, list[str]]:
@@ -376,7 +377,7 @@ class RVRAE(nn.Module):
             parts, batch, shared.view, shared.cross.potential, starts, states.__getitem__
         )
         likelihood = parts.likelihood.distribution(
-            shared.cross.location(course.factors), shared.cross.scale_at(course.level)
+            shared.cross.location(course.factors), shared.cross.scale_at(course.draw.level)
         )
         log_likelihood = (likelihood.log_prob(batch.returns) * batch.observed).sum(-1)
         return course.walk(shared.cross, log_likelihood)
@@ -433,11 +434,11 @@ def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:
                     f"`{name}` was built with {size}={got}, the model with {size}={expected}; "
                     "build both with the same number."
                 )
-    if parts.factor_prior.own is not None and parts.factor_prior.conditions_on_history:
+    latent = parts.factor_prior.auxiliary
+    if latent is not None and parts.factor_prior.conditions_on_history:
         raise ConfigError(
-            "`factor_prior` with a latent of its own "
-            f"({parts.factor_prior.own.site!r}) must not condition on returns of past months: "
-            "leave `observed` and `summarises` False, or use "
+            f"`factor_prior` with an auxiliary latent ({latent.site!r}) must not condition on "
+            "returns of past months: leave `observed` and `summarises` False, or use "
             "rv.priors.Recurrent(recurrence='observed' or 'both') without such a latent."
         )
     affine = parts.decoder.affine

@@ -1,16 +1,17 @@
-"""The walk through the months in which a factor prior meets the months' returns.
+"""The pass through the months in which a factor prior meets the months' returns.
 
-Month t's prior needs the state that the months before it left. Without gradient the walk is a
-loop, so that no bit of a month hangs on how many follow it. With gradient, or where a caller lets
-go of those bits (:func:`~rvrae_pyro.nn.sequences.together`), long panels are walked all months at
-once, over and over, until the path and the states it drives agree; a gradient then runs through
-one more pass and a chain of adjoints.
+Month t's prior needs the state that the months before it left. Without gradient the pass is a
+loop, so that no bit of a month depends on how many follow it. With gradient, or where a caller
+gives up those bits (:func:`~rvrae_pyro.nn.sequences.together`), long panels are computed all
+months at once, again and again, until the path and the states it drives agree; a gradient then
+runs through one more pass and a chain of adjoints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,36 +19,75 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.priors import FactorPrior, Transition
-from rvrae_pyro.nn.flows import WarpedPosterior
-from rvrae_pyro.nn.gaussian import Posterior, Potential
+from rvrae_pyro.models.priors.base import Updated
+from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.sequences import months_apart
-from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Scan", "Updated", "at_level", "scan"]
+__all__ = ["Auxiliary", "AuxiliaryScan", "Scan", "at_level", "auxiliary_along", "scan"]
 
-Updated = Posterior | StudentTPosterior | WarpedPosterior
-"""Distribution of a month's factors given the state before it and the month's returns."""
+
+class AuxiliaryScan(NamedTuple):
+    """The part of a filter pass that is the prior's auxiliary latent.
+
+    Attributes
+    ----------
+    values : Tensor of shape (*batch, n_times, size)
+        Drawn, or given.
+    prior : Transition
+        p(x_t | x_{t-1}) along the pass.
+    posterior : Updated
+        Proposal of x_t given the past and the month's cross-section.
+    """
+
+    values: Tensor
+    prior: Transition
+    posterior: Updated
 
 
 class Scan(NamedTuple):
-    """A walk through the months in which prior and returns meet.
+    """A pass through the months in which prior and returns meet.
 
     Attributes
     ----------
     factors : Tensor of shape (*batch, n_times, n_factors)
-        What drove the state: draws, or posterior means.
+        Draws, or posterior means; they drive the prior's state.
     prior : Transition
-        p(z_t | h_{t-1}) along the walk, each (*batch, n_times, n_factors).
+        p(z_t | h_{t-1}) along the pass, each (*batch, n_times, n_factors).
     level : Tensor of shape (*batch, n_times) or None
         Log multiplier of the idiosyncratic scales.
     posterior : Updated
-        q(z_t | h_{t-1}, r_t) along the walk.
+        q(z_t | h_{t-1}, r_t) along the pass.
+    auxiliary : AuxiliaryScan or None
+        The same for the prior's auxiliary latent, if it is drawn along.
     """
 
     factors: Tensor
     prior: Transition
     level: Tensor | None
     posterior: Updated
+    auxiliary: AuxiliaryScan | None = None
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """The prior's auxiliary latent, to be drawn month by month together with the factors.
+
+    Attributes
+    ----------
+    context : Tensor of shape (*batch or fewer, n_times, n_features) or None
+        Context of the latent's own prior, as its ``encode`` left it.
+    state : tuple of Tensor
+        Its state before the first month.
+    noise : Tensor of shape (*batch, n_times, size) or None
+        Standard normal.
+    values : Tensor of shape (*batch, n_times, size) or None
+        Values to evaluate instead of drawing them.
+    """
+
+    context: Tensor | None
+    state: State
+    noise: Tensor | None = None
+    values: Tensor | None = None
 
 
 def scan(
@@ -56,55 +96,86 @@ def scan(
     context: Tensor | None,
     state: State,
     noise: Tensor | None,
+    dispersion: Dispersion | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> Scan:
-    """Walk through the months, conditioning each month's prior on its potential.
+    """Pass through the months, conditioning each month's prior on its potential.
 
     Parameters
     ----------
     prior : FactorPrior
     potential : Potential
-        Quadratic log-likelihood of every month at level 0, batch shape (*batch, n_times).
+        Quadratic log-likelihood of every month, batch shape (*batch, n_times), at level 0 or at
+        the level of ``dispersion``.
     context : Tensor of shape (*batch or fewer, n_times, n_features) or None
-        As the prior's ``encode`` left it, with the months' own latents where it has any.
+        As the prior's ``encode`` left it; with the auxiliary latent's values where the prior has
+        one that is not drawn along.
     state : tuple of Tensor
         State before the first month.
     noise : Tensor of shape (*batch, n_times, n_factors) or None
         Standard normal; the state is driven by ``mean + deviate(noise)``. None drives it by the
         posterior means: the paper's eq. (12), made free of the number of assets.
+    dispersion : Dispersion, optional
+        What each month's returns tell of the common idiosyncratic scale.
+    auxiliary : Auxiliary, optional
+        The prior's auxiliary latent: each month's value is drawn before the month's factors,
+        given all earlier values and factors.
 
     Returns
     -------
     Scan
         Month t of it depends on returns up to t only. Costs O(n_times n_factors^3).
     """
+    months = _Months(prior, potential, context, noise, dispersion, auxiliary)
+    states = state if auxiliary is None else (*state, *auxiliary.state)
     differentiable = torch.is_grad_enabled()
     n_times = potential.shift.shape[-2]
     if differentiable:
-        by_month = n_times < _FEW or _wide(potential, state, noise)
+        by_month = n_times < _FEW or _wide(potential, states, noise)
     else:
         by_month = n_times <= _PASSES
     if by_month or months_apart():
-        return _loop(prior, potential, context, state, noise)[0]
+        return _loop(months, states)[0]
     if not differentiable:
-        before = _relax(prior, potential, context, state, noise)
-        if before is None:
-            return _loop(prior, potential, context, state, noise)[0]
-        return _meet(prior, potential, context, before, noise)
+        before = _relax(months, states)
+        return _loop(months, states)[0] if before is None else months.meet(before)
     with torch.no_grad():
-        before = _relax(prior, potential, context, state, noise)
+        before = _relax(months, states)
         if before is None:
-            _, before = _loop(prior, potential, context, state, noise)
+            _, before = _loop(months, states)
     leaves = tuple(s.detach().requires_grad_() for s in before)
-    walk = _meet(prior, potential, context, leaves, noise)
-    # the step of the state hangs on a copy, so that its derivatives by state and factors are two
-    factors = walk.factors.detach().requires_grad_()
-    after = prior.advance(leaves, factors, context)
-    batch = walk.factors.shape[:-2]
-    first = tuple(s.expand(*batch, s.shape[-1]) for s in state)
+    walk = months.meet(leaves)
+    # the step of the state depends on a copy, so that its derivatives by state and path are two
+    path = _path(walk).detach().requires_grad_()
+    after = months.advance(leaves, path)
+    batch = path.shape[:-2]
+    first = tuple(s.expand(*batch, s.shape[-1]) for s in states)
     linked = AdjointChain.apply(  # type: ignore[no-untyped-call]
-        factors, len(state), *leaves, *first, *after, *_fields(walk)
+        path, len(states), *leaves, *first, *after, _path(walk), *_fields(walk)
     )
-    return _like(walk, linked)
+    return _like(walk, linked[1:])
+
+
+def auxiliary_along(
+    prior: FactorPrior,
+    potential: Potential,
+    context: Tensor | None,
+    state: State,
+    dispersion: Dispersion | None,
+    auxiliary: Auxiliary,
+    factors: Tensor,
+) -> AuxiliaryScan:
+    """Prior and proposal of given values of the auxiliary latent along given factors.
+
+    Arguments as for :func:`scan`; ``auxiliary`` has the values, ``factors`` is of shape (*batch,
+    n_times, n_factors).
+    """
+    months = _Months(prior, potential, context, None, dispersion, auxiliary)
+    assert auxiliary.values is not None
+    states = months.unroll(_join(auxiliary.values, factors), (*state, *auxiliary.state))
+    found = months.meet(tuple(s[..., :-1, :] for s in states)).auxiliary
+    assert found is not None
+    return found
 
 
 # With gradient, months at once cost about as much as five in a loop, and then less for each
@@ -126,13 +197,7 @@ def _wide(potential: Potential, state: State, noise: Tensor | None) -> bool:
 _PASSES, _ROUNDING = 24, 16.0
 
 
-def _relax(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> State | None:
+def _relax(months: _Months, state: State) -> State | None:
     """States before every month from a path that no longer changes; None if that takes long.
 
     Waveform relaxation: the states that a path drives give the next path, all months at once.
@@ -140,15 +205,15 @@ def _relax(
     its factors than its past does: each pass shrinks the error by the prior's share in the
     posterior, so that a thousand assets take four.
     """
-    if type(prior).unroll is FactorPrior.unroll:
-        return None  # it would loop through the months itself
-    n_times = potential.shift.shape[-2]
+    if months.loops:
+        return None
+    n_times = months.potential.shift.shape[-2]
     before = tuple(s.unsqueeze(-2).expand(*s.shape[:-1], n_times, s.shape[-1]) for s in state)
-    path = _meet(prior, potential, context, before, noise).factors
+    path = _path(months.meet(before))
     unit, last = _ROUNDING * torch.finfo(path.dtype).eps, math.inf
     for n_passes in range(_PASSES):
-        before = tuple(s[..., :-1, :] for s in prior.unroll(path, context, state))
-        known, path = path, _meet(prior, potential, context, before, noise).factors
+        before = tuple(s[..., :-1, :] for s in months.unroll(path, state))
+        known, path = path, _path(months.meet(before))
         change = float(((path - known).abs() / (1.0 + path.abs())).max()) / unit
         # a change that no longer falls is rounding, if it is small
         if change <= 1.0 or last <= change <= _ROUNDING:
@@ -161,60 +226,179 @@ def _relax(
     return None
 
 
-def _meet(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> Scan:
-    """One month's prior and returns, or those of many at once given the state before each."""
-    ahead, level = prior.ahead(state, context)
-    posterior = ahead.update(at_level(potential, level))
-    factors = posterior.mean if noise is None else posterior.mean + posterior.deviate(noise)
-    return Scan(factors, ahead, level, posterior)
+@dataclass(frozen=True)
+class _Months:
+    """Prior and inputs of some months, or of one; the states are those of both latents in turn.
+
+    The one place in which a month is drawn: auxiliary latent, then the factors' prior given it,
+    then the factors given the month's returns.
+    """
+
+    prior: FactorPrior
+    potential: Potential
+    context: Tensor | None
+    noise: Tensor | None
+    dispersion: Dispersion | None = None
+    auxiliary: Auxiliary | None = None
+
+    @property
+    def loops(self) -> bool:
+        """Whether unrolling a path would loop through the months itself."""
+        priors = [self.prior]
+        if self.auxiliary is not None and self.prior.auxiliary is not None:
+            priors.append(self.prior.auxiliary)
+        return any(type(each).unroll is FactorPrior.unroll for each in priors)
+
+    def unbind(self) -> Iterator[_Months]:
+        """Yield one month after another."""
+        n_times = self.potential.shift.shape[-2]
+
+        def each(tensor: Tensor | None, dim: int) -> Sequence[Tensor | None]:
+            return [None] * n_times if tensor is None else tensor.unbind(dim)
+
+        contexts, noises = each(self.context, -2), each(self.noise, -2)
+        dispersions: Sequence[Dispersion | None] = [None] * n_times
+        if self.dispersion is not None:
+            parts = (field.unbind(-1) for field in self.dispersion)
+            dispersions = [Dispersion(*month) for month in zip(*parts, strict=True)]
+        auxiliaries: Sequence[Auxiliary | None] = [None] * n_times
+        if self.auxiliary is not None:
+            own = self.auxiliary
+            inputs = zip(
+                each(own.context, -2), each(own.noise, -2), each(own.values, -2), strict=True
+            )
+            auxiliaries = [Auxiliary(context, (), *rest) for context, *rest in inputs]
+        potentials = zip(
+            self.potential.precision.unbind(-3), self.potential.shift.unbind(-2), strict=True
+        )
+        for potential, context, noise, dispersion, auxiliary in zip(
+            potentials, contexts, noises, dispersions, auxiliaries, strict=True
+        ):
+            yield _Months(self.prior, Potential(*potential), context, noise, dispersion, auxiliary)
+
+    def meet(self, states: State) -> Scan:
+        """Draw the months given the states before each of them."""
+        state, context, drawn = states, self.context, None
+        if self.auxiliary is not None:
+            state, of_latent = self._split(states)
+            drawn = self._draw_auxiliary(state, of_latent)
+            context = self.prior.drive(context, drawn.values)
+        ahead, level = self.prior.ahead(state, context)
+        posterior = ahead.update(self.at(level))
+        factors = posterior.mean
+        if self.noise is not None:
+            factors = factors + posterior.deviate(self.noise)
+        return Scan(factors, ahead, level, posterior, drawn)
+
+    def _draw_auxiliary(self, state: State, of_latent: State) -> AuxiliaryScan:
+        own, latent = self.auxiliary, self.prior.auxiliary
+        assert own is not None
+        assert latent is not None
+        ahead = latent.transition(of_latent, own.context)
+        posterior = self.prior.propose_auxiliary(
+            ahead, state, self.context, self.potential, self.dispersion
+        )
+        if own.values is not None:
+            return AuxiliaryScan(own.values, ahead, posterior)
+        assert own.noise is not None
+        return AuxiliaryScan(posterior.mean + posterior.deviate(own.noise), ahead, posterior)
+
+    def at(self, level: Tensor | None) -> Potential:
+        """Potential at a level of the idiosyncratic scales."""
+        return at_level(self.potential, level, self.dispersion)
+
+    def advance(self, states: State, path: Tensor) -> State:
+        """States after the months, given what was drawn in them."""
+        if self.auxiliary is None:
+            return self.prior.advance(states, path, self.context)
+        state, of_latent = self._split(states)
+        values, factors = self._parts(path)
+        context, latent = self.prior.drive(self.context, values), self.prior.auxiliary
+        assert latent is not None
+        after = self.prior.advance(state, factors, context)
+        return (*after, *latent.advance(of_latent, values, self.auxiliary.context))
+
+    def unroll(self, path: Tensor, states: State) -> State:
+        """States before each month of a path, and after its last."""
+        if self.auxiliary is None:
+            return self.prior.unroll(path, self.context, states)
+        state, of_latent = self._split(states)
+        values, factors = self._parts(path)
+        context, latent = self.prior.drive(self.context, values), self.prior.auxiliary
+        assert latent is not None
+        along = self.prior.unroll(factors, context, state)
+        return (*along, *latent.unroll(values, self.auxiliary.context, of_latent))
+
+    def _split(self, states: State) -> tuple[State, State]:
+        latent = self.prior.auxiliary
+        assert latent is not None
+        n_own = len(latent.initial())
+        return states[:-n_own], states[-n_own:]
+
+    def _parts(self, path: Tensor) -> tuple[Tensor, Tensor]:
+        n_factors = self.prior.n_factors
+        return path[..., :-n_factors], path[..., -n_factors:]
 
 
-def _loop(
-    prior: FactorPrior,
-    potential: Potential,
-    context: Tensor | None,
-    state: State,
-    noise: Tensor | None,
-) -> tuple[Scan, State]:
+def _loop(months: _Months, state: State) -> tuple[Scan, State]:
     """Month after month; also the states before each month."""
-    precisions, shifts = potential.precision.unbind(-3), potential.shift.unbind(-2)
-    noises = [None] * len(shifts) if noise is None else noise.unbind(-2)
-    contexts = [None] * len(shifts) if context is None else context.unbind(-2)
-    months, states = [], []
-    for precision, shift, eps, moment in zip(precisions, shifts, noises, contexts, strict=True):
+    found, states = [], []
+    for month in months.unbind():
         states.append(state)
-        month = _meet(prior, Potential(precision, shift), moment, state, eps)
-        state = prior.advance(state, month.factors, moment)
-        months.append(month)
-    fields = zip(*(_fields(month) for month in months), strict=True)
+        walk = month.meet(state)
+        state = month.advance(state, _path(walk))
+        found.append(walk)
+    fields = zip(*(_fields(walk) for walk in found), strict=True)
     stacked = [
-        _stack(field, -1 - dims) for field, dims in zip(fields, _event_dims(months[0]), strict=True)
+        _stack(field, -1 - dims) for field, dims in zip(fields, _event_dims(found[0]), strict=True)
     ]
-    return _like(months[0], stacked), tuple(_stack(s, -2) for s in zip(*states, strict=True))
+    return _like(found[0], stacked), tuple(_stack(s, -2) for s in zip(*states, strict=True))
+
+
+def _path(walk: Scan) -> Tensor:
+    """All that was drawn and drives the states: the auxiliary latent, then the factors."""
+    if walk.auxiliary is None:
+        return walk.factors
+    return _join(walk.auxiliary.values, walk.factors)
+
+
+def _join(values: Tensor, factors: Tensor) -> Tensor:
+    batch = torch.broadcast_shapes(values.shape[:-1], factors.shape[:-1])
+    both = (values.expand(*batch, values.shape[-1]), factors.expand(*batch, factors.shape[-1]))
+    return torch.cat(both, -1)
 
 
 def _fields(walk: Scan) -> tuple[Tensor, ...]:
     level = () if walk.level is None else (walk.level,)
-    return (walk.factors, *walk.prior, *walk.posterior, *level)
+    own: tuple[Tensor, ...] = ()
+    if walk.auxiliary is not None:
+        own = (walk.auxiliary.values, *walk.auxiliary.prior, *walk.auxiliary.posterior)
+    return (walk.factors, *walk.prior, *walk.posterior, *level, *own)
 
 
 def _event_dims(walk: Scan) -> tuple[int, ...]:
     level = () if walk.level is None else (0,)
-    return (1, *walk.prior.event_dims, *walk.posterior.event_dims, *level)
+    own: tuple[int, ...] = ()
+    if walk.auxiliary is not None:
+        prior, posterior = walk.auxiliary.prior, walk.auxiliary.posterior
+        own = (1, *prior.event_dims, *posterior.event_dims)
+    return (1, *walk.prior.event_dims, *walk.posterior.event_dims, *level, *own)
 
 
 def _like(walk: Scan, fields: Sequence[Tensor]) -> Scan:
-    """Put fields back into the shape of a walk."""
-    n_prior, n_posterior = len(walk.prior), len(walk.posterior)
-    prior = type(walk.prior)(*fields[1 : 1 + n_prior])
-    posterior = type(walk.posterior)(*fields[1 + n_prior : 1 + n_prior + n_posterior])
-    return Scan(fields[0], prior, None if walk.level is None else fields[-1], posterior)
+    """Put fields back into the shape of a pass."""
+    left = iter(fields)
+
+    def take(like: Any) -> Any:
+        return type(like)(*(next(left) for _ in like))
+
+    factors = next(left)
+    prior, posterior = take(walk.prior), take(walk.posterior)
+    level = None if walk.level is None else next(left)
+    own = walk.auxiliary
+    if own is not None:
+        own = AuxiliaryScan(next(left), take(own.prior), take(own.posterior))
+    return Scan(factors, prior, level, posterior, own)
 
 
 class AdjointChain(torch.autograd.Function):
@@ -236,7 +420,8 @@ class AdjointChain(torch.autograd.Function):
         ctx.factors = factors
         ctx.leaves, ctx.after = tensors[:n_states], tensors[2 * n_states : 3 * n_states]
         ctx.fields = tensors[3 * n_states :]
-        return tuple(field.view_as(field) for field in ctx.fields)
+        # a view of a field without gradient would give its base one
+        return tuple(f.view_as(f) if f.requires_grad else f.clone() for f in ctx.fields)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -294,8 +479,21 @@ def _derivatives(output: Tensor, inputs: State) -> Tensor:
     return torch.cat(known, -1).movedim(0, -2)
 
 
-def at_level(potential: Potential, level: Tensor | None) -> Potential:
-    """Potential of a month whose idiosyncratic scales are multiplied by ``exp(level)``."""
+def at_level(
+    potential: Potential, level: Tensor | None, dispersion: Dispersion | None = None
+) -> Potential:
+    """Potential of a month whose idiosyncratic scales are multiplied by ``exp(level)``.
+
+    Parameters
+    ----------
+    potential : Potential
+        At level 0, or at the level of ``dispersion``.
+    level : Tensor of shape (*batch,) or None
+        None for 0.
+    dispersion : Dispersion, optional
+    """
+    if dispersion is not None:
+        level = -dispersion.level if level is None else level - dispersion.level
     if level is None:
         return potential
     shrink = torch.exp(-2.0 * level)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Gaussian", "Posterior", "Potential"]
+__all__ = ["Dispersion", "Gaussian", "Posterior", "Potential"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -42,6 +42,35 @@ class Potential(NamedTuple):
     def tempered(self, weight: Tensor) -> Potential:
         """Divide by a weight, of shape (*batch,): the optimum under a weighted KL uses it."""
         return Potential(self.precision / weight[..., None, None], self.shift / weight[..., None])
+
+
+class Dispersion(NamedTuple):
+    """What a month's returns tell of a log multiplier l common to all idiosyncratic scales.
+
+    Together with a :class:`Potential` at level ``l0 = level`` the log-likelihood of factors f and
+    multiplier l is, up to a constant,
+
+    ``exp(-2 (l - l0)) (eta'f - f'Lambda f / 2 - energy / 2) - n_returns (l - l0)``:
+
+    exactly for Normal returns, else to second order about a mode. All terms are sums over assets.
+
+    Attributes
+    ----------
+    energy : Tensor of shape (*batch,)
+        Sum of squared residuals at zero factors, in idiosyncratic scales.
+    n_returns : Tensor of shape (*batch,)
+        Number of observed returns (an effective number for returns that are not Normal).
+    level : Tensor of shape (*batch,)
+        Level l0 at which the potential was taken; 0 for Normal returns.
+    """
+
+    energy: Tensor
+    n_returns: Tensor
+    level: Tensor
+
+    def tempered(self, weight: Tensor) -> Dispersion:
+        """Divide by a weight, of shape (*batch,), as a potential is."""
+        return Dispersion(self.energy / weight, self.n_returns / weight, self.level)
 
 
 class Posterior(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -16,7 +16,7 @@ import xarray as xr
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.data.blocks import is_lazy, row_blocks
 from rvrae_pyro.inference.shards import Scratch
-from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.cross_section import CrossSection, join_dispersions
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 from rvrae_pyro.nn.gaussian import Potential
@@ -47,7 +47,7 @@ def mean_loadings(model: RVRAE, batch: Batch) -> torch.Tensor:
 class _StoredCrossSection(CrossSection):
     """A cross-section in nameless files, of which what was read can be let go of."""
 
-    scratch: Scratch
+    scratch: Scratch = field(kw_only=True)
 
     def release(self) -> None:
         """Give the pages that were read back to the system."""
@@ -86,19 +86,21 @@ def _stored(months: Iterator[CrossSection], has_alpha: bool) -> CrossSection:
     scratch = Scratch(Path(gettempdir()))
     with ExitStack() as stack:
         betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
-        potentials = []
+        potentials, dispersions = [], []
         for month in months:
             betas.add(month.beta)
             scales.add(month.scale)
             if month.alpha is not None:
                 alphas.add(month.alpha)
             potentials.append(month.potential)
+            dispersions.append(month.dispersion)
         return _StoredCrossSection(
             betas.joined(),
             alphas.joined() if has_alpha else None,
             scales.joined(),
-            Potential(*(torch.cat(field) for field in zip(*potentials, strict=True))),
-            scratch,
+            Potential(*(torch.cat(each) for each in zip(*potentials, strict=True))),
+            join_dispersions(dispersions),
+            scratch=scratch,
         )
 
 

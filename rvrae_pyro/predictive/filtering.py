@@ -15,7 +15,7 @@ from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.inference.particle_filter import month_random, smc_filter
 from rvrae_pyro.models import exact
-from rvrae_pyro.models.parts import CrossSection
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.predictive.cross_sections import stream_cross_section

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.inference.importance import draw_paths
 from rvrae_pyro.inference.particle_filter import month_random
-from rvrae_pyro.models.parts import CrossSection, Parts
+from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.parts import Parts
+from rvrae_pyro.models.path_draw import draw_path
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import (
     ASSET,
@@ -86,27 +87,34 @@ class _Path:
     log_prior: Tensor  # (n_draws, n_times), as log_q
     log_q: Tensor
     level: Tensor | None
-    own: dict[str, Tensor]  # the prior's own latent by site
+    auxiliary: dict[str, Tensor]  # the prior's auxiliary latent by site
 
 
 @torch.no_grad()
 def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
     parts = model.parts
     shared = parts.prepare(batch, parts.online_cross_section(batch))
+    weight = batch.returns.new_ones(batch.n_times)
     with month_random(seed, batch.times[0], "path"):
-        drawn = draw_paths(model, batch, shared.view, shared.cross.potential, size)
-    codes = drawn.codes
-    factors = parts.decoder(codes, batch.state("decoder") or None)
+        draw = draw_path(
+            parts.guide,
+            batch,
+            shared.view,
+            shared.cross.potential,
+            weight,
+            particles=(size,),
+        )
+    latent = draw.auxiliary
     return _Path(
         parts,
         seed,
         shared.cross,
-        codes,
-        factors,
-        drawn.log_prior,
-        drawn.log_q,
-        drawn.level,
-        drawn.own,
+        draw.codes,
+        parts.decoder(draw.codes, batch.state("decoder") or None),
+        draw.log_prior(),
+        draw.log_q(),
+        draw.level,
+        {} if latent is None else {latent.site: latent.path},
     )
 
 
@@ -168,8 +176,8 @@ def _replicate_block(
     posterior = {FACTORS: ((CHAIN, DRAW, TIME, FACTOR), _months_last(factors, chosen))}
     if not all(path.factors is path.codes for path in paths):
         posterior["latents"] = ((CHAIN, DRAW, TIME, FACTOR), _months_last(codes, chosen))
-    for site in paths[0].own:
-        values = torch.cat([path.own[site] for path in paths])
+    for site in paths[0].auxiliary:
+        values = torch.cat([path.auxiliary[site] for path in paths])
         dim = FACTOR if values.shape[-1] == factors.shape[-1] else f"{site}_dim"
         posterior[site] = ((CHAIN, DRAW, TIME, dim), _months_last(values, chosen))
     likelihoods = torch.stack([density.sum(-1) for *_, density in rows], -1)

@@ -10,7 +10,7 @@ import torch
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.particle_filter import month_random
-from rvrae_pyro.models import parts
+from rvrae_pyro.models import cross_section
 from rvrae_pyro.models.path_distributions import PriorPath
 from tests.helpers import (
     CHARACTERISTICS,
@@ -218,7 +218,7 @@ def test_particles_are_scored_alike_however_many_at_a_time(
     batch = double(random_panel(6, 9, seed=3, empty_months=[2]))
     clouds = []
     for cells in (1, 40, 10_000):
-        monkeypatch.setattr(parts, "_CELLS", cells)
+        monkeypatch.setattr(cross_section, "_CELLS", cells)
         clouds.append(rv.inference.smc_filter(model, batch, 11, seed=4))
     assert clouds[0].predicted_level is not None
     for cloud in clouds[1:]:

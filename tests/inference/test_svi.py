@@ -93,7 +93,7 @@ def test_walk_is_a_draw_of_the_pair(kind: str, batch: Batch) -> None:
     whole = densities(model, batch, walk.codes)
     torch.testing.assert_close(walk.log_likelihood, whole["returns"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(walk.prior.log_prob(walk.codes), whole["prior"])
-    ratio = walk.proposal.log_prob(walk.codes.unsqueeze(-2)).flatten()
+    ratio = walk.draw.proposal.log_prob(walk.codes.unsqueeze(-2)).flatten()
     torch.testing.assert_close(ratio, whole["guide"], rtol=1e-9, atol=1e-9)
 
 
@@ -110,7 +110,10 @@ def test_divergence_is_the_mean_log_ratio(kind: str, batch: Batch) -> None:
     prior = torch.distributions.Normal(walk.prior.loc[t], walk.prior.scale[t])
     if kind == "paper":
         law = torch.distributions.Independent(
-            torch.distributions.Normal(walk.proposal.mean[t, 0], walk.proposal.stddev[t, 0]), 1
+            torch.distributions.Normal(
+                walk.draw.proposal.mean[t, 0], walk.draw.proposal.stddev[t, 0]
+            ),
+            1,
         )
     else:
         potential = walk.cross.potential

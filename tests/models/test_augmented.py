@@ -217,7 +217,7 @@ def test_bad_arguments_are_named() -> None:
     heavy = rv.priors.Recurrent(K, innovation="student_t")
     with pytest.raises(rv.errors.ConfigError, match="`base` must have Gaussian transitions"):
         rv.priors.Augmented(heavy, P)
-    with pytest.raises(rv.errors.ConfigError, match="no latent of its own; got StochasticVol"):
+    with pytest.raises(rv.errors.ConfigError, match="no auxiliary latent; got StochasticVol"):
         rv.priors.Augmented(rv.priors.StochasticVolatility(K), P)
     with pytest.raises(rv.errors.ShapeError, match="n_factors"):
         rv.RVRAE(P, K, loadings=rv.loadings.Augmented(rv.loadings.Linear(P, K)))

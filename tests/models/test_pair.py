@@ -43,6 +43,7 @@ CHOICES: dict[str, dict[str, Callable[[], object]]] = {
         "heavy": lambda: rv.priors.Recurrent(K, hidden=3, innovation="student_t"),
         "regimes": lambda: rv.priors.RegimeSwitching(K),
         "volatility": lambda: rv.priors.StochasticVolatility(K),
+        "common": lambda: rv.priors.CommonVolatility(rv.priors.Recurrent(K, hidden=3, n_context=2)),
         "flow": lambda: rv.priors.Flow(K, rv.priors.Recurrent(K, hidden=3)),
     },
     "likelihood": {
@@ -109,7 +110,7 @@ def default(seed: int = 0) -> rv.RVRAE:
 
 def latents(model: rv.RVRAE) -> list[str]:
     """Name the latent sites: one of the prior's own, if it has one, and the factors."""
-    own = model.factor_prior.own
+    own = model.factor_prior.auxiliary
     return ["factors"] if own is None else [own.site, "factors"]
 
 
@@ -165,7 +166,8 @@ def test_bound_is_the_sum_of_its_sites(kinds: tuple[str, ...], batch: Batch) -> 
     decoded = {"decoded_factors"} if kinds[3] != "identity" else set()
     assert sites == {*latents(model), "returns"} | decoded
     for owner, name in itertools.product((guide, trace), latents(model)):
-        assert owner.nodes[name]["value"].shape == (batch.n_times, 1, K)
+        size = K if name == "factors" else model.factor_prior.auxiliary.n_factors
+        assert owner.nodes[name]["value"].shape == (batch.n_times, 1, size)
         assert owner.nodes[name]["log_prob"].shape == (batch.n_times, 1)
         frames = owner.nodes[name]["cond_indep_stack"]
         assert [(f.name, f.dim) for f in frames] == [("time", -2)]
@@ -559,7 +561,7 @@ def test_every_pair_of_parts_is_covered() -> None:
                 or dict(wanted).get("factor_prior") == "observed"
             )
             assert (wanted in covered) != impossible
-    assert len(PAIRS) < 48
+    assert len(PAIRS) < 56
 
 
 def test_a_batch_of_another_dtype_is_refused() -> None:

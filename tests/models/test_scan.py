@@ -38,6 +38,10 @@ def setting(name, strength, seed=0, n_times=LONG):
     return prior, potential, context, draw(n_times, K)
 
 
+def months(prior, potential, context, noise):
+    return walks._Months(prior, potential, context, noise)
+
+
 def slopes(walk, potential, prior):
     """Derivatives of a sum in which every field of the walk has a part of its own."""
     rng = torch.Generator().manual_seed(1)
@@ -56,7 +60,7 @@ def test_values_and_gradients_are_those_of_the_loop(name, strength, driven):
     context = None if context is None else context.detach()
     potential = Potential(*(each.requires_grad_() for each in potential))
     state = prior.initial()
-    loop, _ = walks._loop(prior, potential, context, state, noise)
+    loop, _ = walks._loop(months(prior, potential, context, noise), state)
     together = walks.scan(prior, potential, context, state, noise)
     for field, other in zip(walks._fields(together), walks._fields(loop), strict=True):
         torch.testing.assert_close(field, other, rtol=1e-9, atol=1e-11)
@@ -73,7 +77,8 @@ def test_without_gradient_months_are_walked_together_only_where_told(monkeypatch
     monkeypatch.setattr(walks, "_loop", lambda *args: calls.append(1) or loop(*args))
     with torch.no_grad():
         given = prior, potential, context, prior.initial(), noise
-        apart, expected = walks.scan(*given), loop(*given)[0]
+        apart = walks.scan(*given)
+        expected = loop(months(prior, potential, context, noise), prior.initial())[0]
         assert calls == [1]
         with together():
             found = walks.scan(*given)
@@ -103,12 +108,12 @@ def test_a_subclass_with_its_own_transition_is_heard():
 def test_strong_returns_need_few_passes_and_states_agree_to_rounding(monkeypatch):
     prior, potential, context, noise = setting("recurrent", 10.0)
     passes = []
-    meet = walks._meet
-    monkeypatch.setattr(walks, "_meet", lambda *args: passes.append(1) or meet(*args))
+    meet = walks._Months.meet
+    monkeypatch.setattr(walks._Months, "meet", lambda *args: passes.append(1) or meet(*args))
     with torch.no_grad():
-        before = walks._relax(prior, potential, context, prior.initial(), noise)
+        before = walks._relax(months(prior, potential, context, noise), prior.initial())
         n_passes = len(passes)
-        _, expected = walks._loop(prior, potential, context, prior.initial(), noise)
+        _, expected = walks._loop(months(prior, potential, context, noise), prior.initial())
     assert before is not None
     assert n_passes <= 20
     for states, other in zip(before, expected, strict=True):
@@ -119,14 +124,14 @@ def test_a_path_that_only_its_past_knows_is_left_to_the_loop():
     prior, potential, context, noise = setting("ar1", 1e-4)
     with torch.no_grad():
         prior.unbounded_coefficient.fill_(3.0)
-        assert walks._relax(prior, potential, context, prior.initial(), noise) is None
+        assert walks._relax(months(prior, potential, context, noise), prior.initial()) is None
 
 
 def test_returns_that_are_not_finite_are_left_to_the_loop():
     prior, potential, context, noise = setting("recurrent", 1.0)
     potential.shift[5] = torch.nan
     with torch.no_grad():
-        assert walks._relax(prior, potential, context, prior.initial(), noise) is None
+        assert walks._relax(months(prior, potential, context, noise), prior.initial()) is None
 
 
 @pytest.mark.parametrize(

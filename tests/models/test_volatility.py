@@ -34,8 +34,8 @@ def volatile(k: int = 2, guide: object = None) -> rv.RVRAE:
     with torch.no_grad():
         model.return_scale.fill_(1.0)
         model.likelihood.scale.log_scale.zero_()
-        prior.own.mean.fill_(0.3)
-        prior.own.factor_mean.fill_(0.2)
+        prior.auxiliary.mean.fill_(0.3)
+        prior.auxiliary.factor_mean.fill_(0.2)
     return model
 
 
@@ -60,7 +60,7 @@ def test_sites_have_the_densities_of_the_equations() -> None:
     trace, guide = logs(model, batch)
     x = trace.nodes["log_variance"]["value"].squeeze(-2)
     z = trace.nodes["factors"]["value"].squeeze(-2)
-    own, last = model.factor_prior.own, torch.full((2,), 0.3, dtype=torch.float64)
+    own, last = model.factor_prior.auxiliary, torch.full((2,), 0.3, dtype=torch.float64)
     for t in range(5):
         moved = torch.distributions.Normal(0.3 + 0.8 * (last - 0.3), 0.7).log_prob(x[t]).sum()
         assert trace.nodes["log_variance"]["log_prob"][t, 0].item() == pytest.approx(moved.item())
@@ -157,12 +157,14 @@ def test_weight_of_the_kl_applies_to_both_latents_in_model_and_guide() -> None:
 def test_states_are_carried_into_windows_and_months_know_no_later_return() -> None:
     model, batch = volatile(), simulate(8, 5, 2)
     walk = model.walk(batch, [0, 3, 8])
-    assert walk.own is not None
+    assert walk.draw.auxiliary is not None
     for start in (3, 8):
-        torch.testing.assert_close(walk.carries[start]["own"][0], walk.own.values[start - 1])
+        torch.testing.assert_close(
+            walk.carries[start]["auxiliary"][0], walk.draw.auxiliary.path[start - 1]
+        )
     trace, _ = logs(model, batch.window(3, 6, walk.carries[3]))
     first = trace.nodes["log_variance"]["fn"].along(trace.nodes["log_variance"]["value"])[0]
-    torch.testing.assert_close(first.loc[0], 0.3 + 0.8 * (walk.own.values[2] - 0.3))
+    torch.testing.assert_close(first.loc[0], 0.3 + 0.8 * (walk.draw.auxiliary.path[2] - 0.3))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         before = model.walk(batch)
@@ -172,8 +174,8 @@ def test_states_are_carried_into_windows_and_months_know_no_later_return() -> No
         changed.returns[5:] *= -3.0
         torch.manual_seed(1)
         after = model.walk(changed)
-    assert torch.equal(before.own.values[:5], after.own.values[:5])
-    assert not torch.equal(before.own.values[5], after.own.values[5])
+    assert torch.equal(before.draw.auxiliary.path[:5], after.draw.auxiliary.path[:5])
+    assert not torch.equal(before.draw.auxiliary.path[5], after.draw.auxiliary.path[5])
 
 
 def test_predictive_and_nuts_see_an_ordinary_model() -> None:
@@ -230,7 +232,7 @@ def test_description_is_read_back_and_bad_settings_are_refused() -> None:
         rv.priors.StochasticVolatility(2, volatility=0.0)
     prior = rv.priors.StochasticVolatility(2)
     prior.observed = True
-    with pytest.raises(rv.ConfigError, match=r"latent of its own.*leave `observed` and"):
+    with pytest.raises(rv.ConfigError, match=r"auxiliary latent.*leave `observed` and"):
         rv.RVRAE(4, 2, factor_prior=prior)
 
 

@@ -30,7 +30,7 @@ class Augmented(FactorPrior):
     ----------
     base : FactorPrior
         Prior over the first ``base.n_factors`` factors: any with Gaussian transitions and no
-        latent of its own. It alone has memory.
+        auxiliary latent. It alone has memory.
     n_small : int
         Small factors, the last ones.
 
@@ -49,9 +49,9 @@ class Augmented(FactorPrior):
         choices = ("rv.priors.StandardNormal", "rv.priors.AR1", "rv.priors.Recurrent")
         require_instance("base", base, FactorPrior, choices)
         check_count("n_small", n_small)
-        if not base.gaussian or base.own is not None:
+        if not base.gaussian or base.auxiliary is not None:
             raise ConfigError(
-                "`base` must have Gaussian transitions and no latent of its own; got "
+                "`base` must have Gaussian transitions and no auxiliary latent; got "
                 f"{type(base).__name__}. Use StandardNormal, AR1, or Recurrent with "
                 "innovation='normal'."
             )
@@ -105,6 +105,15 @@ class Augmented(FactorPrior):
     def reading(self, state: State) -> dict[str, Tensor]:
         """Return what the base tells of its state."""
         return self.base.reading(state)
+
+    def volatility_powers(self, elasticity: Tensor) -> Tensor:
+        """1 for the large factors; the small ones follow the idiosyncratic scales."""
+        large = self.base.volatility_powers(elasticity).expand(self.base.n_factors)
+        return torch.cat([large, elasticity.expand(self.n_small)])
+
+    def log_density(self) -> Tensor | None:
+        """Log prior density of the base's parameters."""
+        return self.base.log_density()
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draw the base's noise, then the small factors' own."""

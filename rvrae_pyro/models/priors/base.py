@@ -15,15 +15,18 @@ from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.names import FACTORS
-from rvrae_pyro.nn.flows import Warped
-from rvrae_pyro.nn.gaussian import Gaussian
-from rvrae_pyro.nn.transitions import Mixture, StudentT, from_pyro
-from rvrae_pyro.nn.volatility import LogVariance
+from rvrae_pyro.nn.flows import Warped, WarpedPosterior
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
+from rvrae_pyro.nn.log_variance import LogVariance
+from rvrae_pyro.nn.transitions import Mixture, StudentT, StudentTPosterior, from_pyro
 
-__all__ = ["FactorPrior", "Transition"]
+__all__ = ["FactorPrior", "Transition", "Updated"]
 
 Transition = Gaussian | StudentT | Mixture | LogVariance | Warped
 """Distribution of a month's factors given the state before it."""
+
+Updated = Posterior | StudentTPosterior | WarpedPosterior
+"""Distribution of a month's factors given the state before it and the month's returns."""
 
 
 class FactorPrior(Part):
@@ -53,10 +56,13 @@ class FactorPrior(Part):
         True if the state is driven by summaries of the month's returns beside the factors:
         ``advance`` then finds them behind the month's encoded context, where ``transition`` and
         ``level`` must not look. The prior then conditions on history.
-    own : FactorPrior or None
-        Prior over the path of a latent of the prior's own; it has none itself.
+    auxiliary : FactorPrior or None
+        Prior over the path of an auxiliary latent; it has none itself.
+    reads_dispersion : bool
+        True if :meth:`propose_auxiliary` reads the month's dispersion, which the likelihood then
+        adds up over assets.
     site : str
-        Pyro name of the site, for a prior that is another's ``own``.
+        Pyro name of the site, for a prior that is another's ``auxiliary``.
     """
 
     n_factors: int
@@ -64,12 +70,13 @@ class FactorPrior(Part):
     gaussian: bool = True
     observed: bool = False
     summarises: bool = False
+    reads_dispersion: bool = False
     weights: WeightPrior | None = None
     site: str = FACTORS
 
     def __init__(self) -> None:
         super().__init__()
-        self.own: FactorPrior | None = None
+        self.auxiliary: FactorPrior | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let ``transition`` of a subclass return distributions of Pyro."""
@@ -152,13 +159,13 @@ class FactorPrior(Part):
         return context
 
     def drive(self, context: Tensor | None, latent: Tensor) -> Tensor:
-        """Context of months whose own latent is known: the context, then the latent's value.
+        """Context of months whose auxiliary latent is known: the context, then the latent's value.
 
         Parameters
         ----------
         context : Tensor of shape (*batch or fewer, n_features) or None
             As ``encode`` left it.
-        latent : Tensor of shape (*batch, size of the own latent)
+        latent : Tensor of shape (*batch, size of the auxiliary latent)
         """
         if context is None:
             return latent
@@ -171,8 +178,70 @@ class FactorPrior(Part):
         """Whether the prior of a month depends on returns of the months before it."""
         return self.observed or self.summarises
 
+    def volatility_powers(self, elasticity: Tensor) -> Tensor:
+        """Elasticity of each factor's scale to a common log-volatility; 1 for all by default.
+
+        Parameters
+        ----------
+        elasticity : Tensor
+            That of the idiosyncratic scales; a scalar.
+
+        Returns
+        -------
+        Tensor of shape (n_factors,) or ()
+        """
+        return torch.ones_like(elasticity)
+
+    def log_density(self) -> Tensor | None:
+        """Log prior density of the prior's interpretable parameters, at the MAP; None for none."""
+        return None
+
+    def propose_auxiliary(
+        self,
+        ahead: Transition,
+        state: State,
+        context: Tensor | None,
+        potential: Potential,
+        dispersion: Dispersion | None,
+    ) -> Updated:
+        """Distribution of a month's auxiliary latent given the past and the month's returns.
+
+        Guides draw from it and filters base their proposals on it; the model keeps the exact
+        densities. By default the latent's prior is updated by the potential of the factors.
+
+        Parameters
+        ----------
+        ahead : Transition
+            The latent's prior given its own past.
+        state : tuple of Tensor of shape (*batch, size)
+            State of this prior at the end of the month before.
+        context : Tensor of shape (*batch or fewer, n_features) or None
+            The month's context, without the latent.
+        potential : Potential
+            Quadratic log-likelihood of the month's factors.
+        dispersion : Dispersion or None
+            What the month's returns tell of the common idiosyncratic scale.
+        """
+        return ahead.update(potential)
+
+    def draw_auxiliary(
+        self,
+        ahead: Transition,
+        state: State,
+        context: Tensor | None,
+        potential: Potential,
+        dispersion: Dispersion | None,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the auxiliary latent for a particle filter; also the log density of the draw.
+
+        Arguments as for :meth:`propose_auxiliary`; standard normal noise (*batch, size). Tails
+        must be no lighter than the posterior's, which bounds the weights.
+        """
+        return ahead.propose(potential, noise)
+
     def start(self, context: Tensor | None) -> Transition:
-        """Transition at the initial state, an own latent at its mean.
+        """Transition at the initial state, an auxiliary latent at its mean.
 
         Parameters
         ----------
@@ -180,8 +249,8 @@ class FactorPrior(Part):
             As the panel has it, before ``encode``.
         """
         state, encoded = self.initial(), self.encode(context)
-        if self.own is not None:
-            encoded = self.drive(encoded, self.own.start(context).mean)
+        if self.auxiliary is not None:
+            encoded = self.drive(encoded, self.auxiliary.start(context).mean)
         return self.transition(state, encoded)
 
     def reading(self, state: State) -> dict[str, Tensor]:

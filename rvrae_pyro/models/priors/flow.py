@@ -48,7 +48,7 @@ class Flow(FactorPrior):
         if not isinstance(n_layers, int) or not 1 <= n_layers <= 4:
             raise ConfigError(f"`n_layers` must be 1 to 4; got {n_layers!r}.")
         base = Recurrent(n_factors) if base is None else base
-        if not base.gaussian or base.conditions_on_history or base.own is not None:
+        if not base.gaussian or base.conditions_on_history or base.auxiliary is not None:
             raise ConfigError(
                 "`base` must have Gaussian transitions driven by the factors themselves; got "
                 f"{type(base).__name__}. Use StandardNormal, AR1 or Recurrent with "

@@ -12,7 +12,7 @@ from rvrae_pyro.errors import check_number
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.names import LOG_VARIANCE
 from rvrae_pyro.nn.gaussian import Gaussian
-from rvrae_pyro.nn.volatility import LogVariance
+from rvrae_pyro.nn.log_variance import LogVariance
 
 __all__ = ["StochasticVolatility"]
 
@@ -96,14 +96,14 @@ class StochasticVolatility(FactorPrior):
         check_number("persistence", persistence, "(-1, 1)")
         check_number("volatility", volatility, "(0, inf)")
         self.n_factors, self.persistence, self.volatility = n_factors, persistence, volatility
-        self.own: _LogVariancePath = _LogVariancePath(n_factors, persistence, volatility)
+        self.auxiliary: _LogVariancePath = _LogVariancePath(n_factors, persistence, volatility)
         self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(n_factors), persistent=False)
 
     @property
     def coefficient(self) -> Tensor:
         """Autoregressive coefficients of the log variances in (-1, 1), of shape (n_factors,)."""
-        return torch.tanh(self.own.unbounded_coefficient)
+        return torch.tanh(self.auxiliary.unbounded_coefficient)
 
     def initial(self) -> State:
         """Zeros; given their variances, factors have no memory."""
@@ -113,7 +113,7 @@ class StochasticVolatility(FactorPrior):
         """``Normal(m, exp(x / 2))``; ``context`` ends with the month's log variances."""
         assert context is not None  # `drive` has put the log variances there
         x = context[..., -self.n_factors :].clamp(-_LIMIT, _LIMIT)
-        return Gaussian(self.own.factor_mean.expand_as(x), (0.5 * x).exp())
+        return Gaussian(self.auxiliary.factor_mean.expand_as(x), (0.5 * x).exp())
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Keep the state."""

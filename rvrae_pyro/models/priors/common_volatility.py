@@ -1,0 +1,289 @@
+"""One log-volatility per month, shared by the factors and all idiosyncratic scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from rvrae_pyro.data.batch import State
+from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.models.priors.base import FactorPrior, Transition, Updated
+from rvrae_pyro.names import LOG_VOLATILITY
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
+from rvrae_pyro.nn.log_volatility import VolatilityEvidence, propose_volatility
+
+__all__ = ["CommonVolatility"]
+
+_LIMIT = 8.0
+"""Log-volatilities beyond this are held there: numbers stay finite wherever training goes."""
+
+_TAIL_DF = 8.0
+"""Degrees of freedom of the filter's proposal, whose tails must cover the posterior's."""
+
+
+class _LogVolatilityPath(FactorPrior):
+    """x_t = phi x_{t-1} + s e_t, x_0 = 0; phi and s have informative priors."""
+
+    site = LOG_VOLATILITY
+
+    def __init__(self, persistence: float, volatility: float) -> None:
+        super().__init__()
+        self.n_factors, self.persistence, self.volatility = 1, persistence, volatility
+        self.logit = nn.Parameter(torch.tensor(math.log(persistence / (1.0 - persistence))))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(volatility)))
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(1), persistent=False)
+
+    @property
+    def coefficient(self) -> Tensor:
+        return torch.sigmoid(self.logit)
+
+    def initial(self) -> State:
+        return (self.zero,)
+
+    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+        loc = self.coefficient * state[0]
+        return Gaussian(loc.clamp(-_LIMIT, _LIMIT), self.log_scale.exp().expand_as(loc))
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        return (factors,)
+
+    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
+        first = state[0].expand(*factors.shape[:-2], 1).unsqueeze(-2)
+        return (torch.cat([first, factors], dim=-2),)
+
+    def reading(self, state: State) -> dict[str, Tensor]:
+        return {LOG_VOLATILITY: state[0]}
+
+
+class CommonVolatility(FactorPrior):
+    r"""A common volatility shock around a Gaussian factor prior.
+
+    .. math::
+        x_t = \phi x_{t-1} + s\,\epsilon_t, \quad x_0 = 0, \qquad
+        z_t \mid x_t, h_{t-1} \sim N\big(m_t,\ S_t^2 e^{2 x_t}\big), \qquad
+        \sigma_{it} \to \sigma_{it}\, e^{g x_t},
+
+    with mean :math:`m_t` and scale :math:`S_t` of the base prior and idiosyncratic scales
+    :math:`\sigma_{it}` of the likelihood. In a high-volatility month all factors and all
+    residuals are large together, and next month's returns are jointly heavy-tailed. The state of
+    volatility sees the whole cross-section: the month's residuals measure :math:`x_t`, and the
+    filter carries it to the next month.
+
+    Parameters
+    ----------
+    base : FactorPrior
+        Any with Gaussian transitions, no auxiliary latent and no observed recurrence:
+        ``Recurrent`` (VRNN), ``AR1``, ``StandardNormal``, ``Augmented`` around one of them. Its
+        state is driven by ``z_t exp(-x_t)``, the factors in units of the month's volatility. A
+        level of its own (``Recurrent(idio_level=True)``), a function of the months before and of
+        the context, is added to :math:`g x_t`.
+    persistence : float
+        :math:`\phi` to start training from, in (0, 1).
+    volatility : float
+        :math:`s` to start training from, above 0.
+    elasticity : float
+        g to start training from, above 0. That of the factors is 1, or x, s and g would not be
+        identified; small factors of an ``Augmented`` base follow g.
+
+    Notes
+    -----
+    **Site.** ``log_volatility`` under the time plate, event size 1, before ``factors``; the KL
+    weight applies to both.
+
+    **Priors.** A few hundred months tell little of persistence and volatility:
+    :math:`\phi \sim \mathrm{Beta}(20, 2)`, :math:`s \sim \mathrm{LogNormal}(\log 0.25, 0.5)`,
+    :math:`g \sim \mathrm{LogNormal}(\log 0.8, 0.3)`, densities on the natural scale added to the
+    objective at the MAP (:meth:`log_density`).
+
+    **Proposal.** Guides and filters draw :math:`x_t` and :math:`z_t` of a month together: x from
+    its posterior given the past, factors integrated out, by quadrature (for Normal returns exact
+    but for the Gaussian shape; for heavy tails to second order about the month's mode), then the
+    factors given x. See :class:`rvrae_pyro.nn.log_volatility.VolatilityEvidence`.
+
+    Costs one eigenvalue decomposition of K x K per month and particle in addition to the base.
+
+    References
+    ----------
+    Taylor (1986); Kim, Shephard and Chib (1998), Review of Economic Studies 65: stochastic
+    volatility. Carriero, Clark and Marcellino (2016), JBES 34: one common volatility of many
+    series.
+
+    Examples
+    --------
+    >>> import rvrae_pyro as rv
+    >>> prior = rv.priors.CommonVolatility(rv.priors.Recurrent(5), persistence=0.9)
+    >>> model = rv.RVRAE(10, 5, factor_prior=prior)
+    """
+
+    gaussian = False
+    reads_dispersion = True
+
+    def __init__(
+        self,
+        base: FactorPrior,
+        persistence: float = 0.9,
+        volatility: float = 0.2,
+        elasticity: float = 0.8,
+    ) -> None:
+        super().__init__()
+        _check_base(base)
+        check_number("persistence", persistence, "(0, 1)")
+        check_number("volatility", volatility, "(0, inf)")
+        check_number("elasticity", elasticity, "(0, inf)")
+        self.base, self.n_factors, self.n_context = base, base.n_factors, base.n_context
+        self.persistence, self.volatility, self.elasticity = persistence, volatility, elasticity
+        self.auxiliary: _LogVolatilityPath = _LogVolatilityPath(persistence, volatility)
+        self.log_elasticity = nn.Parameter(torch.tensor(math.log(elasticity)))
+
+    @property
+    def coefficient(self) -> Tensor:
+        r"""Persistence :math:`\phi` of the log-volatility, in (0, 1); a scalar."""
+        return self.auxiliary.coefficient
+
+    @property
+    def innovation_scale(self) -> Tensor:
+        """Standard deviation s of its innovations; a scalar."""
+        return self.auxiliary.log_scale.exp()
+
+    @property
+    def idio_elasticity(self) -> Tensor:
+        """Elasticity g of the idiosyncratic scales; a scalar."""
+        return self.log_elasticity.exp()
+
+    def log_density(self) -> Tensor:
+        """Log prior density of persistence, volatility and elasticity; a scalar."""
+        like = self.log_elasticity
+        zero, half = like.new_zeros(()), like.new_tensor(0.5)
+        beta = dist.Beta(like.new_tensor(20.0), like.new_tensor(2.0))
+        # in the interior for float32 too, where a sigmoid may round to 1
+        phi = self.coefficient.clamp(1e-6, 1.0 - 1e-6)
+        volatility = dist.LogNormal(zero + math.log(0.25), half)
+        elasticity = dist.LogNormal(zero + math.log(0.8), zero + 0.3)
+        total: Tensor = (
+            beta.log_prob(phi)
+            + volatility.log_prob(self.innovation_scale)
+            + elasticity.log_prob(self.idio_elasticity)
+        )
+        return total
+
+    def initial(self) -> State:
+        """State of the base."""
+        return self.base.initial()
+
+    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+        """Transition of the base, its scale multiplied by ``exp(x)``."""
+        return self.ahead(state, context)[0]
+
+    def level(self, state: State, context: Tensor | None) -> Tensor | None:
+        """``g x``, and the base's level where it has one."""
+        return self.ahead(state, context)[1]
+
+    def ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
+        """Transition and level given the month's log-volatility, the context's last entry."""
+        x, rest = self._split(context)
+        factors, level = self._base_ahead(state, rest)
+        scale = factors.scale * self._multipliers(x)
+        own = self.idio_elasticity * x.squeeze(-1)
+        return Gaussian(factors.loc.expand_as(scale), scale), own if level is None else own + level
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """Move the base by the factors in units of the month's volatility."""
+        x, rest = self._split(context)
+        return self.base.advance(state, factors / self._multipliers(x), rest)
+
+    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
+        """States of the base."""
+        x, rest = self._split(context)
+        return self.base.unroll(factors / self._multipliers(x), rest, state)
+
+    def encode(self, context: Tensor | None) -> Tensor | None:
+        """Context of the base."""
+        return self.base.encode(context)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Noise of the base."""
+        return self.base.noise(shape, like)
+
+    def reading(self, state: State) -> dict[str, Tensor]:
+        """Summaries of the base's state."""
+        return self.base.reading(state)
+
+    def propose_auxiliary(
+        self,
+        ahead: Transition,
+        state: State,
+        context: Tensor | None,
+        potential: Potential,
+        dispersion: Dispersion | None,
+    ) -> Updated:
+        """Gaussian with the moments of x given the past and the month, factors integrated out."""
+        assert isinstance(ahead, Gaussian)
+        with torch.no_grad():
+            if dispersion is None:  # a guide's own potential, of the code
+                nothing = torch.zeros_like(potential.shift[..., 0])
+                dispersion = Dispersion(nothing, nothing + 1.0, nothing)
+            factors, level = self._base_ahead(state, context)
+            if level is not None:  # that of the base is known: x is measured beyond it
+                dispersion = dispersion._replace(level=dispersion.level - level)
+            return propose_volatility(
+                ahead,
+                VolatilityEvidence.of(factors, potential, dispersion),
+                self.idio_elasticity,
+            )
+
+    def draw_auxiliary(
+        self,
+        ahead: Transition,
+        state: State,
+        context: Tensor | None,
+        potential: Potential,
+        dispersion: Dispersion | None,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw from a Student-t about the proposal, whose tails cover the posterior's."""
+        found = self.propose_auxiliary(ahead, state, context, potential, dispersion)
+        scale = found.deviate(torch.ones_like(noise))
+        shape = (*noise.shape[:-1], 1)
+        chi2 = dist.Chi2(noise.new_full(shape, _TAIL_DF)).sample() / _TAIL_DF
+        value = found.mean + scale * noise / chi2.sqrt()
+        law = dist.StudentT(_TAIL_DF, found.mean, scale, validate_args=False)
+        return value, law.log_prob(value).squeeze(-1)
+
+    def _base_ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
+        factors, level = self.base.ahead(state, context)
+        if not isinstance(factors, Gaussian):
+            raise ConfigError(
+                f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
+                f"`transition`; got {type(factors).__name__}."
+            )
+        return factors, level
+
+    def _multipliers(self, x: Tensor) -> Tensor:
+        """Multipliers (*batch, n_factors) of the factors' scales at log-volatility (*batch, 1)."""
+        powers = self.base.volatility_powers(self.idio_elasticity)
+        return (powers * x).exp()
+
+    def _split(self, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Log-volatility (*batch, 1), and the context before it."""
+        assert context is not None  # `drive` has put the log-volatility there
+        x = context[..., -1:].clamp(-_LIMIT, _LIMIT)
+        return x, context[..., :-1] if context.shape[-1] > 1 else None
+
+
+def _check_base(base: object) -> None:
+    if not isinstance(base, FactorPrior):
+        raise ConfigError(
+            f"`base` must be a factor prior, got {base!r:.60}. Pass an instance, such as "
+            "rv.priors.Recurrent(5)."
+        )
+    if not base.gaussian or base.conditions_on_history or base.auxiliary is not None:
+        raise ConfigError(
+            "`base` must have Gaussian transitions, no auxiliary latent and no recurrence driven "
+            f"by returns; got {type(base).__name__}. Use StandardNormal, AR1, Recurrent with "
+            "innovation='normal' and recurrence='latent', or Augmented around one of them."
+        )
