@@ -353,7 +353,7 @@ def _ends(days: pd.DatetimeIndex, frequency: Frequency) -> pd.DatetimeIndex:
 def _coarse(
     first: pd.DatetimeIndex, last: pd.DatetimeIndex, frequency: Frequency
 ) -> NDArray[np.bool_]:
-    """Whether values name a time longer than a period; a week counts as part of a month."""
+    """Test whether values name a time longer than a period; a week counts as part of a month."""
     return np.asarray((last - first).days > _LONGEST[frequency])
 
 

@@ -37,7 +37,7 @@ def rounding(*values: Any) -> float:
 def constant(
     values: NDArray[Any], axis: int = -1, relative: float | None = None
 ) -> NDArray[np.bool_]:
-    """Whether numbers differ along an axis by no more than the rounding of the largest.
+    """Test whether numbers differ along an axis by no more than the rounding of the largest.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def scaled(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def independent(values: NDArray[Any], relative: float | None = None) -> bool:
-    """Whether no column is constant, or a combination of others and a constant.
+    """Test whether no column is constant, or a combination of others and a constant.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ def in_time_order(data: Data, name: str) -> Data:
 def time_labels(index: pd.Index, name: str) -> pd.Index:
     """Read labels along ``time`` as days: the last one of a Period or of 201001.
 
-    Numbers that are no dates, such as 0, 1, 2, ..., are labels that only count.
+    Numbers too small or too large for YYYYMM and YYYYMMDD, such as 0, 1, 2, ..., only count.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def time_labels(index: pd.Index, name: str) -> pd.Index:
         try:
             labels = read_days(index)[1]
         except (ValueError, TypeError, OverflowError) as error:
-            if pd.api.types.is_numeric_dtype(index.dtype):
+            if _counts(index):
                 return index
             raise ShapeError(f"`{name}` must hold dates along 'time': {error}.") from error
     if labels.hasnans:
@@ -96,6 +96,14 @@ def time_labels(index: pd.Index, name: str) -> pd.Index:
             "Drop or date those rows."
         )
     return labels
+
+
+def _counts(index: pd.Index) -> bool:
+    """Test whether labels are numbers that cannot be meant as YYYYMM or YYYYMMDD."""
+    if not pd.api.types.is_numeric_dtype(index.dtype) or index.hasnans:
+        return False
+    values = index.to_numpy(dtype=np.float64)
+    return bool(not ((values >= 100_000) & (values < 100_000_000)).all())
 
 
 def match_months(arrays: Mapping[str, xr.DataArray]) -> list[xr.DataArray]:
@@ -156,7 +164,7 @@ def _all_equal(indexes: Mapping[str, pd.Index]) -> bool:
 
 
 def _nested(indexes: Mapping[str, pd.Index]) -> bool:
-    """Whether each set of labels contains all smaller ones."""
+    """Test whether each set of labels contains all smaller ones."""
     by_size = sorted(indexes.values(), key=len)
     return all(bool(small.isin(large).all()) for small, large in pairwise(by_size))
 

@@ -276,7 +276,7 @@ def tail_limits(draws: Array, tails: tuple[float, ...]) -> Array:
 
 
 def exceeds(returns: Array, var: Array, slack: Array | float = 0.0) -> NDArray[np.bool_]:
-    """Whether losses are strictly larger than VaR, by more than ``slack`` for rounding.
+    """Test whether losses are strictly larger than VaR, by more than ``slack`` for rounding.
 
     A loss equal to VaR is none beyond it: a position in cash, whose VaR and loss are both 0,
     never has an exception.

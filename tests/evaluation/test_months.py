@@ -257,6 +257,9 @@ def test_repeated_and_missing_months_are_errors(name):
     undated = {key: each.assign_coords(time=gone) for key, each in given.items()}
     with pytest.raises(ShapeError, match=r"date for every row.*1 missing"):
         SCORES[name](undated)
+    thirteen = {key: each.assign_coords(time=201001 + np.arange(T)) for key, each in given.items()}
+    with pytest.raises(ShapeError, match=r"must hold dates along 'time': 2010-13-01 is no date"):
+        SCORES[name](thirteen)
     soon = {
         key: each.assign_coords(time=[f"soon {t}" for t in range(T)]) for key, each in given.items()
     }
