@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import pyro
 import torch
-from pyro.params.param_store import param_with_module_name
-from pyro.poutine.runtime import effectful
 from torch import Tensor
-from torch.distributions import constraints
 
 from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ShapeError
@@ -23,24 +15,22 @@ from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.hand_over import HandOver, Shared
+from rvrae_pyro.models.parameter_store import InParameterStore
 from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
 from rvrae_pyro.models.scan import scan
-from rvrae_pyro.models.untrained import TracksTraining
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
 __all__ = ["Parts"]
 
-_serial = itertools.count()
-
 NO_WEIGHTS: Weights = MappingProxyType({})
 
 
-class Parts(TracksTraining):
+class Parts(InParameterStore):
     """The parts of a model, held once and shared by its model and guide.
 
-    A plain module under a name of its own in Pyro's parameter store: it trains under
-    ``SVI.step`` with ``module_local_params`` on and off, and no two models share anything.
+    A plain module under a unique name in Pyro's parameter store: it trains under ``SVI.step``
+    with ``module_local_params`` on and off, and no two models share anything.
     """
 
     def __init__(
@@ -61,51 +51,10 @@ class Parts(TracksTraining):
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
         self.hand_over = HandOver()
-        self._silent = False
-        self._known: tuple[Tensor, ...] = ()
-        self._enrol()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self.hand_over = HandOver()
-        self._silent, self._known = False, ()  # a copy is not in the loop that its origin is in
-        self._enrol()
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Spare a training loop that holds the weights itself from telling Pyro of them.
-
-        Meanwhile no part may be exchanged for another.
-        """
-        self._silent, self._known = True, tuple(self._tensors())
-        try:
-            yield
-        finally:
-            self._silent, self._known = False, ()
-
-    def _enrol(self) -> None:
-        """Take a name that no other model in this process has had, and give it back at the end."""
-        self.serial = f"rvrae_{next(_serial)}"
-        weakref.finalize(self, _forget, self.serial).atexit = False
-
-    def declare(self) -> None:
-        """Tell Pyro of the weights: in its store, or as local ones where the user set it so."""
-        if self._silent:
-            return
-        self.mark_used()
-        if not pyro.settings.get("module_local_params"):
-            # Pyro warns of every frozen weight of a module in training mode; this one only
-            # holds the parts, whose own modes stay as they are
-            training, self.training = self.training, False
-            pyro.module(self.serial, self)
-            self.training = training
-            return
-        for name, weight in self.named_parameters():
-            if weight.requires_grad:
-                value = weight.detach()
-                value.unconstrained = weakref.ref(weight)  # type: ignore[attr-defined]
-                full = param_with_module_name(self.serial, name)
-                _declare(value, full, constraint=constraints.real, event_dim=None, name=full)
 
     def cross_section(
         self, batch: Batch, beta: Tensor | None = None, weights: Weights = NO_WEIGHTS
@@ -213,22 +162,12 @@ class Parts(TracksTraining):
 
     def leave(self, batch: Batch, weights: Weights, shared: Shared) -> None:
         """Leave what the guide computed for the next call of the model."""
-        self.hand_over.put(batch, weights, self._token(), shared)
+        self.hand_over.put(batch, weights, self.token(), shared)
 
     def take(self, batch: Batch, weights: Weights) -> Shared:
         """Take what the guide left for this batch and these weights; else compute it."""
-        shared = self.hand_over.take(batch, weights, self._token())
+        shared = self.hand_over.take(batch, weights, self.token())
         return self.prepare(batch, weights=weights) if shared is None else shared
-
-    def version(self) -> tuple[Any, ...]:
-        """Tell whether any weight or buffer was replaced or changed in place since."""
-        return tuple((id(w), w._version) for w in self._known or self._tensors())
-
-    def _tensors(self) -> Iterator[Tensor]:
-        return itertools.chain(self.parameters(), self.buffers())
-
-    def _token(self) -> tuple[Any, ...]:
-        return (torch.is_grad_enabled(), *self.version())
 
     def log_weights(self) -> Tensor:
         """Log prior density of all weights at their MAP, up to a constant; a scalar."""
@@ -277,16 +216,3 @@ def _check_dtype(batch: Batch, weight: Tensor) -> None:
             f"`batch` must have the model's dtype {weight.dtype}; got {batch.returns.dtype}. Use "
             f"to_batch(panel, dtype={weight.dtype}), or model.to(dtype={batch.returns.dtype})."
         )
-
-
-def _forget(serial: str) -> None:
-    """Drop a model's names from Pyro's parameter store once the model is gone."""
-    store = pyro.get_param_store()
-    for name in [n for n in store.keys() if n.startswith(f"{serial}$$$")]:  # noqa: SIM118
-        del store[name]
-
-
-@effectful(type="param")
-def _declare(value: Tensor, name: str, **_: Any) -> Tensor:
-    """State a parameter that lives outside Pyro's store."""
-    return value

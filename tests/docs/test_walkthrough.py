@@ -1,0 +1,43 @@
+"""The walkthrough names code that exists, and a forecast's way through files that are few."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import text_of
+
+PAGE = text_of("walkthrough")
+SECTION = PAGE.split("## What happens in `fit.forecast`")[1].split("\n## ")[0]
+ROWS = re.findall(r"^\| .+? \| `([\w.]+)` \| `([\w/.]+)` \|$", SECTION, re.MULTILINE)
+NAMES = [*(name for name, _ in ROWS), "models.path_draw.draw_path", "models.scan.scan"]
+
+
+def find(name: str) -> object:
+    """Import as much of a dotted name as is a module, and take the rest as attributes."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module("rvrae_pyro." + ".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"rvrae_pyro.{name} does not exist")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_exist(name: str) -> None:
+    assert callable(find(name))
+
+
+def test_a_forecast_passes_few_files_and_returns_to_none() -> None:
+    files = [file for _, file in ROWS]
+    assert 5 <= len(files) <= 8
+    assert len(set(files)) == len(files)
+    root = Path(importlib.import_module("rvrae_pyro").__file__).parents[1]
+    for name, file in ROWS:
+        assert (root / file).is_file()
+        assert file == "rvrae_pyro/" + "/".join(name.split(".")[:2]) + ".py"
