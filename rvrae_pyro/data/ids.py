@@ -49,7 +49,10 @@ def asset_ids(values: "pd.Series[Any] | pd.Index", source: str) -> NDArray[np.ob
     plain: Any = values
     if not isinstance(dtype, np.dtype | pd.CategoricalDtype):
         plain = values.astype(object).to_numpy()
-    codes, found = pd.factorize(plain)
+    try:
+        codes, found = pd.factorize(plain)
+    except TypeError as error:
+        raise PanelError(f"{source} holds objects that are no ids: {error}.") from error
     limit = _EXACT.get(str(dtype).lower(), 2.0**53)
     texts = np.array([*(_text(v, limit, source) for v in found), None], dtype=object)
     return texts[codes]  # -1, which stands for missing, is the last

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS
 
-__all__ = ["find_lookahead", "named_like_a_lead"]
+__all__ = ["evenly", "find_lookahead", "named_like_a_lead"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -39,8 +39,8 @@ _TARGETS: Final = frozenset(
 )
 _HORIZON: Final = re.compile(r"^(\d+|m|mo|mon|month|months|d|w|q|h|k|t|p|plus|lag|simple|log)$")
 
-_ROWS: Final = 48  # of a panel that are looked at
-_ASSETS: Final = 1000
+_ROWS: Final = 36  # of a panel that are looked at
+_ASSETS: Final = 500
 _EQUAL_SHARE: Final = 0.3
 _TRACKS: Final = 0.5
 _MARKET_TRACKS: Final = 0.8
@@ -82,7 +82,7 @@ def find_lookahead(panel: xr.Dataset) -> list[str]:
     Parameters
     ----------
     panel : Dataset
-        One that passes ``check_panel``. At most 48 rows and 1000 assets of it are read, evenly
+        One that passes ``check_panel``. At most 36 rows and 500 assets of it are read, evenly
         spaced.
 
     Returns
@@ -160,8 +160,8 @@ class _Sample:
         seen = np.flatnonzero(np.isfinite(returns).any(axis=1))
         if not len(seen):
             return None
-        rows = seen[_spread(len(seen), _ROWS)]
-        assets = _spread(returns.shape[1], _ASSETS)
+        rows = seen[evenly(len(seen), _ROWS)]
+        assets = evenly(returns.shape[1], _ASSETS)
         part = panel[CHARACTERISTICS].transpose("time", "asset", "characteristic")
         part = part[:, assets]
         padded = np.pad(returns[:, assets], ((2, 12), (0, 0)), constant_values=np.nan)
@@ -212,7 +212,7 @@ class _Sample:
         return bool(abs(rho) >= max(_MARKET_TRACKS, 4.0 / np.sqrt(seen.sum() - 1)))
 
 
-def _spread(count: int, most: int) -> NDArray[np.intp]:
+def evenly(count: int, most: int) -> NDArray[np.intp]:
     """Up to ``most`` positions, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
 

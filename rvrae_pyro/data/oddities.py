@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.lookahead import find_lookahead, named_like_a_lead
+from rvrae_pyro.data.lookahead import evenly, find_lookahead, named_like_a_lead
 from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import warn_user
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME, WEIGHT
@@ -58,8 +58,8 @@ def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
     Looks for: characteristics that know the return of their row (:mod:`lookahead`); codes of
     missing values read as numbers; returns in percent in some months or for some assets;
     characteristics whose median size jumps 50-fold for good; returns that are persistent, repeated
-    or mostly zero; assets, months and characteristics that are copies of others; assets with rows
-    at a lower frequency.
+    or mostly zero; assets, months and characteristics that are copies of others; ids that differ by
+    case or leading zeros only; assets with rows at a lower frequency.
     """
     values = np.asarray(panel[RETURNS].transpose(TIME, ASSET).values, np.float64)
     found: list[str] = []
@@ -73,6 +73,7 @@ def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
     found += _mixed_units(panel, values, returns)
     found += _no_returns(values, returns)
     found += _copies(panel, values, returns)
+    found += _similar_ids(panel, values)
     found += _sparse_assets(panel, values)
     found += _codes_in_characteristics(panel)
     found += _broken_units(panel)
@@ -209,11 +210,29 @@ def _copies(panel: xr.Dataset, values: Floats, name: str) -> Iterator[str]:
         )
 
 
+def _similar_ids(panel: xr.Dataset, values: Floats) -> Iterator[str]:
+    """Report ids that differ by case or leading zeros only and never appear in one row."""
+    ids = [str(v) for v in panel[ASSET].values]
+    groups: dict[str, list[int]] = {}
+    for k, name in enumerate(ids):
+        groups.setdefault(name.casefold().lstrip("0"), []).append(k)
+    seen = np.isfinite(values)
+    found = [
+        " and ".join(repr(ids[k]) for k in group)
+        for group in groups.values()
+        if len(group) > 1 and seen[:, group].sum(axis=1).max() <= 1
+    ]
+    if found:
+        yield (
+            "assets whose ids differ by case or leading zeros only, and which never have a return "
+            f"in one row: {first_three(found)}. If they are one asset, write its id in one way."
+        )
+
+
 def _copied_characteristics(panel: xr.Dataset) -> Iterator[str]:
     """Report characteristics with the values of another."""
     part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
-    rows = np.unique(np.linspace(0, len(part) - 1, min(len(part), 12)).round().astype(np.intp))
-    block = np.asarray(part[rows].values, np.float64)
+    block = np.asarray(part[evenly(len(part), 12)].values, np.float64)
     first: dict[bytes, int] = {}
     twins: list[str] = []
     names = [str(name) for name in panel[CHARACTERISTIC].values]
@@ -255,8 +274,7 @@ def _broken_units(panel: xr.Dataset) -> Iterator[str]:
     part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     if len(part) < 2 * _ENOUGH:
         return
-    assets = np.unique(np.linspace(0, part.shape[1] - 1, min(part.shape[1], 200)).astype(np.intp))
-    size = np.abs(np.asarray(part[:, assets].values, np.float64))
+    size = np.abs(np.asarray(part[:, evenly(part.shape[1], 200)].values, np.float64))
     for k, name in enumerate(panel[CHARACTERISTIC].values):
         x = np.where(size[:, :, k] > 0, size[:, :, k], np.nan)
         rows = np.flatnonzero(np.isfinite(x).sum(axis=1) >= 5)
@@ -283,21 +301,19 @@ def _codes_in_characteristics(panel: xr.Dataset) -> Iterator[str]:
     """Report codes of missing values that stand far from a characteristic's other values."""
     part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     found: list[str] = []
-    rows = np.unique(np.linspace(0, len(part) - 1, min(len(part), 120)).round().astype(np.intp))
-    block = np.asarray(part[rows].values, np.float64)
+    block = np.asarray(part[evenly(len(part), 120), evenly(part.shape[1], 1000)].values, float)
     named = [(str(v), block[:, :, k]) for k, v in enumerate(panel[CHARACTERISTIC].values)]
     if WEIGHT in panel:
         named.append((WEIGHT, np.asarray(panel[WEIGHT].values, np.float64)))
     for name, x in named:
         seen = x[np.isfinite(x)]
-        for code in (*_CODES, *(c / 100.0 for c in _CODES)) if len(seen) else ():
-            here = np.abs(seen - code) <= 1e-6 * abs(code)
-            if not _FEW <= here.sum() < len(seen):
+        for code in (seen.min(), seen.max()) if len(seen) else ():
+            here = seen == code
+            if not (_is_code(code) or _is_code(100.0 * code)) or not _FEW <= here.sum() < len(seen):
                 continue
             rest = seen[~here]
             low, high = np.quantile(rest, (0.01, 0.99))
-            outside = code < rest.min() or code > rest.max()
-            if outside and min(abs(code - rest.min()), abs(code - rest.max())) > 0.5 * (high - low):
+            if min(abs(code - rest.min()), abs(code - rest.max())) > 0.5 * (high - low):
                 found.append(f"{name!r} ({code:g}, {here.sum()} times)")
                 break
     if found:

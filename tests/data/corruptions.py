@@ -193,6 +193,15 @@ def ids_padded(rng, table, folder):
     return Spoilt(read, ("asset",), from_frame(table, excess=True))
 
 
+def ids_in_two_ways(rng, table, folder):
+    ids = "T" + table["asset"].astype(str)
+    other = ids.str.lower() if rng.random() < 0.5 else "00" + table["asset"].astype(str)
+    ids = ids if other.iloc[0].startswith("t") else table["asset"].astype(str)
+    return Spoilt(
+        frame(table.assign(asset=ids.where(rng.random(len(table)) < 0.5, other))), ("ids",)
+    )
+
+
 def ids_and_dates_swapped(rng, table, folder):
     return Spoilt(
         frame(table.rename(columns={"asset": "date", "date": "asset"})), ("asset", "date")
@@ -528,6 +537,7 @@ CORRUPTIONS = {
     "ids: too large for floats": ids_too_large,
     "ids: floats": ids_as_floats,
     "ids: white space": ids_padded,
+    "ids: case, leading zeros": ids_in_two_ways,
     "ids: swapped with dates": ids_and_dates_swapped,
     "headers: case, white space": header_in_other_case,
     "headers: lost": header_lost,

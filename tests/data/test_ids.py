@@ -68,6 +68,7 @@ def test_single_ids(value, text):
         (pd.Series(pd.to_datetime(["2020-01-31"])), "holds dates"),
         (pd.Series(pd.period_range("2020-01", periods=2, freq="M")), "holds dates"),
         (pd.Series([datetime.date(2020, 1, 1)], dtype=object), "holds dates, such as 2020-01-01"),
+        (pd.Series([["AAPL"], ["IBM"]]), "holds objects that are no ids"),
     ],
 )
 def test_what_cannot_be_an_id(values, match):

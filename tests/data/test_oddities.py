@@ -149,3 +149,19 @@ def test_copies_of_characteristics_and_breaks_of_units():
     growing = table.assign(bm=table["bm"] * np.exp(np.arange(len(table)) / 100))
     assert _told(growing) == []
     assert _told(table.assign(bm=table["bm"].where(table["date"] != "2012-07-31", 5e3))) == []
+
+
+def test_ids_that_differ_by_case_or_zeros_only():
+    rng = np.random.default_rng(0)
+    table = market()
+    text = table.assign(asset="T" + table["asset"].astype(str))
+    mixed = text["asset"].where(rng.random(len(text)) < 0.5, text["asset"].str.lower())
+    told = _told(text.assign(asset=mixed))
+    assert any(
+        "differ by case or leading zeros only" in t and "'T10001' and 't10001'" in t for t in told
+    )
+    padded = table["asset"].astype(str)
+    padded = padded.where(rng.random(len(table)) < 0.5, "00" + padded)
+    assert any("'0010001' and '10001'" in t for t in _told(table.assign(asset=padded)))
+    both = pd.concat([text, text.assign(asset=text["asset"].str.lower(), ret=-text["ret"])])
+    assert [t for t in _told(both) if "case" in t] == []  # two classes of shares
