@@ -49,7 +49,7 @@ _DEVIATIONS: Final = 5.0
 
 
 def named_like_a_lead(name: str) -> bool:
-    """Whether a column's name says that it holds a later return, or a target.
+    """Return whether a column's name says that it holds a later return, or a target.
 
     >>> [named_like_a_lead(name) for name in ("ret_exc_lead1m", "fwd_ret", "target", "fwd_pe")]
     [True, True, True, False]
@@ -67,7 +67,7 @@ def named_like_a_lead(name: str) -> bool:
 
 
 def _glued(word: str) -> bool:
-    """Whether a word is a lead and a return without anything between, such as 'fwdret'."""
+    """Return whether a word is a lead and a return without anything between, such as 'fwdret'."""
     leads = _LEADS - {"f"} | {"target"}
     return any(
         (word.startswith(lead) and word.removeprefix(lead) in _RETURNS)
@@ -133,7 +133,7 @@ _OLD: Final = "change with the return of two rows before, a row later than they 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Some rows of a panel, with what their characteristics must not know.
+    """Some rows of a panel, and the returns that their characteristics must not know.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ class _Sample:
         )
 
     def finding(self, k: int) -> str | None:
-        """Say what characteristic ``k`` knows; None if nothing shows."""
+        """Describe what characteristic ``k`` knows of returns; None if nothing shows."""
         x = self.values[:, :, k]
         same = _same_for_all(x)
         if same is not None:

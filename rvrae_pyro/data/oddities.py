@@ -1,4 +1,4 @@
-"""What is valid in a panel and yet most likely wrong: told in warnings, before any fit."""
+"""Warnings, before any fit, of what is valid in a panel and yet most likely wrong."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Long tables in files of other people's layout, read through a map of their columns."""
+"""Readers for long tables in files, through a map of their columns."""
 
 import dataclasses
 import os
@@ -47,7 +47,7 @@ class ColumnMap:
         Column of simple decimal returns; None where the file has none and they are passed
         beside it.
     characteristics : tuple of str, optional
-        Every other column that is not dropped unless told.
+        Default: every other numeric column that is not dropped.
     drop : tuple of str
         Columns that are neither.
     weight, risk_free : str, optional
@@ -123,7 +123,7 @@ def read_gkx(
     excess : bool
         Whether the returns are in excess of the rate already.
     characteristics : tuple of str, optional
-        A choice of the 94; all unless told.
+        A choice of the 94. Default: all.
     start, end : month or year, optional
         First and last month to keep, such as "2004-12" or a Period; "2004" is the whole year.
 
@@ -211,12 +211,27 @@ def read_long(
     Returns
     -------
     Dataset
-        As ``from_frame`` gives it; characteristics float32.
+        As from ``from_frame``; characteristics float32. Ids and labels are taken as they are
+        written: "NA" is a ticker or a country. Text that is no number makes a column a label, or
+        leaves it out.
 
     Raises
     ------
     PanelError
-        If the file is missing, damaged, lacks columns, or there are no returns.
+        If the file is missing, damaged, lacks columns or dates, has no returns, or has returns
+        that cannot be read: only CRSP's letters (A to E, P, S, T) and the usual marks of missing
+        numbers stand for no return. In all cases of ``from_frame``.
+
+    Warns
+    -----
+    RvraeWarning
+        If ``returns`` match few rows or lack assets of the file, and in all cases of
+        ``from_frame``.
+
+    Notes
+    -----
+    With ``lag=1`` and ``returns``, what is known at the end of t is joined with the return of t+1,
+    also where the file has no row for t+1.
     """
     columns = ColumnMap() if columns is None else columns
     path = Path(path)

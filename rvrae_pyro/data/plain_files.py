@@ -174,7 +174,7 @@ def _words(path: Path, line: int) -> list[str]:
 
 
 def _is_cut_off(path: Path, width: int) -> bool:
-    """Whether the last line ends within a row, as that of a file copied in part does."""
+    """Return whether the last line ends within a row, as that of a file copied in part does."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _TAIL))

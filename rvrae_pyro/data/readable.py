@@ -38,12 +38,12 @@ _FORMS: Final = (
 
 
 def is_numeric(column: "pd.Series[Any]") -> bool:
-    """Whether a column has numbers that a panel can hold."""
+    """Return whether a column has numbers that a panel can hold."""
     return pdt.is_numeric_dtype(column.dtype) and not pdt.is_complex_dtype(column.dtype)
 
 
 def is_text(column: "pd.Series[Any]") -> bool:
-    """Whether a column may hold text, or objects of any kind."""
+    """Return whether a column may hold text, or objects of any kind."""
     return pdt.is_object_dtype(column.dtype) or pdt.is_string_dtype(column.dtype)
 
 
@@ -93,7 +93,7 @@ def _read(
 
 
 def not_numeric(column: "pd.Series[Any]") -> str:
-    """Say what of a column cannot be read as numbers, how much of it, and what to do."""
+    """Describe the values of a column that are no numbers: how many, which form, the remedy."""
     _, bad = _read(column, MISSING | _CRSP)
     if not bad.any():
         _, bad = _read(column, frozenset())

@@ -197,12 +197,17 @@ def find_columns(
         )
     if any(not isinstance(c, str) for c in chosen):
         problems.append(f"column names must be strings; got {first_three(chosen)}.")
-    given = [c for c in chosen if characteristics is None and c in _PARTS]
-    given += [c for c in labels if c in _DIMENSIONS]
-    if given:
+    parts = [c for c in chosen if characteristics is None and c in _PARTS]
+    if parts:
         problems.append(
-            f"columns named like parts of a panel: {first_three(map(repr, given))}. Rename or drop "
-            "them, or name the characteristics with characteristics=[...]."
+            f"columns named like parts of a panel: {first_three(map(repr, parts))}. Rename or drop "
+            "them, or choose the characteristics with characteristics=[...]."
+        )
+    dimensions = [c for c in labels if c in _DIMENSIONS]
+    if dimensions:
+        problems.append(
+            f"labels of assets named like parts of a panel: {first_three(map(repr, dimensions))}. "
+            "Rename or drop these columns."
         )
     raise_problems("`frame`", problems)
     _warn_of_left_out(frame, counters, left_out)
@@ -260,7 +265,7 @@ def _objects_to_numbers(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
 
 
 def _counts_rows(column: "pd.Series[Any]") -> bool:
-    """Whether a column only numbers the rows, or is the nameless one of a csv file."""
+    """Return whether a column only numbers the rows, or is the nameless one of a csv file."""
     name = str(column.name).strip().lower()
     if name == "" or name.startswith("unnamed:"):
         return True
@@ -282,7 +287,7 @@ def _counts_rows(column: "pd.Series[Any]") -> bool:
 def _split_text(
     frame: pd.DataFrame, asset: str, names: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Tell text columns that are constant within an asset from the rest."""
+    """Separate text columns that are constant within an asset from the rest."""
     if not names:
         return [], []
     ids = asset_ids(frame[asset], f"`frame`: column {asset!r}")
@@ -341,7 +346,7 @@ def _warn_of_left_out(
 
 
 def _nearly_numeric(column: "pd.Series[Any]") -> bool:
-    """Whether a column of text is numbers but for some that cannot be read."""
+    """Return whether a column of text is numbers but for some that cannot be read."""
     if not is_text(column):
         return False
     some = column.dropna()
