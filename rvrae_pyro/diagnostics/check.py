@@ -184,9 +184,14 @@ def _converged(
     third = bound[history["step"] <= last * 2 / 3].iloc[-1]
     gain, longer = final - float(tenth), final - float(third)
     answer = (
-        f"It used all {last} steps; the bound moved by {gain:+.3f} nats a return over the last "
+        f"It used all {last} steps; the bound moved by {gain:+.3f} nats per return over the last "
         f"tenth of them, {longer:+.3f} over the last third (best at step {best_step})."
     )
+    # the bound is an estimate: what it moves by between epochs at the end is noise
+    recent = bound[history["step"] > last * 2 / 3]
+    noise = float(recent.diff().std(ddof=0)) / np.sqrt(2) if len(recent) >= 5 else 0.0
+    if gain < 0.002 + 2 * noise and longer < 0.01 + 2 * noise and noise < 0.02:
+        return Finding(question, "good", f"{answer} That is too little to matter.")
     verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
     return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
 
