@@ -6,6 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -26,7 +27,7 @@ from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import label_cells, pick_months
 
-__all__ = ["Baseline", "Fitting", "network_of", "network_state"]
+__all__ = ["Baseline", "FilteredBaseline", "Fitting", "network_of", "network_state"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -65,6 +66,12 @@ class Baseline(ABC):
 
     _settings: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
+
+    has_distribution: ClassVar[bool] = False
+    """Whether ``forecast``, ``log_evidence`` and ``moments`` are defined."""
+
+    has_factors: ClassVar[bool] = False
+    """Whether ``reconstruct`` and ``factor_parts`` are defined."""
 
     def __init__(self) -> None:
         self._history: pd.DataFrame | dict[str, Sequence[object]] = {}
@@ -248,6 +255,37 @@ class Baseline(ABC):
         """
         raise self._without("fitted returns", "factors")
 
+    def factor_parts(
+        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
+    ) -> xr.Dataset:
+        """Return intercepts, loadings, noise scales and factors, where the baseline has factors.
+
+        Raises
+        ------
+        ConfigError
+            If the baseline has no factors.
+        """
+        raise self._without("loadings", "factors")
+
+    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> FilteredBaseline:
+        """Bind a panel, so that code written for ``Fit.filter`` reads a baseline too.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int
+            Predictive draws of ``forecast``, and their seed.
+
+        Returns
+        -------
+        FilteredBaseline
+            The methods of this class without ``panel``.
+        """
+        self._require_fit()
+        return FilteredBaseline(
+            self, panel, check_count("num_samples", num_samples), check_count("seed", seed, 0)
+        )
+
     def _without(self, asked: str, needed: str) -> ConfigError:
         """Error for a quantity that this kind of baseline does not define."""
         return ConfigError(
@@ -365,6 +403,58 @@ class Baseline(ABC):
     @abstractmethod
     def _restore(self, state: dict[str, Tensor]) -> None:
         """Take over what ``_state`` returned."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredBaseline:
+    """A fitted baseline and a panel: the interface that ``Fit.filter`` returns for a fit.
+
+    Made by ``baseline.filter(panel, num_samples, seed)``. Every method is that of the baseline,
+    for this panel.
+
+    Attributes
+    ----------
+    baseline : Baseline
+    panel : Dataset
+    num_samples : int
+    seed : int
+    """
+
+    baseline: Baseline
+    panel: xr.Dataset = field(repr=False)
+    num_samples: int
+    seed: int
+
+    @property
+    def attrs(self) -> dict[str, str | int]:
+        """Attributes of the baseline."""
+        return self.baseline.attrs
+
+    def predict(self, times: object | None = None) -> xr.DataArray:
+        """Predict the mean return (time, asset) of month t from data to t-1 only."""
+        return self.baseline.predict(self.panel, times)
+
+    def forecast(
+        self, times: object | None = None, out: str | os.PathLike[str] | None = None
+    ) -> xr.DataTree:
+        """Draw every listed asset's return of month t from data to t-1 only."""
+        return self.baseline.forecast(self.panel, self.num_samples, self.seed, times, out)
+
+    def log_evidence(self) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before (time,)."""
+        return self.baseline.log_evidence(self.panel)
+
+    def moments(self, times: object | None = None) -> xr.Dataset:
+        """Mean and covariance of month t's returns from data to t-1 only."""
+        return self.baseline.moments(self.panel, times=times)
+
+    def reconstruct(self) -> xr.DataArray:
+        """Fitted returns (time, asset), given the month's own factors."""
+        return self.baseline.reconstruct(self.panel)
+
+    def factor_parts(self) -> xr.Dataset:
+        """Return intercepts, loadings, noise scales and factors of every month."""
+        return self.baseline.factor_parts(self.panel)
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:

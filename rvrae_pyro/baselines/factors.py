@@ -33,6 +33,8 @@ Refit = Literal["model", "ols"]
 class FactorBaseline(Baseline):
     """A baseline whose returns are alpha + B f + noise. A subclass gives ``_views``."""
 
+    has_distribution = True
+    has_factors = True
     n_factors: int
 
     @abstractmethod
@@ -97,6 +99,28 @@ class FactorBaseline(Baseline):
             beta = torch.stack([view.beta for view in self._views(panel, batch)])
         beta = beta.masked_fill(~batch.listed.unsqueeze(-1), torch.nan)
         return self._label("beta", beta, batch, (TIME, ASSET, FACTOR))
+
+    def factor_parts(
+        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
+    ) -> xr.Dataset:
+        """Parts of ``returns = alpha + beta f + noise``, one row per month.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int, optional
+            Not used: nothing is drawn.
+
+        Returns
+        -------
+        Dataset
+            ``alpha`` and ``idio_scale`` (chain, time, asset) and ``beta`` (chain, time, asset,
+            factor), known at t-1; ``factors`` (time, factor), or (chain, time, factor) of an
+            ensemble, given the month's returns. Members keep factors of their own.
+        """
+        parts = self.constant_data(panel)[["alpha", "beta", "idio_scale"]]
+        parts["factors"] = self.factors(panel)
+        return parts
 
     def moments(
         self,

@@ -42,6 +42,8 @@ class JointTBaseline(Baseline):
     is listed.
     """
 
+    has_distribution = True
+
     def __init__(self) -> None:
         super().__init__()
         self._numbers: dict[str, NDArray[Any]] = {}

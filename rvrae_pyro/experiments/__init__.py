@@ -9,10 +9,9 @@ from rvrae_pyro.experiments.entrants import (
     ModelEntrant,
     as_entrant,
 )
-from rvrae_pyro.experiments.fitted import Fitted
+from rvrae_pyro.experiments.forecast_tree import Fitted, build_outlook, forecast_tree
 from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
 from rvrae_pyro.experiments.oracle import Oracle
-from rvrae_pyro.experiments.outlook import build_outlook
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
 from rvrae_pyro.experiments.replication import (
     PAPER_MODELS,
@@ -57,6 +56,7 @@ __all__ = [
     "compare",
     "compare_risk",
     "connect",
+    "forecast_tree",
     "paper",
     "paper_omit",
     "paper_split",

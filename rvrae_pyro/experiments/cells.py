@@ -19,6 +19,7 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.data.simulate import simulate_gkx
 from rvrae_pyro.data.sources import Source
 from rvrae_pyro.experiments.entrants import Entrant
+from rvrae_pyro.experiments.forecast_tree import forecast_tree
 from rvrae_pyro.experiments.scoring import Rules, Scores, score
 from rvrae_pyro.fitting.parallel import one_thread
 from rvrae_pyro.names import ASSET, RETURNS, TIME
@@ -174,7 +175,7 @@ def run_job(job: Job) -> Result:
             shown = panel.assign({RETURNS: panel[RETURNS].where(~panel[ASSET].isin(names))})
             returns = returns.sel({ASSET: names})
         fitted = job.entrant.fit(train, valid, job.seed)
-        tree = fitted.outlook(shown, panel[TIME].values[end:], job.num_samples, job.seed)
+        tree = forecast_tree(fitted, shown, panel[TIME].values[end:], job.num_samples, job.seed)
         scores = score(tree, returns, job.rules, job.metrics)
     return Result(scores, time.perf_counter() - started, {str(k): v for k, v in tree.attrs.items()})
 

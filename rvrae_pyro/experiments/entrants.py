@@ -1,4 +1,4 @@
-"""Competitors behind one protocol: a name, a description, and a fit that gives an outlook."""
+"""Competitors behind one protocol: a name, a description, and a fit that forecasts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import xarray as xr
 
 from rvrae_pyro.baselines.base import Baseline
-from rvrae_pyro.baselines.factors import FactorBaseline
-from rvrae_pyro.baselines.joint_baseline import JointTBaseline
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.experiments.fitted import (
-    Fitted,
-    FittedFactors,
-    FittedModel,
-    FittedRisk,
-    Forecaster,
-)
+from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.fitting.describe import describe_config
+from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit as fit_rvrae
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.identity import own_identity
@@ -55,7 +48,13 @@ class Entrant(Protocol):
         ...
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
-        """Fit a fresh copy."""
+        """Fit a fresh copy.
+
+        Returns
+        -------
+        Fit, Ensemble, baseline, or object with ``outlook``
+            See :func:`~rvrae_pyro.experiments.forecast_tree`.
+        """
         ...
 
 
@@ -77,12 +76,9 @@ class BaselineEntrant:
         kind, settings = type(self.template), self.template.settings()
         return {"kind": kind.__name__, **settings, **_own(kind, settings)}
 
-    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
+    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Baseline:
         """Fit a copy of the template."""
-        fitted = copy.deepcopy(self.template).fit(train, valid, seed)
-        if isinstance(fitted, FactorBaseline):
-            return FittedFactors(fitted)
-        return FittedRisk(fitted) if isinstance(fitted, JointTBaseline) else Forecaster(fitted)
+        return copy.deepcopy(self.template).fit(train, valid, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +114,11 @@ class ModelEntrant:
             **_own(chosen_parts(self.template), config),
         }
 
-    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
+    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fit:
         """Fit a copy of the template."""
         model = copy.deepcopy(self.template)
         fit = fit_rvrae(model, train, valid, config=self.config, seed=seed, progress=False)
-        return FittedModel(fit.uninterrupted())
+        return fit.uninterrupted()
 
 
 @dataclass(frozen=True, eq=False)

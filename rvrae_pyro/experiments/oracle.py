@@ -9,8 +9,14 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.experiments.fitted import Fitted, tree_of
-from rvrae_pyro.experiments.outlook import FORECASTS, MEAN, build_outlook, observed_returns, refit
+from rvrae_pyro.experiments.forecast_tree import (
+    FORECASTS,
+    MEAN,
+    build_outlook,
+    observed_returns,
+    refit,
+    tree_of,
+)
 from rvrae_pyro.names import FACTOR
 
 __all__ = ["Oracle"]
@@ -29,7 +35,7 @@ class Oracle:
         """Return the kind; there are no settings."""
         return {"kind": "Oracle"}
 
-    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
+    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Oracle:
         """Check that the truth is there."""
         if "true_beta" not in train:
             raise ConfigError(
@@ -41,7 +47,7 @@ class Oracle:
     def outlook(
         self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
     ) -> xr.DataTree:
-        """Forecast and fit some months; see :class:`Fitted`."""
+        """Forecast and fit some months; see :func:`~rvrae_pyro.experiments.forecast_tree`."""
         returns = observed_returns(panel)
         beta = panel["true_beta"].reset_coords(drop=True)
         beta = beta.assign_coords({FACTOR: np.arange(1, beta.sizes[FACTOR] + 1)})

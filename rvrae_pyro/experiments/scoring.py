@@ -21,7 +21,7 @@ from rvrae_pyro.evaluation import (
     sharpe_ratio,
     total_r2,
 )
-from rvrae_pyro.experiments.outlook import FORECASTS, LOG_EVIDENCE, MEAN
+from rvrae_pyro.experiments.forecast_tree import FORECASTS, LOG_EVIDENCE, MEAN
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk import summarize
 
@@ -233,7 +233,7 @@ def score(
     Parameters
     ----------
     tree : DataTree
-        See :class:`~rvrae_pyro.experiments.entrants.Fitted`.
+        See :func:`~rvrae_pyro.experiments.forecast_tree`.
     returns : DataArray (time, asset)
         Realised excess returns of the cells to score; NaN where not observed.
     rules : Rules, optional

@@ -14,6 +14,7 @@ from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.entrants import Entrant, FactoryEntrant, as_entrant
+from rvrae_pyro.experiments.forecast_tree import forecast_tree
 from rvrae_pyro.experiments.registry import find_entrant
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
@@ -160,7 +161,7 @@ def _run_refit(job: _Refit) -> xr.DataTree:
     train, valid = (panel.sel({TIME: slice(*span)}) for span in job.spans)
     fitted = job.entrant.fit(train, valid, job.seed)
     seen = panel.sel({TIME: slice(job.spans[0][0], job.months[-1])})
-    tree = fitted.outlook(seen, job.months, job.num_samples, job.seed)
+    tree = forecast_tree(fitted, seen, job.months, job.num_samples, job.seed)
     observed = panel[[RETURNS]].sel({TIME: job.months}).reset_coords(drop=True)
     tree["observed_data"] = xr.DataTree(observed)
     return tree

@@ -6,6 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,12 @@ class Results(ABC):
     Every method that needs a filter pass is one line over :meth:`filter`: keep its result in a
     variable where several are wanted.
     """
+
+    has_distribution: ClassVar[bool] = True
+    """Whether ``forecast``, ``log_evidence`` and ``moments`` are defined, as for baselines."""
+
+    has_factors: ClassVar[bool] = True
+    """Whether ``reconstruct`` and ``factor_parts`` are defined, as for baselines."""
 
     @property
     @abstractmethod
@@ -335,6 +342,23 @@ class Results(ABC):
         an ensemble the mean over members.
         """
         return self.filter(panel, num_samples, seed).reconstruct()
+
+    def factor_parts(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.Dataset:
+        """Parts of ``returns = alpha + beta f + noise``, one row per month.
+
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+
+        Returns
+        -------
+        Dataset
+            ``alpha`` and ``idio_scale`` (time, asset) and ``beta`` (time, asset, factor), known
+            at t-1; ``factors`` (time, factor), the filtered means given the month's returns. Of
+            an ensemble with a leading ``chain``, each member in its own factors.
+        """
+        return self.filter(panel, num_samples, seed).factor_parts()
 
     def attribution(
         self,

@@ -20,7 +20,7 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import RvraeWarning, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
-from rvrae_pyro.predictive.attribution import attribute, differentiate
+from rvrae_pyro.predictive.attribution import INTERCEPT, attribute, differentiate
 from rvrae_pyro.predictive.chains import (
     join_drawings,
     rotate,
@@ -329,6 +329,29 @@ class Filtered:
         the mean over members.
         """
         return self._pooled(self._each(self._fitted), by_member=False)
+
+    def factor_parts(self) -> xr.Dataset:
+        """Parts of ``returns = alpha + beta f + noise``, one row per month.
+
+        Returns
+        -------
+        Dataset
+            ``alpha`` and ``idio_scale`` (time, asset) and ``beta`` (time, asset, factor), known
+            at t-1; ``factors`` (time, factor), the filtered means given the month's returns. Of
+            an ensemble with a leading ``chain``, each member in its own factors.
+        """
+        if self.rotation is not None:
+            return stack_datasets([member.factor_parts() for member in self.by_member()])
+        # the share of the expected return that no factor explains, from months before t alone
+        by_factor = self.attribution().drop_sel({FACTOR: INTERCEPT}, errors="ignore")
+        return xr.Dataset(
+            {
+                "alpha": self.predict() - by_factor.sum(FACTOR, skipna=False),
+                "beta": self.loadings(),
+                "idio_scale": self.idio_scale(),
+                "factors": self.factors("filtered")["mean"],
+            }
+        )
 
     def log_evidence(self, *, by_member: bool = False) -> xr.DataArray:
         """Log density of each month's observed returns given all months before (time,), in nats.

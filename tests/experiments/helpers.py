@@ -9,7 +9,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import TrainConfig
-from rvrae_pyro.experiments.outlook import FORECASTS, MEAN, label
+from rvrae_pyro.experiments.forecast_tree import FORECASTS, MEAN, label
 
 SHORT = TrainConfig(max_epochs=1, months=6)
 

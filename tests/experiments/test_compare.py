@@ -14,6 +14,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.experiments import ModelEntrant, compare
 from rvrae_pyro.experiments.cells import Cell, Result, read_result, write_result
+from rvrae_pyro.experiments.forecast_tree import forecast_tree
 from rvrae_pyro.experiments.published import PAPER_TABLE
 from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS, enter_all
 from rvrae_pyro.experiments.scoring import Rules, Scores, _ratio
@@ -458,7 +459,9 @@ def test_alpha_of_a_month_does_not_know_its_returns(size):
     wild = MARKET.copy(deep=True)
     wild["returns"][-1] *= size
     months = MARKET.time.values[-3:]
-    said, same = (fitted.outlook(each, months, 200, 0)["forecasts"] for each in (MARKET, wild))
+    said, same = (
+        forecast_tree(fitted, each, months, 200, 0)["forecasts"] for each in (MARKET, wild)
+    )
     for name in ("mean", "mean_running", "mean_ols"):
         np.testing.assert_array_equal(said[name], same[name])
 

@@ -102,6 +102,13 @@ def test_the_report_filters_once_per_panel_and_draws(
     assert max(passes.values()) == 1
 
 
+def test_a_tree_of_forecasts_takes_one_pass(
+    fit: rv.Fit, panel: xr.Dataset, passes: Counter
+) -> None:
+    rv.experiments.forecast_tree(fit, panel, panel.time.values[-3:], 25)
+    assert sum(passes.values()) == 1
+
+
 def test_walk_forward_filters_once_per_refit(panel: xr.Dataset, passes: Counter) -> None:
     rv.experiments.walk_forward(
         panel,

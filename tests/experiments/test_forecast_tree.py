@@ -7,7 +7,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import ConditionalAutoencoder, FactorVAE, TrainConfig
 from rvrae_pyro.experiments import METRICS, Oracle, Rules, as_entrant, score
-from rvrae_pyro.experiments.outlook import refit
+from rvrae_pyro.experiments.forecast_tree import forecast_tree, refit
 from tests.experiments.helpers import SHORT, panel, small_model
 
 MARKET = panel(34, 12)
@@ -19,7 +19,7 @@ DRAWS = 200
 def _outlook(model, seed=0):
     config = rv.FitConfig(max_steps=3) if isinstance(model, rv.RVRAE) else None
     fitted = as_entrant(model, config=config).fit(PARTS.train, PARTS.valid, seed)
-    return fitted.outlook(MARKET, TIMES, DRAWS, seed)
+    return forecast_tree(fitted, MARKET, TIMES, DRAWS, seed)
 
 
 def test_refit_is_weighted_least_squares():
@@ -112,7 +112,7 @@ def test_a_forecaster_has_no_total_r2():
 
 def test_oracle_needs_the_truth():
     fitted = Oracle().fit(PARTS.train, PARTS.valid, 0)
-    tree = fitted.outlook(MARKET, TIMES, 1, 0)
+    tree = forecast_tree(fitted, MARKET, TIMES, 1, 0)
     own = float(score(tree, PARTS.test.returns, metrics=("total_r2",)).estimates["total_r2"][0])
     other = _outlook(rv.baselines.IPCA(2, constant=True))
     assert (

@@ -1,12 +1,14 @@
-"""What a fitted competitor says of some months, in one form whatever the competitor."""
+"""Forecasts of a fitted competitor as one tree, read through the common interface."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean
 from rvrae_pyro.names import ASSET, FACTOR, RETURNS, TIME
 
@@ -15,10 +17,15 @@ __all__ = [
     "FORECASTS",
     "LOG_EVIDENCE",
     "MEAN",
+    "Fitted",
+    "Forecaster",
+    "OwnOutlook",
     "build_outlook",
+    "forecast_tree",
     "label",
     "observed_returns",
     "refit",
+    "tree_of",
 ]
 
 FORECASTS: Final = "forecasts"
@@ -37,6 +44,124 @@ _LABELS: Final = {
     "fitted_ols": "loadings times the month's factors by least squares",
     LOG_EVIDENCE: "joint log density of the month's returns given the months before, nats",
 }
+
+
+class PanelForecasts(Protocol):
+    """A panel as a fitted model reads it: the result of ``filter``."""
+
+    @property
+    def attrs(self) -> Mapping[str, str | int]: ...
+    def predict(self, times: object | None = None) -> xr.DataArray: ...
+    def forecast(self, times: object | None = None) -> xr.DataTree: ...
+    def log_evidence(self) -> xr.DataArray: ...
+    def reconstruct(self) -> xr.DataArray: ...
+    def factor_parts(self) -> xr.Dataset: ...
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """Predictive interface that ``Fit``, ``Ensemble`` and every baseline share.
+
+    Attributes
+    ----------
+    has_distribution : bool
+        Whether ``forecast`` and ``log_evidence`` are defined.
+    has_factors : bool
+        Whether ``reconstruct`` and ``factor_parts`` are defined.
+    """
+
+    has_distribution: ClassVar[bool]
+    has_factors: ClassVar[bool]
+
+    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> PanelForecasts:
+        """Read a panel once, for all forecasts of it."""
+        ...
+
+
+@runtime_checkable
+class OwnOutlook(Protocol):
+    """User-defined competitor that builds its tree of forecasts itself."""
+
+    def outlook(
+        self, panel: xr.Dataset, times: np.ndarray, num_samples: int, seed: int
+    ) -> xr.DataTree:
+        """Forecast and fit some months of a panel.
+
+        Parameters and result are those of :func:`forecast_tree`.
+        """
+        ...
+
+
+Fitted = Forecaster | OwnOutlook
+"""A competitor after its fit: ``Fit``, ``Ensemble``, a baseline, or an object with ``outlook``."""
+
+
+def forecast_tree(
+    fitted: Fitted, panel: xr.Dataset, times: np.ndarray, num_samples: int = 1000, seed: int = 0
+) -> xr.DataTree:
+    """Forecast and fit some months of a panel, whatever the kind of the fitted model.
+
+    Parameters
+    ----------
+    fitted : Fit, Ensemble, baseline, or object with ``outlook``
+    panel : Dataset
+        From the first training month on.
+    times : array of datetime64
+        Months of the result. Forecasts of month t know months before t only.
+    num_samples : int
+        Predictive draws, where the model has a distribution.
+    seed : int
+
+    Returns
+    -------
+    DataTree
+        Group ``forecasts`` with ``mean`` (time, asset); ``log_evidence`` (time,) where the model
+        has a distribution; where it has factors the other variables of :func:`build_outlook`.
+        With a distribution also the groups of ``forecast``: ``predictions`` and, of factor
+        models, ``predictions_constant_data``. Attributes are those of the fit.
+
+    Raises
+    ------
+    ConfigError
+        If ``fitted`` has neither the predictive interface nor ``outlook``.
+    """
+    if isinstance(fitted, OwnOutlook):
+        return fitted.outlook(panel, times, num_samples, seed)
+    if not isinstance(fitted, Forecaster):
+        raise ConfigError(
+            "`fit` of a competitor must return a Fit, an Ensemble, a baseline, or an object with "
+            f"`outlook(panel, times, num_samples, seed)`; got {type(fitted).__name__}."
+        )
+    filtered = fitted.filter(panel, num_samples, seed)
+    evidence = filtered.log_evidence().sel({TIME: times}) if fitted.has_distribution else None
+    if fitted.has_factors:
+        parts = filtered.factor_parts()
+        forecasts = build_outlook(
+            observed_returns(panel),
+            filtered.predict(times),
+            times,
+            alpha=parts["alpha"],
+            beta=parts["beta"],
+            idio_scale=parts["idio_scale"],
+            factors=parts["factors"],
+            fitted=filtered.reconstruct(),
+            log_evidence=evidence,
+        )
+    else:
+        known = {} if evidence is None else {LOG_EVIDENCE: evidence}
+        forecasts = label({MEAN: filtered.predict(times), **known})
+    groups = {FORECASTS: forecasts}
+    if fitted.has_distribution:
+        drawn = filtered.forecast(times)
+        groups |= {name: node.to_dataset() for name, node in drawn.children.items()}
+    return tree_of(groups, filtered.attrs)
+
+
+def tree_of(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, str | int]) -> xr.DataTree:
+    """Make a tree of groups, with attributes."""
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs.update(attrs)
+    return tree
 
 
 def build_outlook(
