@@ -24,8 +24,9 @@ class LogEvidence(Protocol):
         ...
 
 
-class FilterPass(Protocol):
-    """A filtered panel."""
+@runtime_checkable
+class ParticleFilter(Protocol):
+    """A filtered panel whose evidence may have a Monte-Carlo error."""
 
     @property
     def ess(self) -> xr.DataArray:
@@ -37,6 +38,10 @@ class FilterPass(Protocol):
         """Monte-Carlo standard error of the log evidence (time,)."""
         ...
 
+
+class Evidence(Protocol):
+    """A filtered panel."""
+
     def log_evidence(self) -> xr.DataArray:
         """Log density of each month's returns given the months before (time,), in nats."""
         ...
@@ -44,9 +49,9 @@ class FilterPass(Protocol):
 
 @runtime_checkable
 class Filters(Protocol):
-    """A fit or an ensemble, whose scores may come from a particle filter."""
+    """A fit, an ensemble or a baseline."""
 
-    def filter(self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...) -> FilterPass:
+    def filter(self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...) -> Evidence:
         """Filter a panel."""
         ...
 
@@ -62,9 +67,11 @@ def monthly_scores(
         scores = scored
     elif isinstance(scored, Filters) and panel is not None:
         filtered = scored.filter(panel, num_samples, seed)
-        scores = filtered.log_evidence().assign_coords(
-            {ESS: filtered.ess, FILTER_ERROR: filtered.evidence_error}
-        )
+        scores = filtered.log_evidence()
+        if isinstance(filtered, ParticleFilter):
+            scores = scores.assign_coords(
+                {ESS: filtered.ess, FILTER_ERROR: filtered.evidence_error}
+            )
     elif isinstance(scored, LogEvidence):
         if panel is None:
             raise ConfigError("`panel` must be given where fits are to be scored; got None.")
