@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.base import Baseline, FilteredBaseline
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.data.fingerprint import fingerprint
@@ -25,7 +26,7 @@ from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, pick_months
 from rvrae_pyro.predictive.storage import Block, Drawing, assemble
 
-__all__ = ["JointTBaseline", "cells_of", "stamps_of"]
+__all__ = ["FilteredJointT", "JointTBaseline", "cells_of", "stamps_of"]
 
 _PURPOSE: Final = "joint Student-t"
 
@@ -51,6 +52,23 @@ class JointTBaseline(Baseline):
     @abstractmethod
     def _laws(self, batch: Batch) -> MixtureOfT:
         """Distributions of all months of a panel, each from months before."""
+
+    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> FilteredJointT:
+        """Bind a panel, as :meth:`rvrae_pyro.fitting.fit.Fit.filter` does.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int
+            Predictive draws of ``forecast``, and their seed.
+
+        Returns
+        -------
+        FilteredJointT
+            The methods of this class without ``panel``.
+        """
+        bound = super().filter(panel, num_samples, seed)
+        return FilteredJointT(self, bound.panel, bound.num_samples, bound.seed)
 
     def log_evidence(
         self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
@@ -255,6 +273,21 @@ class JointTBaseline(Baseline):
     @abstractmethod
     def _number_names(self) -> Sequence[str]:
         """Names of the arrays in ``_numbers``."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredJointT(FilteredBaseline):
+    """A fitted baseline with exact probabilities, and a panel."""
+
+    baseline: JointTBaseline
+
+    def pit(self, times: object | None = None) -> xr.DataArray:
+        """Return the exact probability integral transform of each observed return."""
+        return self.baseline.pit(self.panel, times)
+
+    def portfolio(self, weights: xr.DataArray) -> xr.Dataset:
+        """Return the exact one-month-ahead distribution of a portfolio, and its return in it."""
+        return self.baseline.portfolio(self.panel, weights)
 
 
 def cells_of(batch: Batch) -> tuple[Array, NDArray[np.bool_]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,11 +11,8 @@ import xarray as xr
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation import diebold_mariano, hac_standard_error, rank_ic
 from rvrae_pyro.evaluation import pit as pit_of_draws
-from rvrae_pyro.fitting.ensemble import Ensemble
-from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.names import ASSET, RETURNS, TIME
-from rvrae_pyro.predictive.filtered import Filtered
-from rvrae_pyro.risk import covariance
+from rvrae_pyro.risk import FactorCovariance
 from rvrae_pyro.risk.coverage_tests import christoffersen, holm, kupiec
 
 __all__ = [
@@ -59,47 +55,52 @@ RISK_MEASURES: Final[Mapping[str, str]] = {
 """Every measure of :func:`risk_scores` and its meaning."""
 
 
-class Distribution(Protocol):
-    """A fit, an ensemble or a baseline with a predictive distribution."""
+class FilteredDistribution(Protocol):
+    """A panel as a model with a predictive distribution reads it: the result of ``filter``."""
 
-    def forecast(
-        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ..., times: object = ...
-    ) -> xr.DataTree:
+    def predict(self, times: object | None = None) -> xr.DataArray:
+        """Mean of each month's returns (time, asset)."""
+        ...
+
+    def forecast(self, times: object | None = None) -> xr.DataTree:
         """Draw returns of each month from data to the month before."""
         ...
 
-    def log_evidence(
-        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...
-    ) -> xr.DataArray:
+    def log_evidence(self) -> xr.DataArray:
         """Joint log density of each month's returns (time,), in nats."""
         ...
 
-    def moments(
-        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ..., times: object = ...
-    ) -> xr.Dataset:
+    def moments(self, times: object | None = None) -> xr.Dataset:
         """Mean and covariance of each month's returns."""
-        ...
-
-    def predict(self, panel: xr.Dataset, times: object = ...) -> xr.DataArray:
-        """Mean of each month's returns."""
         ...
 
 
 @runtime_checkable
-class ExactDistribution(Protocol):
+class ExactDistribution(FilteredDistribution, Protocol):
     """A distribution whose probabilities need no draws."""
 
-    def pit(self, panel: xr.Dataset, times: object = ...) -> xr.DataArray:
+    def pit(self, times: object | None = None) -> xr.DataArray:
         """Probability integral transform of each observed return (time, asset)."""
         ...
 
-    def portfolio(self, panel: xr.Dataset, weights: xr.DataArray) -> xr.Dataset:
+    def portfolio(self, weights: xr.DataArray) -> xr.Dataset:
         """``mean``, ``sd``, ``return`` and ``pit`` of a portfolio, by month."""
         ...
 
 
+@runtime_checkable
+class Distribution(Protocol):
+    """A fit, an ensemble or a baseline with a predictive distribution."""
+
+    def filter(
+        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...
+    ) -> FilteredDistribution:
+        """Read a panel once, for all that is asked of it."""
+        ...
+
+
 def risk_record(
-    fitted: Distribution | Filtered,
+    fitted: Distribution | FilteredDistribution,
     panel: xr.Dataset,
     times: object | None = None,
     *,
@@ -110,9 +111,10 @@ def risk_record(
 
     Parameters
     ----------
-    fitted : Fit, Ensemble, Filtered or baseline
-        With a predictive distribution; a ``Filtered`` must be of this panel. Probabilities are
-        exact where it has ``pit`` and ``portfolio``, else shares of ``num_samples`` draws.
+    fitted : Fit, Ensemble or baseline
+        With a predictive distribution; or the result of its ``filter`` for this panel.
+        Probabilities are exact where that has ``pit`` and ``portfolio``, else shares of
+        ``num_samples`` draws.
     panel : Dataset
         The months and as much history before them as ``fitted`` filters through.
     times : label, slice or list, optional
@@ -142,26 +144,25 @@ def risk_record(
     Information set: month t's distribution knows returns before t and whatever ``fitted`` was
     trained on. That it was trained on earlier months only is up to the caller.
     """
-    if isinstance(fitted, Fit | Ensemble):
-        fitted = fitted.filter(panel, num_samples, seed)
-    if isinstance(fitted, Filtered):
-        fitted = _FilteredOnce(fitted)
+    if isinstance(fitted, Distribution):
+        filtered = fitted.filter(panel, num_samples, seed)
+    else:
+        filtered = fitted
     chosen = panel[TIME] if times is None else panel[TIME].sel({TIME: times})
     months = np.atleast_1d(chosen.to_numpy())
-    matrices = covariance(fitted, panel, months, num_samples, seed)
+    matrices = FactorCovariance.from_moments(filtered.moments(months))
     returns = panel[RETURNS].sel({TIME: months}).transpose(TIME, ASSET).reset_coords(drop=True)
     returns = returns.where(matrices.listed)
     months = months[returns.notnull().any(ASSET).to_numpy()]
     returns, matrices = returns.sel({TIME: months}), matrices.sel(months)
     held = returns.notnull()
     weights = held / held.sum(ASSET)
-    if isinstance(fitted, ExactDistribution):
-        pit, mean = fitted.pit(panel, months), fitted.predict(panel, months)
-        book = fitted.portfolio(panel, weights)
+    mean = filtered.predict(months)
+    if isinstance(filtered, ExactDistribution):
+        pit, book = filtered.pit(months), filtered.portfolio(weights)
     else:
-        tree = fitted.forecast(panel, num_samples, seed, times=months)
-        draws = tree["predictions"].to_dataset()[RETURNS]
-        pit, mean = pit_of_draws(returns, draws), fitted.predict(panel, months)
+        draws = filtered.forecast(months)["predictions"].to_dataset()[RETURNS]
+        pit = pit_of_draws(returns, draws)
         realised = (returns.fillna(0.0) * weights).sum(ASSET)
         held_variance = (matrices.dot(weights) * weights).sum(ASSET)
         book = xr.Dataset(
@@ -174,7 +175,7 @@ def risk_record(
         )
     least = matrices.minimum_variance()
     columns = {
-        "log_evidence": fitted.log_evidence(panel, num_samples, seed).sel({TIME: months}),
+        "log_evidence": filtered.log_evidence().sel({TIME: months}),
         "n_observed": held.sum(ASSET),
         "pit": pit,
         "rank_ic": rank_ic(returns, mean).reindex({TIME: months}),
@@ -186,29 +187,6 @@ def risk_record(
     }
     plain = {name: each.reset_coords(drop=True).drop_attrs() for name, each in columns.items()}
     return xr.Dataset(plain).transpose(TIME, ...)
-
-
-@dataclass(frozen=True)
-class _FilteredOnce:
-    """A filtered panel behind the methods of a fit."""
-
-    filtered: Filtered
-
-    def forecast(
-        self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0, times: object = None
-    ) -> xr.DataTree:
-        return self.filtered.forecast(times)
-
-    def log_evidence(self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0) -> xr.DataArray:
-        return self.filtered.log_evidence()
-
-    def moments(
-        self, panel: xr.Dataset, num_samples: int = 0, seed: int = 0, times: object = None
-    ) -> xr.Dataset:
-        return self.filtered.moments(times)
-
-    def predict(self, panel: xr.Dataset, times: object = None) -> xr.DataArray:
-        return self.filtered.predict(times)
 
 
 def _portfolio_of_draws(

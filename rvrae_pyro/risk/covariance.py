@@ -107,7 +107,8 @@ def covariance(
     rows = pick_times(panel.indexes[TIME], times)
     panel = panel.isel({TIME: slice(0, int(rows[-1]) + 1)})
     if isinstance(fit, Moments):
-        return _mixture(fit.moments(panel, num_samples, seed, panel[TIME].to_numpy()[rows]))
+        months = panel[TIME].to_numpy()[rows]
+        return FactorCovariance.from_moments(fit.moments(panel, num_samples, seed, months))
     chosen = {TIME: rows}
     factors = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)
     deviation = fit.idio_scale(panel, num_samples=num_samples, seed=seed).isel(chosen)
@@ -174,6 +175,25 @@ class FactorCovariance:
             if not np.array_equal(other[dim].values, self.beta[dim].values):
                 raise ShapeError(f"`{name}` must have the labels of `beta` along {dim!r}.")
         self._check_values()
+
+    @classmethod
+    def from_moments(cls, moments: xr.Dataset) -> FactorCovariance:
+        """Join the members of ``moments`` by the law of total variance, kept low-rank.
+
+        Parameters
+        ----------
+        moments : Dataset
+            From ``moments`` of a fit, an ensemble, a baseline or a filtered panel.
+
+        Returns
+        -------
+        FactorCovariance
+            As from :func:`covariance`.
+        """
+        if moments.sizes[CHAIN] > 1:
+            return _mixture(moments)
+        only = moments.isel({CHAIN: 0}, drop=True)
+        return cls(only["beta"], only["factor_cov"], only["idio_var"])
 
     @classmethod
     def from_forecast(cls, tree: xr.DataTree) -> FactorCovariance:
@@ -347,11 +367,8 @@ class FactorCovariance:
 
 
 def _mixture(data: xr.Dataset) -> FactorCovariance:
-    """Covariance of a mixture of members by the law of total variance, kept low-rank."""
+    """Covariance of two or more members by the law of total variance, kept low-rank."""
     n_members, share = data.sizes[CHAIN], data["share"].values
-    if n_members == 1:
-        only = data.isel({CHAIN: 0}, drop=True)
-        return FactorCovariance(only["beta"], only["factor_cov"], only["idio_var"])
     beta = data["beta"].transpose(TIME, ASSET, CHAIN, FACTOR).values
     mean = data["mean"].transpose(TIME, ASSET, CHAIN).values
     apart = mean - (mean * share).sum(-1, keepdims=True)

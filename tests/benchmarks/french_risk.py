@@ -130,9 +130,8 @@ def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Datase
         valid = panel.isel(time=slice(start - spec.valid, start))
         fitted = entrant.fit(train, valid, spec.seed)
         seen = panel.isel(time=slice(rows, stop))
-    model = getattr(fitted, "baseline", None) or fitted.result
     record = rv.experiments.risk_record(
-        model,
+        fitted,
         seen,
         panel["time"].to_numpy()[start:stop],
         num_samples=spec.num_samples,
