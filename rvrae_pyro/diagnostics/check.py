@@ -172,7 +172,7 @@ def _converged(
             f"No: interrupted at step {last}.",
             "run it again, or rv.fit(init=...).",
         )
-    judged = history["valid_elbo"].notna().any()
+    judged = n_valid > 0 and history["valid_elbo"].notna().any()
     if judged and best_step <= 0.75 * last:
         answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."
         return Finding(question, "good", answer)
@@ -187,13 +187,33 @@ def _converged(
         f"It used all {last} steps; the bound moved by {gain:+.3f} nats per return over the last "
         f"tenth of them, {longer:+.3f} over the last third (best at step {best_step})."
     )
-    # the bound is an estimate: what it moves by between epochs at the end is noise
-    recent = bound[history["step"] > last * 2 / 3]
-    noise = float(recent.diff().std(ddof=0)) / np.sqrt(2) if len(recent) >= 5 else 0.0
-    if gain < 0.002 + 2 * noise and longer < 0.01 + 2 * noise and noise < 0.02:
+    if _settled(history["step"], bound, gain, longer):
         return Finding(question, "good", f"{answer} That is too little to matter.")
     verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
     return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
+
+
+def _settled(steps: pd.Series, bound: pd.Series, gain: float, longer: float) -> bool:
+    """Whether what the bound gained at the end is within 0.01 nats per return and its noise.
+
+    The bound is an estimate by few draws. Its noise is what it moves by between epochs of the last
+    third, there being five or more, or what a line through them leaves.
+    """
+    late = steps > steps.iloc[-1] * 2 / 3
+    recent, when = bound[late].to_numpy(), steps[late].to_numpy(dtype=float)
+    if recent.size < 5:
+        return gain < 0.002 and longer < 0.01
+    noise = float(np.diff(recent).std()) / np.sqrt(2)
+    if noise > 0.02:
+        return False
+    if gain < 0.002 + 2 * noise and longer < 0.01 + 2 * noise:
+        return True
+    centred = when - when.mean()
+    slope = float(centred @ recent / (centred @ centred))
+    left = recent - recent.mean() - slope * centred
+    error = np.sqrt(left @ left / (recent.size - 2) / (centred @ centred))
+    span = when[-1] - when[0]
+    return bool(slope * span < 0.01 + 2 * error * span)
 
 
 def _weight(history: pd.DataFrame, kl_reduction: str) -> Finding:

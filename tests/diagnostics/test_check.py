@@ -65,6 +65,17 @@ def test_convergence_does_not_hang_on_the_unit_of_returns():
         assert first == second
 
 
+def test_noise_of_the_bound_is_no_progress():
+    """A bound that has settled, estimated with an error: however its last value fell out."""
+    rng = np.random.default_rng(0)
+    for case in range(40):
+        settled = 130.0 + rng.normal(0.0, 1.0, 18)  # 100 returns: noise of 0.01 nats each
+        finding = judge(*run(settled))["Did training converge?"]
+        assert finding.verdict == "good", (case, finding)
+        rising = settled + np.linspace(0.0, 30.0, 18)  # 0.1 nats per return in the last third
+        assert judge(*run(rising))["Did training converge?"].verdict == "bad", case
+
+
 def test_an_interrupted_run_is_named():
     assert judge(*run(SETTLED), stopped="interrupted")["Did training converge?"].verdict == "bad"
 
