@@ -45,6 +45,18 @@ MODELS = {
         factor_prior=rv.priors.AR1(K),
         likelihood=rv.likelihoods.NormalMixture(CHARACTERISTIC_SCALE(P)),
     ),
+    "common volatility": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.CommonVolatility(rv.priors.Recurrent(K, hidden=3, n_context=2)),
+        likelihood=rv.likelihoods.StudentT(CHARACTERISTIC_SCALE(P), rv.likelihoods.Alpha(P)),
+    ),
+    "common volatility normal": lambda: rv.RVRAE(
+        P,
+        K,
+        factor_prior=rv.priors.CommonVolatility(rv.priors.AR1(K)),
+        likelihood=rv.likelihoods.Normal(),
+    ),
     "smoothing": lambda: rv.RVRAE(
         P, K, factor_prior=rv.priors.AR1(K), guide=rv.guides.Smoothing(K)
     ),
