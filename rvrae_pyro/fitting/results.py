@@ -447,7 +447,8 @@ class Results(ABC):
         xarray.Dataset
             For ``RegimeSwitching``: ``regime_probability`` (time, regime), regimes in the order
             of their factors' mean scale, calm first. For ``StochasticVolatility``:
-            ``log_variance`` (time, factor). Each with its standard deviation over particles
+            ``log_variance`` (time, factor); for ``CommonVolatility``: ``log_volatility`` (time,),
+            beside what its base has. Each with its standard deviation over particles
             under ``<name>_sd``: how sure the filter is. Of an ensemble with ``chain``, and what
             belongs to single factors belongs to the member's own: variances cannot be turned
             as factors are.

@@ -322,4 +322,6 @@ def _layouts(dims: tuple[str, ...], n: int) -> list[tuple[int, ...]]:
     places = [first - len(PLATES) + PLATES.index(dim) for dim in dims if dim in PLATES]
     at_plates = (*places, *range(first, n))
     at_end = tuple(range(n - len(dims), n))
-    return [each for each in (at_plates, at_end) if all(place >= 0 for place in each)]
+    before_one = tuple(place - 1 for place in at_plates)  # an event of size one has no dim
+    layouts = (at_plates, at_end, before_one)
+    return [each for each in layouts if all(place >= 0 for place in each)]

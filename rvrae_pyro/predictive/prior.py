@@ -20,6 +20,7 @@ from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double
 
 __all__ = ["prior_predictive", "simulate"]
@@ -47,14 +48,17 @@ def prior_predictive(
     Returns
     -------
     xarray.DataTree
-        Groups ``prior`` (``factors``, and drawn weights by the name of their site) and
+        Groups ``prior`` (``factors``, the prior's auxiliary latent where it has one, such as
+        ``log_volatility``, and drawn weights by the name of their site) and
         ``prior_predictive`` (``returns`` (chain, draw, time, asset), NaN where not listed).
         Attributes: seed, versions, the model's description, the panel's fingerprint.
     """
     require_model(model)
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
-    codes, returns, weights = _simulate(precise, batch, num_samples, seed)
+    codes, returns, others = _simulate(precise, batch, num_samples, seed)
+    latent = precise.factor_prior.auxiliary
+    months = {} if latent is None else {latent.site: others.pop(latent.site)}
     factors = precise.decoder(codes, None)
     drawn = returns.cpu().numpy().astype(np.float32)
     drawn[:, ~batch.listed.cpu().numpy()] = np.nan
@@ -67,7 +71,8 @@ def prior_predictive(
             "prior": xr.Dataset(
                 {
                     FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
-                    **{name: _labelled(name, drawn) for name, drawn in weights.items()},
+                    **{name: _labelled_months(name, path) for name, path in months.items()},
+                    **{name: _labelled(name, drawn) for name, drawn in others.items()},
                 },
                 coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
             ),
@@ -104,7 +109,7 @@ def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[T
 
 
 _Run = tuple[Tensor, Tensor, dict[str, Tensor]]
-"""Codes, returns, and weights by site (num_samples, *shape)."""
+"""Codes, returns, and by site weights and auxiliary latent (num_samples, *shape)."""
 
 
 @torch.no_grad()
@@ -115,7 +120,7 @@ def _simulate(
     with month_random(seed, batch.times[0], "prior"):
         runs = [run(model, batch, size, fixed) for size in _chunks(model, batch, num_samples)]
     codes, returns = torch.cat([r[0] for r in runs]), torch.cat([r[1] for r in runs])
-    return codes, returns, {n: torch.cat([r[2][n] for r in runs]) for n in model.weight_sites}
+    return codes, returns, {n: torch.cat([r[2][n] for r in runs]) for n in runs[0][2]}
 
 
 def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
@@ -131,6 +136,12 @@ def _labelled(name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
     """Name the dims of drawn weights (draw, *shape)."""
     dims = tuple(f"{name}_dim_{i}" for i in range(drawn.ndim - 1))
     return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
+
+
+def _labelled_months(name: str, path: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Name the dims of an auxiliary latent (draw, n_times, size)."""
+    dims, values = label_months(name, path.unsqueeze(0).cpu().numpy())
+    return (CHAIN, DRAW, *dims), values
 
 
 def _at_means(model: RVRAE, num_samples: int) -> dict[str, Tensor]:
@@ -149,12 +160,16 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     assert isinstance(codes, Tensor)
     assert isinstance(returns, Tensor)
     codes = codes.squeeze(-2)
-    weights = {}
-    for name in model.weight_sites:
+    shapes = {name: model.parts.get_parameter(name).shape for name in model.weight_sites}
+    latent = model.factor_prior.auxiliary
+    if latent is not None:
+        shapes[latent.site] = torch.Size((batch.n_times, latent.n_factors))
+    others = {}
+    for name, shape in shapes.items():
         drawn = trace.nodes[name]["value"]
         assert isinstance(drawn, Tensor)
-        weights[name] = drawn.reshape(num_samples, *model.parts.get_parameter(name).shape)
-    return codes, returns.expand(num_samples, *returns.shape[-2:]), weights
+        others[name] = drawn.reshape(num_samples, *shape)
+    return codes, returns.expand(num_samples, *returns.shape[-2:]), others
 
 
 def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:

@@ -38,6 +38,7 @@ from rvrae_pyro.predictive.months import (
     sample_coords,
 )
 from rvrae_pyro.predictive.storage import Block, Drawing
+from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models, weight_labels
 
 __all__ = ["posterior_predictive"]
@@ -104,13 +105,13 @@ def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
             weight,
             particles=(size,),
         )
-    latent = draw.auxiliary
+    latent, codes = draw.auxiliary, draw.codes
     return _Path(
         parts,
         seed,
         shared.cross,
-        draw.codes,
-        parts.decoder(draw.codes, batch.state("decoder") or None),
+        codes,
+        parts.decoder(codes, batch.state("decoder") or None),
         draw.log_prior(),
         draw.log_q(),
         draw.level,
@@ -178,8 +179,8 @@ def _replicate_block(
         posterior["latents"] = ((CHAIN, DRAW, TIME, FACTOR), _months_last(codes, chosen))
     for site in paths[0].auxiliary:
         values = torch.cat([path.auxiliary[site] for path in paths])
-        dim = FACTOR if values.shape[-1] == factors.shape[-1] else f"{site}_dim"
-        posterior[site] = ((CHAIN, DRAW, TIME, dim), _months_last(values, chosen))
+        dims, labelled = label_months(site, _months_last(values, chosen))
+        posterior[site] = ((CHAIN, DRAW, *dims), labelled)
     likelihoods = torch.stack([density.sum(-1) for *_, density in rows], -1)
     lp = (log_prior[..., list(chosen)] + likelihoods).unsqueeze(0).cpu().numpy()
     observed = batch.returns[torch.as_tensor(when), torch.as_tensor(who)].cpu().numpy()

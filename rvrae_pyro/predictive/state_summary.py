@@ -10,13 +10,12 @@ import xarray as xr
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.names import FACTOR, LOG_VARIANCE, REGIME, REGIME_PROBABILITY, TIME
+from rvrae_pyro.names import TIME
 from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.months import factor_coord
+from rvrae_pyro.predictive.tree import label_months
 
 __all__ = ["summarise_state"]
-
-_DIMS = {REGIME_PROBABILITY: REGIME, LOG_VARIANCE: FACTOR}
 
 
 def summarise_state(
@@ -31,16 +30,16 @@ def summarise_state(
     if not each[0]:
         raise ConfigError(
             f"`factor_prior` {type(chain[0].model.factor_prior).__name__} has a state without a "
-            "reading; rv.priors.RegimeSwitching and StochasticVolatility have one, and so has a "
-            "user-defined prior with a method `reading(state)`. For the factors use "
-            "fit.factors(panel)."
+            "reading; rv.priors.RegimeSwitching, StochasticVolatility and CommonVolatility have "
+            "one, and so has a user-defined prior with a method `reading(state)`. For the factors "
+            "use fit.factors(panel)."
         )
-    values: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
+    values: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     coords: dict[str, np.ndarray] = {TIME: batch.times}
     for name in each[0]:
         draws = torch.cat([summary[name] for summary in each], 1)
-        dim = _DIMS.get(name, f"{name}_dim")
-        values[name] = ((TIME, dim), draws.mean(1).cpu().numpy())
-        values[f"{name}_sd"] = ((TIME, dim), draws.std(1, correction=0).cpu().numpy())
-        coords[dim] = factor_coord(draws.shape[-1])
+        dims, mean = label_months(name, draws.mean(1).cpu().numpy())
+        sd = label_months(name, draws.std(1, correction=0).cpu().numpy())[1]
+        values |= {name: (dims, mean), f"{name}_sd": (dims, sd)}
+        coords |= {dim: factor_coord(draws.shape[-1]) for dim in dims if dim != TIME}
     return xr.Dataset(values, coords=coords, attrs=dict(attrs))

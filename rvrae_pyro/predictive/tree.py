@@ -19,14 +19,18 @@ from rvrae_pyro.names import (
     FACTOR,
     FACTORS,
     FEATURE,
+    LOG_VARIANCE,
+    LOG_VOLATILITY,
     OBS,
+    REGIME,
+    REGIME_PROBABILITY,
     RETURNS,
     TIME,
     WEIGHT,
 )
 from rvrae_pyro.predictive.tree_files import encode_attrs
 
-__all__ = ["DIMS", "LATENTS", "PLATES", "build_tree", "to_numpy"]
+__all__ = ["DIMS", "LATENTS", "PLATES", "build_tree", "label_months", "to_numpy"]
 
 Array = NDArray[Any]
 
@@ -38,6 +42,9 @@ DIMS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     FACTORS: ((TIME, FACTOR),),
     DECODED_FACTORS: ((TIME, FACTOR),),
     LATENTS: ((TIME, FACTOR),),
+    LOG_VARIANCE: ((TIME, FACTOR),),
+    LOG_VOLATILITY: ((TIME,),),
+    REGIME_PROBABILITY: ((TIME, REGIME),),
     "beta": ((TIME, ASSET, FACTOR),),
     "alpha": ((TIME, ASSET),),
     "idio_scale": ((TIME, ASSET),),
@@ -113,6 +120,19 @@ def build_tree(
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs = encode_attrs(attrs or {})
     return tree
+
+
+def label_months(name: str, values: Array) -> tuple[tuple[str, ...], Array]:
+    """Dims from ``time`` on, and values, of a quantity of the factor prior.
+
+    Parameters
+    ----------
+    name : str
+        One that the package does not know has the dim ``<name>_dim``.
+    values : array of shape (..., n_times, size)
+    """
+    dims = DIMS.get(name, ((TIME, f"{name}_dim"),))[0]
+    return dims, values if len(dims) == 2 else values.squeeze(-1)
 
 
 def to_numpy(values: Any) -> Array:

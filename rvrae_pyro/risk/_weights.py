@@ -163,7 +163,7 @@ def _check_labels(given: xr.DataArray, listed: xr.DataArray, name: str) -> None:
     if unknown.size:
         raise ShapeError(
             f"`{name}` must name assets of the forecast; {first(unknown)} are not in it. Assets "
-            f"are strings, such as {listed[ASSET].values[0]!r}."
+            f"are strings, such as {str(listed[ASSET].values[0])!r}."
         )
 
 

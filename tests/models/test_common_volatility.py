@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO
 from pyro.optim import ClippedAdam
 
 import rvrae_pyro as rv
@@ -333,9 +333,37 @@ def test_sites_train_in_svi_and_survive_saving(panel: xr.Dataset, tmp_path: obje
     one, other = (f.forecast(panel, 20)["predictions"]["returns"] for f in (fit, again))
     np.testing.assert_array_equal(one, other)
     state = fit.prior_state(panel, 50)
-    assert "log_volatility" in state
+    assert state["log_volatility"].dims == state["log_volatility_sd"].dims == ("time",)
     tree = fit.posterior_predictive(panel, 20)
-    assert "log_volatility" in tree["posterior"].data_vars
+    assert set(tree["posterior"].data_vars) == {"factors", "log_volatility"}
+
+
+@pytest.mark.parametrize("n_factors", [1, 2])
+@pytest.mark.parametrize("prior", ["CommonVolatility", "StochasticVolatility"])
+def test_draws_of_the_latent_are_labelled_by_month(
+    prior: str, n_factors: int, panel: xr.Dataset
+) -> None:
+    """Alike in every tree, whatever drew them."""
+    k = n_factors
+    site, dims = {
+        "CommonVolatility": ("log_volatility", ("chain", "draw", "time")),
+        "StochasticVolatility": ("log_variance", ("chain", "draw", "time", "factor")),
+    }[prior]
+    chosen = (
+        rv.priors.CommonVolatility(rv.priors.AR1(k))
+        if prior == "CommonVolatility"
+        else rv.priors.StochasticVolatility(k)
+    )
+    model = rv.RVRAE(P, k, factor_prior=chosen)
+    batch = rv.data.to_batch(panel).without_returns()
+    ours = rv.prior_predictive(model, panel, num_samples=4, seed=0)
+    alone = rv.to_datatree(Predictive(model.model, num_samples=4)(batch), panel, kind="prior")
+    guided = rv.to_datatree(Predictive(model.model, guide=model.guide, num_samples=4)(batch), panel)
+    for draws in (ours["prior"], alone["prior"], guided["posterior"]):
+        assert draws[site].dims == dims
+        assert draws[site].sizes["time"] == panel.sizes["time"]
+    paths = ours["prior"][site]
+    assert float(paths.std("draw").min()) > 0.0
 
 
 def test_the_prior_pulls_towards_persistence() -> None:
