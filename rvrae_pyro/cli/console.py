@@ -35,7 +35,8 @@ __all__ = [
 # `name=...` or `name='value'`, of the arguments of `rv.data.from_frame` that are options here
 _PLACES: Final = {"date_format": "FORMAT"}
 _ARGUMENT: Final = re.compile(
-    r"\b(?P<name>time|asset|returns|weight|risk_free|frequency|date_format)=(?:\.\.\.|'(?P<value>[^']*)')"
+    r"\b(?P<name>time|asset|returns|weight|risk_free|frequency|date_format|lag)="
+    r"(?:\.\.\.|'(?P<value>[^']*)'|(?P<number>[01])\b)"
 )
 
 
@@ -83,7 +84,12 @@ def as_options(text: str) -> str:
     >>> as_options("Pass time=... or risk_free='rf'.")
     'Pass --time COLUMN or --risk-free rf.'
     """
-    for words in (" (dayfirst=True or dayfirst=False)", " where a reader takes it"):
+    for words in (
+        " (dayfirst=True or dayfirst=False)",
+        " where a reader takes it",
+        ", or pass characteristics=[...]",
+        ", or choose the characteristics with characteristics=[...]",
+    ):
         text = text.replace(words, "")
     text = _ARGUMENT.sub(_option, text)
     return text.replace("excess=True, --risk-free", "--excess --risk-free").replace(
@@ -92,7 +98,7 @@ def as_options(text: str) -> str:
 
 
 def _option(found: re.Match[str]) -> str:
-    value = found["value"] or _PLACES.get(found["name"], "COLUMN")
+    value = found["value"] or found["number"] or _PLACES.get(found["name"], "COLUMN")
     return f"--{found['name'].replace('_', '-')} {value}"
 
 

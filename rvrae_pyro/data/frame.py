@@ -83,7 +83,8 @@ def from_frame(
         appended: the live one. The first row then has returns and nothing known, so
         that nothing is listed in it.
     weight : str, optional
-        Column of market values, timed like the characteristics. Default: a column ``weight``.
+        Column of market values, timed like the characteristics; a characteristic as well if
+        ``characteristics`` names it. Default: a column ``weight``.
     frequency : {"monthly", "weekly", "daily"}, optional
         Default: that of the panel, for a table of ``to_frame``; else "monthly".
     dayfirst : bool, optional

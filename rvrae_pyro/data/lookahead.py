@@ -110,10 +110,12 @@ def find_lookahead(panel: xr.Dataset) -> list[str]:
             finding = sample.finding(k)
             if finding is not None:
                 found.setdefault(finding, []).append(name)
+    remedy = "drop them, or pass lag=1 if the row of t holds what is known at the end of t."
+    if panel.attrs.get("lag") == 1:
+        remedy = "drop them, as lag=1 has moved them on by one row already."
     return [
         f"characteristics {finding}: {', '.join(map(repr, some))}. A characteristic must be known "
-        "before the return of its row: drop them, or pass lag=1 if the row of t holds what is "
-        "known at the end of t."
+        f"before the return of its row: {remedy}"
         if finding != _OLD
         else f"characteristics {finding}: {', '.join(map(repr, some))}. Pass lag=0 if the table "
         "holds them beside the return that they predict."

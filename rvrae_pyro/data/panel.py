@@ -52,14 +52,17 @@ def first_three(labels: Iterable[object], count: int | None = None) -> str:
     return f"{shown}{', ...' if count > 3 else ''} ({count} in all)"
 
 
-def raise_problems(subject: str, problems: Sequence[str]) -> None:
-    """Raise one ``PanelError`` that lists every problem; return if there is none."""
+def raise_problems(subject: str, problems: Sequence[str], several: str = "has {} problems") -> None:
+    """Raise one ``PanelError`` that lists every problem; return if there is none.
+
+    ``several`` follows the subject where there is more than one, with their number.
+    """
     if not problems:
         return
     if len(problems) == 1:
         raise PanelError(f"{subject}: {problems[0]}")
     listing = "\n".join(f"  {i}. {text}" for i, text in enumerate(problems, 1))
-    raise PanelError(f"{subject} has {len(problems)} problems:\n{listing}")
+    raise PanelError(f"{subject} {several.format(len(problems))}:\n{listing}")
 
 
 def listed(panel: xr.Dataset) -> xr.DataArray:

@@ -111,7 +111,9 @@ def match_panel(
     features = stated.get("features")
     if features is not None:
         problems += _context_problems(panel, stated)
-    raise_problems(f"`{argument}` does not match the panel of the fit", problems)
+    raise_problems(
+        f"`{argument}` does not match the panel of the fit", problems, several="in {} ways"
+    )
     _warn(panel, stated, argument)
     return in_order(in_order(panel, CHARACTERISTIC, names), FEATURE, features)
 

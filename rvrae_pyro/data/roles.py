@@ -239,9 +239,14 @@ def _check_columns(
         problems.append(
             f"no columns for `characteristics`: {first_three(absent)}; columns: {have}."
         )
-    twice = [c for i, c in enumerate(wanted) if c in roles.values() or c in wanted[:i]]
+    # market values may be both a characteristic and the weight
+    taken = {name for role, name in roles.items() if role != "weight"}
+    twice = [c for i, c in enumerate(wanted) if c in taken or c in wanted[:i]]
     if twice:
-        problems.append(f"columns asked for twice: {first_three(twice)} in `characteristics`.")
+        problems.append(
+            f"columns asked for twice: {first_three(twice)} in `characteristics`. Name each once, "
+            "and none that is the date, the asset, the return or the rate."
+        )
     parts = list(roles.values())
     shared = sorted({name for name in parts if parts.count(name) > 1})
     if shared:

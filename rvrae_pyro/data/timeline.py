@@ -317,6 +317,8 @@ def _plain(wanted: Any) -> Any:
     if isinstance(wanted, set | frozenset | range) or type(wanted).__name__ == "dict_keys":
         wanted = list(wanted)
     if isinstance(wanted, list | tuple):
+        if not wanted:
+            raise TypeError("no date at all")
         return [each.to_numpy()[()] if isinstance(each, xr.DataArray) else each for each in wanted]
     return wanted
 

@@ -108,6 +108,7 @@ class _Subject:
     def of(cls, fit: TrainingRecord, panel: xr.Dataset | Filtered, num_particles: int) -> _Subject:
         if isinstance(panel, Filtered):
             filtered = panel
+            filtered.require_models([fit.model])
         else:
             panel = match_panel(panel, fit.attrs)
             filtered = filter_models(

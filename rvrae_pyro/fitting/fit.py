@@ -88,6 +88,11 @@ class Fit(TrainingRecord, Results):
         -------
         Check
             Prints as a page of text; ``trusted`` is False where something is bad.
+
+        Raises
+        ------
+        ConfigError
+            If another fit filtered the panel.
         """
         return judge_fit(self, panel, num_particles)
 

@@ -103,6 +103,7 @@ class Ensemble(Results):
         filtered = panel
         if not isinstance(filtered, Filtered):
             filtered = self.filter(filtered, num_particles, self.members[0].seed)
+        filtered.require_models([member.model for member in self.members])
         each = filtered.by_member()
         pages = [m.check(one) for m, one in zip(self.members, each, strict=True)]
         fitted = stack_arrays([one.reconstruct() for one in each])

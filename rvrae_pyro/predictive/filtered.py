@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import RvraeWarning, check_count
+from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.attribution import INTERCEPT, attribute, differentiate
@@ -165,6 +165,18 @@ class Filtered:
         if stacklevel is not None and self.num_samples >= _MANY:
             warnings.warn(text, RvraeWarning, stacklevel=stacklevel + 1)
         return {"warning": text}
+
+    def require_models(self, models: Sequence[RVRAE]) -> None:
+        """Raise ``ConfigError`` if other models than these, one per chain, filtered the panel."""
+        same = len(models) == len(self.chains) and all(
+            _same_weights(model, chain[0].model)
+            for model, chain in zip(models, self.chains, strict=True)
+        )
+        if not same:
+            raise ConfigError(
+                f"`panel` was filtered by another fit ({len(self.chains)} chain(s)) than this one "
+                f"({len(models)}). Pass the result of this fit's own `filter`."
+            )
 
     def by_member(self) -> list[Filtered]:
         """Return one filtered panel per ensemble member, in the member's own factors."""
@@ -484,6 +496,17 @@ def _mixture_evidence(chain: Chain) -> Tensor:
     """Log evidence (n_times,) of the equal mixture over draws of the weights."""
     each = torch.stack([draw.states.log_evidence for draw in chain])
     return torch.logsumexp(each, 0) - math.log(len(chain))
+
+
+def _same_weights(model: RVRAE, fixed: RVRAE) -> bool:
+    """Whether all weights without a posterior are those that a copy was made with."""
+    mine, theirs = (
+        {k: v for k, v in m.parts.state_dict().items() if k not in m.weight_sites}
+        for m in (model, fixed)
+    )
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(value.to(theirs[name]), theirs[name]) for name, value in mine.items()
+    )
 
 
 def _mean(each: Sequence[xr.DataArray]) -> xr.DataArray:

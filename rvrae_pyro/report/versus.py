@@ -74,13 +74,17 @@ class Measure:
     @property
     def verdict(self) -> str:
         """Who did better, where two standard errors tell; in words."""
-        if not abs(self.difference) > 2 * self.difference_error:
+        gain, error = self.difference, self.difference_error
+        if self.better == "low":
+            gain = -gain
+        elif self.better == "near":
+            own, other = self.own - 0.9, self.other - 0.9
+            gain = abs(other) - abs(own)
+            if own * other < 0:  # the distances are then no difference of the two shares
+                error = self.own_error + self.other_error  # the most that theirs can be
+        if not abs(gain) > 2 * error:
             return "no difference that these months can show"
-        if self.better == "near":
-            closer = abs(self.own - 0.9) < abs(self.other - 0.9)
-        else:
-            closer = (self.difference > 0) == (self.better == "high")
-        return "this model better" if closer else f"{self.rival} better"
+        return "this model better" if gain > 0 else f"{self.rival} better"
 
 
 def compare_with_ipca(

@@ -135,6 +135,8 @@ def test_help_shows_the_defaults_of_the_columns(rvrae: Command, command: str) ->
             "Pass --date-format %m/%d/%Y or '%d/%m/%Y' where",
         ),
         ("Pass date_format=... where", "Pass --date-format FORMAT where"),
+        ("or pass lag=1 if", "or pass --lag 1 if"),
+        ("Drop them, or pass characteristics=[...].", "Drop them."),
         ("rv.weights.Normal(weights=...)", "rv.weights.Normal(weights=...)"),
     ],
 )

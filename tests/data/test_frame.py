@@ -177,6 +177,21 @@ def test_a_rate_that_nobody_named_is_pointed_out(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_market_values_are_characteristic_and_weight_alike_where_both_are_asked_for(lag):
+    table = long_table().assign(cap=lambda d: np.exp(d["size"]))
+    wanted = {"weight": "cap", "excess": True, "lag": lag}
+    panel = from_frame(table, characteristics=["size", "cap"], **wanted)
+    assert list(panel["characteristic"].values) == ["size", "cap"]
+    np.testing.assert_array_equal(
+        panel["weight"], panel["characteristics"].sel(characteristic="cap")
+    )
+    left = from_frame(table, **wanted)  # unasked it is the weight alone
+    assert "cap" not in left["characteristic"].values
+    with pytest.raises(PanelError, match=r"asked for twice: cap .*Name each once"):
+        from_frame(table, characteristics=["cap", "cap"], **wanted)
+
+
 def test_lag_moves_characteristics_one_calendar_month_within_the_asset():
     table = long_table().assign(cap=lambda d: np.exp(d["size"]))
     gap = table[~((table["asset"] == "s1") & (table["date"].dt.month == 3))]

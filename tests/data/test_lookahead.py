@@ -113,6 +113,15 @@ def test_an_unlagged_table_is_named_and_lag_1_mends_it():
     assert _told(late, lag=1) == []
 
 
+def test_what_is_named_though_its_rows_have_moved_is_to_be_dropped():
+    table = market()
+    late = table.assign(mom_1m=table["ret"], me=table["me"] * (1 + table["ret"]))
+    (told,) = _told(late.assign(extra=_ahead(late, 1)), lag=1)
+    assert "'extra'" in told
+    assert "drop them, as lag=1" in told
+    assert "or pass lag=1" not in told
+
+
 def test_a_table_that_is_lagged_twice_is_named():
     told = _told(market(), lag=1)
     assert len(told) == 1

@@ -60,6 +60,24 @@ def test_a_filtered_panel_answers_as_the_fit_does(fit: rv.Fit, panel: xr.Dataset
     np.testing.assert_allclose(filtered.loadings(), fit.loadings(panel))
 
 
+def test_a_check_wants_the_filter_of_its_own_fit(fit: rv.Fit, panel: xr.Dataset) -> None:
+    train = panel.isel(time=slice(0, 12))
+    other = rv.fit(rv.RVRAE(P, K + 1), train, config=CONFIG, progress=False)
+    twin = rv.fit(rv.RVRAE(P, K), train, config=CONFIG, seed=1, progress=False)
+    both = rv.Ensemble.of([fit, twin], train)
+    mine = fit.filter(panel, 30)
+    fit.check(mine)
+    both.check(both.filter(panel, 30))
+    for judged, foreign in (
+        (fit, other.filter(panel, 30)),
+        (fit, twin.filter(panel, 30)),
+        (fit, both.filter(panel, 30)),
+        (both, mine),
+    ):
+        with pytest.raises(rv.ConfigError, match="was filtered by another fit"):
+            judged.check(foreign)
+
+
 def test_a_filtered_panel_is_frozen_and_holds_no_characteristics(
     fit: rv.Fit, panel: xr.Dataset
 ) -> None:

@@ -94,7 +94,7 @@ def test_every_entrance_raises_on_another_transform_frequency_or_lag(
 
 def test_every_difference_is_listed(fit: rv.Fit, raw: xr.Dataset) -> None:
     wrong = _weekly(raw).assign_attrs(lag=1).isel(characteristic=[0, 1])
-    with pytest.raises(rv.PanelError, match="does not match the panel of the fit has 4 problems"):
+    with pytest.raises(rv.PanelError, match="does not match the panel of the fit in 4 ways"):
         fit.forecast(wrong)
 
 

@@ -120,12 +120,16 @@ def test_measures_are_those_of_the_evaluation(facts: Facts, fit: rv.Fit, panel: 
         (0.5, 0.4, 0.2, "high", "no difference that these months can show"),
         (0.5, 0.4, 0.01, "high", "this model better"),
         (0.5, 0.4, 0.01, "low", "IPCA better"),
+        (0.97, 0.92, 0.01, "near", "IPCA better"),
+        (0.87, 0.82, 0.01, "near", "this model better"),
+        # on both sides of 0.9 it is the distances that count: 0.018 against 0.008
+        (0.918, 0.892, 0.01, "near", "no difference that these months can show"),
         (0.97, 0.88, 0.01, "near", "IPCA better"),
         (0.5, 0.4, float("nan"), "high", "no difference that these months can show"),
     ],
 )
 def test_verdicts(own: float, other: float, error: float, better: str, verdict: str) -> None:
-    measure = Measure("x", "y", own, 0.1, other, 0.1, own - other, error, better)  # type: ignore[arg-type]
+    measure = Measure("x", "y", own, error, other, error, own - other, error, better)  # type: ignore[arg-type]
     assert measure.verdict == verdict
 
 
