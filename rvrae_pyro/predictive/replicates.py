@@ -174,7 +174,9 @@ def _replicate_block(
     log_prior, log_q = (torch.cat([getattr(p, n) for p in paths]) for n in ("log_prior", "log_q"))
     months = {TIME: batch.times[list(chosen)]}
     factor = {FACTOR: factor_coord(factors.shape[-1])}
-    posterior = {FACTORS: ((CHAIN, DRAW, TIME, FACTOR), _months_last(factors, chosen))}
+    posterior: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        FACTORS: ((CHAIN, DRAW, TIME, FACTOR), _months_last(factors, chosen))
+    }
     if not all(path.factors is path.codes for path in paths):
         posterior["latents"] = ((CHAIN, DRAW, TIME, FACTOR), _months_last(codes, chosen))
     for site in paths[0].auxiliary:
