@@ -75,7 +75,7 @@ class Scores:
     ----------
     estimates : dict from metric to (estimate, standard error over months)
     monthly : dict from name to one number a month
-        ``log_score`` (nats a return), ``crps``, ``rank_ic``, ``gross``, ``net``.
+        ``log_score`` (nats per return), ``crps``, ``rank_ic``, ``gross``, ``net``.
     times : list of str
     """
 
@@ -190,7 +190,7 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "sharpe_gross": Metric("Sharpe, gross", MEAN, _sharpe(MEAN, "gross")),
     "sharpe_net": Metric("Sharpe, net", MEAN, _sharpe(MEAN, "net")),
-    "turnover": Metric("Turnover a month", MEAN, _turnover),
+    "turnover": Metric("Turnover per month", MEAN, _turnover),
     "sharpe_gross_running": Metric(
         "Sharpe, gross, running mean", _RUNNING, _sharpe(_RUNNING, "gross")
     ),
@@ -199,7 +199,7 @@ METRICS: Final[dict[str, Metric]] = {
     "rank_icir": Metric("Rank ICIR", MEAN, _icir(MEAN)),
     "rank_ic_running": Metric("Rank IC, running mean", _RUNNING, _ic(_RUNNING)),
     "rank_icir_running": Metric("Rank ICIR, running mean", _RUNNING, _icir(_RUNNING)),
-    "log_score": Metric("Log score, joint, nats a return", LOG_EVIDENCE, _log_score),
+    "log_score": Metric("Log score, joint, nats per return", LOG_EVIDENCE, _log_score),
     "crps": Metric(
         "CRPS, %", _PREDICTIONS, lambda v: crps(v.returns, v.draws, standard_error=True), 100
     ),
