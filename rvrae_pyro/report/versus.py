@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import xarray as xr
 
-import rvrae_pyro as rv
+from rvrae_pyro.baselines import EWMA, IPCA
+from rvrae_pyro.baselines.base import Baseline, FilteredBaseline
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.diagnostics.check_panel import check_skill
 from rvrae_pyro.errors import RvraeError
@@ -109,27 +110,17 @@ def compare_with_ipca(
     str
         Why, if so.
     """
-    if len(past) < 2:
-        return [], [], "the panel does not hold all months that the model was trained on."
-    draws = tree["predictions"].to_dataset()[RETURNS]
-    months, size = draws[TIME].values, draws.sizes[DRAW]
-    panel, seed = filtered.panel, filtered.seed
-    n_factors = min(filtered.n_factors, panel.sizes[CHARACTERISTIC] + 1)
-    try:
-        rival = rv.baselines.IPCA(n_factors, constant=True)
-        rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
-    except RvraeError as error:
-        return [], [], f"IPCA could not be fitted: {error}"
-    theirs = rival.forecast(panel, num_samples=size, seed=seed, times=months)
-    other = theirs["predictions"].to_dataset()[RETURNS]
-    both = _has(draws) & _has(other)
-    returns = panel[RETURNS].sel({TIME: months}).where(both)
-    fitted = filtered.reconstruct().sel({TIME: months})
+    n_factors = min(filtered.n_factors, filtered.panel.sizes[CHARACTERISTIC] + 1)
+    pair = _fit_rival(IPCA(n_factors, constant=True), filtered, past, tree)
+    if isinstance(pair, str):
+        return [], [], pair
+    returns, draws, other = pair.returns, pair.draws, pair.other
+    fits = [each.reconstruct().sel({TIME: returns[TIME]}) for each in (filtered, pair.rival)]
     measures = [
         *_densities(returns, draws, other),
         _ranks(returns, draws, other),
         _explained(_PREDICTIVE, returns, _mean(draws), _mean(other)),
-        _explained(_TOTAL, returns, fitted, rival.reconstruct(panel).sel({TIME: months})),
+        _explained(_TOTAL, returns, *fits),
     ]
     skill = check_skill(returns, _mean(other), name="IPCA")
     return measures, [check_rival(measures), skill], ""
@@ -142,22 +133,11 @@ def compare_with_ewma(
 
     Parameters and returned values are those of :func:`compare_with_ipca`.
     """
-    if len(past) < 2:
-        return [], [], "the panel does not hold all months that the model was trained on."
-    draws = tree["predictions"].to_dataset()[RETURNS]
-    months, size = draws[TIME].values, draws.sizes[DRAW]
-    panel, seed = filtered.panel, filtered.seed
-    try:
-        rival = rv.baselines.EWMA().fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
-    except RvraeError as error:
-        return [], [], f"EWMA could not be fitted: {error}"
-    theirs = rival.forecast(panel, num_samples=size, seed=seed, times=months)
-    other = theirs["predictions"].to_dataset()[RETURNS]
-    both = _has(draws) & _has(other)
-    returns = panel[RETURNS].sel({TIME: months}).where(both)
-    evidence = [
-        each.sel({TIME: months}) for each in (filtered.log_evidence(), rival.log_evidence(panel))
-    ]
+    pair = _fit_rival(EWMA(), filtered, past, tree)
+    if isinstance(pair, str):
+        return [], [], pair
+    returns, draws, other = pair.returns, pair.draws, pair.other
+    evidence = [each.log_evidence().sel({TIME: returns[TIME]}) for each in (filtered, pair.rival)]
     measures = [
         _joint(returns, *evidence),
         *_densities(returns, draws, other),
@@ -165,6 +145,45 @@ def compare_with_ewma(
     ]
     measures = [dataclasses.replace(each, rival="EWMA") for each in measures]
     return measures, [check_risk(measures)], ""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A rival fitted to the same past, and what both forecast.
+
+    Attributes
+    ----------
+    rival : FilteredBaseline
+        Of the panel that the model filtered.
+    returns : DataArray (time, asset)
+        Realised, of the observations that both forecast.
+    draws, other : DataArray (chain, draw, time, asset)
+        Of the model and of the rival.
+    """
+
+    rival: FilteredBaseline
+    returns: xr.DataArray
+    draws: xr.DataArray
+    other: xr.DataArray
+
+
+def _fit_rival(
+    rival: Baseline, filtered: Filtered, past: np.ndarray, tree: xr.DataTree
+) -> _Pair | str:
+    """Fit a rival to the past and forecast the tree's months; the reason where that fails."""
+    if len(past) < 2:
+        return "the panel does not hold all months that the model was trained on."
+    panel, seed = filtered.panel, filtered.seed
+    try:
+        rival.fit(panel.sel({TIME: slice(past[0], past[-1])}), seed=seed)
+    except RvraeError as error:
+        return f"{type(rival).__name__} could not be fitted: {error}"
+    draws = tree["predictions"].to_dataset()[RETURNS]
+    months = draws[TIME].values
+    theirs = rival.filter(panel, draws.sizes[DRAW], seed)
+    other = theirs.forecast(months)["predictions"].to_dataset()[RETURNS]
+    returns = panel[RETURNS].sel({TIME: months}).where(_has(draws) & _has(other))
+    return _Pair(theirs, returns, draws, other)
 
 
 def check_rival(measures: Sequence[Measure]) -> Finding:
