@@ -1,8 +1,9 @@
 """The competitors of the comparison, on the same panel with the same protocol.
 
 Each has ``fit(train, valid=None, seed=0)``, ``predict(panel)``, ``save(path)`` and
-``load(path)``; those with a predictive distribution also ``forecast``, ``log_evidence`` and
-``moments``; those with factors also ``reconstruct``, ``factors`` and ``loadings``.
+``load(path)``; those with a predictive distribution (``has_distribution``) also ``forecast``,
+``log_evidence`` and ``moments``; those with factors (``has_factors``) also ``reconstruct``,
+``factor_parts``, ``factors`` and ``loadings``. ``filter(panel)`` binds a panel, as for a fit.
 """
 
 from rvrae_pyro.baselines.alstm import ALSTM
