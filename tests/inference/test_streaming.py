@@ -163,7 +163,7 @@ def test_training_in_shards_is_training(batch: Batch) -> None:
         assert cut == pytest.approx(whole, rel=1e-7, nan_ok=True), name
 
 
-@pytest.mark.parametrize("kind", ["default", "both"])
+@pytest.mark.parametrize("kind", ["default", "both", "common volatility"])
 def test_sampled_assets_are_unbiased_over_every_sample(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
