@@ -145,6 +145,6 @@ def train(
     optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "clip_norm": 10.0})
     svi, losses = SVI(rvrae.model, rvrae.guide, optimizer, Trace_ELBO()), []
     for step in range(steps):
-        weight = torch.full((batch.n_times,), min(1.0, 0.1 + 0.9 * step / warmup))
+        weight = torch.full((batch.n_times,), 1.0 if step >= warmup else 0.1 + 0.9 * step / warmup)
         losses.append(float(svi.step(batch, weight)))
     return losses

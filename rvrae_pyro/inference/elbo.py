@@ -101,6 +101,17 @@ class AnnealedELBO(ELBO):
                 f"`estimator` has options of its own; got {', '.join(options)} beside it. Pass "
                 f"them to {type(estimator).__name__}."
             )
+        weigh = getattr(schedule, "weight", None)
+        if schedule is not None and (isinstance(schedule, type) or not callable(weigh)):
+            raise ConfigError(
+                f"`schedule` must have a method `weight`; got {schedule!r:.80}. Pass an instance, "
+                "such as rv.schedules.Linear(steps=200)."
+            )
+        if not (estimator is None or isinstance(estimator, ELBO)):
+            raise ConfigError(
+                f"`estimator` must be a pyro.infer.ELBO; got {estimator!r:.80}. Pass an instance, "
+                "such as Trace_ELBO()."
+            )
         if isinstance(estimator, AnnealedELBO):
             raise ConfigError("`estimator` must not be annealed itself; pass its `estimator`.")
         if reduction not in ("sum", "mean"):

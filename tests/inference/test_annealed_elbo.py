@@ -173,6 +173,17 @@ def test_particles_are_vectorised(nesting: dict, batch: Batch) -> None:
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
+def test_the_literal_program_trains_without_annealing() -> None:
+    batch = rv.data.to_batch(random_panel(6, 8))
+    torch.manual_seed(0)
+    program = rv.literal.RVRAE(P, K, hidden=3)
+    pyro.set_rng_seed(3)
+    bound = Trace_ELBO().loss(program.model, program.guide, batch)
+    pyro.set_rng_seed(3)
+    first = rv.literal.train(program, batch, steps=1, warmup=0)
+    assert first == pytest.approx([bound], rel=1e-6)
+
+
 def test_the_literal_program_trains_by_the_same_objective() -> None:
     batch = rv.data.to_batch(random_panel(6, 8))
     losses = []
@@ -270,6 +281,13 @@ def test_what_cannot_be_is_refused(batch: Batch) -> None:
         rv.elbo.AnnealedELBO(reduction="max")
     with pytest.raises(rv.ConfigError, match=r"num_particles beside it\. Pass them to Trace_ELBO"):
         rv.elbo.AnnealedELBO(estimator=Trace_ELBO(), num_particles=2)
+    # text, and the class for an instance of it
+    for wrong in ("x", rv.schedules.Linear):
+        with pytest.raises(rv.ConfigError, match="`schedule` must have a method `weight`; got"):
+            rv.elbo.AnnealedELBO(wrong)  # type: ignore[arg-type]
+    for wrong in ("x", Trace_ELBO):
+        with pytest.raises(rv.ConfigError, match=r"`estimator` must be a pyro\.infer\.ELBO; got"):
+            rv.elbo.AnnealedELBO(estimator=wrong)  # type: ignore[arg-type]
     with pytest.raises(rv.ConfigError, match="must not be annealed itself"):
         rv.elbo.AnnealedELBO(estimator=rv.elbo.AnnealedELBO())
     with pytest.raises(rv.ConfigError, match="call it with the batch alone"):
