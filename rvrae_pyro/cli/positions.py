@@ -152,7 +152,7 @@ def _check_assets(weights: "pd.Series[float]", listed: xr.DataArray, where: str)
     if len(unknown):
         raise ConfigError(
             f"{where} holds assets that the panel does not have: {first_three(unknown)}. Its ids "
-            f"are such as {known[0]!r}; leave out the others."
+            f"are such as {str(known[0])!r}; leave out the others."
         )
     without = weights.index.difference(pd.Index(able))
     if len(without):

@@ -157,7 +157,8 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
             f"`{slot}` must have a `kind` among {', '.join(known)}"
             f"{_hint(str(kind), known)}; got {kind!r}."
         )
-    accepted = list(inspect.signature(known[kind]).parameters)
+    parameters = inspect.signature(known[kind]).parameters
+    accepted = list(parameters)
     for name in arguments:
         if name not in accepted:
             raise ConfigError(
@@ -167,9 +168,20 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
     for name, value in arguments.items():
         if isinstance(value, Mapping) and name in PARTS:
             arguments[name] = build_part(name, value, sizes)
+        elif isinstance(value, str) and value in PARTS.get(name, ()):
+            raise ConfigError(
+                f"`{slot}` {kind} takes {name!r} as a part of its own; got {value!r}. Give it a "
+                f"`kind`: {name} = {{kind = {value!r}}}."
+            )
     for name, size in sizes.items():
         if name in accepted:
             arguments.setdefault(name, size)
+    for name, parameter in parameters.items():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and parameter.default is parameter.empty and name not in arguments:
+            kinds = ", ".join(PARTS.get(name, ()))
+            nested = f", a part with a `kind` among {kinds}" if kinds else ""
+            raise ConfigError(f"`{slot}` {kind} needs the setting {name!r}{nested}.")
     try:
         return known[kind](**arguments)
     except TypeError as error:

@@ -331,6 +331,7 @@ SETTINGS = [
     ("[model]\nloadings = 'LSTM'", r"\[model.loadings\] with a `kind`"),
     ("[model.factor_prior]\nkind = 'AR2'", r"AR1.*did you mean 'AR1'\?"),
     ("[model.factor_prior]\nkind = 'AR1'\nphi = 0.5", "AR1 has no setting 'phi'"),
+    ("[model.factor_prior]\nkind = 'CommonVolatility'", "needs the setting 'base'"),
     ("[model.loadings]\nhiden = 8", r"`kind` among .*LSTM"),
     ("[model.loadings]\nkind = 'LSTM'\nhiden = 8", r"'hiden' \(did you mean 'hidden'\?\)"),
     ("[model.loadings]\nkind = 'LSTM'\nhidden = -8", "cannot be built"),

@@ -78,6 +78,18 @@ def test_sizes_and_omitted_slots_are_filled_in() -> None:
             "'latent', 'both' or 'observed'",
         ),
         ({"loadings": {"kind": "MLP", "weights": {"kind": "Cauchy"}}}, "`weights` must have a"),
+        (
+            {"factor_prior": {"kind": "CommonVolatility"}},
+            "CommonVolatility needs the setting 'base', a part with a `kind` among AR1, ",
+        ),
+        (
+            {"factor_prior": {"kind": "CommonVolatility", "base": "AR1"}},
+            r"base = \{kind = 'AR1'\}",
+        ),
+        (
+            {"factor_prior": {"kind": "Augmented", "base": {"kind": "AR1"}}},
+            r"Augmented needs the setting 'n_small'\.",
+        ),
     ],
 )
 def test_unknown_names_are_refused_with_a_hint(change: dict[str, object], match: str) -> None:
