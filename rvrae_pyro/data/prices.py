@@ -175,7 +175,7 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         values.index, values.columns = days, frame.columns.map(str)
         problems += _frame_problems(name, values)
         out[name] = values.sort_index()
-    raise_problems("prices", problems)
+    raise_problems("prices", problems, several="have {} problems")
     close = out["close"]
     for name, frame in out.items():
         if not (frame.index.equals(close.index) and set(frame.columns) == set(close.columns)):
@@ -183,7 +183,7 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
                 f"`{name}` and `close` must have the same days and assets; reindex it like `close`."
             )
     problems += _frequency_problems(pd.DatetimeIndex(close.index))
-    raise_problems("prices", problems)
+    raise_problems("prices", problems, several="have {} problems")
     return {name: frame[close.columns] for name, frame in out.items()}
 
 

@@ -144,7 +144,7 @@ def _read_tables(
             found = _read_table(name, table, ends, problems)
             if found is not None:
                 read[name] = found
-    raise_problems("tables", problems)
+    raise_problems("tables", problems, several="have {} problems")
     return read
 
 

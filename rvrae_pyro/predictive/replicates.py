@@ -85,7 +85,7 @@ class _Path:
     cross: CrossSection
     codes: Tensor  # (n_draws, n_times, n_factors), as factors
     factors: Tensor
-    log_prior: Tensor  # (n_draws, n_times), as log_q
+    log_prior: dict[str, Tensor]  # by site (n_draws, n_times), as log_q
     log_q: Tensor
     level: Tensor | None
     auxiliary: dict[str, Tensor]  # the prior's auxiliary latent by site
@@ -106,13 +106,16 @@ def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
             particles=(size,),
         )
     latent, codes = draw.auxiliary, draw.codes
+    log_prior = {FACTORS: draw.prior.log_prob(codes)}
+    if latent is not None:
+        log_prior[latent.site] = latent.prior.log_prob(latent.path)
     return _Path(
         parts,
         seed,
         shared.cross,
         codes,
         parts.decoder(codes, batch.state("decoder") or None),
-        draw.log_prior(),
+        log_prior,
         draw.log_q(),
         draw.level,
         {} if latent is None else {latent.site: latent.path},
@@ -171,7 +174,11 @@ def _replicate_block(
         return torch.cat(list(tensors), -1).unsqueeze(0).float().cpu().numpy()
 
     factors, codes = (torch.cat([getattr(p, n) for p in paths]) for n in ("factors", "codes"))
-    log_prior, log_q = (torch.cat([getattr(p, n) for p in paths]) for n in ("log_prior", "log_q"))
+    log_q = torch.cat([path.log_q for path in paths])
+    log_prior = {
+        site: torch.cat([path.log_prior[site] for path in paths])[..., list(chosen)]
+        for site in paths[0].log_prior
+    }
     months = {TIME: batch.times[list(chosen)]}
     factor = {FACTOR: factor_coord(factors.shape[-1])}
     posterior: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
@@ -184,7 +191,7 @@ def _replicate_block(
         dims, labelled = label_months(site, _months_last(values, chosen))
         posterior[site] = ((CHAIN, DRAW, *dims), labelled)
     likelihoods = torch.stack([density.sum(-1) for *_, density in rows], -1)
-    lp = (log_prior[..., list(chosen)] + likelihoods).unsqueeze(0).cpu().numpy()
+    lp = (sum(log_prior.values()) + likelihoods).unsqueeze(0).cpu().numpy()
     observed = batch.returns[torch.as_tensor(when), torch.as_tensor(who)].cpu().numpy()
     return {
         "constant_data": _known(paths, batch, chosen),
@@ -195,13 +202,11 @@ def _replicate_block(
         "log_likelihood": xr.Dataset(
             {RETURNS: (over_cells, stacked([d for *_, d in rows]))}, coords={**sample, **cells}
         ),
-        # of the latent site, by month: what ArviZ's prior sensitivity scales
+        # of each latent site, by month: what ArviZ's prior sensitivity scales
         "log_prior": xr.Dataset(
             {
-                FACTORS: (
-                    (CHAIN, DRAW, TIME),
-                    log_prior[..., list(chosen)].unsqueeze(0).cpu().numpy(),
-                )
+                site: ((CHAIN, DRAW, TIME), density.unsqueeze(0).cpu().numpy())
+                for site, density in log_prior.items()
             },
             coords={**sample, **months},
         ),

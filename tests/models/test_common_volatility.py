@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO
 from pyro.optim import ClippedAdam
+from scipy import stats
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
@@ -336,6 +337,20 @@ def test_sites_train_in_svi_and_survive_saving(panel: xr.Dataset, tmp_path: obje
     assert state["log_volatility"].dims == state["log_volatility_sd"].dims == ("time",)
     tree = fit.posterior_predictive(panel, 20)
     assert set(tree["posterior"].data_vars) == {"factors", "log_volatility"}
+    # the density of each site is its own: that of an AR(1) for the log-volatility
+    prior = fit.model.factor_prior
+    x = tree["posterior"]["log_volatility"].values
+    before = np.concatenate([np.zeros_like(x[..., :1]), x[..., :-1]], -1)
+    expected = stats.norm.logpdf(
+        x, prior.coefficient.item() * before, prior.innovation_scale.item()
+    )
+    np.testing.assert_allclose(tree["log_prior"]["log_volatility"], expected, rtol=1e-4, atol=1e-5)
+    months = tree["log_likelihood"].to_dataset().groupby("time").sum("obs")["returns"]
+    months = months.reindex(time=tree["posterior"]["time"], fill_value=0.0)
+    whole = tree["log_prior"]["factors"] + tree["log_prior"]["log_volatility"] + months
+    np.testing.assert_allclose(
+        tree["sample_stats"]["lp"], whole.transpose("chain", "draw", "time"), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n_factors", [1, 2])
