@@ -66,8 +66,8 @@ def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> 
         "bad" if share > 0.1 else "look",
         f"{answer} {int(low.sum())} of {ess.sizes[TIME]} months have fewer than {_FEW:.0f}: their "
         "evidence, filtered factors and the forecasts that follow are rough.",
-        "more particles (`num_particles`, `num_samples`), or a factor prior without a level of "
-        "all scales that follows from past factors (idio_level=False).",
+        "more particles (`num_particles`, `num_samples`), or a level that is latent in its month: "
+        "rv.priors.CommonVolatility(rv.priors.Recurrent(K, idio_level=False)).",
     )
 
 
