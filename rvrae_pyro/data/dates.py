@@ -189,9 +189,10 @@ def _from_periods(values: pd.PeriodIndex) -> tuple[pd.DatetimeIndex, pd.Datetime
 def _from_units(values: NDArray[Any]) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     """Days of datetime64: a year, month or week where that is the unit."""
     first, last = values, values
-    if np.datetime_data(values.dtype)[0] in ("Y", "M", "W"):
-        first = values.astype("datetime64[D]")
-        last = (values + 1).astype("datetime64[D]") - _DAY
+    unit, count = np.datetime_data(values.dtype)
+    if unit in ("Y", "M", "W"):
+        following = values + np.timedelta64(count, unit)  # type: ignore[call-overload]
+        first, last = values.astype("datetime64[D]"), following.astype("datetime64[D]") - _DAY
     return _nanoseconds(first), _nanoseconds(last)
 
 

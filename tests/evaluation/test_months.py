@@ -253,7 +253,7 @@ def test_repeated_and_missing_months_are_errors(name):
     with pytest.raises(ShapeError, match=r"every month once.*2010-04-30"):
         SCORES[name](twice)
     gone = CALENDAR.to_numpy().copy()
-    gone[4] = np.datetime64("NaT")
+    gone[4] = np.datetime64("NaT", "ns")
     undated = {key: each.assign_coords(time=gone) for key, each in given.items()}
     with pytest.raises(ShapeError, match=r"date for every row.*1 missing"):
         SCORES[name](undated)
