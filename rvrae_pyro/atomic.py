@@ -80,7 +80,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        If the disk refuses; the old file is left as it was.
+        On an I/O error; the old file is left as it was.
     """
     temporary = draft(path)
     try:
@@ -105,7 +105,7 @@ def put(new: Path, path: Path) -> None:
     Raises
     ------
     OSError
-        If the disk refuses, or a folder stands where a file should; that is left as it was.
+        On an I/O error, or where a folder has the name of the file; that is left as it was.
     """
     if not (path.is_dir() and new.is_dir()):
         os.replace(new, path)
@@ -162,7 +162,7 @@ def scratch_folder() -> Iterator[Path]:
     Raises
     ------
     FitError
-        If the disk refuses.
+        On an I/O error.
     """
     where = Path(gettempdir())
     folder = draft(where / "rvrae-scratch")

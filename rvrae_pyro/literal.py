@@ -141,10 +141,10 @@ def train(
     rvrae: RVRAE, batch: Batch, steps: int = 1000, warmup: int = 200, learning_rate: float = 1e-3
 ) -> list[float]:
     """Maximise the ELBO, eqs. (30)-(31), the KL of every month annealed from 0.1 to 1."""
-    pyro.clear_param_store()
     optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "clip_norm": 10.0})
     svi, losses = SVI(rvrae.model, rvrae.guide, optimizer, Trace_ELBO()), []
-    for step in range(steps):
-        weight = torch.full((batch.n_times,), 1.0 if step >= warmup else 0.1 + 0.9 * step / warmup)
-        losses.append(float(svi.step(batch, weight)))
+    with pyro.get_param_store().scope():  # the caller's parameters are neither read nor removed
+        for step in range(steps):
+            weight = 1.0 if step >= warmup else 0.1 + 0.9 * step / warmup
+            losses.append(float(svi.step(batch, torch.full((batch.n_times,), weight))))
     return losses

@@ -252,7 +252,7 @@ class JointTBaseline(Baseline):
         return to_light_batch(self._matched(panel), dtype=torch.float64)
 
     def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
-        # whatever the device, arithmetic is numpy's in double precision
+        # on any device, arithmetic is numpy's in double precision
         return to_light_batch(panel, device, torch.float64)
 
     def _positions(self, batch: Batch) -> NDArray[np.intp]:

@@ -95,7 +95,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises
     ------
     ConfigError
-        If the disk refuses.
+        On an I/O error.
     """
     try:
         with replacing(path) as temporary:
@@ -119,7 +119,7 @@ def assembled(target: Path) -> Iterator[Path]:
     Raises
     ------
     ConfigError
-        If the disk refuses.
+        On an I/O error.
     """
     temporary = draft(target.absolute())
     try:

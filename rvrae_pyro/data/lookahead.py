@@ -39,7 +39,7 @@ _TARGETS: Final = frozenset(
 )
 _HORIZON: Final = re.compile(r"^(\d+|m|mo|mon|month|months|d|w|q|h|k|t|p|plus|lag|simple|log)$")
 
-_ROWS: Final = 36  # of a panel that are looked at
+_ROWS: Final = 36  # rows of a panel that are inspected
 _ASSETS: Final = 500
 _EQUAL_SHARE: Final = 0.3
 _TRACKS: Final = 0.5

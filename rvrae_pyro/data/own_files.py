@@ -17,7 +17,7 @@ from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_in_pieces, read_rest
-from rvrae_pyro.data.readable import is_numeric, refuse_text
+from rvrae_pyro.data.readable import is_numeric, require_numeric
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
@@ -379,7 +379,7 @@ def _align(
         )
     assets = asset_ids(returns.index.get_level_values(0), "the index of `returns`")
     months = _month_ends(returns.index.get_level_values(1), "the index of `returns`")
-    values = refuse_text(returns, "`returns`")
+    values = require_numeric(returns, "`returns`")
     known = pd.Series(
         values.to_numpy(dtype=np.float64, na_value=np.nan),
         index=pd.MultiIndex.from_arrays([assets, months]),

@@ -15,7 +15,7 @@ __all__ = [
     "is_text",
     "not_numeric",
     "numbers_of",
-    "refuse_text",
+    "require_numeric",
     "returns_of",
 ]
 
@@ -109,7 +109,7 @@ def not_numeric(column: "pd.Series[Any]") -> str:
     )
 
 
-def refuse_text(values: "pd.Series[Any]", source: str) -> "pd.Series[Any]":
+def require_numeric(values: "pd.Series[Any]", source: str) -> "pd.Series[Any]":
     """Read returns that come beside a file, or raise a ``PanelError`` that counts the others."""
     found = returns_of(values)
     if not is_numeric(found):

@@ -99,7 +99,7 @@ Fitted = Forecaster | OwnOutlook
 def forecast_tree(
     fitted: Fitted, panel: xr.Dataset, times: np.ndarray, num_samples: int = 1000, seed: int = 0
 ) -> xr.DataTree:
-    """Forecast and fit some months of a panel, whatever the kind of the fitted model.
+    """Forecast and fit some months of a panel, for any kind of fitted model.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ def run_cells(
     Raises
     ------
     CheckpointError
-        If the disk refuses a file; those that are written already are kept.
+        On an I/O error; those that are written already are kept.
     """
     results: dict[Cell, Result] = {}
     failures: dict[Cell, Failure] = {}

@@ -108,7 +108,7 @@ TABLES: Final[Mapping[str, Table]] = {
 _PRINTED_RANKS: Final = ("rank_ic", "rank_icir")
 
 PAPER_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
-    # forecasters have no running mean of factors, so the model's own R2 stands beside it
+    # forecasters have no running mean of factors, so the model's own R2 is shown in addition
     "1": ("total_r2", "predictive_r2_running", "predictive_r2"),
     "2": ("sharpe_gross", "sharpe_net"),
     "3": _PRINTED_RANKS,

@@ -108,7 +108,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            If the disk refuses; the state written before is left as it was.
+            On an I/O error; the state written before is left as it was.
         """
         self._waiting = state()
         if time.perf_counter() - self._last >= self._cost / _SHARE:

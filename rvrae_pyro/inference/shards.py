@@ -85,7 +85,7 @@ class Scratch:
         Raises
         ------
         FitError
-            If the disk refuses.
+            On an I/O error.
         """
         if not value.numel() or not value.is_contiguous() or value.device.type != "cpu":
             return value  # nothing, a number that stands for many, or not in this memory at all
@@ -100,7 +100,7 @@ class Scratch:
         Raises
         ------
         FitError
-            If the disk refuses, then or later.
+            On an I/O error, then or later.
         """
         with room_in(self.folder):
             file = TemporaryFile(dir=self.folder)  # noqa: SIM115 closed below, where it may fail
@@ -209,7 +209,7 @@ class SpilledPanel:
     Raises
     ------
     FitError
-        If the disk refuses.
+        On an I/O error.
     """
 
     def __init__(

@@ -8,12 +8,12 @@ from pyro.ops.jit import CompiledFunction
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["refuse_jit"]
+__all__ = ["reject_jit"]
 
 _CALL = CompiledFunction.__call__.__code__
 
 
-def refuse_jit() -> None:
+def reject_jit() -> None:
     """Raise where a ``Jit*_ELBO`` of Pyro is about to trace the pair.
 
     TorchScript traces tensors, and a batch is not one: torch would fail at the types of the

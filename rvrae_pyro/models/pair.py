@@ -15,7 +15,7 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders
-from rvrae_pyro.models.compiled import refuse_jit
+from rvrae_pyro.models.compiled import reject_jit
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.hand_over import Shared
 from rvrae_pyro.models.parts import Parts
@@ -42,7 +42,7 @@ class Half(PyroModule):
         self._modules["parts"] = parts
 
     def _enter(self) -> Parts:
-        refuse_jit()
+        reject_jit()
         parts = self._modules["parts"]
         assert isinstance(parts, Parts)
         parts.declare()

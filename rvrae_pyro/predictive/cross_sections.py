@@ -45,7 +45,7 @@ def mean_loadings(model: RVRAE, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _StoredCrossSection(CrossSection):
-    """A cross-section in nameless files, of which what was read can be let go of."""
+    """Cross-section in temporary files; blocks that were read can be released from memory."""
 
     scratch: Scratch = field(kw_only=True)
 
@@ -73,7 +73,7 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
     Raises
     ------
     FitError
-        If the disk refuses.
+        On an I/O error.
     """
     months = _months_of(model, panel, light)
     if not is_lazy(panel) or light.returns.device.type != "cpu":

@@ -775,7 +775,7 @@ def judge(case: Spoilt) -> str:
             panel = case.read()
         except RvraeError as error:
             return "error" if str(error) else "raw"
-        except Exception:
+        except Exception:  # any error of another library: counted as not caught
             return "raw"
     told = [str(each.message) for each in seen if issubclass(each.category, RvraeWarning)]
     if any(name in text for text in told for name in case.names):

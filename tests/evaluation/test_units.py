@@ -117,11 +117,16 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-@pytest.mark.parametrize("kind", SAME)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (kind, dtype)
+        for kind in SAME
+        for dtype in (np.float64, np.float32, np.float16)
+        if not (dtype is np.float16 and kind in ("large", "small"))  # beyond half precision
+    ],
+)
 def test_constant_series_have_no_ratio_in_any_dtype(kind, dtype):
-    if dtype is np.float16 and kind in ("large", "small"):
-        pytest.skip("beyond half precision")
     same = series(SAME[kind].astype(dtype))
     found = ev.sharpe_ratio(same, standard_error=True)
     assert np.isnan(found["estimate"])

@@ -266,3 +266,13 @@ def test_the_literal_program_is_short_and_names_each_equation() -> None:
     for low, high in re.findall(r"\((\d+)\)(?:-\((\d+)\))?", source):
         named |= set(range(int(low), int(high or low) + 1))
     assert set(range(1, 32)) <= named
+
+
+def test_training_leaves_the_callers_parameters_in_the_store() -> None:
+    program, _ = paper_pair()
+    before = {name: w.detach().clone() for name, w in program.named_parameters()}
+    with pyro.get_param_store().scope():
+        pyro.param("mine", torch.tensor(3.0))
+        rv.literal.train(program, double(random_panel(6, 8)), steps=2)
+        assert set(pyro.get_param_store().keys()) == {"mine"}
+    assert any(not torch.equal(w, before[name]) for name, w in program.named_parameters())
