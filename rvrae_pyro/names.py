@@ -7,12 +7,14 @@ __all__ = [
     "CHAIN",
     "CHARACTERISTIC",
     "CHARACTERISTICS",
+    "COMPOUNDED_RETURNS",
     "CONTEXT",
     "DECODED_FACTORS",
     "DRAW",
     "FACTOR",
     "FACTORS",
     "FEATURE",
+    "IDIO_LOG_SCALE",
     "LOG_PRIOR",
     "LOG_VARIANCE",
     "LOG_VOLATILITY",
@@ -24,6 +26,7 @@ __all__ = [
     "RETURNS",
     "RISK_FREE",
     "SAMPLE_DIMS",
+    "STEP",
     "TIME",
     "WEIGHT",
     "WEIGHT_DRAW",
@@ -42,6 +45,7 @@ SAMPLE_DIMS: Final = (CHAIN, DRAW)
 WEIGHT_DRAW: Final = "weight_draw"
 MEMBER: Final = "member"
 OTHER_FACTOR: Final = "other_factor"
+STEP: Final = "step"
 
 # variables of a panel
 RETURNS: Final = "returns"
@@ -58,6 +62,8 @@ LOG_VOLATILITY: Final = "log_volatility"
 
 # variables of a forecast
 LOG_PRIOR: Final = "log_prior"
+COMPOUNDED_RETURNS: Final = "compounded_returns"
+IDIO_LOG_SCALE: Final = "idio_log_scale"
 
 # what a prior's state says
 REGIME: Final = "regime"

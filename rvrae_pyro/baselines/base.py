@@ -204,11 +204,13 @@ class Baseline(ABC):
         seed: int = 0,
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
         """Draw from the predictive distribution, where the baseline has one.
 
         Baselines with a predictive distribution return draws as
-        :meth:`rvrae_pyro.fitting.fit.Fit.forecast` does.
+        :meth:`rvrae_pyro.fitting.fit.Fit.forecast` does, of one period.
 
         Raises
         ------
@@ -285,6 +287,14 @@ class Baseline(ABC):
         return FilteredBaseline(
             self, panel, check_count("num_samples", num_samples), check_count("seed", seed, 0)
         )
+
+    def _require_one_step(self, horizon: int, future: xr.Dataset | None) -> None:
+        """Raise ``ConfigError`` where paths are asked of a distribution of single periods."""
+        if check_count("horizon", horizon) != 1 or future is not None:
+            raise ConfigError(
+                f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1, without "
+                f"`future`; got {horizon}. Only fits draw paths over several periods."
+            )
 
     def _without(self, asked: str, needed: str) -> ConfigError:
         """Error for a quantity that this kind of baseline does not define."""
@@ -435,10 +445,16 @@ class FilteredBaseline:
         return self.baseline.predict(self.panel, times)
 
     def forecast(
-        self, times: object | None = None, out: str | os.PathLike[str] | None = None
+        self,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
         """Draw every listed asset's return of month t from data to t-1 only."""
-        return self.baseline.forecast(self.panel, self.num_samples, self.seed, times, out)
+        return self.baseline.forecast(
+            self.panel, self.num_samples, self.seed, times, out, horizon, future
+        )
 
     def log_evidence(self) -> xr.DataArray:
         """Log density of each month's observed returns given all months before (time,)."""

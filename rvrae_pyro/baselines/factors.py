@@ -187,6 +187,8 @@ class FactorBaseline(Baseline):
         seed: int = 0,
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
         """Predictive draws of every listed asset's return in month t, from data to t-1 only.
 
@@ -201,6 +203,10 @@ class FactorBaseline(Baseline):
         out : path, optional
             A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
             on with what a run that was killed left of it.
+        horizon : int
+            1: only a fit draws paths over several periods.
+        future : Dataset, optional
+            None, for the same reason.
 
         Returns
         -------
@@ -214,6 +220,7 @@ class FactorBaseline(Baseline):
         -----
         What is unknown about the parameters is left out, save what members disagree on.
         """
+        self._require_one_step(horizon, future)
         return self._draw(draw_blocks, panel, num_samples, seed, times, out)
 
     def posterior_predictive(

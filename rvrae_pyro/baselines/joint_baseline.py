@@ -96,6 +96,8 @@ class JointTBaseline(Baseline):
         seed: int = 0,
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
         """Draw every listed asset's return in month t jointly, from data to t-1 only.
 
@@ -109,6 +111,10 @@ class JointTBaseline(Baseline):
             Months to draw. Default: all.
         out : path, optional
             A ``.zarr`` folder to stream draws to, which are then read lazily.
+        horizon : int
+            1: only a fit draws paths over several periods.
+        future : Dataset, optional
+            None, for the same reason.
 
         Returns
         -------
@@ -116,6 +122,7 @@ class JointTBaseline(Baseline):
             ``predictions`` with ``returns`` (chain, draw, time, asset), NaN where not listed.
             There are no factors in it: the split of the variance is not identified.
         """
+        self._require_one_step(horizon, future)
         num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
         batch = self._batch(panel)
         months = pick_months(batch, times)

@@ -120,8 +120,10 @@ class Results(ABC):
         seed: int = 0,
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
-        """Draw every listed asset's return of month t from data to t-1 only.
+        """Draw every listed asset's returns of months t to t + horizon - 1 from data to t-1 only.
 
         Parameters
         ----------
@@ -129,10 +131,17 @@ class Results(ABC):
             Its last row may be the live month: characteristics known, no return yet.
         num_samples, seed : int
         times : label, slice or list, optional
-            Months to forecast. Default: all.
+            Months t to forecast, the origins of paths. Default: all.
         out : path, optional
             A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
             resumes what a killed run left there.
+        horizon : int
+            Periods to forecast from each origin.
+        future : xarray.Dataset, optional
+            Panel whose rows give characteristics, listing and context of the months after t, the
+            first of which may be later rows of ``panel``; its returns are not read. Default: the
+            row of month t, known at the end of t-1, is held. Draws are then conditional on these
+            rows: pass only what is known or assumed at the end of t-1.
 
         Returns
         -------
@@ -141,10 +150,31 @@ class Results(ABC):
             ``factors``, ``log_prior`` (their density, by month). ``predictions_constant_data``:
             ``mean`` (expected return), ``beta``, ``idio_scale``.
 
+            With ``horizon`` above 1 all of these but ``log_prior`` have a dim ``step`` (1 to
+            ``horizon``) after ``time``, and ``predictions`` holds ``compounded_returns``, the
+            product of ``1 + returns`` up to the step less 1 (excess returns, decimal; a draw below
+            -1 counts as a total loss; NaN from the step on in which the asset is not listed),
+            ``idio_log_scale``, the log multiplier of all idiosyncratic scales, where the prior
+            moves them, and the prior's auxiliary latent, such as ``log_volatility``.
+
+        Raises
+        ------
+        ConfigError
+            If ``horizon`` is no positive whole number, or ``future`` lacks a month, holds assets
+            that the panel does not have, or has no use.
+        PanelError
+            If a panel is not valid, or ``future`` is of another kind than ``panel``.
+
         Notes
         -----
-        Each month is forecast one step ahead. Draws follow assets by label: their order in the
-        panel does not matter.
+        With ``horizon=1`` draws are marginals of their month; with more, each draw is one joint
+        path of factors, volatility and returns, simulated by the model from the filtered state at
+        the end of t-1. Its first step has the bits of ``horizon=1``. A prior driven by returns
+        (``recurrence="observed"`` or ``"both"``) is moved by the simulated ones. The context is
+        held or given: no built-in prior models it. Costs O(num_samples n_assets n_factors) per
+        origin and step, and one more filter pass; memory that of one origin, and of the draws.
+
+        Draws follow assets by label: their order in the panel does not matter.
 
         Weights at their MAP are fixed, so the draws leave out what is unknown about them. A
         posterior of the weights is integrated over in blocks: one draw of the weights for every
@@ -155,8 +185,18 @@ class Results(ABC):
 
         The constants of an ensemble differ by member and have a dim ``chain``, with the same
         effect. Members have independent random streams; the first has that of ``seed``.
+
+        Examples
+        --------
+        >>> import rvrae_pyro as rv
+        >>> panel = rv.data.simulate_linear_gaussian(8, 12, 2)
+        >>> fit = rv.fit(rv.RVRAE(2, 2), panel, config=rv.FitConfig(max_steps=4), progress=False)
+        >>> paths = fit.forecast(panel, num_samples=50, times=panel.time[-1], horizon=3)
+        >>> paths["predictions"]["compounded_returns"].dims
+        ('chain', 'draw', 'time', 'step', 'asset')
         """
-        return self.filter(panel, num_samples, seed).forecast(times, out)
+        filtered = self.filter(panel, num_samples, seed)
+        return filtered.forecast(times, out, horizon, future)
 
     def predict(
         self,

@@ -25,7 +25,7 @@ from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Cloud", "Particles", "month_random", "smc_filter"]
+__all__ = ["Cloud", "Particles", "Upcoming", "month_random", "smc_filter"]
 
 _TAIL_DF = 8.0
 """Degrees of freedom of proposals where the conjugate posterior is not exact."""
@@ -70,6 +70,32 @@ class Particles:
     readings: dict[str, Tensor]
     log_evidence: Tensor
     ess: Tensor
+
+
+class Upcoming(NamedTuple):
+    """A month as the particles predict it, from returns before the month.
+
+    Attributes
+    ----------
+    state, latent_state, decoder_state : tuple of Tensor of shape (num_particles, size)
+        States of the prior, of its auxiliary latent and of the decoder before the month.
+    ahead : Transition
+        Prior of the month's codes.
+    codes : Tensor of shape (num_particles, n_factors)
+        Drawn from it.
+    level : Tensor or None
+        Log multiplier of the idiosyncratic scales.
+    latent : Tensor of shape (num_particles, size) or None
+        The month's auxiliary latent, drawn from its own prior.
+    """
+
+    state: State
+    latent_state: State
+    decoder_state: State
+    ahead: Transition
+    codes: Tensor
+    level: Tensor | None
+    latent: Tensor | None
 
 
 class _Auxiliary(NamedTuple):
@@ -178,6 +204,7 @@ class Cloud:
         if not parts.decoder.affine:
             weight = batch.returns.new_ones(batch.n_times)
             self.proposals = parts.guide(batch, shared.cross.potential, shared.view, weight)
+        self.upcoming: Upcoming | None = None
         self.readings: list[dict[str, Tensor]] = []
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
         self.log_prior: list[Tensor] = []
@@ -195,6 +222,13 @@ class Cloud:
             return nullcontext()
         return month_random(self.seed, self.batch.times[t], "filter")
 
+    def forget(self) -> None:
+        """Drop the records of past months; the particles themselves stay."""
+        for record in (self.readings, self.months, self.log_prior, self.expected):
+            record.clear()
+        for record in (self.recent, self.smoothed, self.log_evidence, self.ess):
+            record.clear()
+
     def step(self, t: int) -> None:
         """Move all particles through a month."""
         prior, decoder = self.parts.factor_prior, self.parts.decoder
@@ -205,6 +239,15 @@ class Cloud:
             ahead, level = prior.ahead(self.state, moment)
             ahead = _for_each(ahead, self.n)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
+            self.upcoming = Upcoming(
+                self.state,
+                self.latent_state,
+                self.decoder_state,
+                ahead,
+                coming,
+                level,
+                latent_coming,
+            )
             # after all that is predicted: draws from here on depend on whether returns were seen
             latent = self._latent_proposed(t, base, latent_ahead, latent_coming)
             met, met_level = ahead, level

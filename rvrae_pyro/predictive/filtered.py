@@ -29,6 +29,8 @@ from rvrae_pyro.predictive.chains import (
 )
 from rvrae_pyro.predictive.filtering import FilteredDraw, Kind, filter_panel, light_batch
 from rvrae_pyro.predictive.forecast import draw_forecasts
+from rvrae_pyro.predictive.horizon import draw_paths
+from rvrae_pyro.predictive.later_rows import later_rows
 from rvrae_pyro.predictive.moments import idio_variance, moments
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.state_summary import summarise_state
@@ -205,17 +207,26 @@ class Filtered:
         return found.isel({TIME: months})
 
     def forecast(
-        self, times: object | None = None, out: str | os.PathLike[str] | None = None
+        self,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
     ) -> xr.DataTree:
-        """Draw every listed asset's return of month t from data to t-1 only.
+        """Draw every listed asset's returns of months t to t + horizon - 1 from data to t-1 only.
 
         Parameters
         ----------
         times : label, slice or list, optional
-            Months. Default: all.
+            Months t. Default: all.
         out : path, optional
             A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
             resumes what a killed run left there.
+        horizon : int
+            Periods to forecast. More than 1 gives joint paths along ``step`` and repeats the
+            filter pass up to the last month t, one state at a time.
+        future : Dataset, optional
+            Panel with the rows of the months after t. Default: month t's own row is held.
 
         Returns
         -------
@@ -223,7 +234,18 @@ class Filtered:
             See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
         """
         months = pick_months(self.batch, times)
-        each = self._each(lambda chain: draw_forecasts(chain, self.batch, months, self.draw_attrs))
+        horizon = check_count("horizon", horizon)
+        rows = later_rows(self.panel, self.batch, months, horizon, future)
+        if horizon == 1:
+            each = self._each(
+                lambda chain: draw_forecasts(chain, self.batch, months, self.draw_attrs)
+            )
+        else:
+            each = self._each(
+                lambda chain: draw_paths(
+                    chain, self.panel, self.batch, months, rows, self.num_samples, self.draw_attrs
+                )
+            )
         if self.rotation is None:
             return assemble(each[0], out)
         return assemble(join_drawings(each, self.rotation), out)

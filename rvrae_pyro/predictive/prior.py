@@ -14,12 +14,11 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model
-from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.cross_section import along_factors
-from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.simulate import Cells, Moment, PathState, advance, draw_month
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double
 
@@ -174,7 +173,7 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
 
 def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
     """Simulate a prior that conditions on history: a month's returns move the next state."""
-    parts, prior = model.parts, model.factor_prior
+    parts = model.parts
     guide = parts.weight_guide
     weights = _at_means(model, num_samples)
     if not fixed:
@@ -185,39 +184,24 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     cross = (
         parts.cross_section(batch, weights=sites) if sites else parts.online_cross_section(batch)
     )
-    context = prior.encode(batch.context)
-    state, decoder_state = (
-        tuple(s.expand(num_samples, s.shape[-1]) for s in part.initial())
-        for part in (prior, parts.decoder)
-    )
+    state = PathState.initial(parts, num_samples)
     codes, returns = [], []
     for t in range(batch.n_times):
-        moment = None if context is None else context[t]
-        ahead, level = prior.ahead(state, moment)
-        drawn = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
-        decoder_state = parts.decoder.advance(decoder_state, drawn)
-        beta = cross.beta[..., t, :, :]
-        loc = along_factors(beta, parts.decoder.read(decoder_state, drawn))
-        alpha = None if cross.alpha is None else cross.alpha[..., t, :]
-        loc = loc if alpha is None else loc + alpha
-        scale = cross.scale[..., t, :].expand_as(loc)
-        leveled = scale if level is None else scale * level.exp().unsqueeze(-1)
-        value = parts.likelihood.distribution(loc, leveled).sample()
-        residual = value if alpha is None else value - alpha
-        if prior.summarises:
-            sums = MonthStatistics.of(residual, beta, scale, batch.listed[t])
-            state = prior.advance(state, drawn, prior.drive(moment, sums.summary()))
-        else:
-            unit = parts.return_scale
-            potential = parts.likelihood.potential(
-                residual / unit,
-                beta.expand(num_samples, -1, -1) / unit,
-                scale / unit,
-                batch.listed[t],
-                prior.transition(prior.initial(), moment),
-            )
-            mean = ahead.update(at_level(potential, level)).mean
-            state = prior.advance(state, mean, moment)
-        codes.append(drawn)
+        moment = Moment.of(parts, None if batch.context is None else batch.context[t])
+        draw = draw_month(parts, state, moment, num_samples)
+        cells = Cells(
+            cross.beta[..., t, :, :],
+            None if cross.alpha is None else cross.alpha[..., t, :],
+            cross.scale[..., t, :],
+            batch.listed[t],
+        )
+        decoder_state = parts.decoder.advance(state.decoder, draw.codes)
+        loc = along_factors(cells.beta, parts.decoder.read(decoder_state, draw.codes))
+        loc = loc if cells.alpha is None else loc + cells.alpha
+        scale = cells.scale.expand_as(loc)
+        scale = scale if draw.level is None else scale * draw.level.exp().unsqueeze(-1)
+        value = parts.likelihood.distribution(loc, scale).sample()
+        state = advance(parts, state, moment, draw, cells, value)
+        codes.append(draw.codes)
         returns.append(value)
     return torch.stack(codes, 1), torch.stack(returns, 1), weights
