@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,32 @@ from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, check_coun
 from rvrae_pyro.names import CHARACTERISTICS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
-from rvrae_pyro.predictive.months import label_cells, pick_months
+from rvrae_pyro.predictive.months import drawn_from, label_cells, pick_months
+from rvrae_pyro.predictive.storage import Block, Drawing, assemble
 
-__all__ = ["Baseline", "FilteredBaseline", "Fitting", "network_of", "network_state"]
+__all__ = ["Baseline", "Draws", "FilteredBaseline", "Fitting", "network_of", "network_state"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
 _NETWORK: Final = "network."
+
+
+class Draws(NamedTuple):
+    """Draws of some months.
+
+    Attributes
+    ----------
+    purpose : str
+        Name of the random stream.
+    size : int
+        Draws per member.
+    blocks : callable
+        From the number of months written already to blocks of the others.
+    """
+
+    purpose: str
+    size: int
+    blocks: Callable[[int], Iterator[Block]]
 
 
 class Fitting:
@@ -57,6 +76,64 @@ class Fitting:
         self.seed, self.progress = seed, progress
 
 
+@dataclass(frozen=True, eq=False)
+class FilteredBaseline:
+    """A fitted baseline and a panel: the interface that ``Fit.filter`` returns for a fit.
+
+    Made by ``baseline.filter(panel, num_samples, seed)``. Every method is that of the baseline,
+    for this panel.
+
+    Attributes
+    ----------
+    baseline : Baseline
+    panel : Dataset
+    num_samples : int
+    seed : int
+    """
+
+    baseline: Baseline
+    panel: xr.Dataset = field(repr=False)
+    num_samples: int
+    seed: int
+
+    @property
+    def attrs(self) -> dict[str, str | int]:
+        """Attributes of the baseline."""
+        return self.baseline.attrs
+
+    def predict(self, times: object | None = None) -> xr.DataArray:
+        """Predict the mean return (time, asset) of month t from data to t-1 only."""
+        return self.baseline.predict(self.panel, times)
+
+    def forecast(
+        self,
+        times: object | None = None,
+        out: str | os.PathLike[str] | None = None,
+        horizon: int = 1,
+        future: xr.Dataset | None = None,
+    ) -> xr.DataTree:
+        """Draw every listed asset's return of month t from data to t-1 only."""
+        return self.baseline.forecast(
+            self.panel, self.num_samples, self.seed, times, out, horizon, future
+        )
+
+    def log_evidence(self) -> xr.DataArray:
+        """Log density of each month's observed returns given all months before (time,)."""
+        return self.baseline.log_evidence(self.panel)
+
+    def moments(self, times: object | None = None) -> xr.Dataset:
+        """Mean and covariance of month t's returns from data to t-1 only."""
+        return self.baseline.moments(self.panel, times=times)
+
+    def reconstruct(self) -> xr.DataArray:
+        """Fitted returns (time, asset), given the month's own factors."""
+        return self.baseline.reconstruct(self.panel)
+
+    def factor_parts(self) -> xr.Dataset:
+        """Return intercepts, loadings, noise scales and factors of every month."""
+        return self.baseline.factor_parts(self.panel)
+
+
 class Baseline(ABC):
     """A competitor with the protocol of the comparison: fit, forecast, save, load.
 
@@ -69,6 +146,8 @@ class Baseline(ABC):
 
     has_distribution: ClassVar[bool] = False
     """Whether ``forecast``, ``log_evidence`` and ``moments`` are defined."""
+
+    _filtered: ClassVar[type[FilteredBaseline]] = FilteredBaseline
 
     has_factors: ClassVar[bool] = False
     """Whether ``reconstruct`` and ``factor_parts`` are defined."""
@@ -207,29 +286,72 @@ class Baseline(ABC):
         horizon: int = 1,
         future: xr.Dataset | None = None,
     ) -> xr.DataTree:
-        """Draw from the predictive distribution, where the baseline has one.
+        """Draw every listed asset's return of month t jointly, from data to t-1 only.
 
-        Baselines with a predictive distribution return draws as
-        :meth:`rvrae_pyro.fitting.fit.Fit.forecast` does, of one period.
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples : int
+            Total number of draws; the members of an ensemble share them evenly, rounded up.
+        seed : int
+        times : label, slice or list, optional
+            Months to draw. Default: all.
+        out : path, optional
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call
+            resumes an interrupted run.
+        horizon : int
+            1: only fits draw paths over several periods.
+        future : Dataset, optional
+            None, for the same reason.
+
+        Returns
+        -------
+        DataTree
+            As :meth:`rvrae_pyro.fitting.fit.Fit.forecast` returns it: ``predictions`` with
+            ``returns`` (chain, draw, time, asset), NaN where not listed. Models with factors add
+            ``factors`` and the group ``predictions_constant_data``. Members are chains.
 
         Raises
         ------
         ConfigError
-            If the baseline is a point forecast.
+            If the baseline is a point forecast, or several periods are asked for.
         """
-        raise self._without("draws of returns", "a predictive distribution")
+        if check_count("horizon", horizon) != 1 or future is not None:
+            raise ConfigError(
+                f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1, without "
+                f"`future`; got {horizon}. Only fits draw paths over several periods."
+            )
+        return self._draw(self._forecast_draws, panel, num_samples, seed, times, out)
 
     def log_evidence(
         self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
     ) -> xr.DataArray:
-        """Log density of each month's returns, where the baseline has a distribution.
+        """Joint log density of each month's observed returns given all months before, in nats.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int, optional
+            Not used: the density is exact.
+
+        Returns
+        -------
+        DataArray of dims (time,)
+            0 in months without returns. Missing returns are marginalised, and the members of an
+            ensemble are an equal mixture. Divide by the number of observed returns for nats per
+            return.
 
         Raises
         ------
         ConfigError
             If the baseline is a point forecast.
         """
-        raise self._without("log densities", "a predictive distribution")
+        batch = self._batch(panel)
+        with torch.no_grad():
+            density = self._log_density(panel, batch)
+        return xr.DataArray(
+            density, {TIME: batch.times}, TIME, name="log_evidence", attrs={"units": "nats"}
+        )
 
     def moments(
         self,
@@ -238,14 +360,37 @@ class Baseline(ABC):
         seed: int | None = None,
         times: object | None = None,
     ) -> xr.Dataset:
-        """Mean and covariance of each month's returns, where the baseline has a distribution.
+        """Mean and covariance of month t's returns from data to t-1.
+
+        Parameters
+        ----------
+        panel : Dataset
+        num_samples, seed : int, optional
+            Not used: the moments are exact.
+        times : label, slice or list, optional
+            Months of the result. Default: all.
+
+        Returns
+        -------
+        Dataset
+            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` returns it, so that
+            :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
+            asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset), the standard
+            deviation of the mixture of all members. A dense covariance has as many columns of
+            ``beta`` as assets. NaN where not listed.
 
         Raises
         ------
         ConfigError
             If the baseline is a point forecast.
         """
-        raise self._without("moments", "a predictive distribution")
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        with torch.no_grad():
+            data = self._moments(panel, batch, months)
+        data["mean"].attrs.update(long_name="expected return", units="1")
+        data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
+        return data.assign_attrs(self.attrs)
 
     def reconstruct(self, panel: xr.Dataset) -> xr.DataArray:
         """Fitted returns given the month's own factors, where the baseline has factors.
@@ -284,17 +429,28 @@ class Baseline(ABC):
             The methods of this class without ``panel``.
         """
         self._require_fit()
-        return FilteredBaseline(
+        return self._filtered(
             self, panel, check_count("num_samples", num_samples), check_count("seed", seed, 0)
         )
 
-    def _require_one_step(self, horizon: int, future: xr.Dataset | None) -> None:
-        """Raise ``ConfigError`` where paths are asked of a distribution of single periods."""
-        if check_count("horizon", horizon) != 1 or future is not None:
-            raise ConfigError(
-                f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1, without "
-                f"`future`; got {horizon}. Only fits draw paths over several periods."
-            )
+    def _draw(
+        self,
+        make: Callable[..., Draws],
+        panel: xr.Dataset,
+        num_samples: int,
+        seed: int,
+        times: object | None,
+        out: str | os.PathLike[str] | None,
+    ) -> xr.DataTree:
+        """Draw months with what ``make(panel, batch, months, num_samples, seed)`` returns."""
+        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
+        batch = self._batch(panel)
+        months = pick_months(batch, times)
+        attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
+        with torch.no_grad():
+            draws = make(panel, batch, months, num_samples, seed)
+            identity = drawn_from(draws.purpose, [self._state()], batch, months, draws.size)
+            return assemble(Drawing(draws.blocks, attrs, identity), out)
 
     def _without(self, asked: str, needed: str) -> ConfigError:
         """Error for a quantity that this kind of baseline does not define."""
@@ -406,6 +562,20 @@ class Baseline(ABC):
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
         """Forecasts (n_times, n_assets), the arithmetic of a month free of later months."""
 
+    def _forecast_draws(
+        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
+    ) -> Draws:
+        """Predictive draws of some months, where ``has_distribution``."""
+        raise self._without("draws of returns", "a predictive distribution")
+
+    def _log_density(self, panel: xr.Dataset, batch: Batch) -> Any:
+        """Log density of each month, an array (n_times,), where ``has_distribution``."""
+        raise self._without("log densities", "a predictive distribution")
+
+    def _moments(self, panel: xr.Dataset, batch: Batch, months: list[int]) -> xr.Dataset:
+        """Moments of some months, unnamed, where ``has_distribution``."""
+        raise self._without("moments", "a predictive distribution")
+
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
         """Return all that was learnt."""
@@ -413,64 +583,6 @@ class Baseline(ABC):
     @abstractmethod
     def _restore(self, state: dict[str, Tensor]) -> None:
         """Take over what ``_state`` returned."""
-
-
-@dataclass(frozen=True, eq=False)
-class FilteredBaseline:
-    """A fitted baseline and a panel: the interface that ``Fit.filter`` returns for a fit.
-
-    Made by ``baseline.filter(panel, num_samples, seed)``. Every method is that of the baseline,
-    for this panel.
-
-    Attributes
-    ----------
-    baseline : Baseline
-    panel : Dataset
-    num_samples : int
-    seed : int
-    """
-
-    baseline: Baseline
-    panel: xr.Dataset = field(repr=False)
-    num_samples: int
-    seed: int
-
-    @property
-    def attrs(self) -> dict[str, str | int]:
-        """Attributes of the baseline."""
-        return self.baseline.attrs
-
-    def predict(self, times: object | None = None) -> xr.DataArray:
-        """Predict the mean return (time, asset) of month t from data to t-1 only."""
-        return self.baseline.predict(self.panel, times)
-
-    def forecast(
-        self,
-        times: object | None = None,
-        out: str | os.PathLike[str] | None = None,
-        horizon: int = 1,
-        future: xr.Dataset | None = None,
-    ) -> xr.DataTree:
-        """Draw every listed asset's return of month t from data to t-1 only."""
-        return self.baseline.forecast(
-            self.panel, self.num_samples, self.seed, times, out, horizon, future
-        )
-
-    def log_evidence(self) -> xr.DataArray:
-        """Log density of each month's observed returns given all months before (time,)."""
-        return self.baseline.log_evidence(self.panel)
-
-    def moments(self, times: object | None = None) -> xr.Dataset:
-        """Mean and covariance of month t's returns from data to t-1 only."""
-        return self.baseline.moments(self.panel, times=times)
-
-    def reconstruct(self) -> xr.DataArray:
-        """Fitted returns (time, asset), given the month's own factors."""
-        return self.baseline.reconstruct(self.panel)
-
-    def factor_parts(self) -> xr.Dataset:
-        """Return intercepts, loadings, noise scales and factors of every month."""
-        return self.baseline.factor_parts(self.panel)
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:

@@ -13,16 +13,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.base import Baseline, Draws
 from rvrae_pyro.baselines.forecasts import constant_data, draw_blocks, log_density, moments
 from rvrae_pyro.baselines.replicates import replicate_blocks
 from rvrae_pyro.baselines.views import FactorView, refit_factors
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, CHAIN, FACTOR, TIME
-from rvrae_pyro.predictive.months import drawn_from, factor_coord, label_cells, pick_months
-from rvrae_pyro.predictive.storage import Block, Drawing, assemble
+from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
+from rvrae_pyro.predictive.storage import Block
 
 __all__ = ["FactorBaseline", "Refit"]
 
@@ -122,107 +121,6 @@ class FactorBaseline(Baseline):
         parts["factors"] = self.factors(panel)
         return parts
 
-    def moments(
-        self,
-        panel: xr.Dataset,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        times: object | None = None,
-    ) -> xr.Dataset:
-        """Mean and low-rank covariance of month t's returns from data to t-1, by member.
-
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples, seed : int, optional
-            Not used: there are no draws behind these moments.
-        times : label, slice or list, optional
-            Months; all unless told.
-
-        Returns
-        -------
-        Dataset
-            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it: ``mean`` and ``idio_var``
-            (chain, time, asset), ``beta``, ``factor_cov`` and ``share``, so that
-            :func:`rvrae_pyro.risk.covariance` takes a baseline as it takes a fit; and ``sd``
-            (time, asset), the standard deviation of all members' mixture, whose mean is
-            :meth:`predict`. NaN where not listed, and in months before which no factor is
-            known.
-        """
-        batch = self._batch(panel)
-        months = pick_months(batch, times)
-        with torch.no_grad():
-            data = moments(list(self._views(panel, batch)), batch, months)
-        return data.assign_attrs(self.attrs)
-
-    def log_evidence(
-        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
-    ) -> xr.DataArray:
-        """Log density of each month's observed returns given all months before, in nats.
-
-        The joint one-month-ahead log score of a Gaussian factor model, an equal mixture over
-        the members of an ensemble. Divide by the number of observed returns for nats a cell;
-        0 in a month without a return. Exact: ``num_samples`` and ``seed``, which a fit's method
-        has, are not used.
-
-        Returns
-        -------
-        DataArray of dims (time,)
-        """
-        batch = self._batch(panel)
-        with torch.no_grad():
-            density = log_density(list(self._views(panel, batch)), batch)
-        return xr.DataArray(
-            density.cpu().numpy(),
-            coords={TIME: batch.times},
-            dims=TIME,
-            name="log_evidence",
-            attrs={"units": "nats"},
-        )
-
-    def forecast(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = 1000,
-        seed: int = 0,
-        times: object | None = None,
-        out: str | os.PathLike[str] | None = None,
-        horizon: int = 1,
-        future: xr.Dataset | None = None,
-    ) -> xr.DataTree:
-        """Predictive draws of every listed asset's return in month t, from data to t-1 only.
-
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples : int
-            Draws in all; members share them evenly, rounded up.
-        seed : int
-        times : label, slice or list, optional
-            Months to draw; all unless told.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
-            on with what a run that was killed left of it.
-        horizon : int
-            1: only a fit draws paths over several periods.
-        future : Dataset, optional
-            None, for the same reason.
-
-        Returns
-        -------
-        DataTree
-            As :meth:`rvrae_pyro.fitting.fit.Fit.forecast` gives it: ``predictions`` with
-            ``returns`` (chain, draw, time, asset) and ``factors``;
-            ``predictions_constant_data`` with ``alpha``, ``mean``, ``beta``, ``idio_scale``.
-            Members are chains.
-
-        Notes
-        -----
-        What is unknown about the parameters is left out, save what members disagree on.
-        """
-        self._require_one_step(horizon, future)
-        return self._draw(draw_blocks, panel, num_samples, seed, times, out)
-
     def posterior_predictive(
         self,
         panel: xr.Dataset,
@@ -260,28 +158,36 @@ class FactorBaseline(Baseline):
         linear-Gaussian model that forecasts are drawn from. For what was knowable before the
         month use :meth:`forecast`.
         """
-        return self._draw(replicate_blocks, panel, num_samples, seed, times, out)
+        return self._draw(self._replicate_draws, panel, num_samples, seed, times, out)
 
-    def _draw(
+    def _forecast_draws(
+        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
+    ) -> Draws:
+        return self._draws_of(draw_blocks, panel, batch, months, num_samples, seed)
+
+    def _replicate_draws(
+        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
+    ) -> Draws:
+        return self._draws_of(replicate_blocks, panel, batch, months, num_samples, seed)
+
+    def _draws_of(
         self,
         blocks: Callable[..., Iterator[Block]],
         panel: xr.Dataset,
+        batch: Batch,
+        months: list[int],
         num_samples: int,
         seed: int,
-        times: object | None,
-        out: str | os.PathLike[str] | None,
-    ) -> xr.DataTree:
-        """Draw months by ``draw_blocks`` or ``replicate_blocks``."""
-        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
-        batch = self._batch(panel)
-        months = pick_months(batch, times)
-        with torch.no_grad():
-            views = list(self._views(panel, batch))
-            draws = -(-num_samples // len(views))
-            attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-            identity = drawn_from(blocks.__name__, [self._state()], batch, months, draws)
-            drawing = Drawing(partial(blocks, views, batch, months, draws, seed), attrs, identity)
-            return assemble(drawing, out)
+    ) -> Draws:
+        views = list(self._views(panel, batch))
+        size = -(-num_samples // len(views))
+        return Draws(blocks.__name__, size, partial(blocks, views, batch, months, size, seed))
+
+    def _log_density(self, panel: xr.Dataset, batch: Batch) -> Tensor:
+        return log_density(list(self._views(panel, batch)), batch)
+
+    def _moments(self, panel: xr.Dataset, batch: Batch, months: list[int]) -> xr.Dataset:
+        return moments(list(self._views(panel, batch)), batch, months)
 
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
         """Return what forecasts take as given: intercepts, loadings and residual scales.

@@ -194,8 +194,6 @@ def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) ->
     within = torch.stack([view.variance()[index] for view in views]).mean(0)
     between = (means - means.mean(0)).square().mean(0)
     data["sd"] = ((TIME, ASSET), _shown((within + between).sqrt(), hidden))
-    data["mean"].attrs.update(long_name="expected return", units="1")
-    data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
     return data
 
 

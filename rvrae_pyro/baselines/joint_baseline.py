@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,34 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Baseline, FilteredBaseline
+from rvrae_pyro.baselines.base import Baseline, Draws, FilteredBaseline
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
 from rvrae_pyro.data.batch import Batch, to_light_batch
-from rvrae_pyro.data.fingerprint import fingerprint
-from rvrae_pyro.errors import ShapeError, check_count
+from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
 from rvrae_pyro.predictive.moments import label_moments
-from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, pick_months
-from rvrae_pyro.predictive.storage import Block, Drawing, assemble
+from rvrae_pyro.predictive.months import by_label, chunks, pick_months
+from rvrae_pyro.predictive.storage import Block
 
 __all__ = ["FilteredJointT", "JointTBaseline", "cells_of", "stamps_of"]
 
 _PURPOSE: Final = "joint Student-t"
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredJointT(FilteredBaseline):
+    """A fitted baseline with exact probabilities, and a panel."""
+
+    baseline: JointTBaseline
+
+    def pit(self, times: object | None = None) -> xr.DataArray:
+        """Return the exact probability integral transform of each observed return."""
+        return self.baseline.pit(self.panel, times)
+
+    def portfolio(self, weights: xr.DataArray) -> xr.Dataset:
+        """Return the exact one-month-ahead distribution of a portfolio, and its return in it."""
+        return self.baseline.portfolio(self.panel, weights)
 
 
 class JointTBaseline(Baseline):
@@ -44,6 +57,7 @@ class JointTBaseline(Baseline):
     """
 
     has_distribution = True
+    _filtered = FilteredJointT
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,129 +66,6 @@ class JointTBaseline(Baseline):
     @abstractmethod
     def _laws(self, batch: Batch) -> MixtureOfT:
         """Distributions of all months of a panel, each from months before."""
-
-    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> FilteredJointT:
-        """Bind a panel, as :meth:`rvrae_pyro.fitting.fit.Fit.filter` does.
-
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples, seed : int
-            Predictive draws of ``forecast``, and their seed.
-
-        Returns
-        -------
-        FilteredJointT
-            The methods of this class without ``panel``.
-        """
-        bound = super().filter(panel, num_samples, seed)
-        return FilteredJointT(self, bound.panel, bound.num_samples, bound.seed)
-
-    def log_evidence(
-        self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None
-    ) -> xr.DataArray:
-        """Joint log density of each month's observed returns given all months before, in nats.
-
-        Exact; ``num_samples`` and ``seed``, which a fit's method has, are not used. Missing
-        returns are marginalised. Divide by the number of observed returns for nats per return.
-
-        Returns
-        -------
-        DataArray of dims (time,)
-            0 in months without returns.
-        """
-        batch = self._batch(panel)
-        density = self._laws(batch).log_density(*cells_of(batch))
-        return xr.DataArray(
-            density, {TIME: batch.times}, TIME, name="log_evidence", attrs={"units": "nats"}
-        )
-
-    def forecast(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = 1000,
-        seed: int = 0,
-        times: object | None = None,
-        out: str | os.PathLike[str] | None = None,
-        horizon: int = 1,
-        future: xr.Dataset | None = None,
-    ) -> xr.DataTree:
-        """Draw every listed asset's return in month t jointly, from data to t-1 only.
-
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples : int
-            Number of draws.
-        seed : int
-        times : label, slice or list, optional
-            Months to draw. Default: all.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily.
-        horizon : int
-            1: only a fit draws paths over several periods.
-        future : Dataset, optional
-            None, for the same reason.
-
-        Returns
-        -------
-        DataTree
-            ``predictions`` with ``returns`` (chain, draw, time, asset), NaN where not listed.
-            There are no factors in it: the split of the variance is not identified.
-        """
-        self._require_one_step(horizon, future)
-        num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
-        batch = self._batch(panel)
-        months = pick_months(batch, times)
-        attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
-        identity = drawn_from(_PURPOSE, [self._state()], batch, months, num_samples)
-        blocks = partial(_draw_blocks, self._laws(batch), batch, months, num_samples, seed)
-        return assemble(Drawing(blocks, attrs, identity), out)
-
-    def moments(
-        self,
-        panel: xr.Dataset,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        times: object | None = None,
-    ) -> xr.Dataset:
-        """Mean and covariance of month t's returns from data to t-1.
-
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples, seed : int, optional
-            Not used: the moments are exact.
-        times : label, slice or list, optional
-            Months of the result. Default: all.
-
-        Returns
-        -------
-        Dataset
-            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` gives it, with one chain, so that
-            :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
-            asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset). A dense
-            covariance has as many columns of ``beta`` as assets; so has a mixture's, in memory of
-            O(T N^2). NaN where not listed.
-        """
-        batch = self._batch(panel)
-        months = pick_months(batch, times)
-        laws = self._laws(batch)
-        listed = batch.listed.numpy()
-        hidden = ~listed[months]
-        if len(laws.laws) == 1:
-            found = _law_moments(laws.laws[0], months)
-        else:
-            found = _mixture_moments(laws, listed, months)
-        found["mean"] = np.where(hidden, np.nan, laws.mean()[months])
-        found["idio_var"] = np.where(hidden, np.nan, found["idio_var"])
-        found["beta"] = np.where(hidden[..., None], np.nan, found["beta"])
-        data = label_moments([found], batch, months, [1.0])
-        sd = np.sqrt(laws.variance()[months])
-        data["sd"] = ((TIME, ASSET), np.where(hidden, np.nan, sd))
-        data["mean"].attrs.update(long_name="expected return", units="1")
-        data["sd"].attrs.update(long_name="predictive standard deviation", units="1")
-        return data.assign_attrs(self.attrs)
 
     def pit(self, panel: xr.Dataset, times: object | None = None) -> xr.DataArray:
         """Probability integral transform of each observed return, exact.
@@ -251,6 +142,31 @@ class JointTBaseline(Baseline):
         )
         return table.isel({TIME: months})
 
+    def _forecast_draws(
+        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
+    ) -> Draws:
+        blocks = partial(_draw_blocks, self._laws(batch), batch, months, num_samples, seed)
+        return Draws(_PURPOSE, num_samples, blocks)
+
+    def _log_density(self, panel: xr.Dataset, batch: Batch) -> Array:
+        return self._laws(batch).log_density(*cells_of(batch))
+
+    def _moments(self, panel: xr.Dataset, batch: Batch, months: list[int]) -> xr.Dataset:
+        laws = self._laws(batch)
+        listed = batch.listed.numpy()
+        hidden = ~listed[months]
+        if len(laws.laws) == 1:
+            found = _law_moments(laws.laws[0], months)
+        else:
+            found = _mixture_moments(laws, listed, months)
+        found["mean"] = np.where(hidden, np.nan, laws.mean()[months])
+        found["idio_var"] = np.where(hidden, np.nan, found["idio_var"])
+        found["beta"] = np.where(hidden[..., None], np.nan, found["beta"])
+        data = label_moments([found], batch, months, [1.0])
+        sd = np.sqrt(laws.variance()[months])
+        data["sd"] = ((TIME, ASSET), np.where(hidden, np.nan, sd))
+        return data
+
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
         return torch.from_numpy(self._laws(batch).mean())
 
@@ -280,21 +196,6 @@ class JointTBaseline(Baseline):
     @abstractmethod
     def _number_names(self) -> Sequence[str]:
         """Names of the arrays in ``_numbers``."""
-
-
-@dataclass(frozen=True, eq=False)
-class FilteredJointT(FilteredBaseline):
-    """A fitted baseline with exact probabilities, and a panel."""
-
-    baseline: JointTBaseline
-
-    def pit(self, times: object | None = None) -> xr.DataArray:
-        """Return the exact probability integral transform of each observed return."""
-        return self.baseline.pit(self.panel, times)
-
-    def portfolio(self, weights: xr.DataArray) -> xr.Dataset:
-        """Return the exact one-month-ahead distribution of a portfolio, and its return in it."""
-        return self.baseline.portfolio(self.panel, weights)
 
 
 def cells_of(batch: Batch) -> tuple[Array, NDArray[np.bool_]]:
