@@ -10,8 +10,6 @@ from rvrae_pyro.baselines.training import TrainConfig, training_of
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 
-__all__ = ["ALSTM", "Network"]
-
 
 class Network(nn.Module):
     """Input layer, recurrent layers, attention over time, linear read-out.

@@ -17,8 +17,6 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.errors import ShapeError
 
-__all__ = ["Solution", "Statistics", "alternate", "month_statistics", "spanning", "spanning_months"]
-
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 _CELLS = 2**17  # characteristics of the months that are looked at at once
 

@@ -30,8 +30,6 @@ from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["ConditionalAutoencoder", "Network"]
-
 
 class Network(nn.Module):
     """Loadings by a feed-forward network, factors by a linear map of managed portfolios.

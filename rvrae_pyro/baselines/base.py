@@ -28,8 +28,6 @@ from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import drawn_from, label_cells, pick_months
 from rvrae_pyro.predictive.storage import Block, Drawing, assemble
 
-__all__ = ["Baseline", "Draws", "FilteredBaseline", "Fitting", "network_of", "network_state"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 _NETWORK: Final = "network."

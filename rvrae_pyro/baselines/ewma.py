@@ -22,8 +22,6 @@ from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 
-__all__ = ["EWMA", "MultivariateT", "exponential_weights"]
-
 
 def exponential_weights(n_times: int, decay: float) -> Array:
     """Weights of months, the latest last and largest, 1."""

@@ -25,8 +25,6 @@ from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_number
 
-__all__ = ["EWMAMixture"]
-
 _MOMENTS: Final = ("mean", "beta", "idio_var")
 
 

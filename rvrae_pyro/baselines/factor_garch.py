@@ -19,8 +19,6 @@ from rvrae_pyro.baselines.shrunk_moments import correlation_parts, principal_com
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 
-__all__ = ["FactorGARCH"]
-
 _LEAST_MONTHS: Final = 60  # of a series, below which its variance stays constant
 _RIDGE: Final = 1e-9  # relative, for months with fewer returns than factors
 _LARGEST_DF: Final = 200.0

@@ -23,8 +23,6 @@ from rvrae_pyro.names import ASSET, CHAIN, FACTOR, TIME
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import Block
 
-__all__ = ["FactorBaseline", "Refit"]
-
 Refit = Literal["model", "ols"]
 """Whose factors: the model's own estimate, or the month's cross-sectional least squares."""
 

@@ -26,8 +26,6 @@ from rvrae_pyro.baselines.views import FactorView
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 
-__all__ = ["Decoder", "Encoder", "FactorVAE", "Gaussian", "Network", "Predictor"]
-
 _LEAST_SCALE = 1e-3  # of a return of order one
 
 

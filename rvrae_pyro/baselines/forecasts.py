@@ -27,8 +27,6 @@ from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
 from rvrae_pyro.predictive.storage import Block
 
-__all__ = ["constant_data", "draw_blocks", "log_density", "moments"]
-
 
 def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
     """Log density of each month's observed returns given months before, of shape (n_times,).

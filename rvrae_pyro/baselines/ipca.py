@@ -32,8 +32,6 @@ from rvrae_pyro.errors import (
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FACTOR
 from rvrae_pyro.predictive.months import factor_coord
 
-__all__ = ["IPCA"]
-
 
 class IPCA(FactorBaseline):
     r"""Instrumented principal component analysis.

@@ -24,8 +24,6 @@ from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, pick_months
 from rvrae_pyro.predictive.storage import Block
 
-__all__ = ["FilteredJointT", "JointTBaseline", "cells_of", "stamps_of"]
-
 _PURPOSE: Final = "joint Student-t"
 
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp, ndtr, stdtr
 
-__all__ = ["Array", "Distances", "JointT", "MixtureOfT", "log_density_t"]
-
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

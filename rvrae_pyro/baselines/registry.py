@@ -18,8 +18,6 @@ from rvrae_pyro.baselines.saved import read_folder
 from rvrae_pyro.baselines.transformer import Transformer
 from rvrae_pyro.errors import CheckpointError
 
-__all__ = ["KINDS", "load"]
-
 KINDS: Final[dict[str, type[Baseline]]] = {
     "ALSTM": ALSTM,
     "ConditionalAutoencoder": ConditionalAutoencoder,

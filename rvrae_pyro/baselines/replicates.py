@@ -19,8 +19,6 @@ from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 from rvrae_pyro.predictive.months import by_label, chunks, factor_coord
 from rvrae_pyro.predictive.storage import Block
 
-__all__ = ["posterior_factors", "replicate_blocks"]
-
 _Month = tuple[Tensor, Tensor, Tensor]
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
 
-__all__ = ["FORMAT", "is_baseline", "read_folder", "write_folder"]
-
 FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one is refused."""
 

@@ -13,8 +13,6 @@ from rvrae_pyro.baselines.joint_t import Array, Distances
 from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.errors import check_count
 
-__all__ = ["History", "continue_scale", "filter_scale", "history_distances", "known_states"]
-
 
 @dataclass(frozen=True)
 class History:

@@ -20,8 +20,6 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 from rvrae_pyro.nn.sequences import pack_buckets
 
-__all__ = ["Reader", "SequenceForecaster", "last_months", "over_buckets", "target_months"]
-
 _BUCKETS = 4
 _FEW_ASSETS = 256  # below, a step of a recurrent network costs the same whatever its padding
 

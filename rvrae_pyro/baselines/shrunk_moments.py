@@ -12,16 +12,6 @@ from numpy.typing import NDArray
 from rvrae_pyro.baselines.joint_t import Array, JointT
 from rvrae_pyro.errors import FitError, check_count, check_number
 
-__all__ = [
-    "CorrelationParts",
-    "MomentOptions",
-    "ShrunkMoments",
-    "correlation_parts",
-    "effective_months",
-    "estimate_moments",
-    "principal_components",
-]
-
 _LARGEST: Final = 0.99  # of an average correlation
 _LEAST: Final = 0.01  # share of a variance that no factor explains
 _CONSTANT: Final = 1e-8  # share of the average variance below which an asset counts as constant

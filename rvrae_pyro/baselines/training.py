@@ -18,15 +18,6 @@ from torch import Tensor, nn
 from rvrae_pyro.errors import ConfigError, FitError, check_count, check_number
 from rvrae_pyro.inference.windows import draw_windows
 
-__all__ = [
-    "Objective",
-    "TrainConfig",
-    "progress_bar",
-    "return_scale",
-    "train_network",
-    "training_of",
-]
-
 
 @dataclass(frozen=True)
 class TrainConfig:

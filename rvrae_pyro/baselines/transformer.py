@@ -14,8 +14,6 @@ from rvrae_pyro.baselines.training import TrainConfig, training_of
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 
-__all__ = ["Network", "Transformer"]
-
 
 class _Layer(nn.Module):
     """Attention with a Gaussian locality prior, then a feed-forward layer."""

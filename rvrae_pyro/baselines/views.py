@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FactorHistory", "FactorView", "cholesky_like", "refit_factors"]
-
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
 
 

@@ -21,8 +21,6 @@ from rvrae_pyro.cli.risk import risk
 from rvrae_pyro.cli.simulate import simulate
 from rvrae_pyro.errors import FitError, RvraeError
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="rvrae",
     help="Bayesian dynamic latent factor models of stock returns: fit, forecast, measure risk.",

@@ -18,8 +18,6 @@ from rvrae_pyro.cli.compare import (
 from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["benchmark"]
-
 benchmark = typer.Typer(
     name="benchmark", help="Run experiments with published answers.", no_args_is_help=True
 )

@@ -25,8 +25,6 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["check", "describe"]
-
 
 @takes_layout
 def check(

@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.experiments.cluster import Cluster
     from rvrae_pyro.experiments.comparison import Comparison
 
-__all__ = [
-    "JobsOption",
-    "SchedulerOption",
-    "check_results_folder",
-    "compare",
-    "executor_at",
-    "kept_fits",
-    "options_named",
-    "read_names",
-    "read_numbers",
-    "read_split",
-    "report_comparison",
-    "with_returns",
-]
-
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
 SchedulerOption = Annotated[
     str,

@@ -17,21 +17,6 @@ from rich.table import Table
 
 from rvrae_pyro.errors import FitError, RvraeWarning
 
-__all__ = [
-    "as_options",
-    "interruptible",
-    "progress",
-    "say",
-    "say_json",
-    "say_pairs",
-    "say_table",
-    "strict",
-    "tell",
-    "terminable",
-    "warnings_told",
-]
-
-
 # `name=...` or `name='value'`, of the arguments of `rv.data.from_frame` that are options here
 _PLACES: Final = {"date_format": "FORMAT"}
 _ARGUMENT: Final = re.compile(

@@ -8,17 +8,6 @@ from pathlib import Path
 from rvrae_pyro.atomic import draft, put, remove, replacing
 from rvrae_pyro.errors import ConfigError
 
-__all__ = [
-    "CHECKPOINT",
-    "MODEL",
-    "assembled",
-    "check_file",
-    "check_folder",
-    "replaced",
-    "visible",
-    "write_text",
-]
-
 MODEL = "model"
 """Sub-folder of a run that ``Fit.save`` writes."""
 

@@ -23,8 +23,6 @@ from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["fit"]
-
 
 @takes_layout
 def fit(

@@ -20,8 +20,6 @@ from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 
-__all__ = ["forecast", "last_listed", "months_asked"]
-
 _TREES: Final = (".nc", ".zarr")
 _SHOWN: Final = 5
 

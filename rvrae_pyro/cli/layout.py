@@ -12,8 +12,6 @@ import typer
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["Layout", "takes_layout"]
-
 _PLAIN: Final = "Plain long tables (.csv, .parquet)"
 
 

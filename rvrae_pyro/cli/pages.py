@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.inference.schedules import Schedule
 
-__all__ = [
-    "Annealing",
-    "Simulation",
-    "draw_annealing",
-    "draw_simulation",
-    "run_annealing",
-    "run_simulation",
-]
-
 _BLUE, _ORANGE = COLOURS[0], COLOURS[1]
 _ANNEALED, _PLAIN = "KL annealed", "not annealed"
 

@@ -22,16 +22,6 @@ from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
 
-__all__ = [
-    "PanelPath",
-    "Preparation",
-    "layout_of",
-    "prepare",
-    "read_panel",
-    "read_table",
-    "settled",
-]
-
 # data that come with the package or with an extra of it, by the name that stands for a file
 _EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
 _TABLES: Final = (".csv", ".parquet")

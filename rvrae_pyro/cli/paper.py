@@ -25,8 +25,6 @@ from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel, read_table
 from rvrae_pyro.errors import ConfigError, PanelError
 
-__all__ = ["paper"]
-
 _GKX = "Gu, Kelly and Xiu's datashare"
 
 

@@ -15,8 +15,6 @@ from rvrae_pyro.data.plain_files import column_names, read_plain
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["Positions", "read_positions"]
-
 _IDS: Final = ("asset", "id", "ticker", "symbol", "permno", "isin", "cusip")
 _SIZES: Final = ("weight", "weights", "value", "position", "amount", "market_value")
 _CASH: Final = "cash"

@@ -16,8 +16,6 @@ from rvrae_pyro.errors import CheckpointError, RvraeError
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["Run", "load_run", "save_run"]
-
 _PREPARATION: Final = "preparation.json"
 
 

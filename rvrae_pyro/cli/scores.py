@@ -22,8 +22,6 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
 if TYPE_CHECKING:
     from rvrae_pyro.predictive.filtered import Filtered
 
-__all__ = ["Score", "score_forecasts"]
-
 _MEASURES: Final = {
     "total_r2": "total_r2",
     "predictive_r2_running_mean": "predictive_r2_running",

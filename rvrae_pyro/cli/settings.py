@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["Settings", "cut", "read_settings", "split_parts", "to_toml"]
-
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
 _SIZES: Final = ("n_characteristics", "n_factors", "n_context")
 _NONE: Final = "none"  # TOML has no null

@@ -14,8 +14,6 @@ from rvrae_pyro.cli.files import check_file
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 
-__all__ = ["simulate"]
-
 _SUFFIXES: Final = (".parquet", ".csv", ".nc")
 
 

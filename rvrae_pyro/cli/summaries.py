@@ -10,16 +10,6 @@ from numpy.typing import NDArray
 import rvrae_pyro as rv
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, TIME
 
-__all__ = [
-    "Aligned",
-    "Calibration",
-    "align",
-    "calibrate",
-    "portfolio_volatility",
-    "principal_factors",
-    "typical_size",
-]
-
 Floats = NDArray[np.floating[Any]]
 _ENDS: Final = (0.05, 0.95)
 

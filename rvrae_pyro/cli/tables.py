@@ -10,8 +10,6 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.files import check_file, replaced
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
 
-__all__ = ["TABLE_SUFFIXES", "forecast_table", "risk_table", "write_table"]
-
 TABLE_SUFFIXES: Final = (".csv", ".parquet")
 _TAILS: Final = (0.05, 0.01)
 # quantiles by the central interval whose ends they are

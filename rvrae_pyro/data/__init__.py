@@ -25,11 +25,8 @@ from rvrae_pyro.data.wide import from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
-    from rvrae_pyro.data.simulate import (
-        simulate_dynamic,
-        simulate_gkx,
-        simulate_linear_gaussian,
-    )
+    from rvrae_pyro.data.simulate import simulate_gkx, simulate_linear_gaussian
+    from rvrae_pyro.data.simulate_market import simulate_dynamic
 
 __all__ = [
     "GKX_COLUMNS",
@@ -71,7 +68,7 @@ __all__ = [
 _LAZY: Final = {
     "Batch": "rvrae_pyro.data.batch",
     "to_batch": "rvrae_pyro.data.batch",
-    "simulate_dynamic": "rvrae_pyro.data.simulate",
+    "simulate_dynamic": "rvrae_pyro.data.simulate_market",
     "simulate_gkx": "rvrae_pyro.data.simulate",
     "simulate_linear_gaussian": "rvrae_pyro.data.simulate",
 }

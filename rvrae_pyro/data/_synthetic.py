@@ -20,8 +20,6 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["cross_sectional_ranks", "make_panel", "month_ends"]
-
 Array = NDArray[np.float64]
 
 

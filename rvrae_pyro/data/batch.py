@@ -27,8 +27,6 @@ from rvrae_pyro.names import (
     TIME,
 )
 
-__all__ = ["Batch", "Carry", "check_batch", "to_batch", "to_light_batch"]
-
 State = tuple[Tensor, ...]
 """Recurrent state of one part; every part knows the layout of its own."""
 

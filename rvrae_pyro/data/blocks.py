@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.names import CHARACTERISTICS
 
-__all__ = ["cached_blocks", "each_row", "give_back", "is_lazy", "pieces", "row_blocks"]
-
 _CELLS: Final = 8_000_000
 """Values that a block from disk holds, unless a single chunk of rows has more."""
 

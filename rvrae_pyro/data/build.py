@@ -17,8 +17,6 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["build_panel", "canonical"]
-
 
 def _unicode(values: NDArray[Any]) -> NDArray[Any]:
     """Turn object or variable-width strings into fixed-width unicode; leave the rest."""

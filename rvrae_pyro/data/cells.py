@@ -13,8 +13,6 @@ from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.panel import first_three, raise_problems
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["Columns", "Grid", "delay", "stack"]
-
 Floats = NDArray[np.floating[Any]]
 
 

@@ -13,21 +13,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ConfigError, PanelError
 
-__all__ = [
-    "Frequency",
-    "check_frequency",
-    "date_spans",
-    "frequency_of",
-    "infer_frequency",
-    "last_days",
-    "month_end",
-    "next_row",
-    "period_ends",
-    "periods_per_year",
-    "read_days",
-    "skipped_rows",
-]
-
 Frequency = Literal["monthly", "weekly", "daily"]
 
 _PERIODS: Final[dict[str, int]] = {"monthly": 12, "weekly": 52, "daily": 252}

@@ -10,8 +10,6 @@ from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.errors import PanelError, warn_user
 
-__all__ = ["from_prices"]
-
 _FIELDS: Final = {
     "close": "close",
     "adjclose": "adjusted",

@@ -16,8 +16,6 @@ from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.dates import month_end, next_row
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["load_french", "load_french_factors"]
-
 Floats = NDArray[np.float64]
 
 _FACTORS: Final = ("MktRF", "SMB", "HML", "Mom")

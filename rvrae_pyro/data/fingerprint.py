@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.blocks import each_row
 
-__all__ = ["fingerprint"]
-
 
 def fingerprint(panel: xr.Dataset) -> str:
     """Hash the labels and values of a panel.

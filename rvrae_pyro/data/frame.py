@@ -26,8 +26,6 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["from_frame", "to_frame"]
-
 Floats = NDArray[np.floating[Any]]
 
 _NOTE: Final = "rvrae_panel"

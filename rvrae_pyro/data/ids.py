@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["asset_ids"]
-
 _WHOLE: Final = re.compile(r"([+-]?\d+)\.0*")
 _EXACT: Final = {"float16": 2.0**11, "float32": 2.0**24}
 """Largest whole number up to which a type holds all of them; 2**53 for the others."""

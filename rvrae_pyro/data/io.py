@@ -25,8 +25,6 @@ from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, TIME
 
-__all__ = ["read_panel", "write_panel"]
-
 _CSV_MARK: Final = f"# {FORMAT_KEY} "
 _JSON_MARK: Final = "json:"
 # what the readers and writers below raise for damaged files, full disks and bad values

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS
 
-__all__ = ["evenly", "find_lookahead", "named_like_a_lead"]
-
 Floats = NDArray[np.floating[Any]]
 
 _LEADS: Final = frozenset(

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.blocks import cached_blocks
 
-__all__ = ["Marks", "mark_cells"]
-
 
 @dataclass
 class Marks:

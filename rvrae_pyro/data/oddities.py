@@ -14,8 +14,6 @@ from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import warn_user
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME, WEIGHT
 
-__all__ = ["find_oddities", "warn_of_oddities"]
-
 Floats = NDArray[np.floating[Any]]
 
 _CODES: Final = (

@@ -21,16 +21,6 @@ from rvrae_pyro.data.readable import is_numeric, require_numeric
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-__all__ = [
-    "GKX_COLUMNS",
-    "ColumnMap",
-    "last_labels",
-    "month_bounds",
-    "read_gkx",
-    "read_long",
-    "read_rows",
-]
-
 _RETURN: Final = "_own_return"
 _SIZE: Final = "mvel1"
 

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Packing", "pack"]
-
 
 class Packing(NamedTuple):
     """Order in which listed cells become rows: position by position, the longest asset first.

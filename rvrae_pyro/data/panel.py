@@ -25,14 +25,6 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = [
-    "check_panel",
-    "first_three",
-    "listed",
-    "raise_problems",
-    "validate_panel",
-]
-
 _DIMS: Final[dict[str, tuple[str, ...]]] = {
     RETURNS: (TIME, ASSET),
     CHARACTERISTICS: (TIME, ASSET, CHARACTERISTIC),

@@ -13,8 +13,6 @@ from rvrae_pyro.data.panel import raise_problems
 from rvrae_pyro.errors import PanelError, RvraeWarning
 from rvrae_pyro.names import CHARACTERISTIC, CONTEXT, FEATURE
 
-__all__ = ["describe_panel", "in_order", "match_panel"]
-
 _NAMES: Final = "characteristics"
 _REST: Final = "panel"
 

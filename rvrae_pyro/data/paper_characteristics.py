@@ -7,8 +7,6 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["PAPER_CHARACTERISTICS", "PAPER_GROUPS"]
-
 PAPER_GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "past returns": ("mom1m", "mom6m", "mom12m", "mom36m", "chmom", "indmom"),

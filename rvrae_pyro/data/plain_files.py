@@ -13,8 +13,6 @@ from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.readable import MISSING, is_text, numbers_of, returns_of
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["column_names", "read_in_pieces", "read_plain", "read_rest"]
-
 _ROWS: Final = 500_000  # of a csv file held at a time
 _TAIL: Final = 1 << 16  # bytes at the end of a file in which its last line is looked for
 

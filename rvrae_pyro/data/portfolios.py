@@ -11,8 +11,6 @@ from rvrae_pyro.data.panel import first_three, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
 
-__all__ = ["CONSTANT", "managed_portfolios"]
-
 CONSTANT: Final = "constant"
 """Label of the portfolio that stands for the constant: close to equal weights."""
 

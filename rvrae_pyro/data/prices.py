@@ -17,8 +17,6 @@ from rvrae_pyro.data.rates import excess_returns
 from rvrae_pyro.data.rounding import constant
 from rvrae_pyro.errors import PanelError, RvraeWarning
 
-__all__ = ["characteristics_from_prices"]
-
 Floats: TypeAlias = NDArray[np.float64]
 Stops: TypeAlias = NDArray[np.int64]
 

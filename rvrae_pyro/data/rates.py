@@ -12,8 +12,6 @@ from rvrae_pyro.data.dates import Frequency, period_ends
 from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import PanelError, RvraeWarning
 
-__all__ = ["excess_returns"]
-
 Floats = NDArray[np.floating[Any]]
 
 _UNSHOWN_KIND: Final = "simple, taken as excess"

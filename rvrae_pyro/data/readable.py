@@ -9,16 +9,6 @@ from pandas.api import types as pdt
 from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import PanelError
 
-__all__ = [
-    "MISSING",
-    "is_numeric",
-    "is_text",
-    "not_numeric",
-    "numbers_of",
-    "require_numeric",
-    "returns_of",
-]
-
 MISSING: Final = frozenset(
     {"", ".", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a"}
     | {"nan", "null", "-NaN", "-nan", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}

@@ -31,8 +31,6 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
-__all__ = ["find_columns", "index_to_columns"]
-
 _PARTS: Final = frozenset(
     {TIME, ASSET, CHARACTERISTIC, RETURNS, CHARACTERISTICS, CONTEXT, FEATURE, WEIGHT, RISK_FREE}
     | {"date", "ret"}

@@ -5,8 +5,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["constant", "independent", "rounding", "scaled"]
-
 _LEAST: Final = 1e-12
 _STEPS: Final = 4.0
 

@@ -14,11 +14,8 @@ from rvrae_pyro.data._synthetic import (
     cross_sectional_ranks,
     make_panel,
 )
-from rvrae_pyro.data.simulate_market import simulate_dynamic
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import ASSET, FACTOR, TIME
-
-__all__ = ["simulate_dynamic", "simulate_gkx", "simulate_linear_gaussian"]
 
 _GKX_CASES = ("linear", "nonlinear")
 

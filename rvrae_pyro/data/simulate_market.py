@@ -12,8 +12,6 @@ from rvrae_pyro.data._synthetic import (
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import ASSET, FACTOR, TIME
 
-__all__ = ["simulate_dynamic"]
-
 _MARKET_SCALE, _FACTOR_SCALE = 0.04, 0.03  # innovation sd of the first and the other factors
 _MARKET_MEAN, _FACTOR_MEAN = 0.006, 0.003
 _IDIO_SCALE = 0.06

@@ -10,8 +10,6 @@ import xarray as xr
 
 from rvrae_pyro.data.io import read_panel
 
-__all__ = ["InMemory", "OnDisk", "Source"]
-
 
 class Source(Protocol):
     """Where a process finds the panel."""

@@ -16,8 +16,6 @@ from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_number
 from rvrae_pyro.names import CONTEXT, RETURNS, TIME
 
-__all__ = ["Part", "Split", "join_months", "split", "walk_forward"]
-
 _HOLIDAYS: Final = pd.Timedelta(days=5)
 
 Date: TypeAlias = "str | np.datetime64 | pd.Timestamp | pd.Period"

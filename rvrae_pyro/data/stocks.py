@@ -10,8 +10,6 @@ import xarray as xr
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["load_sp500"]
-
 _FILE = "sp500_dataset.csv.gz"
 
 

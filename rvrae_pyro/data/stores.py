@@ -8,8 +8,6 @@ from typing import Final, Literal
 from rvrae_pyro.errors import RvraeError
 from rvrae_pyro.names import CHARACTERISTICS, RETURNS
 
-__all__ = ["check_replaceable"]
-
 _CALLED: Final = {"panel": "a panel", "tree": "draws"}
 _OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 """Files of zarr itself, in either version of its format."""

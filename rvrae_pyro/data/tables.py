@@ -20,8 +20,6 @@ from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RETURNS, TIME
 
-__all__ = ["FORMAT_KEY", "from_table", "to_table"]
-
 FORMAT_KEY: Final = "rvrae-panel"
 """Where a file holds the header: a key of Parquet's metadata, the first line of a CSV."""
 

@@ -19,16 +19,6 @@ from rvrae_pyro.data.dates import (
 from rvrae_pyro.errors import ConfigError, RvraeError, ShapeError, warn_user
 from rvrae_pyro.names import SAMPLE_DIMS, TIME
 
-__all__ = [
-    "bound_rows",
-    "common_labels",
-    "in_time_order",
-    "labels_like",
-    "match_months",
-    "pick_rows",
-    "time_labels",
-]
-
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
 
 

@@ -15,8 +15,6 @@ from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
 
-__all__ = ["context_changes", "market_context", "rank_characteristics"]
-
 Floats = NDArray[np.floating[Any]]
 
 _LEAST_SPREAD: Final = 1e-9

@@ -23,8 +23,6 @@ from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_rest
 from rvrae_pyro.errors import PanelError
 
-__all__ = ["read_jkp", "read_openap"]
-
 _JKP: Final = ColumnMap(time="eom", asset="id", returns="ret_exc_lead1m", weight="me")
 _SCREENS: Final = ("obs_main", "exch_main", "primary_sec", "common")
 _COUNTRY: Final = "excntry"

@@ -16,8 +16,6 @@ from rvrae_pyro.data.readable import not_numeric, numbers_of
 from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import RISK_FREE, WEIGHT
 
-__all__ = ["from_wide"]
-
 _RETURN = "ret"
 
 

@@ -14,8 +14,6 @@ from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import ASSET, OBS, TIME
 
-__all__ = ["Per", "aggregate", "estimate_dataset", "hac_standard_error", "varying"]
-
 Per = Literal["panel", "month", "cell"]
 
 _PERS = ("panel", "month", "cell")

@@ -13,8 +13,6 @@ from rvrae_pyro.data.timeline import common_labels, in_time_order, match_months
 from rvrae_pyro.errors import ShapeError, warn_user
 from rvrae_pyro.names import ASSET, OBS, SAMPLE_DIMS, TIME
 
-__all__ = ["check_array", "pair", "point", "sample_dims", "score_cells", "to_wide", "warn_lost"]
-
 Array = NDArray[np.float64]
 Kernel = Callable[[Array, Array], Array]
 """From targets (cells,) and draws (cells, samples) to scores (cells,)."""

@@ -7,8 +7,6 @@ import xarray as xr
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import TIME
 
-__all__ = ["ESS", "FILTER_ERROR", "Filters", "LogEvidence", "monthly_scores"]
-
 ESS: Final = "ess"
 FILTER_ERROR: Final = "filter_error"
 

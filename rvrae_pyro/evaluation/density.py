@@ -11,8 +11,6 @@ from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.evaluation._aggregate import Per, aggregate
 from rvrae_pyro.evaluation._cells import pair, sample_dims, score_cells
 
-__all__ = ["coverage", "crps", "crps_normal", "crps_student_t", "log_score", "pit"]
-
 Array = NDArray[np.float64]
 
 

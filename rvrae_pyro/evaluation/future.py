@@ -14,8 +14,6 @@ from rvrae_pyro.evaluation._scored import LogEvidence
 from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 
-__all__ = ["leave_future_out", "leave_month_out"]
-
 Array = NDArray[np.float64]
 
 

@@ -15,8 +15,6 @@ from rvrae_pyro.evaluation._aggregate import aggregate, hac_standard_error, vary
 from rvrae_pyro.evaluation._cells import check_array, warn_lost
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
 
-__all__ = ["diebold_mariano", "fama_macbeth", "grs", "model_confidence_set"]
-
 _CONSTANT = "constant"
 
 

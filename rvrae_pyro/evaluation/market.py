@@ -12,8 +12,6 @@ from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.evaluation._cells import Array, check_array, sample_dims, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["market_statistics"]
-
 _NAMES = {
     "cross_sectional_sd": "mean over months of the standard deviation across assets",
     "market_volatility": "standard deviation over months of the equally weighted return",

@@ -19,8 +19,6 @@ from rvrae_pyro.evaluation._aggregate import (
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["predictive_r2", "prevailing_mean", "rank_ic", "rank_icir", "total_r2"]
-
 _LEAST_PAIRS = 3  # two pairs always correlate by -1 or 1
 
 

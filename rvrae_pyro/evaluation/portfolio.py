@@ -13,8 +13,6 @@ from rvrae_pyro.evaluation._aggregate import estimate_dataset, hac_standard_erro
 from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["long_short", "sharpe_ratio"]
-
 Array = NDArray[np.float64]
 
 _VARIABLES = {

@@ -16,8 +16,6 @@ from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.evaluation._cells import check_array
 from rvrae_pyro.names import CHARACTERISTIC, FACTOR, TIME
 
-__all__ = ["KNOWN_FACTOR", "factor_profile"]
-
 KNOWN_FACTOR: Final = "known_factor"
 """Dimension of the factors that have a name already."""
 

@@ -8,8 +8,6 @@ from rvrae_pyro.errors import ConfigError, ShapeError, check_number
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, LOG_PRIOR, RETURNS, TIME
 from rvrae_pyro.predictive.pareto import smooth_weights
 
-__all__ = ["psense"]
-
 Array = NDArray[np.float64]
 
 

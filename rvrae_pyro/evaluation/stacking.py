@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import TIME
 
-__all__ = ["stacking_weights"]
-
 Array = NDArray[np.float64]
 MODEL: Final = "model"
 

@@ -24,16 +24,6 @@ from rvrae_pyro.experiments.scoring import Rules, Scores, score
 from rvrae_pyro.fitting.parallel import one_thread
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-__all__ = [
-    "Cell",
-    "Job",
-    "Result",
-    "SimulatedGKX",
-    "read_result",
-    "run_job",
-    "write_result",
-]
-
 _LAYOUT = 1
 
 

@@ -17,8 +17,6 @@ from rvrae_pyro.fitting.parallel import panels_of
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Cluster", "connect"]
-
 
 class Cluster:
     """An executor over the workers of a dask.distributed scheduler; see :func:`connect`.

@@ -25,9 +25,9 @@ from rvrae_pyro.experiments.planning import (
     plan,
     study_months,
 )
+from rvrae_pyro.experiments.published import PAPER_NAME
 from rvrae_pyro.experiments.registry import (
     ABLATIONS,
-    PAPER_NAME,
     RVRAE_NAME,
     check_distinct,
     enter_all,
@@ -47,8 +47,6 @@ from rvrae_pyro.experiments.tables import (
 )
 from rvrae_pyro.fitting.parallel import Submits
 from rvrae_pyro.names import ASSET, TIME
-
-__all__ = ["Comparison", "compare"]
 
 _LEAST_DRAWS = 200
 

@@ -21,14 +21,6 @@ from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = [
-    "BaselineEntrant",
-    "Entrant",
-    "FactoryEntrant",
-    "ModelEntrant",
-    "as_entrant",
-]
-
 
 @runtime_checkable
 class Entrant(Protocol):

@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.experiments.scoring import METRICS
 
-__all__ = ["draw_table", "save_figure"]
-
 _BLUE, _GREY = "#0072B2", "#595959"
 _COLUMNS: Final = 3
 

@@ -12,22 +12,6 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean
 from rvrae_pyro.names import ASSET, FACTOR, RETURNS, TIME
 
-__all__ = [
-    "FITTED",
-    "FORECASTS",
-    "LOG_EVIDENCE",
-    "MEAN",
-    "Fitted",
-    "Forecaster",
-    "OwnOutlook",
-    "build_outlook",
-    "forecast_tree",
-    "label",
-    "observed_returns",
-    "refit",
-    "tree_of",
-]
-
 FORECASTS: Final = "forecasts"
 """Group of a tree: point forecasts, fitted returns and log densities."""
 
@@ -46,7 +30,7 @@ _LABELS: Final = {
 }
 
 
-class PanelForecasts(Protocol):
+class _PanelForecasts(Protocol):
     """A panel as a fitted model reads it: the result of ``filter``."""
 
     @property
@@ -73,7 +57,7 @@ class Forecaster(Protocol):
     has_distribution: ClassVar[bool]
     has_factors: ClassVar[bool]
 
-    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> PanelForecasts:
+    def filter(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> _PanelForecasts:
         """Read a panel once, for all forecasts of it."""
         ...
 

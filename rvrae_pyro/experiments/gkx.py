@@ -30,8 +30,6 @@ from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.experiments.tables import long_table, to_markdown
 from rvrae_pyro.fitting.parallel import Submits
 
-__all__ = ["GKX_MODELS", "Benchmark", "benchmark_gkx"]
-
 GKX_MODELS: Final = ("IPCA", "CA", "CA2", "FactorVAE", "RVRAE")
 """What is run unless told; CA is the published CA1."""
 

@@ -19,8 +19,6 @@ from rvrae_pyro.experiments.forecast_tree import (
 )
 from rvrae_pyro.names import FACTOR
 
-__all__ = ["Oracle"]
-
 
 @dataclass(frozen=True, eq=False)
 class Oracle:

@@ -20,16 +20,6 @@ from rvrae_pyro.experiments.running import Failure, failed
 from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-__all__ = [
-    "candidates",
-    "check_study",
-    "cut",
-    "draw_omitted",
-    "omit_counts",
-    "plan",
-    "study_months",
-]
-
 _RANK_METRICS = ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running")
 _LEAST = 3  # pairs of a rank correlation
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["GKX_TABLE", "NOT_COMPARABLE", "PAPER_NAME", "PAPER_RANK", "PAPER_TABLE"]
-
 PAPER_NAME: Final = "RVRAE (paper)"
 
 NOT_COMPARABLE: Final = (

@@ -30,19 +30,6 @@ from rvrae_pyro.models import loadings, priors
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHARACTERISTIC, FEATURE
 
-__all__ = [
-    "ABLATIONS",
-    "ALL",
-    "COMPETITORS",
-    "PAPER_NAME",
-    "RVRAE_NAME",
-    "STOCKS_NAME",
-    "check_distinct",
-    "enter_all",
-    "find_entrant",
-    "names_all",
-]
-
 RVRAE_NAME: Final = "RVRAE"
 STOCKS_NAME: Final = "RVRAE (stocks)"
 

@@ -18,8 +18,6 @@ from rvrae_pyro.experiments.published import PAPER_NAME
 from rvrae_pyro.fitting.parallel import Submits
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-__all__ = ["PAPER_MODELS", "paper", "paper_omit", "paper_split"]
-
 PAPER_MODELS: Final = ("IPCA", "CA", "FactorVAE", "ALSTM", "Transformer", PAPER_NAME)
 """The six models of the paper's tables, by their names in ``COMPETITORS``."""
 

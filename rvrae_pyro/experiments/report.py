@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison import Comparison
     from rvrae_pyro.experiments.running import Failure
 
-__all__ = [
-    "PAGE",
-    "TITLE",
-    "failure_table",
-    "markdown",
-    "refuse_foreign",
-    "write_csv",
-    "write_report",
-    "write_text",
-]
-
 PAGE: Final = "report.md"
 TITLE: Final = "# Comparison"
 

@@ -15,16 +15,6 @@ from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk import FactorCovariance
 from rvrae_pyro.risk.coverage_tests import christoffersen, holm, kupiec
 
-__all__ = [
-    "RISK_MEASURES",
-    "Distribution",
-    "ExactDistribution",
-    "compare_risk",
-    "portfolio_var_tests",
-    "risk_record",
-    "risk_scores",
-]
-
 _TAILS: Final = (0.05, 0.01)
 _COVERED: Final = 0.9
 _VARIABLES: Final = (

@@ -12,8 +12,6 @@ from rvrae_pyro.errors import CheckpointError, FitError
 from rvrae_pyro.experiments.cells import Cell, Job, Result, read_result, run_job, write_result
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 
-__all__ = ["Failure", "failed", "hold", "progress_bar", "run_cells", "run_grid"]
-
 
 @dataclass(frozen=True)
 class Failure:

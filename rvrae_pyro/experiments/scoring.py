@@ -25,8 +25,6 @@ from rvrae_pyro.experiments.forecast_tree import FORECASTS, LOG_EVIDENCE, MEAN
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk import summarize
 
-__all__ = ["METRICS", "Metric", "Rules", "Scores", "score"]
-
 _RUNNING: Final = "mean_running"
 _PREDICTIONS: Final = "predictions"
 _PROB, _TAIL = 0.9, 0.05

@@ -18,20 +18,6 @@ from rvrae_pyro.experiments.published import PAPER_NAME, PAPER_RANK, PAPER_TABLE
 from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.names import TIME
 
-__all__ = [
-    "PAPER_METRICS",
-    "TABLES",
-    "Table",
-    "compare_densities",
-    "long_table",
-    "pooled",
-    "select",
-    "skill_alarms",
-    "to_markdown",
-    "wide",
-    "with_printed",
-]
-
 
 @dataclass(frozen=True)
 class Table:

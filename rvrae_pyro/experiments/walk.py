@@ -20,8 +20,6 @@ from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.names import RETURNS, TIME
 
-__all__ = ["walk_forward"]
-
 
 def walk_forward(
     panel: xr.Dataset,

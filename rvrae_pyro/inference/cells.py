@@ -19,8 +19,6 @@ from rvrae_pyro.nn.cross_section import along_factors
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
-__all__ = ["Cells", "DrawnPath", "Mode", "Samples", "cells_of", "draw_months", "light"]
-
 
 @dataclass(frozen=True)
 class Cells:

@@ -16,8 +16,6 @@ from rvrae_pyro.inference.schedules import (
     Schedule,
 )
 
-__all__ = ["FitConfig"]
-
 
 @dataclass(frozen=True)
 class FitConfig:

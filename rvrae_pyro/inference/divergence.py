@@ -13,8 +13,6 @@ from rvrae_pyro.models.priors.base import Updated
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior
 from rvrae_pyro.nn.log_variance import LogVariance
 
-__all__ = ["marginal_kl", "month_kl"]
-
 
 @torch.no_grad()
 def month_kl(walk: Walk) -> Tensor:

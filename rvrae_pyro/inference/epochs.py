@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["BackOff", "Epoch", "Keep", "State", "Trained"]
-
 State = Mapping[str, Any]
 """Everything a run needs to go on: nested mappings and lists of tensors and JSON values."""
 

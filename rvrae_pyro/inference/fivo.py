@@ -18,8 +18,6 @@ from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Potential
 
-__all__ = ["FIVO"]
-
 
 class FIVO(Trace_ELBO):
     r"""Bound on the evidence by a particle filter: ``E log prod_t mean_i w_t^i <= log p(r)``.

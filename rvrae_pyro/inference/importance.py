@@ -14,12 +14,6 @@ from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.path_draw import along_prior, draw_path
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = [
-    "GuidePaths",
-    "guide_paths",
-    "path_log_likelihood",
-]
-
 
 @dataclass(frozen=True)
 class GuidePaths:

@@ -11,8 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Team", "joined", "team"]
-
 
 @dataclass(frozen=True)
 class Team:

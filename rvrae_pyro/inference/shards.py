@@ -21,15 +21,6 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.blocks import row_blocks
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
-__all__ = [
-    "CutPanel",
-    "Pile",
-    "Scratch",
-    "Shards",
-    "SpilledPanel",
-    "without_assets",
-]
-
 
 class Shards(Protocol):
     """The assets that one process looks after, in pieces that fit into memory one at a time.

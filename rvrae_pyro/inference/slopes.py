@@ -18,8 +18,6 @@ from rvrae_pyro.models.filter_pass import Walk
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.sequences import together
 
-__all__ = ["BrokenBound", "OnePanel", "Slopes", "Task", "not_finite", "window_loss"]
-
 
 class BrokenBound(FitError):
     """The bound or its gradient is not finite, or far below what it was: training backs off."""

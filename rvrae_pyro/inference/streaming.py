@@ -44,8 +44,6 @@ from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.nn.sequences import together
 
-__all__ = ["Streamed", "Total", "alone", "require_additive"]
-
 Total = Callable[[Tensor], Tensor]
 """Sum of a tensor over all processes."""
 

@@ -19,13 +19,11 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.elbo import AnnealedELBO
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
-from rvrae_pyro.inference.slopes import BrokenBound, OnePanel, Slopes, Task, window_loss
+from rvrae_pyro.inference.slopes import BrokenBound, OnePanel, Slopes, Task
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.filter_pass import Walk
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.nn.seeding import seeded
-
-__all__ = ["Epoch", "Trained", "train", "window_loss"]
 
 _EPOCH_SEED = 0
 """Seed of the weights that epochs are judged at."""

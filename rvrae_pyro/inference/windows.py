@@ -6,8 +6,6 @@ import itertools
 
 import torch
 
-__all__ = ["draw_windows"]
-
 
 def draw_windows(
     n_times: int, window: int | None, generator: torch.Generator

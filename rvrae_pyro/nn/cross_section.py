@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["along_assets", "along_factors", "information", "spread_of"]
-
 
 def along_factors(beta: Tensor, factors: Tensor) -> Tensor:
     """Compute ``B f``, of shape (*batch, n_assets), from factors (*batch, n_factors).

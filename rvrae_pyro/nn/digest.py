@@ -8,8 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["digest_of"]
-
 
 def digest_of(tensors: Mapping[str, Tensor], content: str = "") -> str:
     """Hash tensors by name, type, shape and value, whatever device they are on.

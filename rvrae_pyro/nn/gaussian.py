@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Dispersion", "Gaussian", "Posterior", "Potential"]
-
 _LOG_2PI = math.log(2.0 * math.pi)
 
 

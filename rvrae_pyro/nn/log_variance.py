@@ -10,8 +10,6 @@ from torch import Tensor
 
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 
-__all__ = ["LogVariance"]
-
 _SWEEPS = 3
 
 

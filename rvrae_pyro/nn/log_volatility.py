@@ -9,8 +9,6 @@ from torch import Tensor
 
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 
-__all__ = ["VolatilityEvidence", "propose_volatility"]
-
 
 class VolatilityEvidence(NamedTuple):
     r"""Log-likelihood of a month's returns in its log-volatility x, up to a constant.

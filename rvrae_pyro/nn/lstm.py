@@ -17,8 +17,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rvrae_pyro.nn.sequences import rnn_weights
 
-__all__ = ["PackedLSTM", "run_lstm_packed"]
-
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 

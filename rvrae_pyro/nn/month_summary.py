@@ -10,8 +10,6 @@ from torch import Tensor
 from rvrae_pyro.nn.cross_section import along_assets, information
 from rvrae_pyro.nn.gaussian import Potential
 
-__all__ = ["MonthStatistics", "month_features", "summary_size"]
-
 _PRECISION_UNIT = 10.0
 """Brings log precisions, 5 to 15 for ten to a million assets, to order one."""
 

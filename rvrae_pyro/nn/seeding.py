@@ -8,8 +8,6 @@ from functools import cache
 
 import torch
 
-__all__ = ["seeded"]
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:

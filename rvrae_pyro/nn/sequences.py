@@ -11,16 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "Bucket",
-    "by_month",
-    "months_apart",
-    "pack_buckets",
-    "rnn_weights",
-    "run_lstm_online",
-    "together",
-]
-
 _together: ContextVar[bool] = ContextVar("months_together", default=False)
 
 

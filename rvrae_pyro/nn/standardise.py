@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Standardise"]
-
 
 class Standardise(nn.Module):
     """Centre and scale features by constants taken once from training rows.

@@ -17,8 +17,6 @@ from torch import Tensor
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 
-__all__ = ["Mixture", "StudentT", "StudentTPosterior", "from_pyro"]
-
 _SWEEPS = 2
 
 

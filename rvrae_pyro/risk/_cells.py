@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from rvrae_pyro.risk._draws import Array, exceeds, tail_limits, tail_losses
 from rvrae_pyro.risk.coverage_tests import fz0_score, quantile_score
 
-__all__ = ["Scores", "Walk"]
-
 
 @dataclass(frozen=True)
 class Scores:

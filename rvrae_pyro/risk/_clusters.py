@@ -7,8 +7,6 @@ import numpy as np
 from rvrae_pyro.risk._draws import Array
 from rvrae_pyro.risk.coverage_tests import stationary_bootstrap
 
-__all__ = ["BINS", "bootstrap_counts", "clustered", "pit_band", "pit_test"]
-
 BINS: Final = 10
 _GRID: Final = np.linspace(0.05, 0.95, 19)
 

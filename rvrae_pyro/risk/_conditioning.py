@@ -13,8 +13,6 @@ from rvrae_pyro.risk._draws import Array
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, read_weights
 from rvrae_pyro.risk.covariance import FactorCovariance
 
-__all__ = ["Gains", "Shocks", "factor_rows", "one_portfolio"]
-
 Shocks: TypeAlias = Mapping[object, float]
 
 

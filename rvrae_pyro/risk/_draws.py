@@ -23,19 +23,6 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 
-__all__ = [
-    "MIXED",
-    "Array",
-    "Forecast",
-    "check_tails",
-    "exceeds",
-    "is_empty",
-    "read_forecast",
-    "tail_limits",
-    "tail_losses",
-    "tail_share",
-]
-
 Array = NDArray[np.float64]
 
 MIXED = "`predictions/returns` must be NaN in all draws of a cell or in none; some cells mix them."

@@ -13,8 +13,6 @@ from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import ASSET, TIME
 
-__all__ = ["PORTFOLIO", "Weights", "first", "pick_times", "read_weights"]
-
 Weights: TypeAlias = pd.Series | pd.DataFrame | xr.DataArray
 
 PORTFOLIO = "portfolio"

@@ -13,8 +13,6 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.risk._draws import Array, check_tails
 from rvrae_pyro.risk.summary import DESCRIPTIONS
 
-__all__ = ["summarize_analytic"]
-
 _NODES = 200
 
 

@@ -27,8 +27,6 @@ from rvrae_pyro.risk.coverage_tests import (
     months_needed,
 )
 
-__all__ = ["backtest"]
-
 _LEVEL: Final = 0.05
 _HOLM: Final = {"kupiec_p_exact": "kupiec", "conditional_p": "christoffersen", "z2_p": "z2"}
 

@@ -15,8 +15,6 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OTHER_FACTOR, 
 from rvrae_pyro.risk._draws import Array, read_forecast
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
 
-__all__ = ["FactorCovariance", "FactorModel", "Moments", "covariance"]
-
 OTHER_ASSET = "other_asset"
 
 

@@ -15,20 +15,6 @@ from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_number
 from rvrae_pyro.risk._draws import exceeds
 
-__all__ = [
-    "Christoffersen",
-    "Outcome",
-    "acerbi_szekely",
-    "christoffersen",
-    "fz0_score",
-    "holm",
-    "kupiec",
-    "kupiec_power",
-    "months_needed",
-    "quantile_score",
-    "stationary_bootstrap",
-]
-
 Array = NDArray[np.float64]
 
 

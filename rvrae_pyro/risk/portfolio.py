@@ -15,8 +15,6 @@ from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast, 
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, pick_times, read_weights
 from rvrae_pyro.risk.summary import summarize_forecast
 
-__all__ = ["portfolio", "portfolio_draws", "to_scenarios"]
-
 _KINDS: Final = ("sd", "var", "es")
 _KIND: Final = "kind"
 

@@ -16,8 +16,6 @@ from rvrae_pyro.risk._draws import Array, Forecast, read_forecast
 from rvrae_pyro.risk._weights import Weights, first
 from rvrae_pyro.risk.covariance import FactorCovariance
 
-__all__ = ["scenario"]
-
 Method: TypeAlias = Literal["gaussian", "kernel"]
 
 _FEW = 50  # effective draws below which kernel weights leave little to average

@@ -19,8 +19,6 @@ from rvrae_pyro.risk._draws import (
     tail_losses,
 )
 
-__all__ = ["DESCRIPTIONS", "summarize", "summarize_forecast"]
-
 _BLOCK = 2**22  # draws held at a time: 32 MiB in double precision
 
 DESCRIPTIONS: Final = {
