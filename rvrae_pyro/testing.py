@@ -26,7 +26,7 @@ from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.data.simulate_market import simulate_dynamic
+from rvrae_pyro.data.simulate import simulate_dynamic
 from rvrae_pyro.errors import ConfigError, ContractError, RvraeError
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit, load

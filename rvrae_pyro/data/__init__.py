@@ -25,8 +25,7 @@ from rvrae_pyro.data.wide import from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
-    from rvrae_pyro.data.simulate import simulate_gkx, simulate_linear_gaussian
-    from rvrae_pyro.data.simulate_market import simulate_dynamic
+    from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx, simulate_linear_gaussian
 
 __all__ = [
     "GKX_COLUMNS",
@@ -68,7 +67,7 @@ __all__ = [
 _LAZY: Final = {
     "Batch": "rvrae_pyro.data.batch",
     "to_batch": "rvrae_pyro.data.batch",
-    "simulate_dynamic": "rvrae_pyro.data.simulate_market",
+    "simulate_dynamic": "rvrae_pyro.data.simulate",
     "simulate_gkx": "rvrae_pyro.data.simulate",
     "simulate_linear_gaussian": "rvrae_pyro.data.simulate",
 }
