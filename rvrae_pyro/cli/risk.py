@@ -15,7 +15,7 @@ from rvrae_pyro.cli.panels import PanelPath, settled
 from rvrae_pyro.cli.positions import Positions, read_positions
 from rvrae_pyro.cli.runs import load_run
 from rvrae_pyro.data.timeline import pick_rows
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, TIME
 
 __all__ = ["risk"]
@@ -46,6 +46,9 @@ def risk(
     benchmark: Annotated[
         Path | None, typer.Option(help="Such a table of a benchmark, for active risk.")
     ] = None,
+    horizon: Annotated[
+        int, typer.Option(help="Periods that the portfolio is held, from the month on.")
+    ] = 1,
     times: Annotated[str, typer.Option(help="last, or one month such as 2017-04.")] = "last",
     num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,
@@ -53,12 +56,15 @@ def risk(
     *,
     layout: Layout,
 ) -> None:
-    """Measure the risk of a portfolio over the next month, and what each position adds to it.
+    """Measure the risk of a portfolio over the next periods, and what each position adds to it.
 
     Numbers that sum to one are weights. Others are positions in one currency, divided by their sum
     (long-short portfolios that sum to about zero: by the sum of absolute values). A row `cash`
     counts in the sum and has no excess return; assets that are not in the table have weight 0.
+    With --horizon 3 figures are of the excess return compounded over three periods, of a portfolio
+    that is bought and held; characteristics keep their last value.
     """
+    check_count("--horizon", horizon)
     loaded = load_run(run)
     _, prepared = loaded.read(panel, layout)
     column = (loaded.preparation.layout or {}).get("asset", layout.asset)
@@ -69,31 +75,53 @@ def risk(
         other = None
         if benchmark is not None:
             other = read_positions(benchmark, "--benchmark", listed, column)
-        tree = loaded.fit.forecast(ready, num_samples=num_samples, seed=seed, times=[month])
-    book = rv.risk.portfolio(
-        tree, held.weights, None if other is None else other.weights, tail=_TAILS
-    ).isel({TIME: 0})
+        tree = loaded.fit.forecast(
+            ready, num_samples=num_samples, seed=seed, times=[month], horizon=horizon
+        )
+    against = None if other is None else other.weights
+    books = [
+        rv.risk.portfolio(one, held.weights, against, tail=_TAILS).isel({TIME: 0})
+        for one in _by_step(tree, horizon)
+    ]
+    book = books[-1]
     figures = {"portfolio": _figures(book.to_dataset(), held.value)}
     for name in ("benchmark", "active"):
         if name in book.children:
             figures[name] = _figures(book[name].to_dataset(), None)
     positions = _positions(book.to_dataset(), held)
+    steps = [_figures(each.to_dataset(), held.value) for each in books]
     if as_json:
         say_json(
             {
                 "run": str(run),
                 "date": str(month)[:10],
+                "horizon": horizon,
                 "num_samples": num_samples,
                 "seed": seed,
                 "rule": held.rule,
                 "value": held.value,
                 "cash": held.cash,
                 **figures,
+                "steps": [{"step": number, **each} for number, each in enumerate(steps, 1)],
                 "positions": positions,
             }
         )
         return
-    _show(str(month)[:7], held, figures, positions)
+    _show(_span(month, horizon), held, figures, positions)
+    if horizon > 1:
+        _show_steps(steps)
+
+
+def _by_step(tree: xr.DataTree, horizon: int) -> list[xr.DataTree]:
+    """Forecasts of the returns compounded up to each step; the tree itself for a single one."""
+    if horizon == 1:
+        return [tree]
+    return [rv.risk.at_step(tree, step) for step in range(1, horizon + 1)]
+
+
+def _span(month: np.datetime64, horizon: int) -> str:
+    first = str(month)[:7]
+    return first if horizon == 1 else f"{horizon} periods from {first}, bought and held"
 
 
 def _one_month(panel: xr.Dataset, times: str) -> np.datetime64:
@@ -114,7 +142,7 @@ def _figures(data: xr.Dataset, value: float | None) -> dict[str, Any]:
         for name in ("var", "es"):
             found[f"{name}_{round(100 * tail):02d}"] = data[name].sel(tail=tail).item()
     for name in ("factor_var", "idio_var", "parameter_var"):
-        if name in data:
+        if name in data and np.isfinite(data[name].item()):
             found[name] = data[name].item()
     if value is not None:
         found["in_currency"] = {name: value * found[name] for name in _ROWS}
@@ -150,7 +178,8 @@ def _show(
         rows.append(row if money is None else [*row, f"{money[name]:,.2f}"])
     blank = [] if money is None else [""]
     rows.append(["P(loss)", *(f"{100 * e['prob_loss']:.0f}" for e in figures.values()), *blank])
-    rows.append(["variance from factors", *map(_share, figures.values()), *blank])
+    if any(map(_share, figures.values())):
+        rows.append(["variance from factors", *map(_share, figures.values()), *blank])
     head = ("", *figures, *([] if money is None else ["in currency"]))
     say_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
     sd, es = figures["portfolio"]["sd"], figures["portfolio"]["es_05"]
@@ -161,6 +190,15 @@ def _show(
         lines.append(_line(f"{len(rest)} others", rest, sd, es))
     lines.append(_line("sum", positions, sd, es))
     say_table(("position", "weight %", "of sd %", "of ES 5 % in %"), lines, "Parts of the risk")
+
+
+def _show_steps(steps: list[dict[str, Any]]) -> None:
+    """Print figures of the return compounded up to each step."""
+    rows = [
+        [str(number), *(f"{100 * each[name]:.2f}" for name in _ROWS)]
+        for number, each in enumerate(steps, 1)
+    ]
+    say_table(("periods", *_ROWS.values()), rows, "Compounded up to each period, in %")
 
 
 def _line(name: str, rows: list[dict[str, Any]], sd: float, es: float) -> list[str]:

@@ -28,6 +28,7 @@ from rvrae_pyro.evaluation.inference import (
     model_confidence_set,
 )
 from rvrae_pyro.evaluation.market import market_statistics
+from rvrae_pyro.evaluation.paths import compounded_returns
 from rvrae_pyro.evaluation.point import (
     predictive_r2,
     prevailing_mean,
@@ -42,6 +43,7 @@ from rvrae_pyro.evaluation.stacking import stacking_weights
 
 __all__ = [
     "compare",
+    "compounded_returns",
     "coverage",
     "crps",
     "crps_normal",

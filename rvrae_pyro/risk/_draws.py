@@ -19,6 +19,7 @@ from rvrae_pyro.names import (
     FACTORS,
     MEMBER,
     RETURNS,
+    STEP,
     TIME,
     WEIGHT_DRAW,
 )
@@ -95,6 +96,11 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
             "`tree` must be a DataTree whose group 'predictions' has a variable 'returns'; got "
             f"{type(tree).__name__} with groups {list(getattr(tree, 'children', {}))}. "
             "A forecast has one."
+        )
+    if STEP in group.dims:
+        raise ShapeError(
+            "`tree` is a forecast over several periods, and a single one is needed. Take one step: "
+            "rv.risk.at_step(tree, step)."
         )
     predictions = in_time_order(group.to_dataset(), "tree")
     returns = _ordered(predictions[RETURNS], (CHAIN, DRAW, TIME, ASSET), "predictions/returns")

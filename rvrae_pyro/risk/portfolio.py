@@ -10,9 +10,10 @@ import xarray as xr
 
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, STEP, TIME
 from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast, tail_share
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, pick_times, read_weights
+from rvrae_pyro.risk.steps import at_step, has_steps, n_draws_of, over_steps, steps_of
 from rvrae_pyro.risk.summary import summarize_forecast
 
 _KINDS: Final = ("sd", "var", "es")
@@ -61,6 +62,12 @@ def portfolio(
         and ``active`` hold for them what the root holds for the portfolio; ``active/sd`` is the
         tracking error.
 
+        Of a forecast over several periods (``fit.forecast(panel, horizon=h)``) all but
+        ``weights`` have a dim ``step`` after ``time`` and are of the return in that step's own
+        period, with the weights as given. Those called ``compounded_*`` (``compounded_sd``,
+        ``compounded_component_es``, ...) are of the portfolio bought at the origin and held up to
+        the step: the weights of the compounded returns. Their components sum up likewise.
+
     Raises
     ------
     ShapeError
@@ -92,8 +99,17 @@ def portfolio(
     Gourieroux, Laurent and Scaillet (2000), Sensitivity analysis of values at risk, Journal of
     Empirical Finance 7, eq. (2.7).
     """
+    if has_steps(tree):
+        chosen = check_tails(tail, n_draws_of(tree))
+        return over_steps(tree, lambda one: _portfolio(one, weights, benchmark, chosen))
+    return _portfolio(tree, weights, benchmark, check_tails(tail, read_forecast(tree).n_draws))
+
+
+def _portfolio(
+    tree: xr.DataTree, weights: Weights, benchmark: Weights | None, tails: tuple[float, ...]
+) -> xr.DataTree:
+    """Risk of portfolios in a forecast of single periods."""
     forecast = read_forecast(tree)
-    tails = check_tails(tail, forecast.n_draws)
     held, reference = _positions(weights, benchmark, forecast.listed)
     forecast = _months(forecast, held)
     books = {"portfolio": held}
@@ -121,6 +137,9 @@ def portfolio(
 def portfolio_draws(tree: xr.DataTree, weights: Weights) -> xr.DataArray:
     """Draw the portfolio's return: (chain, draw, time), and ``portfolio`` if the weights have it.
 
+    Of a forecast over several periods (chain, draw, time, step): the return of the portfolio
+    bought at the origin and held up to the step.
+
     Parameters
     ----------
     tree, weights
@@ -130,6 +149,11 @@ def portfolio_draws(tree: xr.DataTree, weights: Weights) -> xr.DataArray:
     -------
     DataArray
     """
+    if has_steps(tree):
+        steps = steps_of(tree)
+        each = [portfolio_draws(at_step(tree, step), weights) for step in steps]
+        joined = xr.concat(each, STEP, join="exact").assign_coords({STEP: steps})
+        return joined.transpose(CHAIN, DRAW, TIME, STEP, ...)
     forecast = read_forecast(tree)
     held = read_weights(weights, forecast.listed)
     forecast = _months(forecast, held)

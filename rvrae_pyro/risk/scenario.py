@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Literal, TypeAlias, overload
 
@@ -10,11 +11,18 @@ import xarray as xr
 
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, STEP, TIME
 from rvrae_pyro.risk._conditioning import Gains, Shocks, factor_rows, one_portfolio
 from rvrae_pyro.risk._draws import Array, Forecast, read_forecast
 from rvrae_pyro.risk._weights import Weights, first
 from rvrae_pyro.risk.covariance import FactorCovariance
+from rvrae_pyro.risk.steps import (
+    at_step,
+    cumulated_factors,
+    has_steps,
+    steps_of,
+    take_paths,
+)
 
 Method: TypeAlias = Literal["gaussian", "kernel"]
 
@@ -28,9 +36,10 @@ def scenario(
     factors: Shocks | None = None,
     weights: Weights | None = None,
     value: float | None = None,
-    method: Method = "gaussian",
+    method: Method | None = None,
     bandwidth: float | None = None,
     seed: int = 0,
+    step: int | None = None,
 ) -> xr.DataTree: ...
 
 
@@ -41,9 +50,10 @@ def scenario(
     factors: Shocks | None = None,
     weights: Weights | None = None,
     value: float | None = None,
-    method: Method = "gaussian",
+    method: Method | None = None,
     bandwidth: float | None = None,
     seed: int = 0,
+    step: int | None = None,
 ) -> xr.Dataset: ...
 
 
@@ -53,9 +63,10 @@ def scenario(
     factors: Shocks | None = None,
     weights: Weights | None = None,
     value: float | None = None,
-    method: Method = "gaussian",
+    method: Method | None = None,
     bandwidth: float | None = None,
     seed: int = 0,
+    step: int | None = None,
 ) -> xr.DataTree | xr.Dataset:
     r"""Condition a forecast on a factor, on a portfolio's return, or on several at once.
 
@@ -73,21 +84,27 @@ def scenario(
     source : DataTree or FactorCovariance
         A forecast with ``factors``, ``beta`` and ``idio_scale``, or a covariance.
     factors : mapping from factor label to float, optional
-        Shocks in predictive standard deviations from the factor's predictive mean.
+        Shocks in predictive standard deviations from the factor's predictive mean; of paths, in
+        those of the factor's sum up to ``step``.
     weights : Series, DataFrame or DataArray, optional
         One portfolio; see :func:`portfolio`. Months are those of the weights, if they have any.
     value : float, optional
-        The portfolio's return, decimal; for a covariance, its difference from the mean.
-    method : {"gaussian", "kernel"}
-        For a forecast: "gaussian" moves every draw by the formula, which is exact where
-        factors and returns are normal, and meets the condition in every draw. "kernel" weights
-        draws by how near they come to the condition and draws from them anew; it assumes no
-        distribution, yet needs draws near the condition.
+        The portfolio's return, decimal; for a covariance, its difference from the mean. Of paths
+        that of the portfolio bought at the origin and held up to ``step``.
+    method : {"gaussian", "kernel"}, optional
+        Default: "gaussian"; "kernel" for a forecast over several periods, whose compounded
+        returns no formula moves. For a forecast: "gaussian" moves every draw by the formula,
+        which is exact where factors and returns are normal, and meets the condition in every
+        draw. "kernel" weights draws by how near they come to the condition and draws from them
+        anew; it assumes no distribution, yet needs draws near the condition.
     bandwidth : float, optional
         Of the normal kernel, in predictive standard deviations of what is given;
         ``n ** (-1 / (4 + m))`` unless told, for n draws and m conditions.
     seed : int
         For drawing anew.
+    step : int, optional
+        For a forecast over several periods: the step in which the condition holds. Whole paths
+        are weighed, so that earlier and later steps follow. Default: the last one.
 
     Returns
     -------
@@ -125,11 +142,22 @@ def scenario(
     Meucci (2008), Fully flexible views, Risk 21(10) (kernel weights as views on scenarios).
     Hoffman and Ribak (1991), Astrophysical Journal 380, L5, eq. (5) (moving draws).
     """
+    paths = has_steps(source)
+    method = method or ("kernel" if paths else "gaussian")
     _check_condition(factors, weights, value, method, bandwidth)
+    if step is not None and not paths:
+        raise ConfigError("`step` is for a forecast over several periods; `source` has no 'step'.")
     if isinstance(source, FactorCovariance):
         if method != "gaussian":
             raise ConfigError(f"`method` must be 'gaussian' for a covariance; got {method!r}.")
         return _condition_covariance(source, factors or {}, weights, value)
+    if paths:
+        if method != "kernel":
+            raise ConfigError(
+                f"`method` must be 'kernel' for a forecast over several periods; got {method!r}."
+            )
+        chosen = steps_of(source)[-1] if step is None else step
+        return _weigh_paths(source, factors or {}, weights, value, bandwidth, seed, chosen)
     if method == "gaussian":
         return _move_draws(source, factors or {}, weights, value)
     return _weigh_draws(source, factors or {}, weights, value, bandwidth, seed)
@@ -257,6 +285,25 @@ def _weigh_draws(
     held = None if weights is None else one_portfolio(weights, forecast.listed)
     tree = _months(tree, held)
     forecast = read_forecast(tree)
+    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed)
+    shape = forecast.returns.shape[:2]
+    returns = _take(forecast.returns, order, shape)
+    shared = forecast.beta is not None and forecast.beta.sizes[CHAIN] == 1
+    chosen = (
+        _take(forecast.factors, order, shape) if shared and forecast.factors is not None else None
+    )
+    return _conditioned(tree, returns, chosen, distance, effective)
+
+
+def _weigh(
+    forecast: Forecast,
+    factors: Shocks,
+    held: xr.DataArray | None,
+    value: float | None,
+    bandwidth: float | None,
+    seed: int,
+) -> tuple[np.ndarray, Array, Array]:
+    """Positions of the draws taken (draw, time), distance and effective draws (time)."""
     given, target = _given(forecast, factors, held, value)
     size, _, count = given.shape
     sd = given.std(axis=0)
@@ -271,18 +318,39 @@ def _weigh_draws(
     times = forecast.returns[TIME].values
     _check_effective(effective, logs.max(axis=0), times)
     order = _resample(kernel, seed)
-    shape = forecast.returns.shape[:2]
-    returns = _take(forecast.returns, order, shape)
-    shared = forecast.beta is not None and forecast.beta.sizes[CHAIN] == 1
-    chosen = (
-        _take(forecast.factors, order, shape) if shared and forecast.factors is not None else None
-    )
     centred = given - given.mean(axis=0)
     between = np.einsum("stm,stl->tml", centred, centred) / size
     surprise = target - given.mean(axis=0)
     solved = np.einsum("tml,tl->tm", np.linalg.pinv(between, hermitian=True), surprise)
     distance = np.sqrt((surprise * solved).sum(axis=-1))
-    return _conditioned(tree, returns, chosen, distance, effective)
+    return order, distance, effective
+
+
+def _weigh_paths(
+    tree: xr.DataTree,
+    factors: Shocks,
+    weights: Weights | None,
+    value: float | None,
+    bandwidth: float | None,
+    seed: int,
+    step: int,
+) -> xr.DataTree:
+    """Draw whole paths anew from those that come near the condition in one of their steps."""
+    forecast = read_forecast(at_step(tree, step))
+    held = None if weights is None else one_portfolio(weights, forecast.listed)
+    tree = _months(tree, held)
+    forecast = read_forecast(at_step(tree, step))
+    forecast = dataclasses.replace(forecast, factors=cumulated_factors(tree, step))
+    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed)
+    drawn = take_paths(tree, order)
+    scenario = xr.Dataset(
+        {"distance": (TIME, distance), "effective_draws": (TIME, effective)},
+        {TIME: drawn[TIME]},
+        {STEP: step},
+    )
+    result = xr.DataTree.from_dict({"predictions": drawn, "scenario": scenario})
+    result.attrs.update(tree.attrs)
+    return result
 
 
 def _check_effective(effective: Array, nearest: Array, times: np.ndarray) -> None:
@@ -296,7 +364,7 @@ def _check_effective(effective: Array, nearest: Array, times: np.ndarray) -> Non
             f"fewer than {_FEW} effective draws carry the scenario in {first(times[few])}, least "
             f"{effective.min():.0f}. {remedy}",
             RvraeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

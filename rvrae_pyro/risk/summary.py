@@ -18,6 +18,7 @@ from rvrae_pyro.risk._draws import (
     read_forecast,
     tail_losses,
 )
+from rvrae_pyro.risk.steps import has_steps, n_draws_of, over_steps
 
 _BLOCK = 2**22  # draws held at a time: 32 MiB in double precision
 
@@ -64,6 +65,12 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
         losses in return units; variances are those of the draws (ddof 0), and
         ``factor_var + idio_var + parameter_var == sd**2``. The tree's attributes are kept.
 
+        Of a forecast over several periods (``fit.forecast(panel, horizon=h)``) all have a dim
+        ``step`` after ``time`` and are of the return in that step's own period;
+        ``compounded_mean``, ``compounded_sd``, ``compounded_var``, ``compounded_es``,
+        ``compounded_prob_loss`` and ``compounded_parameter_var`` are of the return compounded
+        from the first step to that one.
+
     Raises
     ------
     ShapeError
@@ -100,6 +107,13 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     Acerbi and Tasche (2002), On the coherence of expected shortfall, Journal of Banking and
     Finance 26, eq. (11).
     """
+    if has_steps(tree):
+        tails = check_tails(tail, n_draws_of(tree), some_empty=True)
+        stepped = over_steps(
+            tree,
+            lambda one: xr.DataTree(summarize_forecast(read_forecast(one), tails, one.attrs)),
+        )
+        return stepped.to_dataset().assign_attrs(stepped.attrs)
     forecast = read_forecast(tree)
     return summarize_forecast(
         forecast, check_tails(tail, forecast.n_draws, some_empty=True), tree.attrs

@@ -185,3 +185,36 @@ def test_files_that_are_no_portfolio(
     missing = ("--portfolio", tmp_path / "none.csv")
     assert_refused(rvrae("risk", run_folder, panel_file, *missing), "is missing or no file")
     assert_refused(rvrae("risk", run_folder, panel_file, "--portfolio", "w.xlsx"), "got '.xlsx'")
+
+
+def test_horizon_is_that_of_the_library(
+    rvrae: Command,
+    run_folder: Path,
+    panel_file: Path,
+    panel: xr.Dataset,
+    ids: list[str],
+    tmp_path: Path,
+) -> None:
+    held = _write(tmp_path / "w.csv", asset=ids[:2], value=[3000.0, 1000.0])
+    asked = (run_folder, panel_file, "--portfolio", held, "--horizon", 3)
+    found = _ask(rvrae, *asked)
+    month = panel["time"].values[-1]
+    tree = rv.load(run_folder / "model").forecast(panel, times=[month], horizon=3)
+    weights = pd.Series(0.0, panel["asset"].values)
+    weights[ids[:2]] = [0.75, 0.25]
+    book = rv.risk.portfolio(tree, weights).isel(time=0)
+    assert (found["horizon"], found["value"]) == (3, 4000.0)
+    assert [each["step"] for each in found["steps"]] == [1, 2, 3]
+    for step, each in enumerate(found["steps"], 1):
+        es = book["compounded_es"].sel(tail=0.05, step=step).item()
+        assert each["es_05"] == pytest.approx(es, rel=1e-12)
+    assert found["portfolio"] == {k: v for k, v in found["steps"][-1].items() if k != "step"}
+    assert found["portfolio"]["in_currency"]["es_05"] == pytest.approx(4000.0 * es, rel=1e-12)
+    parts = sum(row["component_es_05"] for row in found["positions"])
+    assert parts == pytest.approx(es, rel=1e-9)
+    assert "factor_var" not in found["portfolio"]
+    shown = rvrae("risk", *asked)
+    assert shown.code == 0
+    assert "3 periods from" in shown.out
+    assert "Compounded up to each period" in shown.out
+    assert_refused(rvrae("risk", *asked[:-1], 0), "--horizon")
