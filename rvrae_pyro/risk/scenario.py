@@ -302,6 +302,8 @@ def _weigh(
     value: float | None,
     bandwidth: float | None,
     seed: int,
+    *,
+    paths: bool = False,
 ) -> tuple[np.ndarray, Array, Array]:
     """Positions of the draws taken (draw, time), distance and effective draws (time)."""
     given, target = _given(forecast, factors, held, value)
@@ -316,7 +318,7 @@ def _weigh(
     kernel /= kernel.sum(axis=0)
     effective = 1.0 / (kernel**2).sum(axis=0)
     times = forecast.returns[TIME].values
-    _check_effective(effective, logs.max(axis=0), times)
+    _check_effective(effective, logs.max(axis=0), times, paths=paths)
     order = _resample(kernel, seed)
     centred = given - given.mean(axis=0)
     between = np.einsum("stm,stl->tml", centred, centred) / size
@@ -341,7 +343,7 @@ def _weigh_paths(
     tree = _months(tree, held)
     forecast = read_forecast(at_step(tree, step))
     forecast = dataclasses.replace(forecast, factors=cumulated_factors(tree, step))
-    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed)
+    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed, paths=True)
     drawn = take_paths(tree, order)
     scenario = xr.Dataset(
         {"distance": (TIME, distance), "effective_draws": (TIME, effective)},
@@ -353,8 +355,9 @@ def _weigh_paths(
     return result
 
 
-def _check_effective(effective: Array, nearest: Array, times: np.ndarray) -> None:
-    remedy = "Use method='gaussian', more draws, a larger `bandwidth` or a milder condition."
+def _check_effective(effective: Array, nearest: Array, times: np.ndarray, *, paths: bool) -> None:
+    gaussian = "" if paths else "method='gaussian', "
+    remedy = f"Use {gaussian}more draws, a larger `bandwidth` or a milder condition."
     far = nearest < -8.0  # four bandwidths from the nearest draw
     if far.any():
         raise ConfigError(f"No draw comes near the condition in {first(times[far])}. {remedy}")
