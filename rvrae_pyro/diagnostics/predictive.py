@@ -1,10 +1,10 @@
-"""Posterior predictive checks: whether the model makes up months like those seen."""
+"""Predictive checks: statistics of replicated or forecast returns against those observed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -22,6 +22,12 @@ __all__ = ["Predicts", "predictive_check", "statistics"]
 
 Array = NDArray[np.float64]
 When = Literal["prior", "in_sample", "ahead"]
+Statistic: TypeAlias = Callable[[xr.DataArray], object]
+"""A function of returns (time, asset), NaN where not observed, to a number or an array."""
+
+PERIOD: Final = "period"
+_LOWEST: Final = 0.1
+_LEAST_MONTHS: Final = 20
 
 DESCRIPTIONS = {
     "spread": "standard deviation across the month's assets",
@@ -31,6 +37,9 @@ DESCRIPTIONS = {
     "comovement": "largest eigenvalue's share of the returns' second moments",
     "clustering": "autocorrelation over one month of the squared mean return, centred",
     "volatility": "standard deviation over months of the mean return",
+    "market_skewness": "skewness over months of the mean return",
+    "common_shocks": "standard deviation over months of the log of the assets' mean square return",
+    "tail_dependence": "share of assets in their worst tenth of months when the mean return is",
 }
 BY_MONTH = ("spread", "skewness", "kurtosis", "tails")
 
@@ -66,11 +75,15 @@ def predictive_check(
     panel: xr.Dataset,
     *,
     when: When = "in_sample",
+    statistics: str | Statistic | Iterable[str] | Mapping[str, str | Statistic] | None = None,
+    assets: object | None = None,
+    periods: Mapping[str, object] | None = None,
     num_samples: int = 200,
     seed: int = 0,
     times: object | None = None,
+    keep_returns: bool = False,
 ) -> xr.DataTree:
-    """Compare habits of the months seen with those of months that the model makes up.
+    """Compare statistics of observed returns with those of returns that the model draws.
 
     Parameters
     ----------
@@ -78,63 +91,225 @@ def predictive_check(
         A tree holds draws made already: ``posterior_predictive``, ``predictions`` or
         ``prior_predictive`` with ``returns``. A model serves ``when="prior"`` alone.
     panel : xarray.Dataset
-        The months seen.
+        Observed returns.
     when : {"in_sample", "ahead", "prior"}
-        What draws know: factors inferred from the month's own returns; the months before; no
-        return at all (with weights as they are). Not used with a tree.
+        Information set of the draws of month t: returns up to t, through the inferred factors;
+        returns up to t-1; none (with weights as they are). Not used with a tree.
+    statistics : str, callable, iterable of str, or mapping, optional
+        Names of built-in statistics (see :func:`statistics`), a function, or a mapping from names
+        to either. A function takes returns (time, asset), a DataArray with labels, NaN where not
+        observed, and returns a number or a DataArray: ``lambda r: r.std("time")`` has one value
+        per asset. Default: all built-in statistics.
+    assets : label or list of labels, optional
+        Assets to compare. Default: all.
+    periods : mapping from name to slice or list of dates, optional
+        Compare each period apart, along a dim ``period``; statistics by month are averaged within
+        each. Default: all months together.
     num_samples, seed : int
     times : label, slice or list, optional
-        Months to compare; all with a return unless told.
+        Months to compare. Default: all with a return.
+    keep_returns : bool
+        Also keep observed and drawn returns along ``obs``, for the pictures of ArviZ that need
+        them.
 
     Returns
     -------
     DataTree
-        ``posterior_predictive`` (or ``prior_predictive``) and ``observed_data``: ``spread``,
-        ``skewness``, ``kurtosis``, ``tails`` by month, ``comovement``, ``clustering``,
-        ``volatility`` of the span; see :func:`statistics`. ``p_value``: share of draws whose
-        statistic (its mean over months) is as large as the one seen or larger; near 0 the
-        model makes up too little of it, near 1 too much.
+        ``posterior_predictive`` (or ``prior_predictive``) and ``observed_data``: the statistics of
+        every draw and of the data. ``p_value``: share of draws whose statistic is as large as
+        the observed one or larger, ties half; of built-in statistics by month that of their mean
+        over months. Near 0 the model draws too little of it, near 1 too much.
+        ``p_value_error``: its Monte-Carlo standard error.
 
     Raises
     ------
     ConfigError
-        For an unknown ``when``, or a model where a fit is needed.
+        For an unknown ``when``, statistic or asset, a model where a fit is needed, or a function
+        whose result is no number or array of numbers.
     ShapeError
-        If the tree holds no returns, or too few months or assets were seen.
+        If the tree holds no returns, or too few months or assets were observed.
 
     Notes
     -----
     Draws and data are compared on the same observed cells. In-sample draws know the months'
     factors, so that spread and co-movement agree almost by construction, and tails judge the
     likelihood; one month ahead they judge the forecasts. Draws one month ahead start from the
-    months that were seen, each on its own: ``clustering`` and ``volatility`` then compare a
+    months that were observed, each on its own: ``clustering`` and ``volatility`` then compare a
     sequence with months drawn one by one, and what memory the draws have is that of the
-    forecasts' scale. ``plot_ppc_dist`` and ``plot_ppc_tstat`` read the tree.
+    forecasts' scale. ArviZ draws the tree: ``plot_ppc_tstat``, ``plot_ppc_dist(kind="ecdf")`` and
+    ``plot_ppc_pit`` of any statistic, and with ``keep_returns`` of ``returns``. A function is
+    called once per draw.
 
     References
     ----------
     Gelman, Meng and Stern (1996), Statistica Sinica 6: posterior predictive assessment.
+
+    Examples
+    --------
+    >>> import rvrae_pyro as rv
+    >>> panel = rv.data.simulate_linear_gaussian(8, 24, 2)
+    >>> fit = rv.fit(rv.RVRAE(2, 2), panel, config=rv.FitConfig(max_steps=4), progress=False)
+    >>> check = rv.diagnostics.predictive_check(
+    ...     fit,
+    ...     panel,
+    ...     when="ahead",
+    ...     statistics={
+    ...         "worst month": lambda r: r.mean("asset").min(),
+    ...         "sd": lambda r: r.std("time"),
+    ...     },
+    ...     num_samples=50,
+    ... )
+    >>> check["p_value"]["sd"].dims
+    ('asset',)
     """
+    chosen = _chosen(statistics)
     tree = _draws(fit, panel, when, num_samples, seed, times)
     group, draws = _returns(tree)
     span = panel
     if times is not None:
         span = panel.isel({TIME: pick_rows(panel.indexes[TIME], times)})
     seen, draws = _same_cells(span, draws)
-    mine = statistics(seen)
-    made = statistics(draws)
+    if assets is not None:
+        seen, draws = (each.sel({ASSET: _labels(assets, seen)}) for each in (seen, draws))
+    mine, made = (_by_period(each, chosen, periods) for each in (seen, draws))
     name = "prior_predictive" if group == "prior_predictive" else "posterior_predictive"
-    larger = {key: _as_large(made[key], mine[key]) for key in mine.data_vars}
+    larger = {key: _as_large(made[key], mine[key], key in BY_MONTH) for key in mine.data_vars}
+    count = draws.sizes[CHAIN] * draws.sizes[DRAW]
+    errors = {key: (p * (1.0 - p) / count) ** 0.5 for key, p in larger.items()}
+    if keep_returns:
+        both = {TIME: seen[TIME], ASSET: seen[ASSET]}
+        mine, made = (
+            found.merge(_over_cells(each.assign_coords(both)), compat="override", join="outer")
+            for found, each in ((mine, seen), (made, draws))
+        )
     result = xr.DataTree.from_dict(
-        {name: made, "observed_data": mine, "p_value": xr.Dataset(larger)}
+        {
+            name: made,
+            "observed_data": mine,
+            "p_value": xr.Dataset(larger),
+            "p_value_error": xr.Dataset(errors),
+        }
     )
     result.attrs.update(tree.attrs)
     result.attrs["when"] = when if not isinstance(fit, xr.DataTree) else group
     return result
 
 
+def _chosen(statistics: Any) -> dict[str, str | Statistic]:
+    """Statistics by name; a built-in one is its name."""
+    if statistics is None:
+        return {name: name for name in DESCRIPTIONS}
+    if isinstance(statistics, str):
+        statistics = [statistics]
+    if callable(statistics):
+        name = getattr(statistics, "__name__", "<lambda>")
+        if not name.isidentifier():
+            raise ConfigError(
+                "`statistics` got a function without a name. Pass a mapping: {'name': function}."
+            )
+        statistics = {name: statistics}
+    if not isinstance(statistics, Mapping):
+        statistics = {name: name for name in statistics}
+    for name, each in statistics.items():
+        if not callable(each) and each not in DESCRIPTIONS:
+            raise ConfigError(
+                f"`statistics` must hold functions of returns, or names among "
+                f"{', '.join(DESCRIPTIONS)}; got {each!r} for {name!r}."
+            )
+    if not statistics:
+        raise ConfigError("`statistics` must hold at least one statistic; got none.")
+    return dict(statistics)
+
+
+def _labels(assets: Any, seen: xr.DataArray) -> list[Any]:
+    if isinstance(assets, xr.DataArray | np.ndarray):
+        assets = assets.tolist()
+    asked = [assets] if isinstance(assets, str | int) else list(assets)
+    known = set(seen[ASSET].values.tolist())
+    unknown = [each for each in asked if each not in known]
+    if unknown or not asked:
+        raise ConfigError(
+            f"`assets` must name assets of the panel, such as {seen[ASSET].values[0]!r}; got "
+            f"{unknown[:3] or asked!r}."
+        )
+    return asked
+
+
+def _by_period(
+    returns: xr.DataArray,
+    chosen: Mapping[str, str | Statistic],
+    periods: Mapping[str, object] | None,
+) -> xr.Dataset:
+    if periods is None:
+        return _evaluate(returns, chosen)
+    if not isinstance(periods, Mapping) or not periods:
+        raise ConfigError(
+            "`periods` must map names to slices or lists of dates, such as "
+            f"{{'1990s': slice('1990', '1999')}}; got {periods!r:.80}."
+        )
+    found = []
+    for months in periods.values():
+        rows = pick_rows(returns.indexes[TIME], months, name="periods")
+        each = _evaluate(returns.isel({TIME: rows}), chosen)
+        found.append(each.mean(TIME) if TIME in each.dims else each)
+    labels = xr.DataArray([str(name) for name in periods], dims=PERIOD, name=PERIOD)
+    joined = xr.concat(found, labels, join="outer")
+    samples = [dim for dim in (CHAIN, DRAW) if dim in joined.dims]
+    return joined.transpose(*samples, ...)
+
+
+def _evaluate(returns: xr.DataArray, chosen: Mapping[str, str | Statistic]) -> xr.Dataset:
+    """Evaluate statistics of (time, asset), or of every draw of (chain, draw, time, asset)."""
+    built_in = {name: each for name, each in chosen.items() if isinstance(each, str)}
+    found: dict[str, xr.DataArray] = {}
+    if built_in:
+        known = statistics(returns)
+        found = {name: known[each] for name, each in built_in.items()}
+    for name, each in chosen.items():
+        if not isinstance(each, str):
+            found[name] = _of_draws(returns, name, each)
+    return xr.Dataset({name: found[name] for name in chosen})
+
+
+def _of_draws(returns: xr.DataArray, name: str, function: Statistic) -> xr.DataArray:
+    if DRAW not in returns.dims:
+        return _as_array(function(returns), name)
+    chains = []
+    for c in range(returns.sizes[CHAIN]):
+        one = returns.isel({CHAIN: c}, drop=True)
+        each = [
+            _as_array(function(one.isel({DRAW: d}, drop=True)), name)
+            for d in range(returns.sizes[DRAW])
+        ]
+        chains.append(xr.concat(each, DRAW, coords="minimal", compat="override"))
+    joined = xr.concat(chains, CHAIN, coords="minimal", compat="override")
+    kept = {dim: returns[dim].values for dim in (CHAIN, DRAW)}
+    return joined.assign_coords(kept).transpose(CHAIN, DRAW, ...)
+
+
+def _as_array(value: object, name: str) -> xr.DataArray:
+    array = value if isinstance(value, xr.DataArray) else xr.DataArray(value)
+    if array.dtype.kind not in "biuf" or (array.ndim and not isinstance(value, xr.DataArray)):
+        raise ConfigError(
+            f"`statistics[{name!r}]` must return a number or a DataArray of numbers; got "
+            f"{type(value).__name__}."
+        )
+    return array.astype(np.float64).drop_vars(
+        [coord for coord in array.coords if coord not in array.dims]
+    )
+
+
+def _over_cells(returns: xr.DataArray) -> xr.Dataset:
+    """Put returns along ``obs``, the observed cells."""
+    seen = returns.isel({dim: 0 for dim in (CHAIN, DRAW) if dim in returns.dims}, drop=True)
+    time, asset = np.nonzero(seen.notnull().to_numpy())
+    cells = returns.isel({TIME: xr.DataArray(time, dims=OBS), ASSET: xr.DataArray(asset, dims=OBS)})
+    plain = cells.reset_coords(drop=True).transpose(..., OBS)
+    return plain.assign_coords({OBS: np.arange(len(time))}).to_dataset(name=RETURNS)
+
+
 def statistics(returns: xr.DataArray) -> xr.Dataset:
-    """Habits of a panel of returns, or of every draw of one.
+    """Built-in statistics of a panel of returns, or of every draw of one.
 
     Parameters
     ----------
@@ -148,7 +323,11 @@ def statistics(returns: xr.DataArray) -> xr.Dataset:
         month's assets. ``comovement``: largest eigenvalue's share of the assets' second
         moments, over pairs of cells seen. ``volatility``: standard deviation of the monthly
         mean return. ``clustering``: autocorrelation over one month of the square of that mean
-        less its average; NaN with fewer than four months.
+        less its average; NaN with fewer than four months. ``market_skewness``: skewness of that
+        mean. ``common_shocks``: standard deviation over months of the log of the assets' mean
+        square return. ``tail_dependence``: in the tenth of months with the lowest mean return,
+        the share of assets that are in their own lowest tenth (0.1 without dependence); NaN with
+        fewer than 20 months.
 
     Raises
     ------
@@ -210,19 +389,42 @@ def _span_statistics(returns: Array, relative: float) -> dict[str, Array]:
     else:
         clustering = np.corrcoef(size[1:], size[:-1])[0, 1]
     total = np.trace(filled.T @ filled / pairs)
+    moves = not constant(market, relative=relative)
+    with np.errstate(divide="ignore"):
+        sizes = np.log(np.nanmean(returns**2, axis=1))
+    shocks = sizes.std() if np.isfinite(sizes).all() and len(sizes) > 1 else np.nan
     return {
         "comovement": np.asarray(values[-1] / total if total > 0 else np.nan),
         "clustering": np.asarray(clustering),
         "volatility": np.asarray(market.std()),
+        "market_skewness": np.asarray(
+            ((market - market.mean()) ** 3).mean() / market.std() ** 3 if moves else np.nan
+        ),
+        "common_shocks": np.asarray(shocks),
+        "tail_dependence": np.asarray(_tail_dependence(returns, market)),
     }
 
 
-def _as_large(made: xr.DataArray, seen: xr.DataArray) -> xr.DataArray:
-    """Share of draws at least as large as what was seen, ties half."""
-    if TIME in made.dims:
+def _tail_dependence(returns: Array, market: Array) -> float:
+    """Share of assets in their own lowest tenth of months in the market's lowest tenth."""
+    if len(market) < _LEAST_MONTHS:
+        return np.nan
+    long = np.isfinite(returns).sum(axis=0) >= _LEAST_MONTHS
+    if not long.any():
+        return np.nan
+    mine = returns[:, long]
+    low = mine <= np.nanquantile(mine, _LOWEST, axis=0)
+    down = market <= np.quantile(market, _LOWEST)
+    known = np.isfinite(mine[down])
+    return float((low[down] & known).sum() / known.sum()) if known.any() else np.nan
+
+
+def _as_large(made: xr.DataArray, seen: xr.DataArray, by_month: bool) -> xr.DataArray:
+    """Share of draws at least as large as the observed value, ties half."""
+    if by_month and TIME in made.dims:
         made, seen = made.mean(TIME), seen.mean(TIME)
     share = ((made > seen) + 0.5 * (made == seen)).mean((CHAIN, DRAW))
-    return share.where(seen.notnull() & made.notnull().all())
+    return share.where(seen.notnull() & made.notnull().all((CHAIN, DRAW)))
 
 
 def _draws(

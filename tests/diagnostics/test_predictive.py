@@ -39,6 +39,9 @@ def test_statistics_are_those_of_scipy() -> None:
     size = (market - market.mean()) ** 2
     assert found["clustering"].item() == pytest.approx(np.corrcoef(size[1:], size[:-1])[0, 1])
     assert found["volatility"].item() == pytest.approx(market.std())
+    assert found["market_skewness"].item() == pytest.approx(stats.skew(market))
+    assert found["common_shocks"].item() == pytest.approx(np.log(np.nanmean(kept**2, 1)).std())
+    assert np.isnan(found["tail_dependence"])  # of few months
 
 
 def test_comovement_is_the_share_of_the_first_eigenvalue() -> None:
@@ -117,7 +120,7 @@ def test_misuse_is_refused(fit: rv.Fit) -> None:
         check(fit.model, PANEL.isel(asset=slice(0, 3)), when="prior")
     with pytest.raises(rv.ShapeError, match=r"\(time, asset\)"):
         rv.diagnostics.statistics(PANEL["returns"].isel(asset=0))
-    assert len(check(fit.model, PANEL, when="prior", num_samples=5)["p_value"].data_vars) == 7
+    assert len(check(fit.model, PANEL, when="prior", num_samples=5)["p_value"].data_vars) == 10
 
 
 def test_statistics_do_not_depend_on_the_order_or_dates_of_months():
@@ -138,3 +141,110 @@ def test_statistics_do_not_depend_on_the_order_or_dates_of_months():
         flat = returns.copy(data=np.full((40, 8), 0.1)).astype(dtype)
         assert statistics(flat)["clustering"].isnull().all()
         assert statistics(flat)["kurtosis"].isnull().all()
+
+
+def test_tail_dependence_separates_common_from_separate_crashes() -> None:
+    rng = np.random.default_rng(2)
+    alone = rng.standard_t(3, (400, 10))
+    common = alone * 0.1 + rng.standard_t(3, (400, 1))
+    separate, joint = (
+        float(statistics(xr.DataArray(r, dims=("time", "asset")))["tail_dependence"])
+        for r in (alone, common)
+    )
+    assert separate < 0.5
+    assert joint > 0.9
+    wild = alone * np.exp(rng.normal(size=(400, 1)))
+    calm, shaken = (
+        float(statistics(xr.DataArray(r, dims=("time", "asset")))["common_shocks"])
+        for r in (alone, wild)
+    )
+    assert shaken > 1.5 * calm
+
+
+def test_own_functions_by_asset_and_period(fit: rv.Fit) -> None:
+    check = rv.diagnostics.predictive_check(
+        fit,
+        PANEL,
+        when="ahead",
+        statistics={
+            "sd": lambda r: r.std("time"),
+            "worst": lambda r: float(r.mean("asset").min()),
+            "market": lambda r: r.mean("asset"),
+            "tails": "tails",
+        },
+        num_samples=40,
+    )
+    p, error = check["p_value"].to_dataset(), check["p_value_error"].to_dataset()
+    assert [p[name].dims for name in ("sd", "worst", "market", "tails")] == [
+        ("asset",),
+        (),
+        ("time",),
+        (),
+    ]
+    np.testing.assert_allclose(error["sd"], np.sqrt(p["sd"] * (1 - p["sd"]) / 40))
+    tree = fit.forecast(PANEL, 40, 0)
+    made = tree["predictions"]["returns"].where(PANEL["returns"].notnull())
+    larger = (made.std("time") > PANEL["returns"].std("time")).mean(("chain", "draw"))
+    np.testing.assert_allclose(p["sd"].sel(asset=larger.asset), larger)
+    label = PANEL.asset.values[3]
+    one = rv.diagnostics.predictive_check(
+        tree, PANEL, assets=label, statistics={"sd": lambda r: r.std("time")}
+    )
+    np.testing.assert_array_equal(one["p_value"]["sd"], p["sd"].sel(asset=[label]))
+    periods = {"early": slice(None, PANEL.time[9]), "late": PANEL.time[10:]}
+    halves = rv.diagnostics.predictive_check(
+        tree, PANEL, periods=periods, statistics=["spread", "volatility"]
+    )
+    assert halves["p_value"]["spread"].dims == ("period",)
+    early = fit.forecast(PANEL, 40, 0, times=PANEL.time[:10])
+    alone = rv.diagnostics.predictive_check(early, PANEL, statistics="volatility")
+    assert halves["p_value"]["volatility"].sel(period="early") == alone["p_value"]["volatility"]
+
+
+def test_a_fault_of_one_asset_and_period_is_found_there(fit: rv.Fit) -> None:
+    wild = PANEL.copy(deep=True)
+    label = wild.asset.values[2]
+    late = wild["returns"].loc[{"time": wild.time[10:], "asset": label}]
+    wild["returns"].loc[{"time": wild.time[10:], "asset": label}] = 10 * late
+    check = rv.diagnostics.predictive_check(
+        fit,
+        wild,
+        when="prior",
+        statistics={"sd": lambda r: r.std("time")},
+        periods={"early": slice(None, wild.time[9]), "late": slice(wild.time[10], None)},
+        num_samples=60,
+    )
+    p = check["p_value"]["sd"]
+    assert p.dims == ("period", "asset")
+    assert p.sel(asset=label, period="late") < 0.02
+    assert 0.005 < p.sel(asset=label, period="early") < 0.995
+
+
+def test_arviz_draws_ecdf_and_pit_of_statistics_and_returns(fit: rv.Fit) -> None:
+    check = rv.diagnostics.predictive_check(
+        fit, PANEL, when="ahead", num_samples=30, keep_returns=True
+    )
+    returns = check["posterior_predictive"]["returns"]
+    assert returns.dims == ("chain", "draw", "obs")
+    assert check["observed_data"]["returns"].notnull().all()
+    for name in ("returns", "spread"):
+        azp.plot_ppc_pit(check, var_names=[name], backend="none")
+        azp.plot_ppc_dist(check, var_names=[name], kind="ecdf", num_samples=10, backend="none")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"statistics": "speed"}, "`statistics` must hold functions"),
+        ({"statistics": {}}, "at least one"),
+        ({"statistics": lambda r: r.mean()}, "without a name"),
+        ({"statistics": {"x": lambda r: "high"}}, "must return a number"),
+        ({"statistics": {"x": lambda r: [1.0, 2.0]}}, "must return a number"),
+        ({"assets": ["nobody"]}, "`assets` must name"),
+        ({"periods": ["1990"]}, "`periods` must map"),
+        ({"periods": {"x": "1890"}}, "`periods` must name"),
+    ],
+)
+def test_misuse_of_statistics(fit: rv.Fit, given: dict, message: str) -> None:
+    with pytest.raises(rv.ConfigError, match=message):
+        rv.diagnostics.predictive_check(fit, PANEL, num_samples=3, **given)
