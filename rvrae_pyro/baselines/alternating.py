@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.errors import ShapeError
 
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none

@@ -16,7 +16,7 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.layout import Layout
-from rvrae_pyro.data.blocks import is_lazy
+from rvrae_pyro.data.chunks import is_lazy
 from rvrae_pyro.data.plain_files import read_plain
 from rvrae_pyro.data.tables import FORMAT_KEY
 from rvrae_pyro.errors import CheckpointError, PanelError

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.data.blocks import pieces, row_blocks
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeError, check_count
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FEATURE, RETURNS, TIME
 
@@ -252,9 +252,9 @@ def _any_usable(panel: xr.Dataset) -> bool:
     """Whether a listed asset has a return; reads no more rows than it takes to find one."""
     returns = panel[RETURNS].values
     for first, block in row_blocks(panel[CHARACTERISTICS]):
-        seen = ~np.isnan(returns[first : first + len(block)])
-        if any((~np.isnan(block[at]).all(axis=-1) & seen[at]).any() for at in pieces(block)):
-            return True
+        for month, row in zip(block, returns[first:], strict=False):
+            if (~np.isnan(month).all(axis=-1) & ~np.isnan(row)).any():
+                return True
     return False
 
 

@@ -13,13 +13,13 @@ from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
 from rvrae_pyro.data.io import read_panel, write_panel
 from rvrae_pyro.data.own_files import GKX_COLUMNS, ColumnMap, read_gkx, read_long
-from rvrae_pyro.data.panel import check_panel, listed
 from rvrae_pyro.data.paper_characteristics import PAPER_CHARACTERISTICS, PAPER_GROUPS
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.stocks import load_sp500
 from rvrae_pyro.data.transforms import context_changes, market_context, rank_characteristics
+from rvrae_pyro.data.validation import check_panel, listed
 from rvrae_pyro.data.vendors import read_jkp, read_openap
 from rvrae_pyro.data.wide import from_wide
 

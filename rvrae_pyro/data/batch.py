@@ -12,10 +12,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.data.blocks import pieces
-from rvrae_pyro.data.marks import Marks
 from rvrae_pyro.data.packing import Packing, pack
-from rvrae_pyro.data.panel import validate_panel
+from rvrae_pyro.data.validation import CellScan, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import (
     ASSET,
@@ -303,11 +301,8 @@ def _assembled(
                 "Drop the months that lack it, or fill them from earlier months."
             )
     returns = panel.variables[RETURNS].to_numpy()
-    filled = np.zeros(returns.shape, _numpy_type(dtype))
-    observed = np.zeros(returns.shape, bool)
-    for some in pieces(returns):
-        observed[some] = is_listed[some] & ~np.isnan(returns[some])
-        filled[some] = np.where(observed[some], returns[some], 0.0)
+    observed = is_listed & ~np.isnan(returns)
+    filled = np.where(observed, returns, 0.0).astype(_numpy_type(dtype), copy=False)
     return Batch(
         returns=torch.as_tensor(filled, device=device),
         observed=torch.as_tensor(observed, device=device),
@@ -334,17 +329,17 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype:
     return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
 
 
-def _whole_cells(panel: xr.Dataset, marks: Marks) -> np.ndarray:
+def _whole_cells(panel: xr.Dataset, scan: CellScan) -> np.ndarray:
     """Mark listed cells; raise where one lacks a characteristic: fitting never fills."""
-    if marks.n_missing:
+    if scan.n_missing:
         cells = ", ".join(
             f"({np.datetime_as_string(panel.variables[TIME].to_numpy()[t], 'D')}, "
             f"{panel.variables[ASSET].to_numpy()[i]})"
-            for t, i in marks.holes
+            for t, i in scan.holes
         )
         raise PanelError(
-            f"`characteristics` must be complete inside listed cells; got {marks.n_missing} NaN, "
+            f"`characteristics` must be complete inside listed cells; got {scan.n_missing} NaN, "
             f"first at {cells}. Use rv.data.rank_characteristics(panel), which ranks each month "
             "and puts 0, the median, in the gaps."
         )
-    return marks.listed
+    return scan.listed

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.dates import Frequency, infer_frequency, period_ends
 from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.panel import first_three, raise_problems
+from rvrae_pyro.data.validation import first_three, raise_problems
 from rvrae_pyro.errors import PanelError
 
 Floats = NDArray[np.floating[Any]]

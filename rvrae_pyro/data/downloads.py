@@ -6,8 +6,8 @@ from typing import Any, Final
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.prices import characteristics_from_prices
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError, warn_user
 
 _FIELDS: Final = {

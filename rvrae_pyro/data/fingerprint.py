@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import each_row
+from rvrae_pyro.data.chunks import each_row
 
 
 def fingerprint(panel: xr.Dataset) -> str:

@@ -12,9 +12,9 @@ from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.cells import Grid, delay, stack
 from rvrae_pyro.data.dates import Frequency, check_frequency, next_row
 from rvrae_pyro.data.oddities import warn_of_oddities
-from rvrae_pyro.data.panel import check_panel, first_three, listed
 from rvrae_pyro.data.rates import excess_returns
 from rvrae_pyro.data.roles import find_columns, index_to_columns
+from rvrae_pyro.data.validation import check_panel, first_three, listed
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import (
     ASSET,

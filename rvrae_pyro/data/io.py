@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import xarray as xr
 
 from rvrae_pyro.atomic import replacing
-from rvrae_pyro.data.blocks import is_lazy
 from rvrae_pyro.data.build import canonical
+from rvrae_pyro.data.chunks import is_lazy
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.data.panel import check_panel
 from rvrae_pyro.data.plain_files import read_plain
 from rvrae_pyro.data.stores import check_replaceable
 from rvrae_pyro.data.tables import FORMAT_KEY, from_table, to_table
+from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, TIME
 

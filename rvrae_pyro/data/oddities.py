@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.lookahead import evenly, find_lookahead, named_like_a_lead
-from rvrae_pyro.data.panel import first_three
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import warn_user
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME, WEIGHT
 

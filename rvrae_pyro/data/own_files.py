@@ -15,9 +15,9 @@ from pandas.api.types import is_integer_dtype
 from rvrae_pyro.data.dates import date_spans, month_end, period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_in_pieces, read_rest
 from rvrae_pyro.data.readable import is_numeric, require_numeric
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import xarray as xr
 
-from rvrae_pyro.data.panel import raise_problems
+from rvrae_pyro.data.validation import raise_problems
 from rvrae_pyro.errors import PanelError, RvraeWarning
 from rvrae_pyro.names import CHARACTERISTIC, CONTEXT, FEATURE
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.readable import MISSING, is_text, numbers_of, returns_of
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
 _ROWS: Final = 500_000  # of a csv file held at a time

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.data.blocks import each_row
-from rvrae_pyro.data.panel import first_three, validate_panel
+from rvrae_pyro.data.chunks import each_row
+from rvrae_pyro.data.validation import first_three, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
 

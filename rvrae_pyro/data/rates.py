@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pandas.api import types as pdt
 
 from rvrae_pyro.data.dates import Frequency, period_ends
-from rvrae_pyro.data.panel import first_three
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError, RvraeWarning
 
 Floats = NDArray[np.floating[Any]]

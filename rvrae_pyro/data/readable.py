@@ -6,7 +6,7 @@ from typing import Any, Final
 import pandas as pd
 from pandas.api import types as pdt
 
-from rvrae_pyro.data.panel import first_three
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
 MISSING: Final = frozenset(

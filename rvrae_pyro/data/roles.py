@@ -11,8 +11,8 @@ from pandas.api import types as pdt
 
 from rvrae_pyro.data.cells import Columns
 from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.panel import first_three, raise_problems
 from rvrae_pyro.data.readable import is_numeric, is_text, not_numeric
+from rvrae_pyro.data.validation import first_three, raise_problems
 from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import (
     ASSET,

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.blocks import pieces
 from rvrae_pyro.data.dates import Frequency, date_spans, frequency_of, next_row, period_ends
-from rvrae_pyro.data.panel import validate_panel
 from rvrae_pyro.data.panel_match import describe_panel, match_panel
+from rvrae_pyro.data.validation import validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_number
 from rvrae_pyro.names import CONTEXT, RETURNS, TIME
 
@@ -120,9 +119,8 @@ def _fractions(parts: dict[str, Any], n_times: int) -> list[int]:
 
 def _n_observed(panel: xr.Dataset) -> int:
     """Count the rows up to the last one with an observed return."""
-    returns = panel[RETURNS].values
-    seen = [~np.isnan(returns[some]).all(axis=1) for some in pieces(returns)]
-    return int(np.flatnonzero(np.concatenate(seen))[-1]) + 1
+    seen = ~np.isnan(panel[RETURNS].values).all(axis=1)
+    return int(np.flatnonzero(seen)[-1]) + 1
 
 
 def _read_span(name: str, value: object, frequency: Frequency) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.build import canonical
-from rvrae_pyro.data.panel import first_three
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RETURNS, TIME
 

@@ -9,9 +9,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import pieces, row_blocks
-from rvrae_pyro.data.panel import first_three, validate_panel
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.data.validation import first_three, validate_panel
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, TIME
 
@@ -22,8 +22,6 @@ _LEAST_SPREAD: Final = 1e-9
 _VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "spread", "baspread"}
 _RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
 _CLIP: Final = 4.0
-_SORTED: Final = 500_000
-"""Values that are sorted at once: their order and places take ten times their memory."""
 
 
 def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
@@ -80,34 +78,13 @@ def _rank(raw: xr.DataArray) -> Any:
 
 def _rank_rows(values: Floats) -> Floats:
     out = np.empty_like(values)
-    n_assets, n_columns = values.shape[1:]
-    width = max(1, _SORTED // max(1, n_assets))  # columns of one row where rows are long
-    for rows in pieces(values):
-        listed_cells = ~np.isnan(values[rows]).all(axis=2, keepdims=True)
-        for first in range(0, n_columns, width):
-            some = values[rows, :, first : first + width]
-            missing = np.isnan(some)
-            count = (~missing).sum(axis=1, keepdims=True)
-            ranks = np.where(missing, 0.0, 2.0 * _mean_ranks(some) / (count + 1.0) - 1.0)
-            out[rows, :, first : first + width] = np.where(listed_cells, ranks, np.nan)
+    for row, ranked in zip(values, out, strict=True):
+        missing = np.isnan(row)
+        count = (~missing).sum(axis=0)
+        ranks = 2.0 * pd.DataFrame(row).rank().to_numpy() / (count + 1.0) - 1.0
+        ranks[missing] = 0.0
+        ranked[:] = np.where(missing.all(axis=1, keepdims=True), np.nan, ranks)
     return out
-
-
-def _mean_ranks(rows: Floats) -> NDArray[np.float64]:
-    """Rank along axis 1 from 1, equal values sharing their mean rank; NaN sorts last."""
-    order = np.argsort(rows, axis=1)
-    ordered = np.take_along_axis(rows, order, axis=1)
-    place = np.arange(rows.shape[1])[None, :, None]
-    starts = np.ones(rows.shape, bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    ends = np.ones(rows.shape, bool)
-    ends[:, :-1] = starts[:, 1:]
-    first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
-    final = np.where(ends, place, rows.shape[1])
-    last = np.minimum.accumulate(final[:, ::-1], axis=1)[:, ::-1]
-    ranks = np.empty(rows.shape)
-    np.put_along_axis(ranks, order, 0.5 * (first + last) + 1.0, axis=1)
-    return ranks
 
 
 def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = None) -> xr.Dataset:
@@ -156,9 +133,8 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     levels = (0.25, 0.5, 0.75)
     quarter, median, three = np.empty((len(levels), len(values), len(names)))
     for first, block in row_blocks(values):
-        for some in pieces(block):  # sorting takes several copies in double precision
-            rows = slice(first + some.start, first + some.stop)
-            quarter[rows], median[rows], three[rows] = _quantiles(block[some], levels)
+        for t, month in enumerate(block, first):
+            quarter[t], median[t], three[t] = _quantiles(month, levels)
         del block
     features: dict[str, Floats] = {}
     noise: list[Floats] = []
@@ -244,21 +220,9 @@ def _chosen(panel: xr.Dataset, wanted: Sequence[str] | None) -> list[str]:
     return wanted
 
 
-def _quantiles(values: Floats, levels: Sequence[float]) -> list[Floats]:
-    """Quantiles over assets, linear between order statistics; NaN where all are missing.
-
-    ``values`` has shape (n_times, n_assets, n_characteristics).
-    """
-    ordered = np.sort(values.astype(np.float64), axis=1)  # NaN sorts last
-    last = (~np.isnan(ordered)).sum(axis=1, keepdims=True) - 1
-    out = []
-    for level in levels:
-        position = level * np.maximum(last, 0)
-        lower = np.floor(position).astype(np.int64)
-        upper = np.minimum(lower + 1, np.maximum(last, 0))
-        low, high = (np.take_along_axis(ordered, i, axis=1)[:, 0] for i in (lower, upper))
-        out.append(low + (position - lower)[:, 0] * (high - low))
-    return out
+def _quantiles(month: Floats, levels: Sequence[float]) -> Floats:
+    """Quantiles (level, characteristic) over assets; NaN where all are missing."""
+    return pd.DataFrame(month, dtype=np.float64).quantile(list(levels)).to_numpy()
 
 
 def _log(values: Floats) -> Floats:

@@ -19,8 +19,8 @@ from rvrae_pyro.data.own_files import (
     read_long,
     read_rows,
 )
-from rvrae_pyro.data.panel import first_three
 from rvrae_pyro.data.plain_files import column_names, read_rest
+from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
 _JKP: Final = ColumnMap(time="eom", asset="id", returns="ret_exc_lead1m", weight="me")

@@ -11,8 +11,8 @@ import xarray as xr
 from rvrae_pyro.data.dates import Frequency, check_frequency, period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.panel import first_three, raise_problems
 from rvrae_pyro.data.readable import not_numeric, numbers_of
+from rvrae_pyro.data.validation import first_three, raise_problems
 from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import RISK_FREE, WEIGHT
 

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.panel import listed
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
+from rvrae_pyro.data.validation import listed
 from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME

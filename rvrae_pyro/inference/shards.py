@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rvrae_pyro.atomic import room_in
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.blocks import row_blocks
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.data.panel import listed
+from rvrae_pyro.data.validation import listed
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.names import (
     ASSET,

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.blocks import each_row
+from rvrae_pyro.data.chunks import each_row
 from rvrae_pyro.inference.particle_filter import Cloud, Upcoming, month_random
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.cross_section import CrossSection

@@ -14,7 +14,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.summaries import principal_factors
 from rvrae_pyro.cli.tables import forecast_table
 from rvrae_pyro.data.dates import frequency_of
-from rvrae_pyro.data.panel import listed
+from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.evaluation import factor_profile

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.data.panel import listed
+from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.report.books import standard_books

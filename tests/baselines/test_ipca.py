@@ -96,7 +96,7 @@ def test_sums_of_a_panel_on_disk_begin_wherever_a_chunk_does(monkeypatch):
     panel = panel.assign(returns=panel["returns"].where(panel["time"].isin(panel["time"][3:5])))
     batch = to_batch(panel, dtype=torch.float64)
     whole = month_statistics(batch, panel["characteristics"])
-    monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", 1)  # every chunk is a block
+    monkeypatch.setattr("rvrae_pyro.data.chunks._CELLS", 1)  # every chunk is a block
     n_cells = panel["characteristics"][0].size
     monkeypatch.setattr("rvrae_pyro.baselines.alternating._CELLS", 4 * n_cells)
     fives, rest = divmod(panel.sizes["time"] - 1, 5)

@@ -16,7 +16,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.panels import settled
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
-from rvrae_pyro.data.blocks import is_lazy, row_blocks
+from rvrae_pyro.data.chunks import is_lazy, row_blocks
 from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel
 from rvrae_pyro.predictive import cross_sections
 from rvrae_pyro.predictive.cross_sections import stream_cross_section
@@ -80,8 +80,8 @@ def test_a_lazy_panel_is_written_piece_by_piece(on_disk: xr.Dataset, tmp_path: P
 def test_blocks_are_consecutive_rows(on_disk: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = on_disk["characteristics"].values
     for most in (1, 14 * 4 * 2, 14 * 4 * 11, 10**9):
-        monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", most)
-        monkeypatch.setattr("rvrae_pyro.data.blocks._MOST", 2 * most)
+        monkeypatch.setattr("rvrae_pyro.data.chunks._CELLS", most)
+        monkeypatch.setattr("rvrae_pyro.data.chunks._MOST", 2 * most)
         blocks = list(row_blocks(on_disk["characteristics"]))
         np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
         starts = np.cumsum([0, *(len(b) for _, b in blocks)])[:-1]

@@ -1,7 +1,8 @@
-"""The checks of a panel, and which of its cells are listed."""
+"""Checks of a panel, and which of its cells are listed."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import numpy as np
@@ -9,9 +10,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.blocks import pieces
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.data.dates import check_frequency, last_days, skipped_rows
-from rvrae_pyro.data.marks import Marks, mark_cells
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
     ASSET,
@@ -73,11 +73,66 @@ def listed(panel: xr.Dataset) -> xr.DataArray:
     coords = panel[CHARACTERISTICS].coords
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     return xr.DataArray(
-        mark_cells(values).listed,
+        scan_cells(values).listed,
         dims=(TIME, ASSET),
         coords={k: v for k, v in coords.items() if CHARACTERISTIC not in v.dims},
         name="listed",
     )
+
+
+@dataclass
+class CellScan:
+    """Listed and incomplete cells of a panel's characteristics.
+
+    Attributes
+    ----------
+    listed : bool array of shape (n_times, n_assets)
+        Cells with at least one characteristic.
+    present : bool array of shape (n_characteristics,)
+        Characteristics with at least one value.
+    infinite : bool array of shape (n_times, n_assets), or None
+        Cells with an infinite characteristic; None without any.
+    infinite_names : bool array of shape (n_characteristics,)
+        Characteristics that are infinite somewhere.
+    n_missing : int
+        Characteristics that listed cells lack.
+    holes : list of (time, asset) positions
+        The first three listed cells that lack any.
+    largest : float
+        Largest absolute value; 0 without any.
+    """
+
+    listed: NDArray[np.bool_]
+    present: NDArray[np.bool_]
+    infinite_names: NDArray[np.bool_]
+    infinite: NDArray[np.bool_] | None = None
+    n_missing: int = 0
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    largest: float = 0.0
+
+
+def scan_cells(characteristics: xr.DataArray | xr.Variable) -> CellScan:
+    """Scan characteristics (time, asset, characteristic) once, in memory or on disk."""
+    n_times, n_assets, n = characteristics.shape
+    scan = CellScan(np.empty((n_times, n_assets), bool), np.zeros(n, bool), np.zeros(n, bool))
+    for first, block in row_blocks(characteristics):
+        for t, month in enumerate(block, first):
+            missing = np.isnan(month)
+            scan.listed[t] = listed = ~missing.all(axis=-1)
+            scan.present |= ~missing.all(axis=0)
+            lacking = missing.sum(axis=-1) * listed
+            scan.n_missing += int(lacking.sum())
+            scan.holes += [(t, int(i)) for i in np.flatnonzero(lacking)[: 3 - len(scan.holes)]]
+            size = np.abs(month)
+            scan.largest = max(scan.largest, float(np.fmax.reduce(size, axis=None, initial=0.0)))
+            if scan.largest == np.inf:
+                if scan.infinite is None:
+                    scan.infinite = np.zeros(scan.listed.shape, bool)
+                infinite = np.isinf(month)
+                scan.infinite[t] = infinite.any(axis=-1)
+                scan.infinite_names |= infinite.any(axis=0)
+        del block  # or it would stay while the next is read
+    return scan
 
 
 def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
@@ -110,30 +165,23 @@ def check_panel(panel: xr.Dataset, *, returns_required: bool = True) -> None:
     _warn_below_minus_one(panel)
 
 
-def validate_panel(panel: xr.Dataset, *, returns_required: bool = True) -> Marks:
-    """Do as :func:`check_panel`, keep quiet about what is odd but usable, and say what was seen.
-
-    Returns
-    -------
-    Marks
-        What the characteristics say of the cells, so that nobody need look again.
-    """
+def validate_panel(panel: xr.Dataset, *, returns_required: bool = True) -> CellScan:
+    """Do as :func:`check_panel`, without its warnings, and return the scan of the cells."""
     if not isinstance(panel, xr.Dataset):
         raise PanelError(
             f"`panel` must be an xarray.Dataset; got {type(panel).__name__}. "
             "Make one from a long table with from_frame."
         )
     raise_problems("`panel`", list(_structure_problems(panel)))
-    ranked = panel.attrs.get("transform") == "rank"
-    marks = mark_cells(panel.variables[CHARACTERISTICS], measure=ranked)
+    scan = scan_cells(panel.variables[CHARACTERISTICS])
     problems = [
         *_label_problems(panel),
         *_return_problems(panel, returns_required),
-        *_characteristic_problems(panel, marks),
+        *_characteristic_problems(panel, scan),
         *_other_problems(panel),
     ]
     raise_problems("`panel`", problems)
-    return marks
+    return scan
 
 
 def _structure_problems(panel: xr.Dataset) -> Iterator[str]:
@@ -272,14 +320,9 @@ def _other_problems(panel: xr.Dataset) -> Iterator[str]:
 
 def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
     returns = panel.variables[RETURNS].values
-    n_finite = n_large = 0
-    any_infinite = False
-    for some in pieces(returns):
-        finite = np.isfinite(returns[some])
-        n_finite += int(finite.sum())
-        n_large += int((finite & (np.abs(returns[some]) > _PERCENT_MEDIAN)).sum())
-        any_infinite |= bool(np.isinf(returns[some]).any())
-    if any_infinite:
+    n_finite = int(np.isfinite(returns).sum())
+    n_large = sum(int((np.abs(row) > _PERCENT_MEDIAN).sum()) for row in returns)
+    if np.isinf(returns).any():
         yield f"`returns` are infinite at {_cells(panel, np.isinf(returns))}. Set them to NaN."
     if not n_finite:
         if required:
@@ -300,19 +343,19 @@ def _median_size(returns: NDArray[Any]) -> float:
     return float(np.median(np.abs(returns[np.isfinite(returns)])))
 
 
-def _characteristic_problems(panel: xr.Dataset, marks: Marks) -> Iterator[str]:
+def _characteristic_problems(panel: xr.Dataset, scan: CellScan) -> Iterator[str]:
     names = panel.indexes[CHARACTERISTIC]
-    if marks.infinite is not None:
+    if scan.infinite is not None:
         yield (
-            f"infinite characteristics in {first_three(names[marks.infinite_names])}, at "
-            f"{_cells(panel, marks.infinite)}. Set them to NaN."
+            f"infinite characteristics in {first_three(names[scan.infinite_names])}, at "
+            f"{_cells(panel, scan.infinite)}. Set them to NaN."
         )
-    if not marks.present.all():
+    if not scan.present.all():
         yield (
-            f"characteristics without a single value: {first_three(names[~marks.present])}. "
+            f"characteristics without a single value: {first_three(names[~scan.present])}. "
             "Drop them, or look where they were lost."
         )
-    if marks.largest > 1.0:
+    if scan.largest > 1.0 and panel.attrs.get("transform") == "rank":
         yield (
             "the attribute `transform` says rank, yet characteristics leave [-1, 1]. "
             "Set it to 'none' and use rank_characteristics."
@@ -321,8 +364,9 @@ def _characteristic_problems(panel: xr.Dataset, marks: Marks) -> Iterator[str]:
 
 def _warn_below_minus_one(panel: xr.Dataset) -> None:
     returns = panel.variables[RETURNS].values
-    if any((returns[some] < -1.0).any() for some in pieces(returns)):
-        at = _cells(panel, returns < -1.0)
+    below = returns < -1.0
+    if below.any():
+        at = _cells(panel, below)
         warnings.warn(
             f"`returns` are below -1 at {at}: more than everything was lost. "
             "Look for bad prices or percent returns.",

@@ -11,14 +11,13 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_light_batch
-from rvrae_pyro.data.blocks import each_row, pieces, row_blocks
-from tests.data.helpers import small_panel
+from rvrae_pyro.data.chunks import each_row, row_blocks
 
 SCATTERED = """
 import sys
 import numpy as np
 import psutil
-from rvrae_pyro.data.blocks import give_back
+from rvrae_pyro.data.chunks import give_back
 
 arrays = [np.ones(4_000) for _ in range(3_000)]  # 32 kB each, below what the library maps
 kept = arrays[::50]
@@ -35,8 +34,8 @@ def test_blocks_follow_the_chunks(
     chunks: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("dask")
-    monkeypatch.setattr("rvrae_pyro.data.blocks._CELLS", most)
-    monkeypatch.setattr("rvrae_pyro.data.blocks._MOST", 2 * most)
+    monkeypatch.setattr("rvrae_pyro.data.chunks._CELLS", most)
+    monkeypatch.setattr("rvrae_pyro.data.chunks._MOST", 2 * most)
     whole = np.random.default_rng(0).standard_normal((18, 6))
     array = xr.DataArray(whole, dims=("time", "asset")).chunk(time=chunks, asset=4)
     blocks = list(row_blocks(array))
@@ -61,15 +60,6 @@ def test_rows_of_an_array_on_disk_keep_no_block() -> None:
     assert all(np.shares_memory(row, array.values) for row in each_row(array))
 
 
-def test_pieces_are_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(7 * 4).reshape(7, 4)
-    for size, n_pieces in ((1, 7), (8, 4), (100, 1)):
-        monkeypatch.setattr("rvrae_pyro.data.blocks._CACHED", size)
-        parts = [values[rows] for rows in pieces(values)]
-        assert len(parts) == n_pieces
-        np.testing.assert_array_equal(np.concatenate(parts), values)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="another C library")
 def test_freed_memory_between_what_stays_is_given_back() -> None:
     # in a process of its own: what this one has freed before would count too
@@ -77,21 +67,6 @@ def test_freed_memory_between_what_stays_is_given_back() -> None:
         [sys.executable, "-c", SCATTERED], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) > 60  # of 92 MiB
-
-
-def test_answers_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answers(panel: xr.Dataset) -> list[object]:
-        ranked = rv.data.rank_characteristics(rv.data.market_context(panel))
-        parts = rv.data.split(ranked, 6, 5, 4)
-        marks = [rv.data.fingerprint(part) for part in parts]
-        return [marks, rv.data.listed(panel).values.tolist()]
-
-    panel = small_panel(18, 9, 5)
-    whole = answers(panel)
-    for size in (1, 60):
-        monkeypatch.setattr("rvrae_pyro.data.blocks._CACHED", size)
-        monkeypatch.setattr("rvrae_pyro.data.transforms._SORTED", size)
-        assert answers(panel) == whole
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -146,9 +121,8 @@ def test_memory_of_preparing_a_panel_on_disk(
     work: Callable[[xr.Dataset], object], most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes a cell by which the peak grows with the assets; blocks of three months aside."""
-    for name in ("_CELLS", "_MOST", "_CACHED"):  # a block of either size has 18,000 values
-        monkeypatch.setattr(f"rvrae_pyro.data.blocks.{name}", 18_000)
-    monkeypatch.setattr("rvrae_pyro.data.transforms._SORTED", 18_000)
+    for name in ("_CELLS", "_MOST"):  # a block of either size has 18,000 values
+        monkeypatch.setattr(f"rvrae_pyro.data.chunks.{name}", 18_000)
     peaks = []
     for n_assets in (1_000, 6_000):
         panel = lazy_panel(n_assets)
