@@ -11,34 +11,16 @@ import xarray as xr
 
 from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OTHER_FACTOR, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, OTHER_FACTOR, TIME
 from rvrae_pyro.risk._draws import Array, read_forecast
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
 
 OTHER_ASSET = "other_asset"
 
 
-class FactorModel(Protocol):
-    """What :func:`covariance` asks of a fit."""
-
-    def loadings(self, panel: xr.Dataset) -> xr.DataArray:
-        """Return loadings (time, asset, factor), NaN if unlisted."""
-        ...
-
-    def idio_scale(self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0) -> xr.DataArray:
-        """Return idiosyncratic standard deviations (time, asset)."""
-        ...
-
-    def factors(
-        self, panel: xr.Dataset, kind: str = "filtered", num_samples: int = 1000, seed: int = 0
-    ) -> xr.Dataset:
-        """Return draws ``factors`` (chain, draw, time, factor)."""
-        ...
-
-
 @runtime_checkable
 class Moments(Protocol):
-    """A fit, an ensemble or a baseline: sets of weights, each with its mean and covariance."""
+    """Fit, ensemble or baseline: members, each with its mean and covariance."""
 
     def moments(
         self,
@@ -52,7 +34,7 @@ class Moments(Protocol):
 
 
 def covariance(
-    fit: FactorModel | Moments,
+    fit: Moments,
     panel: xr.Dataset,
     times: object | None = None,
     num_samples: int = 1000,
@@ -69,8 +51,7 @@ def covariance(
 
     Parameters
     ----------
-    fit : Fit, Ensemble or baseline with factors
-        Or anything with ``loadings``, ``idio_scale`` and ``factors`` as a fit has them.
+    fit : Fit, Ensemble, or baseline with a distribution
     panel : Dataset
         May be longer than the training panel; its last month may be live.
     times : label, slice or list, optional
@@ -85,6 +66,8 @@ def covariance(
 
     Raises
     ------
+    ConfigError
+        If ``fit`` has no ``moments``.
     PanelError
         If ``panel`` has no ``time``.
     ShapeError
@@ -99,22 +82,18 @@ def covariance(
     columns ("member 1 factor 2", "member 1 mean"). Cost: one filtering pass a member, then
     O(T N M^2 (K + 1)^2).
     """
+    if not isinstance(fit, Moments):
+        raise ConfigError(
+            f"`fit` must have `moments`, as a Fit, an Ensemble and baselines with a distribution "
+            f"do; got {type(fit).__name__}."
+        )
     if TIME not in getattr(panel, "coords", {}):
         raise PanelError(f"`panel` must be a Dataset with coordinate 'time'; got {panel!r:.60}.")
     panel = in_time_order(panel, "panel")
     rows = pick_times(panel.indexes[TIME], times)
     panel = panel.isel({TIME: slice(0, int(rows[-1]) + 1)})
-    if isinstance(fit, Moments):
-        months = panel[TIME].to_numpy()[rows]
-        return FactorCovariance.from_moments(fit.moments(panel, num_samples, seed, months))
-    chosen = {TIME: rows}
-    factors = fit.factors(panel, kind="predicted", num_samples=num_samples, seed=seed)
-    deviation = fit.idio_scale(panel, num_samples=num_samples, seed=seed).isel(chosen)
-    return FactorCovariance(
-        fit.loadings(panel).isel(chosen),
-        _sample_covariance(factors[FACTORS].isel(chosen)),
-        deviation**2,
-    )
+    months = panel[TIME].to_numpy()[rows]
+    return FactorCovariance.from_moments(fit.moments(panel, num_samples, seed, months))
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,40 +188,33 @@ def test_5000_assets_take_milliseconds():
 
 
 class FakeFit:
-    """Hands out what a forecast was made of, and notes what it was asked."""
+    """Moments that a forecast was made of, and a record of what was asked."""
 
-    def __init__(self, tree):
-        self.tree, self.asked = tree, []
+    def __init__(self, cov):
+        self.cov, self.asked = cov, []
 
-    def _months(self, panel, values):
-        return values.isel(time=slice(0, panel.sizes["time"]))
-
-    def loadings(self, panel):
-        return self._months(panel, self.tree["predictions_constant_data"]["beta"])
-
-    def idio_scale(self, panel, num_samples=1000, seed=0):
+    def moments(self, panel, num_samples=1000, seed=0, times=None):
         self.asked.append((panel.sizes["time"], num_samples, seed))
-        return self._months(panel, self.tree["predictions_constant_data"]["idio_scale"])
-
-    def factors(self, panel, kind="filtered", num_samples=1000, seed=0):
-        self.asked.append((kind, num_samples, seed))
-        return self._months(panel, self.tree["predictions"].to_dataset()[["factors"]])
+        cov = self.cov.sel(list(times))
+        parts = {"beta": cov.beta, "factor_cov": cov.factor_cov, "idio_var": cov.idio_var}
+        return xr.Dataset(parts).expand_dims("chain")
 
 
-def test_a_fit_is_asked_for_predicted_factors_and_no_later_months():
+def test_a_fit_is_asked_for_its_moments_and_for_no_later_months():
     tree, _ = make_forecast(draws=300)
     panel = xr.Dataset(coords={"time": tree["predictions"].time})
-    fit = FakeFit(tree)
+    whole = FactorCovariance.from_forecast(tree)
+    fit = FakeFit(whole)
     cov = covariance(fit, panel, "2020-02", num_samples=77, seed=5)
-    assert fit.asked == [("predicted", 77, 5), (2, 77, 5)]
-    xr.testing.assert_allclose(
-        cov.to_dense(), FactorCovariance.from_forecast(tree).sel("2020-02").to_dense()
-    )
+    assert fit.asked == [(2, 77, 5)]
+    xr.testing.assert_allclose(cov.to_dense(), whole.sel("2020-02").to_dense())
     assert covariance(fit, panel).beta.sizes["time"] == 3
     with pytest.raises(ShapeError, match="`times` must name months of the forecast, 2020-01-31 to"):
         covariance(fit, panel, "2021-05")
     with pytest.raises(PanelError, match="`panel` must be a Dataset with coordinate 'time'"):
         covariance(fit, SimpleNamespace())
+    with pytest.raises(ConfigError, match="`fit` must have `moments`"):
+        covariance(SimpleNamespace(), panel)
 
 
 def test_a_real_fit_agrees_with_its_forecast():
