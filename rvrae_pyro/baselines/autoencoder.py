@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.training import (
     TrainConfig,
-    progress_bar,
     return_scale,
     train_network,
     training_of,
@@ -137,24 +135,19 @@ class ConditionalAutoencoder(FactorBaseline):
         seeds = np.random.SeedSequence(fitting.seed).generate_state(self.n_members)
         rows = _Rows(batch, portfolios.nan_to_num(), scale)
         members, records = [], []
-        epochs = self.config.max_epochs
-        name = type(self).__name__
-        with progress_bar(name, self.n_members * epochs, fitting.progress) as advance:
-            for number, seed in enumerate(map(int, seeds)):
-                with seeded(seed):
-                    member = Network(batch.n_characteristics, self.n_factors, self.hidden)
-                members.append(member.to(batch.returns))
-                show = partial(_advance_from, advance, number * epochs)
-                record = self._train(members[-1], rows, n_train, seed, show)
-                records.append(record.assign(member=number))
+        for number, seed in enumerate(map(int, seeds)):
+            with seeded(seed):
+                member = Network(batch.n_characteristics, self.n_factors, self.hidden)
+            members.append(member.to(batch.returns))
+            name = f"{type(self).__name__}, member {number + 1} of {self.n_members}"
+            record = self._train(members[-1], rows, fitting.with_seed(seed), name)
+            records.append(record.assign(member=number))
         self._members = [member.cpu().double().eval() for member in members]
         self.history = pd.concat(records, ignore_index=True)
         self._numbers = {"scale": torch.tensor(scale, dtype=torch.float64)}
         self._remember(batch.to("cpu"), portfolios.cpu().double())
 
-    def _train(
-        self, member: Network, rows: _Rows, n_train: int, seed: int, advance: Callable[[int], None]
-    ) -> pd.DataFrame:
+    def _train(self, member: Network, rows: _Rows, fitting: Fitting, name: str) -> pd.DataFrame:
         def objective(start: int, stop: int) -> tuple[Tensor, int]:
             x, months, returns = rows.window(start, stop)
             if len(x) < 2:  # batch normalisation needs two rows
@@ -165,12 +158,10 @@ class ConditionalAutoencoder(FactorBaseline):
         return train_network(
             member,
             objective,
-            n_train,
-            rows.n_times,
+            fitting,
             self.config,
-            seed=seed,
-            penalty=(lambda: self.l1 * member.absolute_weights()) if self.l1 else None,
-            advance=advance,
+            name=name,
+            penalty=lambda: self.l1 * member.absolute_weights(),
         )
 
     def _remember(self, batch: Batch, portfolios: Tensor) -> None:
@@ -254,8 +245,3 @@ def _portfolios(panel: xr.Dataset, batch: Batch) -> Tensor:
     """Return managed portfolios with a constant (n_times, P + 1); NaN in months without returns."""
     ordered = in_order(panel, CHARACTERISTIC, batch.names.tolist())
     return torch.as_tensor(managed_portfolios(ordered).to_numpy()).to(batch.returns)
-
-
-def _advance_from(advance: Callable[[int], None], done: int, epoch: int) -> None:
-    """Show the epochs of one member after those of the members before it."""
-    advance(done + epoch)

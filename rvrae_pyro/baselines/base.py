@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
@@ -51,10 +51,11 @@ class Draws(NamedTuple):
     blocks: Callable[[int], Iterator[Block]]
 
 
+@dataclass(frozen=True, eq=False)
 class Fitting:
-    """What a baseline learns from: the panel, the same as tensors, and how to go about it.
+    """Inputs of a fit: the panel, the same as tensors, and the settings of the run.
 
-    Parameters
+    Attributes
     ----------
     panel : Dataset
         Training months followed by validation months.
@@ -64,14 +65,18 @@ class Fitting:
         Number of training months.
     seed : int
     progress : bool
-        Show a bar on a terminal.
+        Show a progress bar on a terminal.
     """
 
-    def __init__(
-        self, panel: xr.Dataset, batch: Batch, n_train: int, seed: int, progress: bool
-    ) -> None:
-        self.panel, self.batch, self.n_train = panel, batch, n_train
-        self.seed, self.progress = seed, progress
+    panel: xr.Dataset
+    batch: Batch
+    n_train: int
+    seed: int
+    progress: bool
+
+    def with_seed(self, seed: int) -> Fitting:
+        """Return the same inputs with another seed."""
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)

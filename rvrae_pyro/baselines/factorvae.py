@@ -17,7 +17,6 @@ from rvrae_pyro.baselines.factors import FactorBaseline
 from rvrae_pyro.baselines.sequences import last_months, over_buckets, target_months
 from rvrae_pyro.baselines.training import (
     TrainConfig,
-    progress_bar,
     return_scale,
     train_network,
     training_of,
@@ -300,16 +299,9 @@ class FactorVAE(FactorBaseline):
             block, first = target_months(batch, start, stop, self.window)
             return network.loss(block, first, scale, self.kl_weight), count
 
-        with progress_bar("FactorVAE", self.config.max_epochs, fitting.progress) as advance:
-            self.history = train_network(
-                network,
-                objective,
-                n_train,
-                batch.n_times,
-                self.config,
-                seed=fitting.seed,
-                advance=advance,
-            )
+        self.history = train_network(
+            network, objective, fitting, self.config, name=type(self).__name__
+        )
         self._network = network.cpu().double().eval()
         self._scale = torch.tensor(scale, dtype=torch.float64)
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from rvrae_pyro.baselines.base import Baseline, Fitting, network_of, network_state
 from rvrae_pyro.baselines.training import (
     TrainConfig,
-    progress_bar,
     return_scale,
     train_network,
 )
@@ -105,9 +104,9 @@ class SequenceForecaster(Baseline):
     def _build(self, n_characteristics: int) -> nn.Module:
         """Return a network from a batch to forecasts (n_times, n_assets) per unit of scale."""
 
-    def _penalty(self, network: nn.Module) -> Tensor | None:
-        """Return what is added to the mean loss a cell."""
-        return None
+    def _penalty(self, network: nn.Module) -> Tensor | float:
+        """Penalty that is added to the mean loss per observation."""
+        return 0.0
 
     def _learn(self, fitting: Fitting) -> None:
         batch, n_train = fitting.batch, fitting.n_train
@@ -123,19 +122,14 @@ class SequenceForecaster(Baseline):
             error = network(block)[first:][seen] - block.returns[first:][seen] / scale
             return error.square().sum(), count
 
-        name = type(self).__name__
-        penalised = self._penalty(network) is not None
-        with progress_bar(name, self.config.max_epochs, fitting.progress) as advance:
-            self.history = train_network(
-                network,
-                objective,
-                n_train,
-                batch.n_times,
-                self.config,
-                seed=fitting.seed,
-                penalty=(lambda: self._penalty(network)) if penalised else None,  # type: ignore[arg-type, return-value]
-                advance=advance,
-            )
+        self.history = train_network(
+            network,
+            objective,
+            fitting,
+            self.config,
+            name=type(self).__name__,
+            penalty=lambda: self._penalty(network),
+        )
         self._network = network.cpu().double().eval()
         self._scale = torch.tensor(scale, dtype=torch.float64)
 

@@ -6,8 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from rvrae_pyro.baselines.base import Fitting
 from rvrae_pyro.errors import ConfigError, FitError, check_count, check_number
 from rvrae_pyro.inference.windows import draw_windows
+from rvrae_pyro.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,11 @@ class Objective(Protocol):
 def train_network(
     network: nn.Module,
     objective: Objective,
-    n_train: int,
-    n_times: int,
+    fitting: Fitting,
     config: TrainConfig,
     *,
-    seed: int,
-    penalty: Callable[[], Tensor] | None = None,
-    advance: Callable[[int], None] | None = None,
+    name: str,
+    penalty: Callable[[], Tensor | float] = lambda: 0.0,
 ) -> pd.DataFrame:
     """Train a network in place and leave it at its best state, set to evaluate.
 
@@ -92,16 +91,14 @@ def train_network(
     ----------
     network : nn.Module
     objective : Objective
-        Called in training mode for months before ``n_train``, else in evaluation mode.
-    n_train, n_times : int
-        Training months, and training and validation months together.
+        Called in training mode for training months, else in evaluation mode.
+    fitting : Fitting
+        Its seed orders the windows of months.
     config : TrainConfig
-    seed : int
-        Orders the windows of months.
+    name : str
+        Shown next to the progress bar.
     penalty : callable, optional
         Added to the mean loss a cell at each step.
-    advance : callable, optional
-        Told every epoch's number.
 
     Returns
     -------
@@ -113,7 +110,8 @@ def train_network(
     FitError
         If the loss is not finite; the network is left at its best state so far.
     """
-    generator = torch.Generator().manual_seed(seed)
+    n_train, n_times = fitting.n_train, fitting.batch.n_times
+    generator = torch.Generator().manual_seed(fitting.seed)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -121,19 +119,21 @@ def train_network(
     best_state = copy.deepcopy(network.state_dict())
     history: list[tuple[int, float, float, float]] = []
     try:
-        for epoch in range(1, config.max_epochs + 1):
-            fitted = _run_epoch(network, objective, n_train, config, optimizer, generator, penalty)
-            score = _validate(network, objective, n_train, n_times, config.months)
-            history.append((epoch, fitted, score, time.perf_counter() - started))
-            if advance is not None:
-                advance(epoch)
-            if score < best or math.isnan(score):  # NaN: nothing to validate on
-                best, stale = score, 0
-                best_state = copy.deepcopy(network.state_dict())
-            else:
-                stale += 1
-                if stale >= config.patience:
-                    break
+        with progress_bar(name, config.max_epochs, fitting.progress) as show:
+            for epoch in range(1, config.max_epochs + 1):
+                fitted = _run_epoch(
+                    network, objective, n_train, config, optimizer, generator, penalty
+                )
+                score = _validate(network, objective, n_train, n_times, config.months)
+                history.append((epoch, fitted, score, time.perf_counter() - started))
+                show(completed=epoch)
+                if score < best or math.isnan(score):  # NaN: nothing to validate on
+                    best, stale = score, 0
+                    best_state = copy.deepcopy(network.state_dict())
+                else:
+                    stale += 1
+                    if stale >= config.patience:
+                        break
     finally:
         network.load_state_dict(best_state)
         network.eval()
@@ -147,7 +147,7 @@ def _run_epoch(
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-    penalty: Callable[[], Tensor] | None,
+    penalty: Callable[[], Tensor | float],
 ) -> float:
     """One pass over the training months; the mean loss a cell on the way."""
     network.train()
@@ -164,7 +164,7 @@ def _run_epoch(
                 "`learning_rate`, and look for extreme returns in those months."
             )
         optimizer.zero_grad()
-        (mean if penalty is None else mean + penalty()).backward()
+        (mean + penalty()).backward()
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
         total, cells = total + float(loss.detach()), cells + count
@@ -193,16 +193,3 @@ def return_scale(returns: Tensor, observed: Tensor) -> float:
     """Root mean square of the observed returns: networks see returns of order one."""
     scale = float(returns[observed].double().square().mean().sqrt())
     return scale if scale > 0 else 1.0
-
-
-@contextmanager
-def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar over epochs on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    shown = wanted and (console.is_terminal or console.is_jupyter)
-    with Progress(console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda done: bar.update(task, completed=done)

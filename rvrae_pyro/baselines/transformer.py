@@ -147,8 +147,8 @@ class Transformer(SequenceForecaster):
     def _build(self, n_characteristics: int) -> nn.Module:
         return Network(n_characteristics, self.size, self.n_layers, self.n_heads, self.window)
 
-    def _penalty(self, network: nn.Module) -> Tensor | None:
+    def _penalty(self, network: nn.Module) -> Tensor | float:
         if not self.orthogonality:
-            return None
+            return 0.0
         assert isinstance(network, Network)
         return self.orthogonality * network.overlap()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rvrae_pyro.atomic import only_run
 from rvrae_pyro.errors import CheckpointError, FitError
 from rvrae_pyro.experiments.cells import Cell, Job, Result, read_result, run_job, write_result
 from rvrae_pyro.fitting.parallel import Submits, outcomes
+from rvrae_pyro.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,13 @@ def run_grid(
     CheckpointError
         As :func:`run_cells`.
     """
-    with progress_bar(name, len(jobs), progress) as advance:
+    with progress_bar(name, len(jobs), progress) as show:
         results, failures = run_cells(
-            jobs, folder=folder, n_jobs=n_jobs, executor=executor, on_done=advance
+            jobs,
+            folder=folder,
+            n_jobs=n_jobs,
+            executor=executor,
+            on_done=lambda cell: show(advance=1, note=f"{cell.model}, seed {cell.seed}"),
         )
     failures = unplanned + failures
     if not results:
@@ -137,23 +142,3 @@ def failed(cell: Cell, error: Exception) -> Failure:
     """Put an error into words."""
     text = " ".join(str(error).split())
     return Failure(cell, f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-@contextmanager
-def progress_bar(name: str, total: int, wanted: bool) -> Iterator[Callable[[Cell], None]]:
-    """Show a bar over fits on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    shown = wanted and (console.is_terminal or console.is_jupyter)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task(name, total=total, last="")
-        yield lambda cell: bar.update(task, advance=1, last=f"{cell.model}, seed {cell.seed}")

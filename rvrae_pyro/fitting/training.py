@@ -41,6 +41,7 @@ from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model, typical_return
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.export import provenance
+from rvrae_pyro.progress import progress_bar
 
 __all__ = ["fit", "load"]
 
@@ -381,27 +382,11 @@ def _attrs(model: RVRAE, config: FitConfig, seed: int, mark: str) -> dict[str, s
 
 @contextmanager
 def _progress_bar(config: FitConfig, wanted: bool) -> Iterator[Callable[[Epoch], None]]:
-    """Show a bar on a terminal or in a notebook; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    shown = wanted and (console.is_terminal or console.is_jupyter)
-    bar = Progress(
-        TextColumn("fitting"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f} of at most {task.total:.0f}"),
-        TextColumn("{task.fields[score]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not shown,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("fit", total=config.max_steps, score="")
+    """Bar over gradient steps that shows the last ELBO."""
+    with progress_bar("fitting", config.max_steps, wanted) as show:
 
         def advance(epoch: Epoch) -> None:
             score = epoch.valid_elbo if np.isfinite(epoch.valid_elbo) else epoch.elbo
-            bar.update(task, completed=epoch.step, score=f"ELBO {score:,.0f}")
+            show(completed=epoch.step, note=f"ELBO {score:,.0f}")
 
         yield advance
