@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         fitting,
         inference,
         literal,
+        plots,
         testing,
     )
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
@@ -70,6 +71,7 @@ __all__ = [
     "literal",
     "load",
     "loadings",
+    "plots",
     "prior_predictive",
     "priors",
     "risk",
@@ -79,7 +81,7 @@ __all__ = [
     "weights",
 ]
 
-# Whatever needs torch loads on first use, so that panels, scores and risk work without it.
+# Modules that need torch or matplotlib load on first use.
 _LAZY_MODULES = {
     "baselines": "rvrae_pyro.baselines",
     "decoders": "rvrae_pyro.models.decoders",
@@ -93,6 +95,7 @@ _LAZY_MODULES = {
     "likelihoods": "rvrae_pyro.models.likelihoods",
     "literal": "rvrae_pyro.literal",
     "loadings": "rvrae_pyro.models.loadings",
+    "plots": "rvrae_pyro.plots",
     "priors": "rvrae_pyro.models.priors",
     "schedules": "rvrae_pyro.inference.schedules",
     "testing": "rvrae_pyro.testing",

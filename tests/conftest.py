@@ -27,8 +27,15 @@ settings.register_profile("rvrae", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("rvrae")
 
 # Where torch is missing only the layers that do without it are collected.
-WITHOUT_TORCH = ("data", "evaluation", "risk", "predictive/test_export.py", "test_packaging.py")
-NEEDS_TORCH = ("data/test_batch.py",)
+WITHOUT_TORCH = (
+    "data",
+    "evaluation",
+    "plots",
+    "risk",
+    "predictive/test_export.py",
+    "test_packaging.py",
+)
+NEEDS_TORCH = ("data/test_batch.py", "plots/test_fits.py")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

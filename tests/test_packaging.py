@@ -193,7 +193,7 @@ def test_unfit_python_gets_one_clear_line(tmp_path: Path, python: str, message: 
 
 
 def test_array_layers_import_without_torch() -> None:
-    modules = ("data", "evaluation", "risk", "predictive.export")
+    modules = ("data", "evaluation", "plots", "risk", "predictive.export")
     code = [
         "import sys",
         "class Refuse:",

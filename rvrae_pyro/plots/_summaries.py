@@ -1,4 +1,4 @@
-"""What the pictures show, worked out from fits and draws."""
+"""Quantities that the pictures show, from factors, draws and returns."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import rvrae_pyro as rv
+from rvrae_pyro.evaluation.density import pit as _pit
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, TIME
 
 Floats = NDArray[np.floating[Any]]
@@ -101,7 +101,7 @@ def calibrate(returns: xr.DataArray, draws: xr.DataArray, n_bins: int = 10) -> C
     """
     sample = draws.stack(sample=(CHAIN, DRAW), create_index=False).transpose("sample", TIME, ASSET)
     known = (returns.notnull() & sample.isel(sample=0).notnull()).transpose(TIME, ASSET).values
-    pit = rv.evaluation.pit(returns, draws).transpose(TIME, ASSET).values[known]
+    pit = _pit(returns, draws).transpose(TIME, ASSET).values[known]
     drawn = sample.values[:, known]
     ranks = drawn.argsort(axis=0).argsort(axis=0)
     replicated = (ranks + 0.5) / len(drawn)
@@ -150,66 +150,3 @@ def typical_size(returns: xr.DataArray, draws: xr.DataArray) -> xr.Dataset:
         {name: size.quantile(q, (CHAIN, DRAW)).drop_vars("quantile") for name, q in ends.items()}
     )
     return dataset.assign(realised=(returns**2).mean(ASSET) ** 0.5)
-
-
-def portfolio_volatility(returns: xr.DataArray, draws: xr.DataArray, window: int) -> xr.Dataset:
-    """Volatility of the equally weighted portfolio: predicted, and realised around the month.
-
-    Parameters
-    ----------
-    returns : DataArray (time, asset)
-    draws : DataArray (chain, draw, time, asset)
-    window : int
-        Rows of the centred root mean square that stands for what was realised.
-
-    Returns
-    -------
-    Dataset
-        ``predicted``: standard deviation known at t-1; ``realised``: NaN near both ends.
-    """
-    predicted = draws.where(returns.notnull()).mean(ASSET).std((CHAIN, DRAW))
-    square = returns.mean(ASSET) ** 2
-    realised = np.sqrt(square.rolling({TIME: window}, center=True).mean())
-    return xr.Dataset({"predicted": predicted, "realised": realised})
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """Inferred factors on the axes of the true ones.
-
-    Attributes
-    ----------
-    mean, low, high : arrays of shape (n_times, n_true)
-        Posterior mean, 5 % and 95 %.
-    r2 : array of shape (n_true,)
-        Share of each true factor's second moment that the mean explains.
-    inside : array of shape (n_true,)
-        Share of months whose true value lies between ``low`` and ``high``.
-    """
-
-    mean: Floats
-    low: Floats
-    high: Floats
-    r2: Floats
-    inside: Floats
-
-
-def align(truth: Floats, draws: Floats) -> Aligned:
-    """Map inferred factors to true ones by least squares, since they are identified up to that.
-
-    Parameters
-    ----------
-    truth : array of shape (n_times, n_true)
-    draws : array of shape (n_draws, n_times, n_factors)
-    """
-    turn = np.linalg.lstsq(draws.mean(axis=0), truth, rcond=None)[0]
-    turned = draws @ turn
-    mean = turned.mean(axis=0)
-    low, high = np.quantile(turned, _ENDS, axis=0)
-    return Aligned(
-        mean,
-        low,
-        high,
-        1.0 - ((truth - mean) ** 2).sum(axis=0) / (truth**2).sum(axis=0),
-        ((low <= truth) & (truth <= high)).mean(axis=0),
-    )

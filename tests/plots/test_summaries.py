@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from rvrae_pyro.cli import summaries
-from rvrae_pyro.cli.summaries import align, calibrate, principal_factors
+from rvrae_pyro.plots._summaries import calibrate, principal_factors, typical_size
 
 TIMES = np.arange("2000-01", "2003-01", dtype="datetime64[M]").astype("datetime64[ns]")
 N_TIMES, N_ASSETS, N_DRAWS = len(TIMES), 8, 400
@@ -94,29 +93,11 @@ def test_calibration_counts_the_intervals_by_hand() -> None:
     assert result.n_returns == N_TIMES * N_ASSETS - 1
 
 
-def test_volatility_of_a_month_and_of_the_portfolio() -> None:
+def test_size_of_the_returns_of_a_month() -> None:
     returns, draws = returns_and_draws(1.0, seed=4)
     returns[5, 1:] = np.nan
-    size = summaries.typical_size(returns, draws)
+    size = typical_size(returns, draws)
     assert float(size["realised"][0]) == pytest.approx(np.sqrt((returns.values[0] ** 2).mean()))
     assert float(size["realised"][5]) == pytest.approx(abs(float(returns[5, 0])))
     alone = np.abs(draws.values[0, :, 5, 0])  # only the asset with a return counts
     assert float(size["high"][5]) == pytest.approx(np.quantile(alone, 0.95))
-    portfolio = summaries.portfolio_volatility(returns, draws, 12)
-    expected = draws.values[0, :, 9].mean(axis=-1).std()
-    assert float(portfolio["predicted"][9]) == pytest.approx(expected)
-    months = returns.mean("asset").values[4:16]
-    assert float(portfolio["realised"][10]) == pytest.approx(np.sqrt((months**2).mean()))
-    assert int(portfolio["realised"].notnull().sum()) == N_TIMES - 11
-
-
-def test_align_undoes_a_linear_map() -> None:
-    rng = np.random.default_rng(5)
-    truth = rng.normal(0.01, 0.05, (60, 2))
-    noise = 0.001 * rng.normal(size=(500, 60, 2))
-    aligned = align(truth, (truth + noise) @ rng.normal(size=(2, 2)))
-    np.testing.assert_allclose(aligned.mean, truth, atol=3e-4)
-    assert (aligned.r2 > 0.999).all()
-    assert (aligned.inside == 1.0).all()  # the draws are centred on the truth
-    biased = align(truth, rng.normal(size=(500, 60, 2)))
-    assert (biased.r2 < 0.5).all()

@@ -1,0 +1,580 @@
+"""Pictures of forecast returns: one month, several steps, volatility and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
+from rvrae_pyro.plots._sources import (
+    asset_texts,
+    forecast_tree,
+    group_of,
+    month_label,
+    one_time,
+    period_of,
+    predicted_returns,
+    realised_returns,
+)
+from rvrae_pyro.plots._style import (
+    BAND,
+    Style,
+    Theme,
+    canvas,
+    date_axis,
+    dress,
+    legend,
+    mark_dates,
+    note,
+)
+from rvrae_pyro.plots._summaries import calibrate, typical_size
+from rvrae_pyro.risk._weights import PORTFOLIO, Weights, read_weights
+
+__all__ = ["calibration", "fan", "forecast", "volatility"]
+
+_STEP: Final = "step"
+_COMPOUNDED: Final = "compounded_returns"
+_BINS: Final = 10
+
+
+def forecast(
+    source: object,
+    panel: xr.Dataset | None = None,
+    *,
+    time: object | None = None,
+    labels: object | None = None,
+    groups: object | None = None,
+    max_assets: int = 40,
+    ax: Axes | None = None,
+    style: Style | None = None,
+) -> Axes:
+    """Draw the predictive distribution of every asset for one month, highest mean at the top.
+
+    Parameters
+    ----------
+    source : DataTree, Filtered, Fit, Ensemble or baseline
+        A forecast, or what makes one.
+    panel : Dataset, optional
+        Panel to forecast, where ``source`` is a fit; text coordinates on ``asset`` are read
+        from it.
+    time : date, optional
+        Month. Default: the last one with a forecast.
+    labels, groups : str, mapping or Series, optional
+        Texts of the y axis and groups shown by colour: a coordinate on ``asset``, or texts by
+        asset. Default of ``labels``: the coordinate ``name`` where there is one, else ids.
+    max_assets : int
+        Of more assets, both ends are shown. Default: 40.
+    ax : Axes, optional
+        Default: a new pyplot figure.
+    style : {"light", "dark"}, optional
+        Default: the settings of matplotlib.
+
+    Returns
+    -------
+    Axes
+        Excess returns in % per month: thin lines are 90 % intervals, thick ones 50 % intervals,
+        dots are means.
+
+    Raises
+    ------
+    ConfigError
+        If ``source`` holds no forecast, or has none of that month.
+
+    Examples
+    --------
+    >>> import numpy as np, rvrae_pyro as rv, xarray as xr
+    >>> draws = 0.05 * np.random.default_rng(0).normal(size=(1, 200, 1, 3))
+    >>> months = np.array(["2020-01-31"], "datetime64[ns]")
+    >>> returns = xr.DataArray(
+    ...     draws, {"time": months, "asset": ["A", "B", "C"]}, ("chain", "draw", "time", "asset")
+    ... )
+    >>> tree = xr.DataTree.from_dict({"predictions": xr.Dataset({"returns": returns})})
+    >>> rv.plots.forecast(tree).get_xlabel()
+    'excess return, % per month'
+    """
+    check_count("max_assets", max_assets, 2)
+    tree = forecast_tree(source, panel, None if time is None else [time])
+    draws = predicted_returns(tree)
+    month = one_time(draws, time)
+    period = period_of(panel, tree, draws)
+    table = _intervals(tree, draws.sel({TIME: month}), month)
+    data = draws.isel({CHAIN: 0, DRAW: 0}, drop=True)
+    where = [getattr(source, "panel", None), panel, data]
+    names = table.index.to_numpy()
+    named = labels
+    if labels is None and any("name" in getattr(each, "coords", {}) for each in where):
+        named = "name"
+    texts = asset_texts("labels", named, names, *where) or {str(n): str(n) for n in names}
+    kinds = asset_texts("groups", groups, names, *where)
+    total, shown = len(table), table
+    if total > max_assets:
+        half = max_assets // 2
+        shown = pd.concat([table[:half], table[-(max_assets - half) :]])
+    size = (8.0, 1.4 + 0.2 * len(shown))
+    on = canvas(ax, style, size=size)
+    axes, theme = on.axes[0], on.theme
+    order = sorted(set(kinds.values())) if kinds else []
+    colours = [theme.colour(order.index(kinds[str(name)]) if kinds else 0) for name in shown.index]
+    rows = np.arange(len(shown))
+    for (low, high), width in ((("q05", "q95"), 1.4), (("q25", "q75"), 4.6)):
+        axes.hlines(rows, 100 * shown[low], 100 * shown[high], colors=colours, linewidth=width)
+    axes.plot(
+        100 * shown["mean"], rows, "o", color=theme.background, mec=theme.text, ms=4.2, zorder=4
+    )
+    axes.set_yticks(rows, [texts[str(name)] for name in shown.index])
+    axes.axvline(0.0, color=theme.muted, linewidth=0.8)
+    axes.set_ylim(-0.8, len(shown) - 0.2)
+    few = f", {len(shown)} of {total} assets" if len(shown) < total else ""
+    title = f"Forecast for {month_label(month, period)}{few}"
+    dress(axes, theme, title, f"excess return, % per {period}", "asset", grid="x")
+    handles = [
+        Line2D([], [], color=theme.colour(k), linewidth=4, label=kind)
+        for k, kind in enumerate(order)
+    ]
+    main = theme.muted if len(order) > 1 else theme.colour(0)
+    handles += [
+        Line2D([], [], color=main, linewidth=4.6, label="50 %"),
+        Line2D([], [], color=main, linewidth=1.4, label="90 %"),
+        Line2D([], [], color=theme.background, marker="o", mec=theme.text, ms=4.2, label="mean",
+               linestyle=""),
+    ]  # fmt: skip
+    legend(axes, theme, handles)
+    return axes
+
+
+def _intervals(tree: xr.DataTree, draws: xr.DataArray, month: Any) -> pd.DataFrame:
+    """Means and quantiles by asset, lowest mean first."""
+    values = draws.stack(sample=(CHAIN, DRAW), create_index=False).transpose("sample", ASSET)
+    listed = ~np.isnan(values.values).any(axis=0)
+    known = values.values[:, listed]
+    if not known.shape[1]:
+        raise ConfigError(
+            f"`time` must be a month with a forecast, got {month_label(month)}, in which no asset "
+            "is listed."
+        )
+    names = draws[ASSET].values[listed]
+    ends = np.quantile(known, (0.05, 0.25, 0.75, 0.95), axis=0)
+    table = pd.DataFrame(ends.T, names, ["q05", "q25", "q75", "q95"])
+    table["mean"] = known.mean(axis=0)
+    constants = group_of(tree, "predictions_constant_data")
+    if constants is not None and "mean" in constants:
+        # expected returns, without the noise of the draws
+        mean = constants["mean"]
+        mean = mean.sel({TIME: month}) if TIME in mean.dims else mean
+        mean = mean.mean(CHAIN) if CHAIN in mean.dims else mean
+        if mean.dims == (ASSET,):
+            table["mean"] = mean.sel({ASSET: names}).values
+    return table.sort_values("mean", kind="stable")
+
+
+def fan(
+    source: object,
+    panel: xr.Dataset | None = None,
+    *,
+    time: object | None = None,
+    asset: object | None = None,
+    weights: Weights | None = None,
+    compounded: bool = True,
+    horizon: int = 12,
+    ax: Axes | None = None,
+    style: Style | None = None,
+) -> Axes:
+    """Draw the distribution of returns over the next months, step by step.
+
+    Parameters
+    ----------
+    source : DataTree, Filtered, Fit, Ensemble
+        A forecast with dim ``step`` (``fit.forecast(panel, horizon=12)``), or what makes one.
+    panel : Dataset, optional
+        Panel to forecast, where ``source`` is a fit.
+    time : date, optional
+        First month of the path. Default: the last one with a forecast.
+    asset : str, optional
+        One asset. Default: a portfolio.
+    weights : Series or DataArray by asset, optional
+        Portfolio, rebalanced to these weights at every step. Default: equal weights.
+    compounded : bool
+        Return since the start (default), or the return of each month.
+    horizon : int
+        Steps, where ``source`` is a fit. Default: 12.
+    ax : Axes, optional
+        Default: a new pyplot figure.
+    style : {"light", "dark"}, optional
+        Default: the settings of matplotlib.
+
+    Returns
+    -------
+    Axes
+        Median, 50 % and 90 % intervals of the excess return, in %.
+
+    Raises
+    ------
+    ConfigError
+        If ``source`` has no dim ``step``, ``asset`` is not in it, or both ``asset`` and
+        ``weights`` are given.
+
+    Examples
+    --------
+    >>> import numpy as np, rvrae_pyro as rv, xarray as xr
+    >>> draws = 0.05 * np.random.default_rng(0).normal(size=(1, 200, 6, 1, 3))
+    >>> coords = {
+    ...     "step": np.arange(1, 7),
+    ...     "time": np.array(["2020-01-31"], "datetime64[ns]"),
+    ...     "asset": ["A", "B", "C"],
+    ... }
+    >>> returns = xr.DataArray(draws, coords, ("chain", "draw", "step", "time", "asset"))
+    >>> tree = xr.DataTree.from_dict({"predictions": xr.Dataset({"returns": returns})})
+    >>> rv.plots.fan(tree).get_ylabel()
+    'compounded excess return, %'
+    """
+    if asset is not None and weights is not None:
+        raise ConfigError("`asset` and `weights` exclude each other, got both. Leave one out.")
+    if not isinstance(source, xr.DataTree) and callable(getattr(source, "forecast", None)):
+        check_count("horizon", horizon)
+        last = None if time is None else [time]
+        if isinstance(getattr(source, "panel", None), xr.Dataset):
+            source = source.forecast(last, horizon=horizon)  # type: ignore[attr-defined]
+        elif isinstance(panel, xr.Dataset):
+            last = [panel[TIME].values[-1]] if last is None else last
+            source = source.forecast(panel, times=last, horizon=horizon)  # type: ignore[attr-defined]
+    tree = forecast_tree(source, panel)
+    predictions = tree["predictions"].to_dataset()
+    if _STEP not in predictions[RETURNS].dims:
+        raise ConfigError(
+            f"`source` must be a forecast of several steps (dim `step`), got dims "
+            f"{tuple(predictions[RETURNS].dims)}. Make it by fit.forecast(panel, horizon=12)."
+        )
+    if TIME in predictions[RETURNS].dims:
+        month = one_time(predictions[RETURNS], time)
+        predictions = predictions.sel({TIME: month})
+    else:
+        month = None
+    paths, what = _paths(predictions, asset, weights, compounded)
+    period = period_of(panel, tree, predictions)
+    paths = paths.stack(sample=(CHAIN, DRAW), create_index=False).transpose(_STEP, "sample")
+    ends = 100 * np.quantile(paths.values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
+    steps = np.arange(1, paths.sizes[_STEP] + 1)
+    if compounded:  # nothing is earned before the first step
+        steps, ends = np.r_[0, steps], np.c_[np.zeros(5), ends]
+    on = canvas(ax, style, size=(7.0, 3.6))
+    axes, theme = on.axes[0], on.theme
+    main = theme.colour(0)
+    for low, high, alpha, text in ((0, 4, 0.2, "90 %"), (1, 3, 0.35, "50 %")):
+        axes.fill_between(
+            steps, ends[low], ends[high], color=main, alpha=alpha, linewidth=0, label=text
+        )
+    axes.plot(steps, ends[2], color=main, linewidth=1.8, label="median")
+    axes.axhline(0.0, color=theme.muted, linewidth=0.8)
+    axes.set_xlim(steps[0], steps[-1] if len(steps) > 1 else steps[0] + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    since = "" if month is None else f" from {month_label(month, period)} on"
+    unit = "compounded excess return, %" if compounded else f"excess return, % per {period}"
+    dress(axes, theme, f"{what}{since}", f"{period}s ahead", unit)
+    legend(axes, theme)
+    return axes
+
+
+def _paths(
+    predictions: xr.Dataset, asset: object | None, weights: Weights | None, compounded: bool
+) -> tuple[xr.DataArray, str]:
+    """Paths (chain, draw, step) of one asset or portfolio, and its name."""
+    returns = predictions[RETURNS]
+    if asset is not None:
+        if asset not in returns[ASSET].values:
+            raise ConfigError(
+                f"`asset` must be one of the {returns.sizes[ASSET]} assets of the forecast, such "
+                f"as {str(returns[ASSET].values[0])!r}; got {asset!r}."
+            )
+        if compounded and _COMPOUNDED in predictions:
+            found = predictions[_COMPOUNDED].sel({ASSET: asset})
+        else:
+            found = returns.sel({ASSET: asset})
+            found = (1.0 + found).cumprod(_STEP) - 1.0 if compounded else found
+        if bool(found.isnull().any()):
+            raise ConfigError(
+                f"`asset` must be listed in the month that is forecast, got {asset!r}, which is "
+                "not. Pick another asset or `time`."
+            )
+        return found, str(asset)
+    known = returns.notnull().all([CHAIN, DRAW, _STEP])
+    if not bool(known.any()):
+        raise ConfigError("`source` has no asset with a forecast in that month. Pick another.")
+    if weights is None:
+        share, what = known / known.sum(ASSET), "Equally weighted portfolio"
+    else:
+        held = known.expand_dims(TIME) if TIME not in known.dims else known
+        held = held.assign_coords({TIME: np.array(["2000-01-31"], "datetime64[ns]")})
+        share = read_weights(weights, held).isel({TIME: 0, PORTFOLIO: 0}, drop=True)
+        what = "Portfolio"
+    found = xr.dot(share, returns.fillna(0.0), dim=ASSET)
+    return ((1.0 + found).cumprod(_STEP) - 1.0 if compounded else found), what
+
+
+def volatility(
+    source: object,
+    panel: xr.Dataset | xr.DataArray | None = None,
+    *,
+    quantity: Literal["portfolio", "cross_section"] = "portfolio",
+    weights: Weights | None = None,
+    window: int = 12,
+    marks: Mapping[str, Any] | None = None,
+    ax: Axes | None = None,
+    style: Style | None = None,
+) -> Axes:
+    """Draw predicted against realised volatility over time.
+
+    Parameters
+    ----------
+    source : DataTree, Filtered, Fit, Ensemble, baseline, or mapping from name to these
+        One-step-ahead forecasts. A mapping draws one line per model.
+    panel : Dataset or DataArray (time, asset), optional
+        Realised returns; needed unless ``source`` is a filtered panel.
+    quantity : {"portfolio", "cross_section"}
+        Standard deviation of a portfolio (default) against the root mean square of its returns
+        in the months around; or the root mean square return over the assets of each month,
+        against its predictive distribution.
+    weights : Series or DataArray by asset, optional
+        Portfolio. Default: equal weights of the assets with a return.
+    window : int
+        Months of the centred root mean square. Default: 12.
+    marks : mapping from name to date, optional
+        Vertical lines, such as the beginning of the test months.
+    ax : Axes, optional
+        Default: a new pyplot figure.
+    style : {"light", "dark"}, optional
+        Default: the settings of matplotlib.
+
+    Returns
+    -------
+    Axes
+        In % per month.
+
+    Raises
+    ------
+    ConfigError
+        If ``source`` holds no forecast, there are no returns, or a setting is unknown.
+
+    Notes
+    -----
+    Predictions of month t know returns to t-1; realised values are centred and know later ones.
+    """
+    if quantity not in ("portfolio", "cross_section"):
+        raise ConfigError(f"`quantity` must be 'portfolio' or 'cross_section'; got {quantity!r}.")
+    check_count("window", window)
+    several = isinstance(source, Mapping) and not isinstance(source, xr.Dataset | xr.DataTree)
+    sources: dict[str, object] = dict(source) if several else {"predicted": source}  # type: ignore[call-overload]
+    if not sources or (several and quantity == "cross_section"):
+        raise ConfigError(
+            "`source` must be one forecast, or with quantity='portfolio' a mapping of one or more; "
+            f"got {len(sources)} with quantity={quantity!r}."
+        )
+    returns = realised_returns(next(iter(sources.values())), panel)
+    draws = {}
+    for name, each in sources.items():
+        where = f"source[{name!r}]" if several else "source"
+        draws[str(name)] = predicted_returns(forecast_tree(each, panel, name=where))
+    first = next(iter(draws.values()))
+    months = returns.indexes[TIME].intersection(first.indexes[TIME])
+    for one in draws.values():
+        months = months.intersection(one.indexes[TIME])
+    returns = returns.sel({TIME: months}).dropna(TIME, how="all")
+    if not returns.sizes[TIME]:
+        raise ConfigError(
+            "`panel` must have returns in months of the forecast, got none. Forecast months "
+            "whose returns are known."
+        )
+    like = {TIME: returns[TIME].values, ASSET: first[ASSET].values}
+    returns = returns.reindex({ASSET: first[ASSET].values})
+    draws = {name: one.sel(like) for name, one in draws.items()}
+    period = period_of(panel, getattr(source, "panel", None), returns)
+    on = canvas(ax, style)
+    axes, theme = on.axes[0], on.theme
+    if quantity == "cross_section":
+        _draw_size(axes, theme, typical_size(returns, first.sel(like)), period)
+    else:
+        _draw_portfolio(axes, theme, returns, draws, weights, window, period)
+    axes.set_ylim(0.0, None)
+    date_axis(axes, returns[TIME].values)
+    if marks:
+        mark_dates(axes, theme, dict(marks))
+    legend(axes, theme)
+    return axes
+
+
+def _draw_size(axes: Axes, theme: Theme, size: xr.Dataset, period: str) -> None:
+    times = size[TIME].values
+    main, other = theme.colour(0), theme.colour(1)
+    low, high = 100 * size["low"].values, 100 * size["high"].values
+    axes.fill_between(times, low, high, color=main, alpha=BAND, linewidth=0, label="5 % to 95 %")
+    axes.plot(times, 100 * size["median"].values, color=main, linewidth=1.4, label="median")
+    axes.plot(times, 100 * size["realised"].values, ".", color=other, ms=4.5, label="realised")
+    inside = (size["realised"] >= size["low"]) & (size["realised"] <= size["high"])
+    title = f"Size of returns within a {period}: {100 * float(inside.mean()):.0f} % in the band"
+    dress(axes, theme, title, period, f"root mean square\nover assets, % per {period}")
+
+
+def _draw_portfolio(
+    axes: Axes,
+    theme: Theme,
+    returns: xr.DataArray,
+    draws: dict[str, xr.DataArray],
+    weights: Weights | None,
+    window: int,
+    period: str,
+) -> None:
+    seen = returns.notnull()
+    for one in draws.values():
+        seen = seen & one.isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()
+    if weights is None:
+        share = (seen / seen.sum(ASSET)).where(seen, 0.0)
+    else:
+        listed = next(iter(draws.values())).isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()
+        held = read_weights(weights, listed).isel({PORTFOLIO: 0}, drop=True)
+        share = held.where(seen, 0.0)
+    earned = (returns.fillna(0.0) * share).sum(ASSET).where((share != 0).any(ASSET))
+    realised = (earned**2).rolling({TIME: window}, center=True).mean() ** 0.5
+    times = returns[TIME].values
+    text = f"realised, {window} {period}s around"
+    axes.plot(times, 100 * realised.values, color=theme.muted, linewidth=1.6, label=text)
+    for k, (name, one) in enumerate(draws.items()):
+        drawn = xr.dot(one.fillna(0.0), share, dim=ASSET)
+        predicted = drawn.std((CHAIN, DRAW)).transpose(TIME)
+        axes.plot(times, 100 * predicted.values, color=theme.colour(k), linewidth=1.6, label=name)
+    what = "Equally weighted portfolio" if weights is None else "Portfolio"
+    title = f"{what}: volatility, predicted one {period} ahead"
+    dress(axes, theme, title, period, f"standard deviation,\n% per {period}")
+
+
+def calibration(
+    source: object,
+    panel: xr.Dataset | xr.DataArray | None = None,
+    *,
+    kind: Literal["pit", "coverage"] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+    style: Style | None = None,
+) -> Figure | Axes:
+    """Draw where returns fell in their forecasts, and the coverage of central intervals.
+
+    Parameters
+    ----------
+    source : DataTree, Filtered, Fit, Ensemble or baseline
+        One-step-ahead forecasts, or the result of ``rv.risk.backtest``.
+    panel : Dataset or DataArray (time, asset), optional
+        Realised returns; needed unless ``source`` holds them.
+    kind : {"pit", "coverage"}, optional
+        One of the two panels. Default: both, or with one ``ax`` the first.
+    ax : Axes or sequence of two Axes, optional
+        Default: a new pyplot figure.
+    style : {"light", "dark"}, optional
+        Default: the settings of matplotlib.
+
+    Returns
+    -------
+    Figure or Axes
+        A figure where both are drawn. Left: histogram of the probability integral transform,
+        flat if the forecasts are right. Right: share of returns inside central intervals,
+        against their probability. Bands hold 95 % if the forecasts are right, point by point.
+
+    Raises
+    ------
+    ConfigError
+        If ``source`` holds no forecast, there are no returns, or ``kind`` is unknown.
+
+    Notes
+    -----
+    The assets of one month move together. The bands therefore come from the joint draws: each
+    draw takes the place of the returns once. Those of a backtest come from its bootstrap of
+    months, for the histogram only.
+    """
+    if kind not in (None, "pit", "coverage"):
+        raise ConfigError(f"`kind` must be 'pit', 'coverage' or None (both); got {kind!r}.")
+    if kind is None and isinstance(ax, Axes):
+        kind = "pit"
+    shown = ["pit", "coverage"] if kind is None else [kind]
+    found, about = _calibrated(source, panel)
+    on = canvas(ax, style, len(shown), columns=2, size=(4.6 * len(shown), 3.9))
+    for each, axes in zip(shown, on.axes, strict=True):
+        (_draw_pit if each == "pit" else _draw_coverage)(axes, on.theme, found)
+        legend(axes, on.theme)
+    if len(shown) == 2:
+        note(on, about)
+    return on.result
+
+
+def _calibrated(source: object, panel: object) -> tuple[dict[str, Any], str]:
+    """Heights, coverage and their bands, and what they rest on."""
+    pooled, cells = group_of(source, "pooled"), group_of(source, ASSET)
+    if pooled is not None and cells is not None and "pit_share" in pooled:
+        size = pooled.sizes["bin"]
+        pit = cells["pit"].values
+        known = pit[np.isfinite(pit)]
+        levels = np.linspace(0.02, 0.98, 49)
+        width = np.sort(2.0 * np.abs(known - 0.5))
+        found = {
+            "edges": np.linspace(0.0, 1.0, size + 1),
+            "heights": size * pooled["pit_share"].values,
+            "heights_band": size * np.stack([pooled["pit_lower"], pooled["pit_upper"]]),
+            "levels": levels,
+            "covered": np.searchsorted(width, levels, side="right") / max(1, len(width)),
+            "covered_band": None,
+        }
+        months = int(np.isfinite(pit).any(axis=cells["pit"].get_axis_num(ASSET)).sum())
+        return found, f"{months} months, {len(known):,} returns. Band: bootstrap of months, 95 %."
+    tree = forecast_tree(source, panel)
+    draws, returns = predicted_returns(tree), realised_returns(source, panel)
+    months_shared = returns.indexes[TIME].intersection(draws.indexes[TIME])
+    returns = returns.sel({TIME: months_shared}).reindex({ASSET: draws[ASSET].values})
+    returns = returns.dropna(TIME, how="all")
+    if not returns.sizes[TIME]:
+        raise ConfigError(
+            "`panel` must have returns in months of the forecast, got none. Forecast months "
+            "whose returns are known."
+        )
+    result = calibrate(returns, draws.sel({TIME: returns[TIME].values}), _BINS)
+    about = f"{result.n_months} months, {result.n_returns:,} returns. Bands: 95 %, pointwise."
+    return vars(result), about
+
+
+def _draw_pit(axes: Axes, theme: Theme, found: Mapping[str, Any]) -> None:
+    low, high = found["heights_band"]
+    edges, heights = found["edges"], found["heights"]
+    axes.stairs(
+        high, edges, baseline=low, fill=True, color=theme.muted, alpha=BAND, label="if calibrated"
+    )
+    axes.stairs(heights, edges, color=theme.colour(0), linewidth=2, baseline=None, label="returns")
+    axes.axhline(1.0, color=theme.muted, linewidth=0.9)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.12 * float(np.nanmax([heights.max(), np.nanmax(high), 1.2])))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    dress(axes, theme, "Place of returns in their forecasts", "probability integral transform",
+          "density")  # fmt: skip
+
+
+def _draw_coverage(axes: Axes, theme: Theme, found: Mapping[str, Any]) -> None:
+    levels = found["levels"]
+    if found["covered_band"] is not None:
+        low, high = found["covered_band"]
+        axes.fill_between(
+            levels, low, high, color=theme.muted, alpha=BAND, linewidth=0, label="if calibrated"
+        )
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=0.9)
+    axes.plot(levels, found["covered"], color=theme.colour(0), linewidth=2, label="returns")
+    for which in (axes.xaxis, axes.yaxis):
+        which.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    dress(axes, theme, "Coverage of central intervals", "probability of the interval, %",
+          "share of returns inside, %")  # fmt: skip
+
+
+def _plain(value: float, _: object = None) -> str:
+    return f"{value:g}"
