@@ -18,7 +18,7 @@ from rvrae_pyro.cli.files import assembled, check_folder, write_text
 from rvrae_pyro.cli.panels import Preparation, prepare
 from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.cli.tables import forecast_table, risk_table, write_table
-from rvrae_pyro.names import CHARACTERISTIC, FACTORS, FEATURE, RETURNS, TIME
+from rvrae_pyro.names import CHARACTERISTIC, FEATURE, RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ class Sizes:
     test: int = 36
     max_steps: int = 900
     num_samples: int = 1000
-    market_assets: int = 300
-    market_times: int = 120
-    market_steps: int = 400
-    annealing_steps: int = 600
 
 
 FULL: Final = Sizes()
@@ -53,10 +49,6 @@ QUICK: Final = Sizes(
     valid=12,
     test=12,
     max_steps=30,
-    market_assets=30,
-    market_times=30,
-    market_steps=20,
-    annealing_steps=20,
 )
 
 _UNKNOWN: Final = (
@@ -133,7 +125,6 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
     _write_forecasts(market, folder)
     scores = score_forecasts(market.filtered, market.tree, market.factors["mean"], market.cut.test)
     _draw_market(market, folder)
-    extras = _run_extras(market, sizes, seed, folder)
     metrics = {
         "seed": seed,
         "sizes": asdict(sizes),
@@ -151,7 +142,6 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
             }
             for each in scores
         },
-        **extras,
         "versions": json.loads(str(market.fit.attrs["versions"])),
     }
     write_text(folder / "metrics.json", json.dumps(strict(metrics), indent=2) + "\n")
@@ -194,46 +184,26 @@ def _write_forecasts(market: _Market, folder: Path) -> None:
 
 
 def _draw_market(market: _Market, folder: Path) -> None:
-    from rvrae_pyro.cli import figures, summaries
-    from rvrae_pyro.cli.drawing import save_figure
+    from matplotlib.figure import Figure
 
-    fit, panel, cut = market.fit, market.panel, market.cut
-    drawn = market.tree["predictions"].to_dataset()[RETURNS]
+    from rvrae_pyro.plots._files import save_picture
+
+    panel, tree, marks = market.panel, market.tree, market.marks()
     seen = panel[RETURNS].dropna(TIME, how="all")
-    counts = [int(part[RETURNS].notnull().sum()) for part in (cut.train, cut.valid)]
-    principal = summaries.principal_factors(market.filtered.loadings(), market.factors[FACTORS])
-    live = forecast_table(_from(market.tree, panel[TIME].values[-1]), market.raw)
-    earlier = drawn.sel({TIME: seen[TIME]})
-    size = summaries.typical_size(seen, earlier)
-    portfolio = summaries.portfolio_volatility(seen, earlier, _WINDOW)
-    test = drawn.sel({TIME: cut.test[TIME]})
-    pages = {
-        "training": figures.draw_training(fit, *counts),
-        "factors": figures.draw_factors(principal.sel({TIME: seen[TIME]}), market.marks()),
-        "forecast": figures.draw_forecast(live),
-        "calibration": figures.draw_calibration(summaries.calibrate(cut.test[RETURNS], test)),
-        "volatility": figures.draw_volatility(size, portfolio, market.marks(), _WINDOW),
+    both = Figure(figsize=(9.0, 6.6), layout="constrained")
+    top, bottom = both.subplots(2, 1)
+    rv.plots.volatility(tree, seen, window=_WINDOW, marks=marks, ax=top, style="light")
+    rv.plots.volatility(tree, seen, quantity="cross_section", marks=marks, ax=bottom, style="light")
+    test = market.cut.test[RETURNS]
+    pictures = {
+        "training": rv.plots.training(market.fit, style="light"),
+        "factors": rv.plots.factors(market.filtered, marks=marks, style="light"),
+        "forecast": rv.plots.forecast(tree, market.raw, groups="group", style="light"),
+        "calibration": rv.plots.calibration(tree, test, style="light"),
+        "volatility": both,
     }
-    for name, figure in pages.items():
-        save_figure(figure, folder / f"{name}.png")
-
-
-def _run_extras(market: _Market, sizes: Sizes, seed: int, folder: Path) -> dict[str, Any]:
-    """Fit a market with known factors, and the recurrent guide with and without annealing."""
-    from rvrae_pyro.cli import pages
-    from rvrae_pyro.cli.drawing import save_figure
-
-    progress(f"fitting a simulated market of {sizes.market_assets} stocks")
-    simulated = pages.run_simulation(
-        sizes.market_assets, sizes.market_times, sizes.market_steps, sizes.num_samples, seed
-    )
-    save_figure(pages.draw_simulation(simulated), folder / "simulation.png")
-    progress("fitting the recurrent guide with and without KL annealing")
-    annealing = pages.run_annealing(
-        market.cut.train, market.cut.valid, _N_FACTORS, sizes.annealing_steps, seed
-    )
-    save_figure(pages.draw_annealing(annealing), folder / "annealing.png")
-    return {"simulation": simulated.numbers(), "annealing": annealing.numbers()}
+    for name, picture in pictures.items():
+        save_picture(picture, folder / f"{name}.png")
 
 
 def _report(

@@ -10,9 +10,10 @@ import pandas as pd
 
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.experiments.figures import draw_table, save_figure
+from rvrae_pyro.experiments.figures import draw_table
 from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK
 from rvrae_pyro.experiments.tables import TABLES, skill_alarms, to_markdown, wide, with_printed
+from rvrae_pyro.plots._files import save_picture
 
 if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison import Comparison
@@ -42,7 +43,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
             if table.empty:
                 picture.unlink(missing_ok=True)  # of an earlier run into this folder
             else:
-                save_figure(draw_table(table, TABLES[number].title), picture)
+                save_picture(draw_table(table, TABLES[number].title), picture)
         page = out / PAGE
         write_text(page, markdown(comparison))
     except OSError as error:

@@ -12,7 +12,7 @@ import xarray as xr
 from rvrae_pyro.data.dates import infer_frequency
 from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, RETURNS, STEP, TIME
 
 _UNITS: Final = {"monthly": "month", "weekly": "week", "daily": "day"}
 
@@ -84,8 +84,8 @@ def forecast_tree(
 def predicted_returns(tree: xr.DataTree) -> xr.DataArray:
     """Return the draws (chain, draw, time, asset) of a forecast, one step ahead."""
     draws = tree["predictions"].to_dataset()[RETURNS]
-    if "step" in draws.dims:
-        draws = draws.isel(step=0, drop=True)
+    if STEP in draws.dims:
+        draws = draws.isel({STEP: 0}, drop=True)
     lacking = {CHAIN, DRAW, ASSET} - set(draws.dims)
     if lacking:
         raise ConfigError(

@@ -250,27 +250,46 @@ def date_axis(ax: Axes, times: NDArray[Any]) -> None:
 
 
 def mark_dates(ax: Axes, theme: Theme, marks: dict[str, Any], *, named: bool = True) -> None:
-    """Mark where periods begin; names at the top, each on a line of its own."""
+    """Mark where periods begin; names stand above the data, on several rows where they are close.
+
+    Call last: the vertical axis is extended by the room that the names need.
+    """
     low, high = ax.get_xlim()
-    for row, (name, date) in enumerate(marks.items()):
+    size = ax.get_position()
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # axes that are drawn on have one
+    width, height = (
+        72 * size.width * figure.get_figwidth(),
+        72 * size.height * figure.get_figheight(),
+    )
+    ends: list[float] = []  # of each row's last name, in points
+    for name, date in sorted(marks.items(), key=lambda item: np.asarray(item[1], "datetime64[ns]")):
         place = float(mdates.date2num(np.asarray(date, "datetime64[ns]")))  # type: ignore[no-untyped-call]
         if not low <= place < high:
             continue
         ax.axvline(place, color=theme.muted, linewidth=0.9, linestyle=":")
         if not named:
             continue
-        right = place > low + 0.8 * (high - low)
+        start, length = width * (place - low) / (high - low) + 3, 4.6 * len(name)
+        right = start + length > width
+        start -= length + 6 if right else 0
+        row = next((k for k, end in enumerate(ends) if end < start), len(ends))
+        ends[row : row + 1] = [start + length + 4]
         ax.annotate(
             name,
             (place, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-3 if right else 3, -3 - 11 * row),
+            xytext=(-3 if right else 3, -2 - 11 * row),
             textcoords="offset points",
             va="top",
             ha="right" if right else "left",
             fontsize=8.0,
             color=theme.muted,
         )
+    if ends:
+        bottom, top = ax.get_ylim()
+        room = min(0.5, (11 * len(ends) + 3) / height)
+        ax.set_ylim(bottom, bottom + (top - bottom) / (1.0 - room))
 
 
 def note(where: Canvas, text: str) -> None:

@@ -16,8 +16,6 @@ from rvrae_pyro.names import TIME
 from rvrae_pyro.plots._sources import described, period_of, wrong
 from rvrae_pyro.plots._style import BAND, Style, canvas, date_axis, dress, legend
 
-__all__ = ["comparison", "elbo", "training"]
-
 _MODEL: Final = "model"
 
 

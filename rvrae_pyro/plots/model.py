@@ -27,8 +27,6 @@ from rvrae_pyro.plots._style import (
 )
 from rvrae_pyro.plots._summaries import principal_factors
 
-__all__ = ["factors", "prior_posterior", "relevance"]
-
 _FEW: Final = 100
 """Draws below which a density is drawn as its empirical distribution function."""
 _MOST_PANELS: Final = 12

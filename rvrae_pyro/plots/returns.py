@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, STEP, TIME
 from rvrae_pyro.plots._sources import (
     asset_texts,
     forecast_tree,
@@ -39,9 +39,6 @@ from rvrae_pyro.plots._style import (
 from rvrae_pyro.plots._summaries import calibrate, typical_size
 from rvrae_pyro.risk._weights import PORTFOLIO, Weights, read_weights
 
-__all__ = ["calibration", "fan", "forecast", "volatility"]
-
-_STEP: Final = "step"
 _COMPOUNDED: Final = "compounded_returns"
 _BINS: Final = 10
 
@@ -248,7 +245,7 @@ def fan(
             source = source.forecast(panel, times=last, horizon=horizon)  # type: ignore[attr-defined]
     tree = forecast_tree(source, panel)
     predictions = tree["predictions"].to_dataset()
-    if _STEP not in predictions[RETURNS].dims:
+    if STEP not in predictions[RETURNS].dims:
         raise ConfigError(
             f"`source` must be a forecast of several steps (dim `step`), got dims "
             f"{tuple(predictions[RETURNS].dims)}. Make it by fit.forecast(panel, horizon=12)."
@@ -260,9 +257,9 @@ def fan(
         month = None
     paths, what = _paths(predictions, asset, weights, compounded)
     period = period_of(panel, tree, predictions)
-    paths = paths.stack(sample=(CHAIN, DRAW), create_index=False).transpose(_STEP, "sample")
+    paths = paths.stack(sample=(CHAIN, DRAW), create_index=False).transpose(STEP, "sample")
     ends = 100 * np.quantile(paths.values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
-    steps = np.arange(1, paths.sizes[_STEP] + 1)
+    steps = np.arange(1, paths.sizes[STEP] + 1)
     if compounded:  # nothing is earned before the first step
         steps, ends = np.r_[0, steps], np.c_[np.zeros(5), ends]
     on = canvas(ax, style, size=(7.0, 3.6))
@@ -298,14 +295,14 @@ def _paths(
             found = predictions[_COMPOUNDED].sel({ASSET: asset})
         else:
             found = returns.sel({ASSET: asset})
-            found = (1.0 + found).cumprod(_STEP) - 1.0 if compounded else found
+            found = (1.0 + found).cumprod(STEP) - 1.0 if compounded else found
         if bool(found.isnull().any()):
             raise ConfigError(
                 f"`asset` must be listed in the month that is forecast, got {asset!r}, which is "
                 "not. Pick another asset or `time`."
             )
         return found, str(asset)
-    known = returns.notnull().all([CHAIN, DRAW, _STEP])
+    known = returns.notnull().all([CHAIN, DRAW, STEP])
     if not bool(known.any()):
         raise ConfigError("`source` has no asset with a forecast in that month. Pick another.")
     if weights is None:
@@ -316,7 +313,7 @@ def _paths(
         share = read_weights(weights, held).isel({TIME: 0, PORTFOLIO: 0}, drop=True)
         what = "Portfolio"
     found = xr.dot(share, returns.fillna(0.0), dim=ASSET)
-    return ((1.0 + found).cumprod(_STEP) - 1.0 if compounded else found), what
+    return ((1.0 + found).cumprod(STEP) - 1.0 if compounded else found), what
 
 
 def volatility(

@@ -26,8 +26,6 @@ from rvrae_pyro.plots._style import Style, canvas, date_axis, dress, legend
 from rvrae_pyro.risk.backtest import backtest
 from rvrae_pyro.risk.summary import summarize
 
-__all__ = ["risk_split", "var_backtest"]
-
 _PARTS: Final = {
     "factor_var": "factors",
     "idio_var": "idiosyncratic",
@@ -250,9 +248,13 @@ def var_backtest(
     axes.axhline(0.0, color=theme.muted, linewidth=0.8)
     date_axis(axes, times)
     title = (
-        f"{chosen}: {int(lost.sum())} losses beyond the {percent} VaR in {len(times)} {period}s, "
-        f"{tail * len(times):.1f} expected"
+        f"{chosen[0].upper()}{chosen[1:]}: {_losses(int(lost.sum()))} beyond the {percent} VaR in "
+        f"{len(times)} {period}s, {tail * len(times):.1f} expected"
     )
     dress(axes, theme, title, period, f"excess return, % per {period}")
     legend(axes, theme)
     return axes
+
+
+def _losses(count: int) -> str:
+    return "1 loss" if count == 1 else f"{count or 'no'} losses"

@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.cli.summaries import principal_factors
 from rvrae_pyro.cli.tables import forecast_table
 from rvrae_pyro.data.dates import frequency_of
 from rvrae_pyro.data.validation import listed
@@ -19,6 +18,7 @@ from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import PanelError
 from rvrae_pyro.evaluation import factor_profile
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME, WEIGHT
+from rvrae_pyro.plots._summaries import principal_factors
 from rvrae_pyro.report.books import EQUAL, standard_books
 from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
 

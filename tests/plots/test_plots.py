@@ -333,7 +333,10 @@ def test_backtest_marks_losses_beyond_var() -> None:
     axes = rv.plots.var_backtest(BACKTEST)
     held = BACKTEST["portfolio"].to_dataset().isel(portfolio=0, tail=0)
     count = int(held["exceptions"])
-    assert f": {count} losses beyond the 5 % VaR in {N_TIMES} months, 1.5" in axes.get_title("left")
+    assert (
+        f": {count or 'no'} losses beyond the 5 % VaR in {N_TIMES} months, 1.5"
+        in axes.get_title("left")
+    )
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
     assert len(lines["loss beyond VaR"]) == count
     np.testing.assert_allclose(lines["VaR 5 %"], -100 * held["var"].values)
