@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from rvrae_pyro import _html
 from rvrae_pyro.baselines.saved import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
@@ -189,6 +190,21 @@ class Baseline(ABC):
             self._attrs = {**provenance(self._seed, config, mark), **self._panel_attrs}
             self._fitted_on = None
         return dict(self._attrs)
+
+    def __repr__(self) -> str:
+        """Summarise settings and training."""
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._settings)
+        return f"{type(self).__name__}({settings}){'' if self.is_fitted else ' (not fitted)'}"
+
+    def _repr_html_(self) -> str:
+        """Show settings and training as a table."""
+        rows: dict[str, object] = {name: getattr(self, name) for name in self._settings}
+        rows["fitted"] = f"yes, seed {self._seed}" if self.is_fitted else "no"
+        offered = ["predict"]
+        offered += ["forecast", "log_evidence", "moments"] if self.has_distribution else []
+        offered += ["reconstruct"] if self.has_factors else []
+        rows["offers"] = ", ".join(offered)
+        return _html.card(type(self).__name__, _html.pairs(rows))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the training panel behind when a copy goes to another process."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro import _html
 from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, NO_PRIOR, SINGLE, advise
 from rvrae_pyro.names import TIME
 
@@ -38,7 +40,7 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """Findings on a fit; prints as a page of text.
 
@@ -68,8 +70,26 @@ class Check:
         lines.extend(f"  - {limit}" for limit in self.limits)
         return "\n".join(lines)
 
-    def _repr_markdown_(self) -> str:
-        return f"```text\n{self}\n```"
+    def __repr__(self) -> str:
+        """Count the verdicts."""
+        verdicts = [finding.verdict for finding in self.findings]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("good", "look", "bad"))
+        return f"Check({len(verdicts)} findings: {counts}; trusted={self.trusted})"
+
+    def _repr_html_(self) -> str:
+        """Show the findings with badges."""
+        rows = []
+        for finding in self.findings:
+            remedy = f"<br>Try: {escape(finding.remedy)}" if finding.remedy else ""
+            rows.append(
+                f"<tr><td>{_html.badge(finding.verdict)}</td>"
+                f'<th scope="row">{escape(finding.question)}</th>'
+                f"<td>{escape(finding.answer)}{remedy}</td></tr>"
+            )
+        limits = _html.fold("Not known from this fit", _html.listing(self.limits))
+        table = f"<table><tbody>{''.join(rows)}</tbody></table>"
+        title = "Check: nothing bad found" if self.trusted else "Check: not to be trusted yet"
+        return _html.card(title, table, limits)
 
 
 def check_training(

@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro import _html
 from rvrae_pyro.data.dates import periods_per_year
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.splits import Split
@@ -51,7 +53,7 @@ from rvrae_pyro.names import ASSET, TIME
 _LEAST_DRAWS = 200
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Results of :func:`compare`.
 
@@ -81,6 +83,24 @@ class Comparison:
     failures: list[Failure]
     reference: str
     info: dict[str, object]
+
+    def __repr__(self) -> str:
+        """Count what was compared."""
+        models = list(dict.fromkeys(self.results["model"]))
+        seeds = self.results["seed"].nunique()
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return f"Comparison({', '.join(map(str, models))}; {seeds} seed(s){failed})"
+
+    def _repr_html_(self) -> str:
+        """Show the tables that have rows, and the fits that failed."""
+        parts = [
+            f"<p>{escape(title)}</p>{_html.grid(list(map(str, table.columns)), table.values)}"
+            for _, title, table in self.readable()
+        ]
+        if self.failures:
+            failed = [f"{each.cell.model}: {each.message}" for each in self.failures]
+            parts.append(_html.fold(f"{len(failed)} fits failed", _html.listing(failed)))
+        return _html.card("Comparison", *parts)
 
     def readable(self, *, published: bool = False) -> Iterator[tuple[str, str, pd.DataFrame]]:
         """Yield number, title and text of every table that has rows.

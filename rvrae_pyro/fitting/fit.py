@@ -8,11 +8,13 @@ from pathlib import Path
 
 import xarray as xr
 
+from rvrae_pyro import _html
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.fitting.checking import judge_fit
 from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.fitting.results import Results
 from rvrae_pyro.fitting.saved import save_parts
+from rvrae_pyro.names import TIME
 from rvrae_pyro.predictive.filtered import Filtered
 
 __all__ = ["Fit"]
@@ -57,6 +59,26 @@ class Fit(TrainingRecord, Results):
             f"{self.stopped} at step {last}, kept step {self.best_step}; saw data to "
             f"{self.attrs.get('last_seen_month', 'an unknown month')})"
         )
+
+    def _repr_html_(self) -> str:
+        """Show how training went, with the model folded."""
+        history = self.history.iloc[-1]
+        rows: dict[str, object] = {
+            "training": f"{self.stopped} at step {int(history['step']):,}, kept step "
+            f"{self.best_step:,}, {history['seconds']:.0f} s",
+            "months": f"{_day(self.kl_total[TIME][0])} to {_day(self.kl_total[TIME][-1])}, "
+            f"{self.kl_total.sizes[TIME]} in training; data seen to "
+            f"{self.attrs.get('last_seen_month', 'an unknown month')}",
+            "seed": self.seed,
+        }
+        for name, label in (("train", "training"), ("valid", "validation")):
+            count = int(self.attrs.get(f"n_{name}_returns", 0))
+            column = "elbo" if name == "train" else "valid_elbo"
+            kept = self.history.loc[self.history["step"] == self.best_step, column]
+            if count and kept.notna().any():
+                rows[f"bound, {label}"] = f"{float(kept.iloc[-1]) / count:.3f} nats per return"
+        model = _html.fold(repr(self.model).partition("\n")[0], self.model._repr_html_())
+        return _html.card("Fit", _html.pairs(rows), model)
 
     @property
     def _records(self) -> tuple[Fit, ...]:
@@ -114,3 +136,7 @@ class Fit(TrainingRecord, Results):
         An existing fit in that folder is replaced once the new one is complete.
         """
         return save_parts(self, path)
+
+
+def _day(time: xr.DataArray) -> str:
+    return str(time.values)[:10]

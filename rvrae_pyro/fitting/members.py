@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
+from rvrae_pyro import _html
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.diagnostics.alignment import align
 from rvrae_pyro.diagnostics.check import Check
@@ -35,7 +36,7 @@ META: Final = "ensemble.json"
 _ROTATION: Final = "rotation.nc"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Results):
     """Fits of one model from several seeds, with the methods of ``Fit`` and a chain per member.
 
@@ -76,6 +77,29 @@ class Ensemble(Results):
         found = align(xr.concat(means, CHAIN).assign_coords({CHAIN: chains}), freedom="linear")
         keep = found[["rotation", "before", "agreement", "misfit"]]
         return cls(tuple(members), keep)
+
+    def __repr__(self) -> str:
+        """Summarise the members."""
+        seeds = ", ".join(str(member.seed) for member in self.members)
+        last = self.members[0].attrs.get("last_seen_month", "an unknown month")
+        return (
+            f"Ensemble({len(self.members)} members of {self.members[0].model.n_factors} factors, "
+            f"seeds {seeds}; saw data to {last})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the members as a table, with the model folded."""
+        agreement = self.alignment["agreement"].mean("factor").to_numpy()
+        rows = [
+            (str(chain), member.seed, member.stopped, member.best_step, float(agreement[chain]))
+            for chain, member in enumerate(self.members)
+        ]
+        head = ("chain", "seed", "stopped", "kept step", "factor correlation with chain 0")
+        model = self.members[0].model
+        folded = _html.fold(repr(model).partition("\n")[0], model._repr_html_())
+        return _html.card(
+            f"Ensemble of {len(self.members)} members", _html.grid(head, rows), folded
+        )
 
     @property
     def _records(self) -> tuple[Fit, ...]:

@@ -12,6 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from rvrae_pyro import _html
 from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
@@ -240,10 +241,27 @@ class RVRAE(nn.Module):
         )
 
     def __repr__(self) -> str:
-        """Show the parts, one a line, as the calls that make them."""
-        size = sum(weight.numel() for weight in self.parts.parameters())
+        """Summarise sizes and kinds of the parts."""
+        kinds = ", ".join(f"{name} {type(part).__name__}" for name, part in self._named_parts())
+        return f"{self._title()}\n  {kinds}"
+
+    def __str__(self) -> str:
+        """Show the parts, one per line, as the calls that make them."""
+        size = _count(self.parts)
         lines = [f"  {name}={spell(part)}," for name, part in self._named_parts()]
         return "\n".join([f"RVRAE(  # {size:,} weights", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        """Show the parts as a table."""
+        rows = [(name, *_described(part), _count(part)) for name, part in self._named_parts()]
+        table = _html.grid(("part", "kind", "settings", "weights"), rows)
+        return _html.card(self._title(), table)
+
+    def _title(self) -> str:
+        return (
+            f"RVRAE({self.n_characteristics} characteristics, {self.n_factors} factors, "
+            f"{_count(self.parts):,} weights)"
+        )
 
     @property
     def loadings(self) -> _loadings.Loadings:
@@ -454,3 +472,14 @@ def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:
             f"factors, which decoder {type(parts.decoder).__name__} does not define. Use "
             "recurrence='latent' or decoder=rv.decoders.Identity()."
         )
+
+
+def _count(module: nn.Module) -> int:
+    """Count weights."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _described(part: nn.Module) -> tuple[str, str]:
+    """Return kind and settings of a part."""
+    kind = type(part).__name__
+    return kind, spell(part).removeprefix(f"{kind}(").removesuffix(")")

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from rvrae_pyro import _html
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
@@ -94,6 +95,21 @@ class Filtered:
             f"assets; {len(self.chains)} chain(s) of {self.num_samples} draws, seed {self.seed}; "
             f"smallest effective sample size {float(self.ess.min()):.0f})"
         )
+
+    def _repr_html_(self) -> str:
+        """Show months, draws and the worst month of the particle filter."""
+        ess = self.ess.values
+        worst = int(ess.argmin())
+        rows = {
+            "months": f"{str(self.batch.times[0])[:10]} to {str(self.batch.times[-1])[:10]}, "
+            f"{self.batch.n_times}",
+            "assets": f"{self.batch.n_assets:,}",
+            "factors": self.n_factors,
+            "draws": f"{len(self.chains)} chain(s) of {self.num_samples:,}, seed {self.seed}",
+            "smallest effective sample size": f"{float(ess[worst]):.0f} in "
+            f"{str(self.batch.times[worst])[:10]}",
+        }
+        return _html.card("Filtered panel", _html.pairs(rows))
 
     @cached_property
     def draw_attrs(self) -> dict[str, str | int]:

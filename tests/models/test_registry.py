@@ -158,7 +158,7 @@ def test_calling_the_pair_itself_says_what_to_call() -> None:
 
 
 def test_a_printed_model_shows_each_part_once_as_the_call_that_makes_it() -> None:
-    lines = repr(rv.RVRAE(P, K)).splitlines()
+    lines = str(rv.RVRAE(P, K)).splitlines()
     names = [line.strip().split("=")[0] for line in lines[1:-1]]
     assert names == ["loadings", "factor_prior", "decoder", "likelihood", "guide"]
     assert "scale=CharacteristicScale(n_characteristics=" in lines[4]
