@@ -37,6 +37,7 @@ from rvrae_pyro.inference.slopes import Slopes
 from rvrae_pyro.inference.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.kinds import describe_kind
+from rvrae_pyro.models.random_weights import matched_effects
 from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model, typical_return
 from rvrae_pyro.nn.digest import digest_of
@@ -362,6 +363,7 @@ def _start(
 
 def _take_weights(model: RVRAE, init: Fit) -> None:
     mine, theirs = model.parts.state_dict(), init.model.parts.state_dict()
+    theirs |= matched_effects(model.parts, init.model.parts)
     shapes = {k: v.shape for k, v in mine.items()}
     if shapes != {k: v.shape for k, v in theirs.items()}:
         raise ShapeError(

@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from torch.distributions.utils import broadcast_all
 
 from rvrae_pyro.models.likelihood_base import Likelihood, RobustLikelihood, weighted_potential
-from rvrae_pyro.models.scales import Alpha, CharacteristicScale, GlobalScale, Scale
+from rvrae_pyro.models.scales import (
+    Alpha,
+    AssetScale,
+    CharacteristicScale,
+    GlobalScale,
+    Scale,
+)
 from rvrae_pyro.models.student import SkewStudentT, StudentT
 
 __all__ = [
     "Alpha",
+    "AssetScale",
     "CharacteristicScale",
     "GlobalScale",
     "Laplace",

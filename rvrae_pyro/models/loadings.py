@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.models.asset_labels import AssetEffect
 from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
+from rvrae_pyro.models.weights import GroupLog, Hierarchical, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.lstm import run_lstm_packed
 from rvrae_pyro.nn.sequences import months_apart, rnn_weights, run_lstm_online
 
-__all__ = ["LSTM", "MLP", "Augmented", "Linear", "Loadings", "feed_forward", "over_rows"]
+__all__ = [
+    "LSTM",
+    "MLP",
+    "AssetEffects",
+    "Augmented",
+    "Linear",
+    "Loadings",
+    "feed_forward",
+    "over_rows",
+]
+
+
+_EFFECTS = Hierarchical()
+"""Default prior of effects by asset."""
 
 
 class Loadings(Part):
@@ -278,6 +292,77 @@ class Augmented(Loadings):
     def _joined(beta: Tensor, batch: Batch) -> Tensor:
         own = torch.where(batch.listed.unsqueeze(-1), batch.characteristics, 0.0)
         return torch.cat([beta, own.expand(*beta.shape[:-1], own.shape[-1])], -1)
+
+
+class AssetEffects(AssetEffect, Loadings):
+    r"""Loadings from characteristics plus what is particular to an asset.
+
+    .. math::
+        \beta_{it} = g(x_{i, \le t-1}) + b_i, \qquad b_{ik} \sim N(0, \tau_k^2), \qquad
+        \tau_k \sim C^+(0, \text{scale}),
+
+    with :math:`g` the loadings of ``base``. For a universe that stays (portfolios, sectors,
+    countries, funds), where characteristics do not tell all assets apart.
+
+    Parameters
+    ----------
+    base : Loadings
+        Loadings from characteristics.
+    assets : sequence of str
+        Labels of the assets that have an effect of their own, as ``panel.asset`` has them.
+    weights : WeightPrior, optional
+        Prior over the effects. Default: ``rv.weights.Hierarchical()``, whose scale per factor is
+        learned and whose effects have a posterior.
+
+    Notes
+    -----
+    **Site.** ``loadings.effects`` (n_labels + 16, n_factors) with the default prior. The last
+    16 rows are for assets without a label, which draw their effect from the prior at the learned
+    scale: a label always takes the same of these rows.
+
+    A prior whose weights are a single best value (``inference="map"``) needs a scale that is
+    given, such as ``rv.weights.Normal(0.3)``: maximising effects and their scale together
+    collapses both to zero. With it the effect of a new asset is zero.
+
+    A warm start finds effects by label. Costs O(n_assets n_factors) per month in addition to the
+    base; a forecast filters once for every draw of the effects.
+
+    Examples
+    --------
+    >>> import rvrae_pyro as rv
+    >>> loadings = rv.loadings.AssetEffects(rv.loadings.LSTM(4, 2), assets=["Energy", "Health"])
+    >>> loadings.effects.shape
+    torch.Size([18, 2])
+    """
+
+    def __init__(
+        self,
+        base: Loadings,
+        assets: Iterable[str],
+        weights: WeightPrior = _EFFECTS,
+    ) -> None:
+        super().__init__()
+        choices = ("rv.loadings.LSTM", "rv.loadings.MLP", "rv.loadings.Linear")
+        require_instance("base", base, Loadings, choices)
+        self.base, self.weights = base, weights
+        self.n_characteristics, self.n_factors = base.n_characteristics, base.n_factors
+        self._new_effects(assets, base.n_factors)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute loadings of shape (*particles, n_times, n_assets, n_factors)."""
+        return self._joined(self.base(batch), batch)
+
+    def online(self, batch: Batch, starts: Sequence[int] = ()) -> tuple[Tensor, dict[int, State]]:
+        """Compute the base's loadings month by month, plus the effects."""
+        beta, states = self.base.online(batch, starts)
+        return self._joined(beta, batch), states
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return the effects; the weights of the base have its own prior."""
+        return WeightMatrices([], [self.effects])
+
+    def _joined(self, beta: Tensor, batch: Batch) -> Tensor:
+        return beta + torch.where(batch.listed.unsqueeze(-1), self.of(batch.assets), 0.0)
 
 
 def feed_forward(widths: Sequence[int]) -> nn.Sequential:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.asset_labels import AssetEffect
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.weights import WeightMatrices, WeightPrior, weight_matrices
 
@@ -23,6 +24,7 @@ __all__ = [
     "call_with",
     "find_random_weights",
     "map_weights",
+    "matched_effects",
 ]
 
 Weights = Mapping[str, Tensor]
@@ -140,9 +142,12 @@ class MeanField(nn.Module):
 
     def proposal(self, parts: nn.Module, site: RandomWeight) -> dist.TorchDistribution:
         """Guide of one matrix."""
-        weight = parts.get_parameter(site.name)
-        scale = self.log_scales[_key(site.name)].exp()
-        proposed: dist.TorchDistribution = dist.Normal(weight, scale, validate_args=False)
+        weight: Tensor = parts.get_parameter(site.name)
+        loc, scale = weight, self.log_scales[_key(site.name)].exp()
+        part = parts.get_submodule(site.part)
+        if isinstance(part, AssetEffect):
+            loc, scale = part.weight_proposal(loc, scale)
+        proposed: dist.TorchDistribution = dist.Normal(loc, scale, validate_args=False)
         matrix: dist.TorchDistribution = proposed.to_event(weight.ndim)
         return matrix
 
@@ -216,6 +221,29 @@ def call_with(parts: nn.Module, path: str, weights: Weights, batch: Batch) -> Te
     flat = {name: w.reshape(-1, *w.shape[len(shape) :]) for name, w in own.items()}
     many: Tensor = torch.vmap(one, randomness="different")(flat)
     return many.reshape(*shape, *many.shape[1:])
+
+
+@torch.no_grad()
+def matched_effects(parts: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+    """Effects by asset of other parts, and their guide's log scales, in the order of these labels.
+
+    Assets without a label there start from the prior.
+    """
+    found: dict[str, Tensor] = {}
+    earlier = dict(other.named_modules())
+    for path, part in parts.named_modules():
+        before = earlier.get(path)
+        if not (isinstance(part, AssetEffect) and isinstance(before, AssetEffect)):
+            continue
+        name, rows = f"{path}.effects", part.rows_from(before)
+        key = f"weight_guide.log_scales.{_key(name)}"
+        theirs = other.state_dict()
+        loc = theirs[name]
+        if key in theirs:
+            loc, scale = before.weight_proposal(loc, theirs[key].exp())
+            found[key] = scale[rows].log()
+        found[name] = loc[rows]
+    return found
 
 
 def _without_plates(value: Tensor, event_dim: int) -> Tensor:

@@ -19,12 +19,14 @@ __all__ = ["PARTS", "build_model", "build_part", "chosen_parts", "describe_model
 
 _WEIGHTS: dict[str, type] = {
     "GroupLog": weights.GroupLog,
+    "Hierarchical": weights.Hierarchical,
     "Horseshoe": weights.Horseshoe,
     "Laplace": weights.Laplace,
     "Normal": weights.Normal,
 }
 PARTS: dict[str, dict[str, type]] = {
     "loadings": {
+        "AssetEffects": loadings.AssetEffects,
         "Augmented": loadings.Augmented,
         "LSTM": loadings.LSTM,
         "MLP": loadings.MLP,
@@ -45,11 +47,21 @@ PARTS: dict[str, dict[str, type]] = {
         "MLP": loadings.MLP,
         "Linear": loadings.Linear,
     },
-    "base": {
+    "factor_prior.base": {
         "AR1": priors.AR1,
         "Augmented": priors.Augmented,
         "Recurrent": priors.Recurrent,
         "StandardNormal": priors.StandardNormal,
+    },
+    "loadings.base": {
+        "Augmented": loadings.Augmented,
+        "LSTM": loadings.LSTM,
+        "MLP": loadings.MLP,
+        "Linear": loadings.Linear,
+    },
+    "scale.base": {
+        "CharacteristicScale": likelihoods.CharacteristicScale,
+        "GlobalScale": likelihoods.GlobalScale,
     },
     "decoder": {
         "Identity": decoders.Identity,
@@ -70,6 +82,7 @@ PARTS: dict[str, dict[str, type]] = {
         "Smoothing": guides.Smoothing,
     },
     "scale": {
+        "AssetScale": likelihoods.AssetScale,
         "CharacteristicScale": likelihoods.CharacteristicScale,
         "GlobalScale": likelihoods.GlobalScale,
     },
@@ -81,6 +94,12 @@ PARTS: dict[str, dict[str, type]] = {
 }
 
 _SLOTS = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
+
+
+def _slot_of(slot: str, argument: str) -> str:
+    """Slot of a part nested in another: that of the argument, which may depend on the owner's."""
+    owned = f"{slot.removesuffix('.base')}.{argument}"
+    return owned if owned in PARTS else argument
 
 
 def is_built_in(model: RVRAE) -> bool:
@@ -95,7 +114,7 @@ def is_built_in(model: RVRAE) -> bool:
             return not isinstance(value, nn.Module)
         if PARTS.get(slot, {}).get(type(value).__name__) is not type(value):
             return False
-        return all(known(name, argument) for name, argument in arguments.items())
+        return all(known(_slot_of(slot, name), value) for name, value in arguments.items())
 
     return all(known(slot, part) for slot, part in chosen_parts(model).items())
 
@@ -166,9 +185,9 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
                 f"{', '.join(accepted) or 'none'}."
             )
     for name, value in arguments.items():
-        if isinstance(value, Mapping) and name in PARTS:
-            arguments[name] = build_part(name, value, sizes)
-        elif isinstance(value, str) and value in PARTS.get(name, ()):
+        if isinstance(value, Mapping) and _slot_of(slot, name) in PARTS:
+            arguments[name] = build_part(_slot_of(slot, name), value, sizes)
+        elif isinstance(value, str) and value in PARTS.get(_slot_of(slot, name), ()):
             raise ConfigError(
                 f"`{slot}` {kind} takes {name!r} as a part of its own; got {value!r}. Give it a "
                 f"`kind`: {name} = {{kind = {value!r}}}."
@@ -179,7 +198,7 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
     for name, parameter in parameters.items():
         named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if named and parameter.default is parameter.empty and name not in arguments:
-            kinds = ", ".join(PARTS.get(name, ()))
+            kinds = ", ".join(PARTS.get(_slot_of(slot, name), ()))
             nested = f", a part with a `kind` among {kinds}" if kinds else ""
             raise ConfigError(f"`{slot}` {kind} needs the setting {name!r}{nested}.")
     try:

@@ -5,17 +5,25 @@ Both are per unit of ``model.return_scale``, like loadings.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.models.asset_labels import AssetEffect
+from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.loadings import feed_forward, over_rows
 from rvrae_pyro.models.part import Part
-from rvrae_pyro.models.weights import GroupLog, WeightMatrices, WeightPrior
+from rvrae_pyro.models.weights import GroupLog, Hierarchical, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.standardise import Standardise
 
-__all__ = ["Alpha", "CharacteristicScale", "GlobalScale", "Scale"]
+__all__ = ["Alpha", "AssetScale", "CharacteristicScale", "GlobalScale", "Scale"]
+
+
+_EFFECTS = Hierarchical()
+"""Default prior of effects by asset."""
 
 
 class Scale(Part):
@@ -97,6 +105,54 @@ class CharacteristicScale(Scale):
         """First layer as inputs, output and context weights as others."""
         tables = [p for p in self.parameters() if p.ndim == 2]
         return WeightMatrices(tables[:1], tables[1:])
+
+
+class AssetScale(AssetEffect, Scale):
+    r"""Idiosyncratic scales with a factor particular to an asset.
+
+    .. math::
+        \log \sigma_{it} = s(x_{i, t-1}) + c_i, \qquad c_i \sim N(0, \tau^2), \qquad
+        \tau \sim C^+(0, \text{scale}),
+
+    with :math:`s` the log scales of ``base``.
+
+    Parameters
+    ----------
+    base : Scale
+        Log scale from characteristics and context, or a global one.
+    assets : sequence of str
+        Labels of the assets that have an effect of their own, as ``panel.asset`` has them.
+    weights : WeightPrior, optional
+        Prior over the effects. Default: ``rv.weights.Hierarchical()``, whose scale is learned and
+        whose effects have a posterior.
+
+    Notes
+    -----
+    Site ``likelihood.scale.effects`` (n_labels + 16, 1); new assets, warm starts and costs as for
+    :class:`rvrae_pyro.models.loadings.AssetEffects`.
+
+    Examples
+    --------
+    >>> import rvrae_pyro as rv
+    >>> scale = rv.likelihoods.CharacteristicScale(4)
+    >>> likelihood = rv.likelihoods.StudentT(rv.likelihoods.AssetScale(scale, ["Energy", "Health"]))
+    """
+
+    def __init__(self, base: Scale, assets: Iterable[str], weights: WeightPrior = _EFFECTS) -> None:
+        super().__init__()
+        choices = ("rv.likelihoods.CharacteristicScale", "rv.likelihoods.GlobalScale")
+        require_instance("base", base, Scale, choices)
+        self.base, self.weights = base, weights
+        self._new_effects(assets, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log scales, of shape (n_times, n_assets)."""
+        log_scale: Tensor = self.base(batch)
+        return log_scale + self.of(batch.assets).squeeze(-1)
+
+    def weight_matrices(self) -> WeightMatrices:
+        """Return the effects; the weights of the base have its own prior."""
+        return WeightMatrices([], [self.effects])
 
 
 class Alpha(Part):

@@ -17,7 +17,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["GroupLogMatrix", "HorseshoeMatrix", "group_log_table", "horseshoe_table"]
+__all__ = [
+    "GroupLogMatrix",
+    "HierarchicalMatrix",
+    "HorseshoeMatrix",
+    "group_log_table",
+    "hierarchical_table",
+    "horseshoe_table",
+]
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
@@ -166,6 +173,58 @@ class HorseshoeMatrix(_Columns):
         return spread * torch.randn(
             *shape, n_rows, n_columns, dtype=torch.float64, device=self._like.device
         )
+
+
+class HierarchicalMatrix(_Columns):
+    r"""Normal columns, each with a half-Cauchy scale that is integrated out.
+
+    .. math:: W_{jk} \sim N(0, \tau_k^2), \quad \tau_k \sim C^+(0, \text{scale}),
+
+    with the half-Cauchy law cut to the range of a grid.
+
+    Parameters
+    ----------
+    like : Tensor
+    scale : float
+        See :class:`rvrae_pyro.models.weights.Hierarchical`.
+    """
+
+    def __init__(self, like: Tensor, scale: float) -> None:
+        super().__init__(like)
+        self.scale = scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of whole matrices; costs O(n_weights + 120 n_columns)."""
+        table, columns = hierarchical_table(self.scale), self._flat(value)
+        variance = table.variance.to(columns)
+        squares = columns.square().sum(-2).unsqueeze(-1)
+        normal = -0.5 * (squares / variance + self._n_rows * (2.0 * math.pi * variance).log())
+        log_prob = torch.logsumexp(normal + table.log_probability.to(columns), -1).sum(-1)
+        return log_prob.expand(self.batch_shape) if log_prob.ndim == 0 else log_prob
+
+    def _draw(self, shape: torch.Size, n_rows: int, n_columns: int) -> Tensor:
+        table = hierarchical_table(self.scale)
+        node = torch.multinomial(
+            table.log_probability.exp(), shape.numel() * n_columns, replacement=True
+        )
+        spread = table.variance[node].sqrt().reshape(*shape, 1, n_columns).to(self._like.device)
+        return spread * torch.randn(
+            *shape, n_rows, n_columns, dtype=torch.float64, device=self._like.device
+        )
+
+
+class _HierarchicalTable(NamedTuple):
+    variance: Tensor
+    log_probability: Tensor
+
+
+@lru_cache(maxsize=64)
+def hierarchical_table(scale: float) -> _HierarchicalTable:
+    """Variances and log probabilities of half-Cauchy scales, from scale / 1000 to 1000 scale."""
+    step = 0.05
+    half = math.ceil(math.log(1000.0) / step)
+    log_tau = step * torch.arange(-half, half + 1, dtype=torch.float64)
+    return _HierarchicalTable(scale**2 * (2.0 * log_tau).exp(), _log_half_cauchy(log_tau))
 
 
 class _GroupLogTable(NamedTuple):

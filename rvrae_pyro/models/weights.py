@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -21,10 +21,15 @@ from torch import Tensor, nn
 
 from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.models.kinds import describe_kind
-from rvrae_pyro.models.weight_densities import GroupLogMatrix, HorseshoeMatrix
+from rvrae_pyro.models.weight_densities import (
+    GroupLogMatrix,
+    HierarchicalMatrix,
+    HorseshoeMatrix,
+)
 
 __all__ = [
     "GroupLog",
+    "Hierarchical",
     "Horseshoe",
     "Inference",
     "Laplace",
@@ -88,7 +93,8 @@ def check_weights(slot: str, value: object) -> None:
     )
 
 
-_CHOICES = tuple(f"rv.weights.{name}()" for name in ("GroupLog", "Horseshoe", "Laplace", "Normal"))
+_NAMES = ("GroupLog", "Hierarchical", "Horseshoe", "Laplace", "Normal")
+_CHOICES = tuple(f"rv.weights.{name}()" for name in _NAMES)
 
 
 def weight_matrices(part: nn.Module) -> WeightMatrices:
@@ -286,6 +292,47 @@ class Laplace:
         """Normalised density of one matrix."""
         spread = weight.new_full((), self.scale)
         return _elementwise(dist.Laplace(torch.zeros_like(spread), spread), weight)
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    r"""Normal effects whose scale, one per column, is learned.
+
+    .. math:: w_{ik} \sim N(0, \tau_k^2), \qquad \tau_k \sim C^+(0, \text{scale}),
+
+    with :math:`\tau_k` integrated out. The prior of what is particular to an asset
+    (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
+    :class:`~rvrae_pyro.models.scales.AssetScale`).
+
+    Parameters
+    ----------
+    scale : float
+        Median of :math:`\tau_k`.
+
+    Notes
+    -----
+    Always with a posterior (``inference = "posterior"``): the density has a pole at zero, where
+    its maximum would put all effects.
+
+    References
+    ----------
+    Gelman (2006), Bayesian Analysis 1: half-Cauchy priors of scales.
+    """
+
+    scale: float = 0.3
+    inference: ClassVar[Inference] = "posterior"
+
+    def __post_init__(self) -> None:
+        _require_positive(scale=self.scale)
+
+    def log_density(self, matrices: WeightMatrices) -> Tensor:
+        """Log density, a scalar."""
+        tables = [*matrices.inputs, *matrices.others]
+        return _total([self.distribution(w, False).log_prob(w) for w in tables])
+
+    def distribution(self, weight: Tensor, is_input: bool) -> dist.TorchDistribution:
+        """Normalised density of one matrix; its draws are scales first, then effects."""
+        return HierarchicalMatrix(weight, self.scale)
 
 
 def _elementwise(one: dist.TorchDistribution, weight: Tensor) -> dist.TorchDistribution:

@@ -125,7 +125,7 @@ def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Datase
         fitted = entrant.fit(past, None, spec.seed)
         seen = panel.isel(time=slice(start, stop))
     else:
-        rows = start - spec.train - spec.valid
+        rows = max(0, start - spec.train - spec.valid)
         train = panel.isel(time=slice(rows, start - spec.valid))
         valid = panel.isel(time=slice(start - spec.valid, start))
         fitted = entrant.fit(train, valid, spec.seed)
