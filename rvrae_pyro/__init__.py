@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         plots,
         testing,
     )
+    from rvrae_pyro.experiments.swap import swap
     from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.fitting.training import fit
@@ -76,6 +77,7 @@ __all__ = [
     "priors",
     "risk",
     "schedules",
+    "swap",
     "testing",
     "to_datatree",
     "weights",
@@ -110,6 +112,7 @@ _LAZY_NAMES = {
     "fit_ensemble": "rvrae_pyro.fitting.ensemble",
     "load": "rvrae_pyro.loading",
     "prior_predictive": "rvrae_pyro.predictive.prior",
+    "swap": "rvrae_pyro.experiments.swap",
 }
 
 

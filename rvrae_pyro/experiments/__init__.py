@@ -28,6 +28,7 @@ from rvrae_pyro.experiments.risk_scores import (
 )
 from rvrae_pyro.experiments.running import Failure
 from rvrae_pyro.experiments.scoring import METRICS, Rules, Scores, score
+from rvrae_pyro.experiments.swap import swap
 from rvrae_pyro.experiments.walk import walk_forward
 
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "risk_record",
     "risk_scores",
     "score",
+    "swap",
     "walk_forward",
 ]

@@ -19,12 +19,12 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.data.simulate import simulate_gkx
 from rvrae_pyro.data.sources import Source
 from rvrae_pyro.experiments.entrants import Entrant
-from rvrae_pyro.experiments.forecast_tree import forecast_tree
+from rvrae_pyro.experiments.forecast_tree import Fitted, forecast_tree
 from rvrae_pyro.experiments.scoring import Rules, Scores, score
 from rvrae_pyro.fitting.parallel import one_thread
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,12 @@ class Result:
 
 
 def run_job(job: Job) -> Result:
-    """Fit, forecast and score one cell, on one thread.
+    """Fit, forecast and score one cell, on one thread; see :func:`fit_job`."""
+    return fit_job(job)[2]
+
+
+def fit_job(job: Job) -> tuple[Fitted, xr.DataTree, Result]:
+    """Fit, forecast and score one cell, on one thread; also the fit and its tree of forecasts.
 
     Notes
     -----
@@ -167,7 +172,8 @@ def run_job(job: Job) -> Result:
         fitted = job.entrant.fit(train, valid, job.seed)
         tree = forecast_tree(fitted, shown, panel[TIME].values[end:], job.num_samples, job.seed)
         scores = score(tree, returns, job.rules, job.metrics)
-    return Result(scores, time.perf_counter() - started, {str(k): v for k, v in tree.attrs.items()})
+    attrs = {str(k): v for k, v in tree.attrs.items()}
+    return fitted, tree, Result(scores, time.perf_counter() - started, attrs)
 
 
 def write_result(folder: Path, cell: Cell, result: Result) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -19,6 +21,7 @@ from rvrae_pyro.data.splits import Split
 from rvrae_pyro.errors import ConfigError, check_count, check_seeds
 from rvrae_pyro.experiments.cells import Cell, Result
 from rvrae_pyro.experiments.entrants import Entrant
+from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.experiments.planning import (
     check_study,
     cut,
@@ -42,6 +45,7 @@ from rvrae_pyro.experiments.tables import (
     PAPER_METRICS,
     TABLES,
     compare_densities,
+    compare_evidence,
     long_table,
     pooled,
     select,
@@ -55,7 +59,7 @@ _LEAST_DRAWS = 200
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
-    """Results of :func:`compare`.
+    """Results of :func:`compare` and :func:`swap`.
 
     Attributes
     ----------
@@ -74,6 +78,19 @@ class Comparison:
     reference : str
     info : dict
         Spans, seeds, versions, run time, data fingerprint.
+    scores : Dataset or None
+        Joint log scores by ``model``, best first, as :func:`rvrae_pyro.evaluation.compare` has
+        them: ``log_score``, ``difference`` to the best with ``difference_error`` (which contains
+        the filter's Monte-Carlo error), ``p_value``, stacking ``weight``, ``log_scores`` by month.
+        None where fewer than two models have a distribution.
+    statistics : Dataset or None
+        Of :func:`swap`: predictive statistics (model, statistic) of the test months: ``observed``,
+        ``mean``, ``sd``, ``p_value`` and ``p_value_error`` one step ahead, and ``prior_mean``,
+        ``prior_sd``, ``prior_p_value`` of the untrained model.
+    sensitivity : Dataset or None
+        Of :func:`swap` on request: :func:`rvrae_pyro.evaluation.psense` by model.
+    fits : dict from name to fitted model
+        Of :func:`swap`.
     """
 
     results: pd.DataFrame
@@ -83,20 +100,92 @@ class Comparison:
     failures: list[Failure]
     reference: str
     info: dict[str, object]
+    scores: xr.Dataset | None = None
+    statistics: xr.Dataset | None = None
+    sensitivity: xr.Dataset | None = None
+    fits: Mapping[str, Fitted] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Log scores by model, best first; nats per month. Empty without :attr:`scores`."""
+        if self.scores is None:
+            return pd.DataFrame(index=pd.Index([], name="model"))
+        frame: pd.DataFrame = self.scores.drop_dims(TIME).to_dataframe()
+        if self.sensitivity is not None:
+            moved = self.sensitivity["sensitivity"].median([TIME, ASSET]).to_series()
+            frame["sensitivity"] = moved.reindex(frame.index)
+        return frame
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the log scores with errors of their differences; see ``rv.plots.comparison``.
+
+        Parameters
+        ----------
+        **options
+            Of ``rv.plots.comparison``: ``kind``, ``reference``, ``ax``, ``style``.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ConfigError
+            If fewer than two models have a distribution.
+        """
+        if self.scores is None:
+            raise ConfigError(
+                "there is nothing to plot: fewer than two models have a distribution. Their "
+                "point scores are in `results`."
+            )
+        from rvrae_pyro import plots
+
+        return plots.comparison(self.scores, **options)
+
+    def _shown(self) -> pd.DataFrame:
+        """Return the table as text, for people."""
+        rows = []
+        for name, row in self.table.iterrows():
+            best = row["difference"] == 0
+            shown = {
+                "model": str(name),
+                "log score": f"{row['log_score']:.2f}",
+                "less the best": "" if best else f"{row['difference']:.2f}",
+                "s.e.": "" if best else f"{row['difference_error']:.2f}",
+                "of it filter": f"{row['filter_error']:.2f}",
+                "stacking weight": f"{row['weight']:.2f}",
+            }
+            if "sensitivity" in row:
+                shown["sensitivity"] = f"{row['sensitivity']:.2f}"
+            rows.append(shown)
+        return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
         """Count what was compared."""
         models = list(dict.fromkeys(self.results["model"]))
         seeds = self.results["seed"].nunique()
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        return f"Comparison({', '.join(map(str, models))}; {seeds} seed(s){failed})"
+        first = f"Comparison({', '.join(map(str, models))}; {seeds} seed(s){failed})"
+        if self.scores is None:
+            return first
+        names, second = list(self.table.index), self.table.iloc[1]
+        return (
+            f"{first}\n  best log score: {names[0]}, {-second['difference']:.2f} nats per month "
+            f"(s.e. {second['difference_error']:.2f}) above {names[1]}"
+        )
 
     def _repr_html_(self) -> str:
-        """Show the tables that have rows, and the fits that failed."""
-        parts = [
-            f"<p>{escape(title)}</p>{_html.grid(list(map(str, table.columns)), table.values)}"
-            for _, title, table in self.readable()
-        ]
+        """Show log scores, predictive statistics, tables that have rows, and failed fits."""
+        parts = []
+        if self.scores is not None:
+            months = f"{self.scores.attrs['n_times']} months"
+            parts.append(_titled(f"Joint log score, nats per month, {months}", self._shown()))
+        if self.statistics is not None:
+            parts.append(
+                _titled("Predictive statistics of the months", show_statistics(self.statistics))
+            )
+        tables = [_titled(title, table) for _, title, table in self.readable()]
+        parts += [_html.fold("Other scores", "".join(tables))] if parts and tables else tables
         if self.failures:
             failed = [f"{each.cell.model}: {each.message}" for each in self.failures]
             parts.append(_html.fold(f"{len(failed)} fits failed", _html.listing(failed)))
@@ -125,6 +214,29 @@ class Comparison:
             If the folder cannot be written.
         """
         return write_report(self, Path(out))
+
+
+def show_statistics(statistics: xr.Dataset) -> pd.DataFrame:
+    """Lay out predictive statistics for people: one row per statistic, columns by model."""
+    columns: dict[str, pd.Series] = {}
+    names = statistics["statistic"].values
+    first = statistics["observed"].to_series().groupby("statistic", sort=False).first()
+    columns["observed"] = first.reindex(names).map("{:.3f}".format)
+    for model in statistics["model"].values:
+        one = statistics.sel(model=model)
+        for label, kind in (("prior", "prior_"), ("one step ahead", "")):
+            mean, sd = one[f"{kind}mean"].values, one[f"{kind}sd"].values
+            text = [
+                f"{a:.3f} ({b:.3f})" if np.isfinite(a) else "-"
+                for a, b in zip(mean, sd, strict=True)
+            ]
+            columns[f"{model}, {label}"] = pd.Series(text, names)
+        columns[f"{model}, p"] = one["p_value"].to_series().map("{:.2f}".format)
+    return pd.DataFrame(columns).rename_axis("statistic").reset_index()
+
+
+def _titled(title: str, table: pd.DataFrame) -> str:
+    return f"<p>{escape(title)}</p>{_html.grid(list(map(str, table.columns)), table.values)}"
 
 
 def compare(
@@ -232,9 +344,9 @@ def compare(
             progress=progress,
         )
         names, variants = ([e.name for e in each] for each in (entrants, extra))
-        comparison = _summarise(results, failures, names, variants)
+        comparison = summarise(results, failures, names, variants)
         comparison.info.update(
-            _spans(parts),
+            spans(parts),
             seeds=numbers,
             omit=sorted({m for m, _ in drawn}),
             n_factors=n_factors,
@@ -251,9 +363,10 @@ def compare(
         return comparison
 
 
-def _summarise(
+def summarise(
     results: dict[Cell, Result], failures: list[Failure], names: list[str], variants: list[str]
 ) -> Comparison:
+    """Put the results of all fits into tables; ``variants`` are those of Table 5."""
     long = long_table(results)
     pool = pooled(long)
     # a dash for what a model does not define is decided by what its fits left
@@ -262,9 +375,11 @@ def _summarise(
     standards = [name for name in (RVRAE_NAME, PAPER_NAME) if name in names]
     tables["5"] = select(pool, "5", [*standards, *variants] if variants else [])
     versions = next(iter(results.values())).attrs.get("versions", "")
-    tests = compare_densities(results, reference, [*names, *variants])
+    everyone = [*names, *variants]
+    tests = compare_densities(results, reference, everyone)
     info: dict[str, object] = {"versions": versions}
-    return Comparison(long, tables, tests, results, failures, reference, info)
+    scores = compare_evidence(results, everyone)
+    return Comparison(long, tables, tests, results, failures, reference, info, scores)
 
 
 def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
@@ -276,7 +391,8 @@ def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
     return [make(n_factors) for make in ABLATIONS.values()]
 
 
-def _spans(parts: Split) -> dict[str, list[str]]:
+def spans(parts: Split) -> dict[str, list[str]]:
+    """First and last day of each part."""
     named = zip(("train", "valid", "test"), parts, strict=True)
     return {name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,11 +83,14 @@ class ModelEntrant:
     template : RVRAE
         Untrained: each fit starts from weights drawn with its seed.
     config : FitConfig, optional
+    options : mapping, optional
+        Further arguments of ``rv.fit``: ``elbo``, ``init``.
     """
 
     name: str
     template: RVRAE
     config: FitConfig | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.template.untrained:
@@ -103,13 +106,16 @@ class ModelEntrant:
             "kind": "RVRAE",
             "model": describe_model(self.template),
             "config": describe_config(config),
+            **({"options": {k: repr(v) for k, v in self.options.items()}} if self.options else {}),
             **_own(chosen_parts(self.template), config),
         }
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fit:
         """Fit a copy of the template."""
         model = copy.deepcopy(self.template)
-        fit = fit_rvrae(model, train, valid, config=self.config, seed=seed, progress=False)
+        fit = fit_rvrae(
+            model, train, valid, config=self.config, seed=seed, progress=False, **self.options
+        )
         return fit.uninterrupted()
 
 

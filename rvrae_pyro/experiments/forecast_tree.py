@@ -10,6 +10,7 @@ import xarray as xr
 
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean
+from rvrae_pyro.evaluation._scored import ESS, ParticleFilter
 from rvrae_pyro.names import ASSET, FACTOR, RETURNS, TIME
 
 FORECASTS: Final = "forecasts"
@@ -18,6 +19,7 @@ FORECASTS: Final = "forecasts"
 MEAN: Final = "mean"
 FITTED: Final = "fitted"
 LOG_EVIDENCE: Final = "log_evidence"
+EVIDENCE_ERROR: Final = "evidence_error"
 
 _LABELS: Final = {
     MEAN: "expected return, as the model forecasts it",
@@ -27,6 +29,8 @@ _LABELS: Final = {
     "fitted_gls": "loadings times the month's factors by weighted least squares",
     "fitted_ols": "loadings times the month's factors by least squares",
     LOG_EVIDENCE: "joint log density of the month's returns given the months before, nats",
+    EVIDENCE_ERROR: "Monte-Carlo standard error of the joint log density, nats",
+    ESS: "effective sample size of the particle filter",
 }
 
 
@@ -100,7 +104,8 @@ def forecast_tree(
     -------
     DataTree
         Group ``forecasts`` with ``mean`` (time, asset); ``log_evidence`` (time,) where the model
-        has a distribution; where it has factors the other variables of :func:`build_outlook`.
+        has a distribution, with ``evidence_error`` and ``ess`` of a particle filter; where it has
+        factors the other variables of :func:`build_outlook`.
         With a distribution also the groups of ``forecast``: ``predictions`` and, of factor
         models, ``predictions_constant_data``. Attributes are those of the fit.
 
@@ -134,6 +139,10 @@ def forecast_tree(
     else:
         known = {} if evidence is None else {LOG_EVIDENCE: evidence}
         forecasts = label({MEAN: filtered.predict(times), **known})
+    if fitted.has_distribution and isinstance(filtered, ParticleFilter):
+        known = {EVIDENCE_ERROR: filtered.evidence_error, ESS: filtered.ess}
+        rough = {name: each.sel({TIME: times}) for name, each in known.items()}
+        forecasts = forecasts.assign(label(rough).data_vars)
     groups = {FORECASTS: forecasts}
     if fitted.has_distribution:
         drawn = filtered.forecast(times)

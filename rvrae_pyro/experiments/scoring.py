@@ -21,7 +21,8 @@ from rvrae_pyro.evaluation import (
     sharpe_ratio,
     total_r2,
 )
-from rvrae_pyro.experiments.forecast_tree import FORECASTS, LOG_EVIDENCE, MEAN
+from rvrae_pyro.evaluation._scored import ESS
+from rvrae_pyro.experiments.forecast_tree import EVIDENCE_ERROR, FORECASTS, LOG_EVIDENCE, MEAN
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk import summarize
 
@@ -73,7 +74,8 @@ class Scores:
     ----------
     estimates : dict from metric to (estimate, standard error over months)
     monthly : dict from name to one number a month
-        ``log_score`` (nats per return), ``crps``, ``rank_ic``, ``gross``, ``net``.
+        ``log_score`` (nats per return), ``log_evidence``, ``evidence_error`` (nats), ``ess``,
+        ``crps``, ``rank_ic``, ``gross``, ``net``.
     times : list of str
     """
 
@@ -213,6 +215,10 @@ METRICS: Final[dict[str, Metric]] = {
 
 _ONE_MONTH: Final[dict[str, tuple[str, Callable[[View], xr.DataArray]]]] = {
     "log_score": (LOG_EVIDENCE, lambda v: v.forecasts[LOG_EVIDENCE] / _counts(v.returns)),
+    **{
+        name: (name, lambda v, name=name: v.forecasts[name].where(v.returns.notnull().any(ASSET)))  # type: ignore[misc]
+        for name in (LOG_EVIDENCE, EVIDENCE_ERROR, ESS)
+    },
     "crps": (_PREDICTIONS, lambda v: crps(v.returns, v.draws, per="month")),  # type: ignore[dict-item,return-value]
     "rank_ic": (MEAN, lambda v: rank_ic(v.returns, v.forecasts[MEAN])),  # type: ignore[dict-item,return-value]
     "gross": (MEAN, lambda v: v.portfolio(MEAN)["gross"]),

@@ -12,8 +12,10 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.diagnostics.check_panel import SUSPECT, judge_skill
-from rvrae_pyro.evaluation import diebold_mariano
+from rvrae_pyro.evaluation import compare, diebold_mariano
+from rvrae_pyro.evaluation._scored import ESS, FILTER_ERROR
 from rvrae_pyro.experiments.cells import Cell, Result
+from rvrae_pyro.experiments.forecast_tree import EVIDENCE_ERROR, LOG_EVIDENCE
 from rvrae_pyro.experiments.published import PAPER_NAME, PAPER_RANK, PAPER_TABLE
 from rvrae_pyro.experiments.scoring import METRICS
 from rvrae_pyro.names import TIME
@@ -309,9 +311,48 @@ def compare_densities(
     return pd.DataFrame(rows, columns=columns)
 
 
+def compare_evidence(results: Mapping[Cell, Result], models: Sequence[str]) -> xr.Dataset | None:
+    """Compare monthly log scores of all models that have a distribution.
+
+    Parameters
+    ----------
+    results : mapping from Cell to Result
+        Scores are averaged over seeds first.
+    models : sequence of str
+
+    Returns
+    -------
+    Dataset or None
+        That of :func:`rvrae_pyro.evaluation.compare`, months without a return left out; None
+        where fewer than two models have a density in two months or more.
+    """
+    scores = {}
+    for model in models:
+        series = _monthly(results, model, LOG_EVIDENCE)
+        if series is None:
+            continue
+        beside = {}
+        errors = _each(results, model, EVIDENCE_ERROR)
+        if errors:
+            squares = sum(error**2 for error in errors)
+            beside[FILTER_ERROR] = (TIME, (squares**0.5 / len(errors)).data)
+            sizes = xr.concat(_each(results, model, ESS), "seed").min("seed")
+            beside[ESS] = (TIME, sizes.data)
+        kept = series.assign_coords(beside).dropna(TIME)
+        if kept.sizes[TIME] > 1:
+            scores[model] = kept
+    return compare(scores) if len(scores) > 1 else None
+
+
 def _monthly(results: Mapping[Cell, Result], model: str, name: str) -> xr.DataArray | None:
     """Average a model's monthly scores over its seeds."""
-    found = [
+    found = _each(results, model, name)
+    return sum(found[1:], found[0]) / len(found) if found else None
+
+
+def _each(results: Mapping[Cell, Result], model: str, name: str) -> list[xr.DataArray]:
+    """Monthly scores of every seed."""
+    return [
         xr.DataArray(
             result.scores.monthly[name],
             coords={TIME: np.array(result.scores.times, dtype="datetime64[ns]")},
@@ -320,7 +361,6 @@ def _monthly(results: Mapping[Cell, Result], model: str, name: str) -> xr.DataAr
         for cell, result in results.items()
         if cell.model == model and cell.omitted == 0 and name in result.scores.monthly
     ]
-    return sum(found[1:], found[0]) / len(found) if found else None
 
 
 def to_markdown(table: pd.DataFrame) -> str:
