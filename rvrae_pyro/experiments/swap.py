@@ -24,13 +24,14 @@ from rvrae_pyro.experiments.comparison import Comparison, spans, summarise
 from rvrae_pyro.experiments.entrants import Entrant, ModelEntrant, as_entrant
 from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.experiments.planning import check_study, cut, plan, study_months
-from rvrae_pyro.experiments.running import failed, progress_bar
+from rvrae_pyro.experiments.running import failed
 from rvrae_pyro.experiments.scoring import Rules
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, CONTEXT, DRAW, FEATURE, TIME
+from rvrae_pyro.progress import progress_bar
 
 __all__ = ["swap"]
 
