@@ -36,7 +36,7 @@ from rvrae_pyro.progress import progress_bar
 __all__ = ["swap"]
 
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
-_OF_FIT: Final = ("config", "elbo", "init")
+_OF_FIT: Final = ("config", "elbo", "init", "on_check")
 _LEAST: Final = 2
 _MODEL: Final = "model"
 _STATISTIC: Final = "statistic"
@@ -90,8 +90,8 @@ def swap(
     progress : bool
         Show a bar on a terminal.
     **options
-        ``config``, ``elbo`` and ``init`` of ``rv.fit``, and fields of ``rv.FitConfig``, such as
-        ``max_steps=300``, which replace those of ``config``.
+        ``config``, ``elbo``, ``init`` and ``on_check`` of ``rv.fit``, and fields of
+        ``rv.FitConfig``, such as ``max_steps=300``, which replace those of ``config``.
 
     Returns
     -------
@@ -304,7 +304,7 @@ def _options(options: Mapping[str, Any]) -> tuple[FitConfig | None, dict[str, An
     changed = {name: value for name, value in options.items() if name in known}
     if changed:
         config = dataclasses.replace(config or FitConfig(), **changed)
-    rest = {name: value for name, value in options.items() if name in ("elbo", "init")}
+    rest = {name: value for name, value in options.items() if name in _OF_FIT[1:]}
     return config, rest
 
 

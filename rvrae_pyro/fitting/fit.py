@@ -38,7 +38,8 @@ class Fit(TrainingRecord, Results):
     kl : DataArray (step, time, factor)
         KL of each factor's marginals; correlation is left out, so it does not add up.
     stopped : str
-        Why training ended: "converged", "max_steps" or "interrupted".
+        Why training ended: "converged", "max_steps", "callback" (``on_check`` asked for it) or
+        "interrupted".
     best_step : int
         Step of the state that was kept.
     attrs : dict

@@ -61,6 +61,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     init: Fit | None = None,
     elbo: ELBO | None = None,
+    on_check: Callable[[Epoch], object] | None = None,
 ) -> Fit:
     """Train a model on a panel.
 
@@ -91,6 +92,13 @@ def fit(
         An :class:`~rvrae_pyro.inference.elbo.AnnealedELBO`, whose schedule, reduction and
         particles replace those of ``config``, or any other Pyro ELBO, which is then annealed as
         ``config`` states. Default: ``Trace_ELBO``.
+    on_check : callable, optional
+        Called with an :class:`~rvrae_pyro.inference.epochs.Epoch` at every evaluation of all
+        months, about once per pass through them: ``step``, ``elbo``, ``valid_elbo``, ``kl``,
+        ``seconds``. True ends training with the best state so far
+        (``fit.stopped == "callback"``); any other value continues. An exception, such as
+        ``optuna.TrialPruned``, is raised again with ``model`` at its best state. Under
+        ``torch.distributed`` it is called in every process and must return the same in all.
 
     Returns
     -------
@@ -129,7 +137,7 @@ def fit(
     """
     require_model(model)
     config = FitConfig() if config is None else config
-    _check_kinds(config, init, elbo)
+    _check_kinds(config, init, elbo, on_check)
     config, elbo = settle(config, elbo)
     check_count("seed", seed, 0)
     if init is not None:
@@ -171,13 +179,25 @@ def fit(
             config,
             seed=seed,
             elbo=elbo,
-            on_epoch=advance,
+            on_epoch=_both(advance, on_check),
             resume=resume,
             keep=keep,
             slopes=slopes,
         )
     model.parts.mark_trained()
     return outcome(model, config, seed, times, about["attrs"], trained)
+
+
+def _both(
+    advance: Callable[[Epoch], None], on_check: Callable[[Epoch], object] | None
+) -> Callable[[Epoch], object]:
+    """Show an evaluation on the bar, then hand it to the caller's function."""
+
+    def call(epoch: Epoch) -> object:
+        advance(epoch)
+        return None if on_check is None else on_check(epoch)
+
+    return call
 
 
 def load(
@@ -317,7 +337,7 @@ def _checkpointed(
             checkpoint.flush()
 
 
-def _check_kinds(config: object, init: object, elbo: object) -> None:
+def _check_kinds(config: object, init: object, elbo: object, on_check: object) -> None:
     """Raise where an option of :func:`fit` is of another kind than it takes."""
     if not isinstance(config, FitConfig):
         raise ConfigError(
@@ -328,6 +348,11 @@ def _check_kinds(config: object, init: object, elbo: object) -> None:
         raise ConfigError(
             f"`init` must be a Fit; got {describe_kind(init)}. Pass what rv.fit returned, or "
             "rv.load(path) of a saved one."
+        )
+    if on_check is not None and not callable(on_check):
+        raise ConfigError(
+            f"`on_check` must be a function of an evaluation; got {describe_kind(on_check)}. Pass "
+            "one, e.g. lambda epoch: print(epoch.step, epoch.valid_elbo)."
         )
     if elbo is not None and not isinstance(elbo, ELBO):
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Training and filtering."""
 
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.epochs import Epoch
 from rvrae_pyro.inference.fivo import FIVO
 from rvrae_pyro.inference.particle_filter import Particles, smc_filter
 from rvrae_pyro.inference.schedules import Constant, Cyclical, Linear
@@ -10,6 +11,7 @@ __all__ = [
     "FIVO",
     "Constant",
     "Cyclical",
+    "Epoch",
     "FitConfig",
     "Linear",
     "Particles",

@@ -81,7 +81,7 @@ class Trained:
     ----------
     epochs : list of Epoch
     stopped : str
-        Why training ended: "converged", "max_steps" or "interrupted".
+        Why training ended: "converged", "max_steps", "callback" or "interrupted".
     best_step : int
         Step of the state that was kept.
     backoffs : list of BackOff

@@ -59,7 +59,7 @@ def train(
     *,
     seed: int = 0,
     elbo: ELBO | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
     resume: State | None = None,
     keep: Keep | None = None,
     slopes: Slopes | None = None,
@@ -86,7 +86,8 @@ def train(
         :class:`~rvrae_pyro.inference.elbo.AnnealedELBO` has its own schedule and reduction.
         Default: ``Trace_ELBO``.
     on_epoch : callable, optional
-        Called after every epoch.
+        Called after every epoch; True ends training. What it raises ends it, too, and is raised
+        again with the model at its best state.
     resume : State, optional
         What ``keep`` was given by a run of the same arguments: training goes on from there, to
         the bits of a run that was never stopped.
@@ -169,7 +170,7 @@ class _Run:
         self.generator = torch.Generator()
         self.good, self.failures, self.done = self._snapshot(), 0, False
 
-    def loop(self, on_epoch: Callable[[Epoch], None] | None, keep: Keep | None) -> None:
+    def loop(self, on_epoch: Callable[[Epoch], object] | None, keep: Keep | None) -> None:
         while not self.done:
             if keep is not None:
                 keep(self.state)
@@ -180,7 +181,7 @@ class _Run:
         if keep is not None:
             keep(self.state)
 
-    def _epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
+    def _epoch(self, on_epoch: Callable[[Epoch], object] | None) -> None:
         """Look at all months, judge the state, and take one step a window."""
         passes = range(self.config.passes)
         cuts = [draw_windows(self.n_train, self.config.window, self.generator) for _ in passes]
@@ -192,9 +193,10 @@ class _Run:
         if self.failures and self.trained.epochs and self.trained.epochs[-1].step == self.step:
             self.trained.epochs.pop()  # it reported the state that training went back to
         self.trained.epochs.append(epoch)
-        if on_epoch is not None:
-            on_epoch(epoch)
-        if self._judge(epoch) or self.step >= self.config.max_steps:
+        ended = self._judge(epoch)
+        if on_epoch is not None and on_epoch(epoch) is True and not ended:
+            self.trained.stopped, ended = "callback", True
+        if ended or self.step >= self.config.max_steps:
             self.done = True
             return
         if self.step > self.good["step"]:
