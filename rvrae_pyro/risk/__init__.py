@@ -1,5 +1,9 @@
 """Risk of a forecast, from its draws."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from rvrae_pyro.risk.analytic import summarize_analytic
 from rvrae_pyro.risk.backtest import backtest
 from rvrae_pyro.risk.covariance import FactorCovariance, covariance
@@ -8,8 +12,12 @@ from rvrae_pyro.risk.scenario import scenario
 from rvrae_pyro.risk.steps import at_step
 from rvrae_pyro.risk.summary import summarize
 
+if TYPE_CHECKING:
+    from rvrae_pyro.risk.skfolio_prior import ForecastPrior
+
 __all__ = [
     "FactorCovariance",
+    "ForecastPrior",
     "at_step",
     "backtest",
     "covariance",
@@ -20,3 +28,12 @@ __all__ = [
     "summarize_analytic",
     "to_scenarios",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # skfolio is an extra, and takes seconds to load
+    if name == "ForecastPrior":
+        from rvrae_pyro.risk.skfolio_prior import ForecastPrior
+
+        return ForecastPrior
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,10 +13,10 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto_skfolio.md"
 
 
 def test_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first makes scenarios; the second needs skfolio, whose dependencies warn."""
+    """The first makes scenarios; the others need skfolio, whose dependencies warn."""
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
-    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    first, second, third = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     scope: dict[str, Any] = {"__name__": "howto_skfolio"}
     exec(compile(first, str(PAGE), "exec"), scope)
     assert scope["scenarios"].shape == (1000, 30)
@@ -26,6 +26,8 @@ def test_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(second, str(PAGE), "exec"), scope)
+        exec(compile(third, str(PAGE), "exec"), scope)
+    assert len(scope["walked"].portfolios) == 6
     weights, risk = scope["weights"], scope["risk"]
     assert weights.sum() == pytest.approx(1.0)
     # in the same draws nothing equal has less expected shortfall
