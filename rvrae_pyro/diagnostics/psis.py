@@ -85,7 +85,7 @@ def psis(
     batch, device = load(model, matched(fit, panel))
     paths = guide_paths(in_double(model).to(device), batch, num_samples, seed)
     found = _judge(paths, batch.times, seed)
-    found.attrs["weights"] = "posterior mean" if model.weight_sites else "as they are"
+    found.attrs["weights"] = "posterior mean" if model.drawn_sites else "as they are"
     return found
 
 
@@ -145,10 +145,11 @@ def psis_weights(
     if num_draws < FEWEST:
         raise ShapeError(f"`num_draws` must be at least {FEWEST}; got {num_draws}.")
     whole = model_of(fit)
-    if not whole.weight_sites:
+    if not whole.drawn_sites:
         raise ConfigError(
             "`fit` must have weights with a posterior; all of this model's are at their MAP. "
-            "Build its parts with weights=rv.weights...(inference='posterior')."
+            "Build its parts with weights=rv.weights...(inference='posterior'), or with a prior "
+            "for an interpretable parameter."
         )
     panel, model = matched(fit, panel), in_double(whole)
     guide = model.parts.weight_guide

@@ -109,7 +109,7 @@ def sbc(
         fit_of_truth = path_log_likelihood(precise, data, codes[i : i + 1], cross).sum()
         ranks["log_likelihood"].append(_rank(paths.log_likelihood.sum(-1), fit_of_truth))
     tree = _tree(ranks, batch.times[months], model.n_factors, num_samples, seed, kl_weight)
-    tree.attrs["weights"] = "posterior mean" if model.weight_sites else "as they are"
+    tree.attrs["weights"] = "posterior mean" if model.drawn_sites else "as they are"
     return tree
 
 

@@ -116,7 +116,7 @@ class _Subject:
             )
         batch, _ = load(fit.model, filtered.panel)
         model = in_double(fit.model)
-        if model.weight_sites:
+        if model.drawn_sites:
             states = filter_states(model, batch, filtered.num_samples, filtered.seed)
         else:
             states = filtered.chains[0][0].states

@@ -77,7 +77,8 @@ class FIVO(Trace_ELBO):
             raise ConfigError(
                 "FIVO takes weights as they are, and "
                 f"{parts.weight_guide.sites[0].name!r} has a posterior of its own. Build its "
-                "prior with inference='map', or train with Trace_ELBO or RenyiELBO(alpha=0)."
+                "prior with inference='map' or give a number, or train with Trace_ELBO or "
+                "RenyiELBO(alpha=0)."
             )
         parts.declare()
         weight = month_weights(kl_weight, batch)

@@ -93,10 +93,12 @@ class Streamed:
         rank: int = 0,
     ) -> None:
         require_additive(model.likelihood)
-        if model.weight_sites:
+        if model.drawn_sites:
             raise ConfigError(
-                "weights with a posterior (`inference='posterior'`) need the whole panel at once. "
-                "Train them in one process on a panel in memory, or use inference='map'."
+                f"`model` draws {model.drawn_sites[0]!r}: weights with a posterior "
+                "(`inference='posterior'`) and parameters with a prior of their own need the whole "
+                "panel at once. Train in one process on a panel in memory, or use "
+                "inference='map' and numbers."
             )
         if config.asset_batch is not None and config.asset_sampling != "whole":
             raise ConfigError(

@@ -296,7 +296,7 @@ class _Run:
         model = self.model
         with torch.no_grad():
             log_weights = model.log_weights()
-            if not model.weight_sites:
+            if not model.drawn_sites:
                 return self.slopes.walk(model, starts), float(log_weights)
             # every epoch sees the same noise, so that epochs differ by what they have learned
             with seeded(_EPOCH_SEED):

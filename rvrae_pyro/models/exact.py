@@ -19,6 +19,9 @@ from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.likelihoods import Normal
+from rvrae_pyro.models.parts import NO_WEIGHTS
+from rvrae_pyro.models.priors import FactorPrior
+from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import Scan, at_level
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -87,10 +90,16 @@ def month_evidence(model: RVRAE, batch: Batch) -> Tensor:
     return filtered(model, batch).log_evidence
 
 
-def filtered(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> Moments:
+def filtered(
+    model: RVRAE,
+    batch: Batch,
+    cross: CrossSection | None = None,
+    weights: Weights = NO_WEIGHTS,
+) -> Moments:
     """Exact filter: what is known of month t's factors from returns up to t.
 
     Parameters and errors as :func:`evidence`; costs O(n_times n_factors^3) after the loadings.
+    ``weights`` are values by site, without particles, in place of the model's own.
     """
     require_model(model)
     if not is_exact(model):
@@ -101,10 +110,10 @@ def filtered(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> M
             f"{type(model.likelihood).__name__}, {type(model.factor_prior).__name__}. Use "
             "rv.inference.smc_filter for an estimate."
         )
-    shared = model.parts.prepare(batch, cross)
+    shared = model.parts.prepare(batch, cross, weights)
     if shared.view.walk is not None:
         return _observed(shared.cross, shared.view.walk, batch)
-    return _kalman(model, shared.cross, batch)
+    return _kalman(shared.view.prior, shared.cross, batch)
 
 
 def smoother(model: RVRAE, batch: Batch, cross: CrossSection | None = None) -> Moments:
@@ -153,8 +162,8 @@ def _observed(cross: CrossSection, walk: Scan, batch: Batch) -> Moments:
     )
 
 
-def _kalman(model: RVRAE, cross: CrossSection, batch: Batch) -> Moments:
-    prior, potential = model.factor_prior, cross.potential
+def _kalman(prior: FactorPrior, cross: CrossSection, batch: Batch) -> Moments:
+    potential = cross.potential
     state = batch.state("factor_prior") or prior.initial()
     first = prior.transition(state, None)
     mean, covariance = first.loc, torch.diag_embed(first.scale.square())

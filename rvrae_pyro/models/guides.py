@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.models.hyperguides import HyperGuide, MeanField, MultivariateNormal
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.path_distributions import (
     AuxiliaryPath,
@@ -32,6 +33,9 @@ from rvrae_pyro.nn.sequences import by_month, rnn_weights
 __all__ = [
     "Conjugate",
     "Guide",
+    "HyperGuide",
+    "MeanField",
+    "MultivariateNormal",
     "PriorView",
     "Recurrent",
     "Smoothing",

@@ -8,6 +8,7 @@ from typing import Any
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.guides import PriorView
+from rvrae_pyro.models.likelihood_base import Likelihood
 from rvrae_pyro.models.path_draw import PathDraw
 from rvrae_pyro.models.random_weights import Weights
 
@@ -25,11 +26,14 @@ class Shared:
         Before the auxiliary latent is given.
     draw : PathDraw or None
         The guide's draw, where it has been there.
+    likelihood : Likelihood or None
+        With drawn values in place.
     """
 
     cross: CrossSection
     view: PriorView
     draw: PathDraw | None = None
+    likelihood: Likelihood | None = None
 
 
 class HandOver:

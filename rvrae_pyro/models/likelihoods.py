@@ -6,12 +6,14 @@ Scales and alphas are per unit of ``model.return_scale``, like loadings.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
+from rvrae_pyro.models.hyperpriors import POSITIVE, UNIT
 from rvrae_pyro.models.likelihood_base import Likelihood, RobustLikelihood, weighted_potential
 from rvrae_pyro.models.scales import (
     Alpha,
@@ -89,6 +91,9 @@ class Laplace(RobustLikelihood):
         return next(self.parameters())
 
 
+_WILD, _EXCESS = 1.0 / (1.0 + math.exp(2.0)), math.exp(0.5)
+
+
 class NormalMixture(RobustLikelihood):
     """Mixture of two Normals with one centre: ordinary months and wild ones.
 
@@ -96,33 +101,44 @@ class NormalMixture(RobustLikelihood):
     ----------
     scale, alpha, sweeps
         See :class:`RobustLikelihood`; the scale is that of ordinary months.
+    wild : float or distribution
+        Probability of a wild month, in (0, 1): a number to start training from, or a prior.
+        Default: 0.12.
+    excess_scale : float or distribution
+        Scale of a wild month over that of an ordinary one, less 1; above 0. Default: 1.65.
     """
 
     def __init__(
-        self, scale: Scale | None = None, alpha: Alpha | None = None, sweeps: int = 2
+        self,
+        scale: Scale | None = None,
+        alpha: Alpha | None = None,
+        sweeps: int = 2,
+        wild: Any = _WILD,
+        excess_scale: Any = _EXCESS,
     ) -> None:
         super().__init__(scale, alpha, sweeps)
-        self.logit = nn.Parameter(torch.tensor(-2.0))
-        self.log_excess = nn.Parameter(torch.tensor(0.5))
+        self.add_hyperparameter("wild", wild, "logit", UNIT)
+        self.add_hyperparameter("excess_scale", excess_scale, "log_excess", POSITIVE)
 
     @property
     def wild_probability(self) -> Tensor:
         """Probability of a wild month; a scalar."""
-        return torch.sigmoid(self.logit)
+        return self.value("wild")
 
     @property
     def wild_scale(self) -> Tensor:
         """Scale of a wild month over that of an ordinary one, above 1; a scalar."""
-        return 1.0 + self.log_excess.exp()
+        return 1.0 + self.value("excess_scale")
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """Mixture of ``Normal(loc, scale)`` and ``Normal(loc, wild_scale * scale)``."""
         loc, scale = broadcast_all(loc, scale)
-        spread = torch.stack([torch.ones_like(self.wild_scale), self.wild_scale])
+        # the last dimension, so that values of particles broadcast against returns
+        spread = torch.stack([torch.ones_like(self.wild_scale), self.wild_scale], -1)
         components = dist.Normal(
             loc.unsqueeze(-1), scale.unsqueeze(-1) * spread, validate_args=False
         )
-        weights = torch.stack([1.0 - self.wild_probability, self.wild_probability])
+        weights = torch.stack([1.0 - self.wild_probability, self.wild_probability], -1)
         which = dist.Categorical(probs=weights.expand(*loc.shape, 2), validate_args=False)
         mixture: dist.TorchDistribution = dist.MixtureSameFamily(
             which, components, validate_args=False

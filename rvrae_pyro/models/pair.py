@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -90,9 +91,8 @@ class Model(Half):
         if not isinstance(parts.decoder, decoders.Identity):
             with months:
                 pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
-        likelihood = parts.likelihood.distribution(
-            shared.cross.location(factors), shared.cross.scale_at(level)
-        )
+        law = shared.likelihood or parts.likelihood
+        likelihood = law.distribution(shared.cross.location(factors), shared.cross.scale_at(level))
         with (
             months,
             pyro.plate(ASSET, batch.n_assets, dim=-1),
@@ -121,7 +121,7 @@ class Guide(Half):
                 month_weights(kl_weight, batch),
                 sample=pyro.sample,
             )
-        parts.leave(batch, weights, Shared(shared.cross, shared.view, draw))
+        parts.leave(batch, weights, replace(shared, draw=draw))
         return draw.value
 
 

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rvrae_pyro.data.batch import Batch, check_batch
+from rvrae_pyro.data.batch import Batch, State, check_batch
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.hand_over import HandOver, Shared
+from rvrae_pyro.models.hyperguides import HyperGuide, MultivariateNormal
 from rvrae_pyro.models.parameter_store import InParameterStore
-from rvrae_pyro.models.random_weights import MeanField, Weights, call_with, map_weights
+from rvrae_pyro.models.placed import place
+from rvrae_pyro.models.random_weights import (
+    SiteGuide,
+    Weights,
+    call_with,
+    map_weights,
+    raw_values,
+)
 from rvrae_pyro.models.scan import scan
+from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
 __all__ = ["Parts"]
 
 NO_WEIGHTS: Weights = MappingProxyType({})
+_NONE: Mapping[str, WeightPrior | None] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Factor prior and likelihood with drawn values in place of their own.
+
+    Attributes
+    ----------
+    factor_prior : FactorPrior
+    likelihood : Likelihood
+    particles : tuple of int
+        Those of the values; states of the prior then have them in front.
+    decoder : Decoder
+    return_scale : Tensor
+    """
+
+    factor_prior: priors.FactorPrior
+    likelihood: likelihoods.Likelihood
+    particles: torch.Size
+    decoder: decoders.Decoder
+    return_scale: Tensor
+
+    def spread(self, state: State) -> State:
+        """State of the prior with the particles in front."""
+        return tuple(s.expand(*self.particles, *s.shape[-1:]) for s in state)
 
 
 class Parts(InParameterStore):
@@ -40,6 +77,8 @@ class Parts(InParameterStore):
         decoder: decoders.Decoder,
         likelihood: likelihoods.Likelihood,
         guide: guides.Guide,
+        hyper_guide: HyperGuide = MultivariateNormal(),  # noqa: B008
+        weight_priors: Mapping[str, WeightPrior | None] = _NONE,
     ) -> None:
         super().__init__()
         self.loadings = loadings
@@ -47,7 +86,8 @@ class Parts(InParameterStore):
         self.decoder = decoder
         self.likelihood = likelihood
         self.guide = guide
-        self.weight_guide = MeanField(self)
+        self.weight_priors = dict(weight_priors)
+        self.weight_guide = SiteGuide(self, hyper_guide, self.weight_priors)
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
         self.hand_over = HandOver()
@@ -55,6 +95,36 @@ class Parts(InParameterStore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.hand_over = HandOver()
+
+    @torch.no_grad()
+    def take_state(self, other: Parts) -> None:
+        """Take unit, dtype, device and scales of the guide from parts with other priors."""
+        self.to(device=other.return_scale.device, dtype=other.return_scale.dtype)
+        self.return_scale.copy_(other.return_scale)
+        mine, theirs = self.weight_guide.log_scales, other.weight_guide.log_scales
+        for name, scale in theirs.items():
+            if name in mine and mine[name].shape == scale.shape:
+                mine[name].copy_(scale)
+        if not other.untrained:
+            self.mark_trained()
+        else:
+            self.mark_built()
+            if not other.unset_units:
+                self.mark_used()
+
+    def placed(self, weights: Weights = NO_WEIGHTS) -> Placed:
+        """Put drawn values in place of the parameters of factor prior and likelihood."""
+        sites = self.weight_guide.sites
+        if not weights or not sites:
+            own = (self.factor_prior, self.likelihood, torch.Size())
+            return Placed(*own, self.decoder, self.return_scale)
+        values, of_prior = raw_values(self, sites, weights, "factor_prior")
+        prior = place(self.factor_prior, values, of_prior)
+        values, particles = raw_values(self, sites, weights, "likelihood")
+        # scale and alpha are called with their draws by themselves
+        values = {name: value for name, value in values.items() if "." not in name}
+        likelihood = place(self.likelihood, values, particles)
+        return Placed(prior, likelihood, of_prior, self.decoder, self.return_scale)
 
     def cross_section(
         self, batch: Batch, beta: Tensor | None = None, weights: Weights = NO_WEIGHTS
@@ -67,24 +137,25 @@ class Parts(InParameterStore):
         beta : Tensor, optional
             Loadings per unit of ``return_scale`` if they are known already.
         weights : mapping from site to Tensor
-            Drawn weights; the parts' own where there are none.
+            Drawn values; the parts' own where there are none.
         """
-        unit = self.return_scale
-        beta = call_with(self, "loadings", weights, batch) if beta is None else beta
-        log_scale = call_with(self, "likelihood.scale", weights, batch)
+        unit, sites, placed = self.return_scale, self.weight_guide.sites, self.placed(weights)
+        likelihood = placed.likelihood
+        beta = call_with(self, sites, "loadings", weights, batch) if beta is None else beta
+        log_scale = call_with(self, sites, "likelihood.scale", weights, batch)
         scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
         alpha = None
         if self.likelihood.alpha is not None:
-            alpha = call_with(self, "likelihood.alpha", weights, batch)
+            alpha = call_with(self, sites, "likelihood.alpha", weights, batch)
         returns = batch.returns / unit
         with torch.no_grad():
-            start = self.factor_prior.start(batch.context)
+            start = placed.factor_prior.start(batch.context)
         residual = returns if alpha is None else returns - alpha
         cells, dispersion = (residual, beta, scale, batch.observed), None
         if self.factor_prior.reads_dispersion:
-            potential, dispersion = self.likelihood.dispersed_potential(*cells, start)
+            potential, dispersion = likelihood.dispersed_potential(*cells, start)
         else:
-            potential = self.likelihood.potential(*cells, start)
+            potential = likelihood.potential(*cells, start)
         return CrossSection(
             unit * beta,
             None if alpha is None else unit * alpha,
@@ -123,8 +194,9 @@ class Parts(InParameterStore):
         summary = None
         if self.factor_prior.summarises:
             summary = _summary_by_month(batch, cross) if by_month else _summary(batch, cross)
-        view = self.view(batch, cross.potential, cross.dispersion, by_month, summary)
-        return Shared(cross, view)
+        placed = self.placed(weights)
+        view = self.view(batch, cross.potential, cross.dispersion, by_month, summary, placed)
+        return Shared(cross, view, likelihood=placed.likelihood)
 
     def view(
         self,
@@ -133,6 +205,7 @@ class Parts(InParameterStore):
         dispersion: Dispersion | None = None,
         by_month: bool = False,
         summary: Tensor | None = None,
+        placed: Placed | None = None,
     ) -> PriorView:
         """Show the guide what it may know of the prior, given the potentials of the months.
 
@@ -146,16 +219,19 @@ class Parts(InParameterStore):
             Do every month's arithmetic on its own.
         summary : Tensor of shape (*particles, n_times, size), optional
             Of the months' returns, for a prior whose state is driven by it.
+        placed : Placed, optional
+            Drawn values in place.
         """
-        prior = self.factor_prior
+        placed = self.placed() if placed is None else placed
+        prior = placed.factor_prior
         context = _encoded(prior, batch.context, by_month)
         if summary is not None:
             context = prior.drive(context, summary)
-        state = batch.state("factor_prior") or prior.initial()
+        state = placed.spread(batch.state("factor_prior") or prior.initial())
         latent = prior.auxiliary
         if latent is not None:
             latent_context = _encoded(latent, batch.context, by_month)
-            latent_state = batch.state("auxiliary") or latent.initial()
+            latent_state = placed.spread(batch.state("auxiliary") or latent.initial())
             return PriorView(prior, context, state, None, latent_context, latent_state, dispersion)
         walk = scan(prior, potential, context, state, None) if prior.observed else None
         return PriorView(prior, context, state, walk)
@@ -172,7 +248,7 @@ class Parts(InParameterStore):
     def log_weights(self) -> Tensor:
         """Log prior density of all weights at their MAP, up to a constant; a scalar."""
         total = self.return_scale.new_zeros(())
-        for prior, matrices in map_weights(self, self.weight_guide.sites):
+        for prior, matrices in map_weights(self, self.weight_guide.sites, self.weight_priors):
             total = total + prior.log_density(matrices)
         of_prior = self.factor_prior.log_density()
         return total if of_prior is None else total + of_prior

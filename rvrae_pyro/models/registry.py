@@ -12,6 +12,7 @@ from torch import nn
 
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models import decoders, guides, likelihoods, loadings, priors, weights
+from rvrae_pyro.models.hyperpriors import build_distribution, is_allowed, is_distribution
 from rvrae_pyro.models.part import Part, describe
 from rvrae_pyro.models.rvrae import RVRAE
 
@@ -89,6 +90,10 @@ PARTS: dict[str, dict[str, type]] = {
     "alpha": {
         "Alpha": likelihoods.Alpha,
     },
+    "hyper_guide": {
+        "MeanField": guides.MeanField,
+        "MultivariateNormal": guides.MultivariateNormal,
+    },
     "weights": _WEIGHTS,
     "skip_weights": _WEIGHTS,
 }
@@ -110,13 +115,17 @@ def is_built_in(model: RVRAE) -> bool:
             arguments = value.arguments()
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        elif is_distribution(value):
+            return is_allowed(value)
         else:
             return not isinstance(value, nn.Module)
         if PARTS.get(slot, {}).get(type(value).__name__) is not type(value):
             return False
         return all(known(_slot_of(slot, name), value) for name, value in arguments.items())
 
-    return all(known(slot, part) for slot, part in chosen_parts(model).items())
+    chosen = all(known(slot, part) for slot, part in chosen_parts(model).items())
+    guide, weights = model.parts.weight_guide.hyper, model.parts.weight_priors.values()
+    return chosen and known("hyper_guide", guide) and all(known("weights", w) for w in weights)
 
 
 def chosen_parts(model: RVRAE) -> dict[str, Part]:
@@ -132,7 +141,19 @@ def describe_model(model: RVRAE) -> dict[str, Any]:
         "n_factors": model.n_factors,
         "n_context": model.n_context,
         **parts,
+        **_prior_settings(model),
     }
+
+
+def _prior_settings(model: RVRAE) -> dict[str, Any]:
+    """Describe what the model states of priors besides its parts."""
+    found: dict[str, Any] = {}
+    if model.hyper_sites:
+        found["hyper_guide"] = describe(model.parts.weight_guide.hyper)
+    if model.parts.weight_priors:
+        held = model.parts.weight_priors.items()
+        found["weight_priors"] = {path: describe(prior) for path, prior in held}
+    return found
 
 
 def build_model(spec: Mapping[str, Any]) -> RVRAE:
@@ -152,13 +173,19 @@ def build_model(spec: Mapping[str, Any]) -> RVRAE:
     """
     sizes = {name: spec[name] for name in ("n_characteristics", "n_factors")}
     sizes["n_context"] = spec.get("n_context", 0)
-    unknown = set(spec) - set(sizes) - set(_SLOTS)
+    unknown = set(spec) - set(sizes) - set(_SLOTS) - {"hyper_guide", "weight_priors"}
     if unknown:
         raise ConfigError(
             f"the model has no part {sorted(unknown)[0]!r}{_hint(sorted(unknown)[0], _SLOTS)}; "
             f"there are {', '.join(_SLOTS)}."
         )
     parts = {slot: build_part(slot, spec[slot], sizes) for slot in _SLOTS if slot in spec}
+    if "hyper_guide" in spec:
+        parts["hyper_guide"] = build_part("hyper_guide", spec["hyper_guide"], {})
+    if "weight_priors" in spec:
+        parts["weight_priors"] = {
+            path: build_part("weights", prior, {}) for path, prior in spec["weight_priors"].items()
+        }
     return RVRAE(
         sizes["n_characteristics"], sizes["n_factors"], n_context=sizes["n_context"], **parts
     )
@@ -168,6 +195,8 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
     """Build one part from its description, filling in sizes it asks for and was not given."""
     if not isinstance(spec, Mapping):
         return spec
+    if "distribution" in spec:
+        return build_distribution(spec)
     known = PARTS[slot]
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
@@ -185,7 +214,9 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
                 f"{', '.join(accepted) or 'none'}."
             )
     for name, value in arguments.items():
-        if isinstance(value, Mapping) and _slot_of(slot, name) in PARTS:
+        if isinstance(value, Mapping) and "distribution" in value:
+            arguments[name] = build_distribution(value)
+        elif isinstance(value, Mapping) and _slot_of(slot, name) in PARTS:
             arguments[name] = build_part(_slot_of(slot, name), value, sizes)
         elif isinstance(value, str) and value in PARTS.get(_slot_of(slot, name), ()):
             raise ConfigError(

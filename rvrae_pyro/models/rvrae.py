@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Final, Literal, NoReturn
 
+import pandas as pd
 import pyro
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,15 @@ from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.filter_pass import Walk, follow
+from rvrae_pyro.models.hyperguides import HyperGuide, MultivariateNormal
 from rvrae_pyro.models.kinds import choices_of, describe_kind, require_instance
 from rvrae_pyro.models.pair import Guide, Half, Model
 from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import Parts
-from rvrae_pyro.models.random_weights import Weights
+from rvrae_pyro.models.random_weights import RandomParameter, Weights, named_parameters
+from rvrae_pyro.models.swapping import prior_table, swapped
 from rvrae_pyro.models.untrained import single_precision
+from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["RVRAE", "CrossSection", "Walk", "require_model", "typical_return"]
@@ -64,6 +68,11 @@ class RVRAE(nn.Module):
         Features of the panel's ``context`` that the default parts read: the factor prior,
         which moves the factors and the level of all idiosyncratic scales with them; with
         a prior of your own the default likelihood's scale.
+    hyper_guide : HyperGuide, optional
+        Posterior of interpretable parameters that have a prior. Default:
+        ``rv.guides.MultivariateNormal()``.
+    weight_priors : mapping, optional
+        Weight priors by path, in place of the parts' own; see :meth:`with_priors`.
 
     Attributes
     ----------
@@ -106,6 +115,8 @@ class RVRAE(nn.Module):
         likelihood: likelihoods.Likelihood | None = None,
         guide: guides.Guide | None = None,
         n_context: int = 0,
+        hyper_guide: HyperGuide | None = None,
+        weight_priors: Mapping[str, WeightPrior | None] | None = None,
     ) -> None:
         super().__init__()
         _require_sizes(n_characteristics=n_characteristics, n_factors=n_factors)
@@ -137,7 +148,12 @@ class RVRAE(nn.Module):
         for slot, part in given.items():
             base, choices = _SLOTS[slot]
             require_instance(slot, part, base, choices, sizes)
-        parts = Parts(loadings, factor_prior, decoder, likelihood, guide)
+        hyper_guide = MultivariateNormal() if hyper_guide is None else hyper_guide
+        families = ("rv.guides.MultivariateNormal", "rv.guides.MeanField")
+        require_instance("hyper_guide", hyper_guide, HyperGuide, families)
+        parts = Parts(
+            loadings, factor_prior, decoder, likelihood, guide, hyper_guide, weight_priors or {}
+        )
         _check_fit(parts, n_characteristics, n_factors)
         with _local_parameters():
             self.parts = parts
@@ -249,6 +265,10 @@ class RVRAE(nn.Module):
         """Show the parts, one per line, as the calls that make them."""
         size = _count(self.parts)
         lines = [f"  {name}={spell(part)}," for name, part in self._named_parts()]
+        if self.hyper_sites:
+            lines.append(f"  hyper_guide={self.parts.weight_guide.hyper!r},")
+        if self.parts.weight_priors:
+            lines.append(f"  weight_priors={self.parts.weight_priors!r},")
         return "\n".join([f"RVRAE(  # {size:,} weights", *lines, ")"])
 
     def _repr_html_(self) -> str:
@@ -303,22 +323,126 @@ class RVRAE(nn.Module):
     @property
     def weight_sites(self) -> tuple[str, ...]:
         """Names of the sites of all weights that have a posterior."""
-        return tuple(site.name for site in self.parts.weight_guide.sites)
+        return tuple(site.name for site in self.parts.weight_guide.weights)
+
+    @property
+    def hyper_sites(self) -> tuple[str, ...]:
+        """Names of the sites of all interpretable parameters that have a prior of their own."""
+        return tuple(site.name for site in self.parts.weight_guide.parameters_)
+
+    @property
+    def drawn_sites(self) -> tuple[str, ...]:
+        """Names of all sites outside the plates: weights, then interpretable parameters."""
+        return (*self.weight_sites, *self.hyper_sites)
 
     @torch.no_grad()
+    def hyperparameters(self) -> dict[str, Tensor]:
+        """Values of all interpretable parameters by path, on their own scale.
+
+        Returns
+        -------
+        dict of Tensor
+            Learned values, or posterior means of those with a prior (:attr:`hyper_sites`).
+
+        Examples
+        --------
+        >>> import rvrae_pyro as rv
+        >>> model = rv.RVRAE(4, 2, factor_prior=rv.priors.AR1(2, coefficient=0.5))
+        >>> model.hyperparameters()["factor_prior.coefficient"]
+        tensor([0.5000, 0.5000])
+        """
+        parts, guide = self.parts, self.parts.weight_guide
+        return {
+            each.name: guide.mean_value(parts, each)
+            if isinstance(each, RandomParameter)
+            else each.value(parts).detach().clone()
+            for each in named_parameters(parts)
+        }
+
+    def priors(self) -> pd.DataFrame:
+        """Table of all interpretable parameters and weight matrices with their priors.
+
+        Returns
+        -------
+        DataFrame
+            By path, columns ``prior`` (None for none), ``inference`` (``"posterior"``: a Pyro
+            site; ``"map"``: its density is added to the objective; ``"learned"``: no prior;
+            ``"fixed"``), ``shape`` and ``value`` (mean of the entries; of weights their root mean
+            square).
+
+        Examples
+        --------
+        >>> import rvrae_pyro as rv
+        >>> table = rv.RVRAE(4, 2, loadings=rv.loadings.Linear(4, 2)).priors()
+        >>> str(table.loc["loadings.layer.weight", "inference"])
+        'learned'
+        """
+        return prior_table(self.parts)
+
+    def with_priors(self, priors: Mapping[str, object]) -> RVRAE:
+        """Copy the model with other priors.
+
+        Parameters
+        ----------
+        priors : mapping
+            By path, as in :meth:`priors`. An interpretable parameter takes a distribution, or a
+            number that takes its prior away. Weights take a weight prior or None; their path may
+            be that of a part (``"loadings"``), of a layer within one (``"loadings.path"``), or of
+            a matrix. The longest path that holds counts.
+
+        Returns
+        -------
+        RVRAE
+            A new model. All other parameters have their present values; parameters with a new
+            prior start at its median.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown path, a prior that the parameter does not take, or two priors for one
+            parameter.
+
+        Examples
+        --------
+        >>> import pyro.distributions as dist
+        >>> import rvrae_pyro as rv
+        >>> model = rv.RVRAE(4, 2, factor_prior=rv.priors.AR1(2))
+        >>> other = model.with_priors(
+        ...     {"factor_prior.scale": dist.LogNormal(0.0, 0.5), "loadings": rv.weights.Normal()}
+        ... )
+        >>> other.hyper_sites, model.hyper_sites
+        (('factor_prior.scale',), ())
+        """
+        made, weight_priors = swapped(self.parts, priors)
+        other = RVRAE(
+            self.n_characteristics,
+            self.n_factors,
+            n_context=self.n_context,
+            hyper_guide=self.parts.weight_guide.hyper,
+            weight_priors=weight_priors,
+            **made,  # type: ignore[arg-type]
+        )
+        other.parts.take_state(self.parts)
+        return other
+
     def draw_weights(self) -> dict[str, Tensor]:
-        """Draw all weights that have a posterior from it, with torch's global random stream."""
-        parts = self.parts
-        guide = parts.weight_guide
-        return {site.name: guide.proposal(parts, site).sample() for site in guide.sites}
+        """Draw all :attr:`drawn_sites` from the guide, with torch's global random stream."""
+        return self.parts.weight_guide.draw(self.parts)
 
     @torch.no_grad()
     def at(self, weights: Weights) -> RVRAE:
-        """Copy the model with some weights set to the values given, by site."""
+        """Copy the model with some drawn sites set to the values given."""
         fixed = copy.deepcopy(self)
-        for name, value in weights.items():
-            fixed.parts.get_parameter(name).copy_(value)
+        fixed.set_values(weights)
         return fixed
+
+    @torch.no_grad()
+    def set_values(self, weights: Weights) -> None:
+        """Set some drawn sites to the values given, in place."""
+        for site in self.parts.weight_guide.sites:
+            if site.name in weights:
+                raw = site.to_raw(self.parts, weights[site.name])
+                self.parts.get_parameter(site.parameter).copy_(raw)
 
     @property
     def untrained(self) -> bool:

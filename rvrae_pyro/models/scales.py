@@ -5,17 +5,19 @@ Both are per unit of ``model.return_scale``, like loadings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models.asset_labels import AssetEffect
+from rvrae_pyro.models.hyperpriors import POSITIVE, REAL, is_distribution
 from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.loadings import feed_forward, over_rows
-from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.part import Part, spell
 from rvrae_pyro.models.weights import GroupLog, Hierarchical, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.standardise import Standardise
 
@@ -25,6 +27,8 @@ __all__ = ["Alpha", "AssetScale", "CharacteristicScale", "GlobalScale", "Scale"]
 _EFFECTS = Hierarchical()
 """Default prior of effects by asset."""
 
+_SCALE = math.exp(-0.3)
+
 
 class Scale(Part):
     """Base of idiosyncratic scales: ``forward(batch)`` gives log scales (n_times, n_assets)."""
@@ -33,15 +37,22 @@ class Scale(Part):
 
 
 class GlobalScale(Scale):
-    """One scale for all assets and months."""
+    """One scale for all assets and months.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    scale : float or distribution
+        In units of the model's ``return_scale``, above 0: a number to start training from, or a
+        prior. Default: 0.74.
+    """
+
+    def __init__(self, scale: Any = _SCALE) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-0.3))
+        self.add_hyperparameter("scale", scale, "log_scale", POSITIVE)
 
     def forward(self, batch: Batch) -> Tensor:
         """Log scale, of shape (1, 1)."""
-        return self.log_scale.reshape(1, 1)
+        return self.log_value("scale").reshape(1, 1)
 
 
 class CharacteristicScale(Scale):
@@ -155,6 +166,9 @@ class AssetScale(AssetEffect, Scale):
         return WeightMatrices([], [self.effects])
 
 
+_DEFAULT = GroupLog()
+
+
 class Alpha(Part):
     """Mispricing linear in the characteristics; off unless asked for (no arbitrage).
 
@@ -162,19 +176,45 @@ class Alpha(Part):
     ----------
     n_characteristics : int
     weights : WeightPrior, optional
-        Prior over the coefficients.
+        Prior over the coefficients. Default: ``rv.weights.GroupLog()``, or none where
+        ``coefficient`` has one.
+    coefficient : float or distribution
+        Expected return per unit of each characteristic, in units of the model's
+        ``return_scale``: a number to start training from, or a prior. Default: 0.
+    intercept : float or distribution
+        Expected return of an asset whose characteristics are zero. Default: 0.
+
+    Raises
+    ------
+    ConfigError
+        If ``weights`` and ``coefficient`` both give a prior.
     """
 
-    def __init__(self, n_characteristics: int, weights: WeightPrior | None = GroupLog()) -> None:
+    def __init__(
+        self,
+        n_characteristics: int,
+        weights: WeightPrior | None = _DEFAULT,
+        coefficient: Any = 0.0,
+        intercept: Any = 0.0,
+    ) -> None:
         super().__init__()
+        if is_distribution(coefficient):
+            if weights not in (None, _DEFAULT):
+                raise ConfigError(
+                    "`weights` and `coefficient` of Alpha are two priors for one parameter; got "
+                    f"{weights!r} and {spell(coefficient)}. Leave one out."
+                )
+            weights = None
         self.n_characteristics, self.weights = n_characteristics, weights
         self.layer = nn.Linear(n_characteristics, 1)
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
+        shape = (n_characteristics,)
+        self.add_hyperparameter("coefficient", coefficient, "layer.weight", REAL, shape)
+        self.add_hyperparameter("intercept", intercept, "layer.bias", REAL)
 
     def forward(self, batch: Batch) -> Tensor:
         """Alphas, of shape (n_times, n_assets)."""
-        return batch.spread(self.layer(batch.row_characteristics)).squeeze(-1)
+        alphas = batch.row_characteristics @ self.value("coefficient") + self.value("intercept")
+        return batch.spread(alphas.unsqueeze(-1)).squeeze(-1)
 
     def weight_matrices(self) -> WeightMatrices:
         """Return the coefficients."""

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from rvrae_pyro.errors import check_number
+from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.models.hyperpriors import POSITIVE
 from rvrae_pyro.models.likelihood_base import RobustLikelihood
+from rvrae_pyro.models.part import spell
 from rvrae_pyro.models.scales import Alpha, Scale
 
 __all__ = ["SkewStudentT", "StudentT", "TwoPieceT"]
+
+_DF = 5.0
+"""Degrees of freedom to start from by default."""
 
 
 class StudentT(RobustLikelihood):
@@ -29,7 +36,17 @@ class StudentT(RobustLikelihood):
         Degrees of freedom to start from, above 2.
     learn_df : bool
         False keeps them.
+    excess_df : float or distribution, optional
+        Degrees of freedom less 2, in place of ``df``: a number above 0, or a prior such as
+        ``dist.Gamma(2., .1)``.
+
+    Raises
+    ------
+    ConfigError
+        If both ``df`` and ``excess_df`` are given, or a frozen parameter has a prior.
     """
+
+    in_place_of: ClassVar[Mapping[str, str]] = MappingProxyType({"excess_df": "df"})
 
     def __init__(
         self,
@@ -38,16 +55,25 @@ class StudentT(RobustLikelihood):
         df: float = 5.0,
         learn_df: bool = True,
         sweeps: int = 2,
+        excess_df: Any = None,
     ) -> None:
         super().__init__(scale, alpha, sweeps)
         check_number("df", df, "(2, inf)", "Returns have a variance only above 2.")
-        self.df, self.learn_df = df, learn_df
-        self.log_excess_df = nn.Parameter(torch.tensor(math.log(df - 2.0)), learn_df)
+        if excess_df is not None and df != _DF:
+            raise ConfigError(
+                f"`df` and `excess_df` are one parameter given twice; got {df!r} and "
+                f"{spell(excess_df)}. Leave one out."
+            )
+        self.df, self.learn_df, self.excess_df = df, learn_df, excess_df
+        given = df - 2.0 if excess_df is None else excess_df
+        self.add_hyperparameter(
+            "excess_df", given, "log_excess_df", POSITIVE, learn=learn_df, keep=False
+        )
 
     @property
     def degrees_of_freedom(self) -> Tensor:
         """Degrees of freedom, above 2; a scalar."""
-        return 2.0 + self.log_excess_df.exp()
+        return 2.0 + self.value("excess_df")
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """``StudentT(df, loc, scale)``."""
@@ -82,8 +108,10 @@ class SkewStudentT(StudentT):
 
     Parameters
     ----------
-    scale, alpha, df, learn_df, sweeps
+    scale, alpha, df, learn_df, sweeps, excess_df
         See :class:`StudentT`.
+    skew : float or distribution
+        :math:`\gamma`, above 0: a number to start training from, or a prior. Default: 1.
 
     Notes
     -----
@@ -102,26 +130,30 @@ class SkewStudentT(StudentT):
         df: float = 5.0,
         learn_df: bool = True,
         sweeps: int = 2,
+        excess_df: Any = None,
+        skew: Any = 1.0,
     ) -> None:
-        super().__init__(scale, alpha, df, learn_df, sweeps)
-        self.log_skew = nn.Parameter(torch.zeros(()))
+        super().__init__(scale, alpha, df, learn_df, sweeps, excess_df)
+        self.add_hyperparameter("skew", skew, "log_skew", POSITIVE)
 
-    @property
-    def skew(self) -> Tensor:
-        """Scale above the mode over the geometric mean of both: above 1 for a long right tail."""
-        return self.log_skew.clamp(-1.0, 1.0).exp()
+    def skewness(self) -> Tensor:
+        """Scale above the mode over the geometric mean of both: above 1 for a long right tail.
+
+        Within (1/e, e), beyond which the density is one-sided.
+        """
+        return self.value("skew").clamp(math.exp(-1.0), math.e)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """``TwoPieceT(df, skew, loc, scale)``, of mean ``loc``."""
-        return TwoPieceT(self.degrees_of_freedom, self.skew, loc, scale)
+        return TwoPieceT(self.degrees_of_freedom, self.skewness(), loc, scale)
 
     def deviation(self, scale: Tensor) -> Tensor:
         """Compute the standard deviation that belongs to a scale."""
-        return scale * _variance(self.degrees_of_freedom, self.skew).sqrt()
+        return scale * _variance(self.degrees_of_freedom, self.skewness()).sqrt()
 
     def score(self, error: Tensor) -> Tensor:
         """Score of a Student-t, its argument stretched on either side of the mode."""
-        skew = self.skew
+        skew = self.skewness()
         x = error + _mean(self.degrees_of_freedom, skew)
         stretch = torch.where(x >= 0.0, 1.0 / skew, skew)
         return stretch * super().score(x * stretch)

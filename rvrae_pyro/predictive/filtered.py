@@ -538,9 +538,9 @@ def _mixture_evidence(chain: Chain) -> Tensor:
 
 def _same_weights(model: RVRAE, fixed: RVRAE) -> bool:
     """Whether all weights without a posterior are those that a copy was made with."""
+    drawn = {site.parameter for site in model.parts.weight_guide.sites}
     mine, theirs = (
-        {k: v for k, v in m.parts.state_dict().items() if k not in m.weight_sites}
-        for m in (model, fixed)
+        {k: v for k, v in m.parts.state_dict().items() if k not in drawn} for m in (model, fixed)
     )
     return mine.keys() == theirs.keys() and all(
         torch.equal(value.to(theirs[name]), theirs[name]) for name, value in mine.items()

@@ -230,8 +230,7 @@ def evidence_by_weights(
     precise = in_double(model)
     fixed = in_double(model)
     for weights, key in drawn_weights(precise, num_draws, seed):
-        for name, value in weights.items():
-            fixed.parts.get_parameter(name).copy_(value)
+        fixed.set_values(weights)
         cross = stream_cross_section(fixed, panel, batch)
         if exact.is_exact(fixed):
             rows.append(exact.filtered(fixed, batch, cross).log_evidence)

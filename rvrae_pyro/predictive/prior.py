@@ -125,8 +125,10 @@ def _simulate(
 def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
     """Draws at a time: with weights of their own, each needs loadings and networks of its own."""
     size = num_samples
-    if model.weight_sites:
-        widest = max(model.parts.get_parameter(name).shape[0] for name in model.weight_sites)
+    if model.drawn_sites:
+        parts = model.parts
+        widths = [parts.get_parameter(name).shape[0] for name in model.weight_sites]
+        widest = max([parts.loadings.n_factors, *widths])
         size = max(1, _CELLS // (batch.listed.numel() * widest))
     return [min(size, num_samples - start) for start in range(0, num_samples, size)]
 
@@ -145,7 +147,8 @@ def _labelled_months(name: str, path: Tensor) -> tuple[tuple[str, ...], np.ndarr
 
 def _at_means(model: RVRAE, num_samples: int) -> dict[str, Tensor]:
     """Means of all weights that have a posterior, the same for every draw."""
-    each = {name: model.parts.get_parameter(name).detach() for name in model.weight_sites}
+    sites = model.parts.weight_guide.sites
+    each = {site.name: site.value(model.parts).detach() for site in sites}
     return {name: mean.expand(num_samples, *mean.shape) for name, mean in each.items()}
 
 
@@ -159,7 +162,7 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     assert isinstance(codes, Tensor)
     assert isinstance(returns, Tensor)
     codes = codes.squeeze(-2)
-    shapes = {name: model.parts.get_parameter(name).shape for name in model.weight_sites}
+    shapes = {s.name: s.shape(model.parts) for s in model.parts.weight_guide.sites}
     latent = model.factor_prior.auxiliary
     if latent is not None:
         shapes[latent.site] = torch.Size((batch.n_times, latent.n_factors))
@@ -167,22 +170,23 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     for name, shape in shapes.items():
         drawn = trace.nodes[name]["value"]
         assert isinstance(drawn, Tensor)
-        others[name] = drawn.reshape(num_samples, *shape)
+        others[name] = drawn.reshape(torch.Size((num_samples, *shape)))
     return codes, returns.expand(num_samples, *returns.shape[-2:]), others
 
 
 def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
     """Simulate a prior that conditions on history: a month's returns move the next state."""
-    parts = model.parts
-    guide = parts.weight_guide
+    whole = model.parts
+    guide = whole.weight_guide
     weights = _at_means(model, num_samples)
     if not fixed:
         shape = torch.Size((num_samples,))
-        weights = {s.name: guide.prior(parts, s).expand(shape).sample() for s in guide.sites}
+        weights = {s.name: guide.prior(whole, s).expand(shape).sample() for s in guide.sites}
     # no return enters it: loadings and scales of all months are known beforehand
     sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
+    parts = whole.placed(sites)
     cross = (
-        parts.cross_section(batch, weights=sites) if sites else parts.online_cross_section(batch)
+        whole.cross_section(batch, weights=sites) if sites else whole.online_cross_section(batch)
     )
     state = PathState.initial(parts, num_samples)
     codes, returns = [], []
@@ -200,7 +204,9 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
         loc = loc if cells.alpha is None else loc + cells.alpha
         scale = cells.scale.expand_as(loc)
         scale = scale if draw.level is None else scale * draw.level.exp().unsqueeze(-1)
-        value = parts.likelihood.distribution(loc, scale).sample()
+        # with a month, so that draws of the likelihood's parameters are particles
+        law = parts.likelihood.distribution(loc.unsqueeze(-2), scale.unsqueeze(-2))
+        value = law.sample().squeeze(-2)
         state = advance(parts, state, moment, draw, cells, value)
         codes.append(draw.codes)
         returns.append(value)

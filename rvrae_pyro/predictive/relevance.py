@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference.particle_filter import month_random
-from rvrae_pyro.models.random_weights import call_with
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW
 from rvrae_pyro.predictive.months import load, sample_coords
@@ -102,7 +101,7 @@ def _slopes(model: RVRAE, batch: Batch, path: str, seed: int) -> np.ndarray:
         moved = dataclasses.replace(
             batch, characteristics=batch.characteristics + torch.where(listed, shift, 0.0)
         )
-        output = call_with(model.parts, path, {}, moved)
+        output = model.parts.get_submodule(path)(moved)
         output = output.reshape(*output.shape[:2], -1) * listed
         for _ in range(_PROBES):
             signs = torch.where(torch.rand_like(output) < 0.5, -1.0, 1.0)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.models.parts import Parts
+from rvrae_pyro.models.parts import Parts, Placed
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scan import at_level
+from rvrae_pyro.nn.gaussian import Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
 __all__ = ["Cells", "Draw", "Moment", "PathState", "advance", "draw_month", "for_each"]
@@ -29,7 +30,7 @@ class PathState(NamedTuple):
     decoder: State
 
     @classmethod
-    def initial(cls, parts: Parts, num_samples: int) -> PathState:
+    def initial(cls, parts: Parts | Placed, num_samples: int) -> PathState:
         """States before the first month of a panel."""
         latent = parts.factor_prior.auxiliary
         states = (
@@ -51,12 +52,12 @@ class Moment(NamedTuple):
     latent_context: Tensor | None
 
     @classmethod
-    def of(cls, parts: Parts, context: Tensor | None) -> Moment:
+    def of(cls, parts: Parts | Placed, context: Tensor | None) -> Moment:
         """Encode the context (n_features,) of a single month."""
         month = None if context is None else context[None]
         prior, latent = parts.factor_prior, parts.factor_prior.auxiliary
         both = (prior.encode(month), None if latent is None else latent.encode(month))
-        return cls(*(None if each is None else each[0] for each in both))
+        return cls(*(None if each is None else each[..., 0, :] for each in both))
 
 
 class Draw(NamedTuple):
@@ -113,12 +114,12 @@ def for_each(ahead: Transition, num_samples: int) -> Transition:
     return type(ahead)(*fields)
 
 
-def draw_month(parts: Parts, state: PathState, moment: Moment, num_samples: int) -> Draw:
+def draw_month(parts: Parts | Placed, state: PathState, moment: Moment, num_samples: int) -> Draw:
     """Draw a month's auxiliary latent and codes from the prior, with torch's global stream.
 
     Parameters
     ----------
-    parts : Parts
+    parts : Parts or Placed
     state : PathState
         Before the month.
     moment : Moment
@@ -138,7 +139,12 @@ def draw_month(parts: Parts, state: PathState, moment: Moment, num_samples: int)
 
 
 def advance(
-    parts: Parts, state: PathState, moment: Moment, draw: Draw, cells: Cells, returns: Tensor
+    parts: Parts | Placed,
+    state: PathState,
+    moment: Moment,
+    draw: Draw,
+    cells: Cells,
+    returns: Tensor,
 ) -> PathState:
     """States after a month, given its draws and simulated returns (num_samples, n_assets).
 
@@ -160,12 +166,24 @@ def advance(
         else:
             unit = parts.return_scale
             beta = cells.beta.expand(*residual.shape, cells.beta.shape[-1])
-            potential = parts.likelihood.potential(
-                residual / unit,
-                beta / unit,
-                scale / unit,
-                cells.listed,
-                prior.transition(prior.initial(), moment.context),
+            start = prior.transition(prior.initial(), moment.context)
+            # with a month, so that draws of parameters are particles
+            month = parts.likelihood.potential(
+                residual.unsqueeze(-2) / unit,
+                beta.unsqueeze(-3) / unit,
+                scale.unsqueeze(-2) / unit,
+                cells.listed.unsqueeze(-2),
+                _with_month(start),
             )
+            potential = Potential(month.precision.squeeze(-3), month.shift.squeeze(-2))
             driver = draw.ahead.update(at_level(potential, draw.level)).mean
     return PathState(prior.advance(state.prior, driver, context), auxiliary, decoder_state)
+
+
+def _with_month(ahead: Transition) -> Transition:
+    """Add a dimension for the month to fields that have draws."""
+    fields = [
+        field.unsqueeze(field.ndim - dims) if field.ndim > dims else field
+        for field, dims in zip(ahead, ahead.event_dims, strict=True)
+    ]
+    return type(ahead)(*fields)

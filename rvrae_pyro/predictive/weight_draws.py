@@ -38,7 +38,7 @@ def block_sizes(model: RVRAE, num_samples: int) -> list[int]:
     by one at the most.
     """
     check_count("num_samples", num_samples)
-    if not model.weight_sites:
+    if not model.drawn_sites:
         return [num_samples]
     n_blocks = min(num_samples, max(_LEAST, num_samples // _A_BLOCK))
     return [num_samples // n_blocks + (b < num_samples % n_blocks) for b in range(n_blocks)]
@@ -53,7 +53,7 @@ def drawn_weights(
     seed and their number in the sequence, not on any panel: they know what training knew and
     nothing of the months that are filtered later.
     """
-    if not precise.weight_sites:
+    if not precise.drawn_sites:
         yield {}, seed
         return
     for number in range(num_draws):

@@ -88,7 +88,7 @@ def test_print_config_writes_nothing_but_settings(
     assert outcome.code == 0
     assert not (tmp_path / "run").exists()
     content = tomllib.loads(outcome.out)
-    assert content["model"]["factor_prior"] == {"kind": "AR1"}
+    assert content["model"]["factor_prior"]["kind"] == "AR1"
     assert content["fit"]["max_steps"] == 6
     assert rvrae("fit", panel_file, "--print-config").code == 0
 

@@ -42,7 +42,7 @@ class Smoother(rv.guides.Guide):
     def forward(
         self, batch: Batch, potential: Potential, view: rv.guides.PriorView, kl_weight: Tensor
     ) -> FilteredPath:
-        phi, q = view.prior.coefficient.diag(), (2 * view.prior.log_scale).exp()
+        phi, q = view.prior.value("coefficient").diag(), (2 * view.prior.log_scale).exp()
         inverse = (1 / q).diag()
         precisions, shifts = [torch.zeros_like(phi)], [torch.zeros_like(q)]
         for t in range(batch.n_times - 1, 0, -1):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.models.hyperpriors import POSITIVE
 from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.month_summary import summary_size
 
 __all__ = ["Augmented"]
+
+# a tenth of the unit of returns for a characteristic at its highest rank: about 1 % a month
+_START = math.exp(-2.3)
 
 
 class Augmented(FactorPrior):
@@ -33,6 +39,9 @@ class Augmented(FactorPrior):
         auxiliary latent. It alone has memory.
     n_small : int
         Small factors, the last ones.
+    scale : float or distribution
+        Their deviations :math:`s_j`: a number above 0 to start training from, or a prior. Default:
+        0.1 units of returns.
 
     Notes
     -----
@@ -44,7 +53,9 @@ class Augmented(FactorPrior):
     Fan, Liao and Mincheva (2013), JRSS B 75: residual covariance beyond a few factors.
     """
 
-    def __init__(self, base: FactorPrior, n_small: int) -> None:
+    log_scale: Tensor
+
+    def __init__(self, base: FactorPrior, n_small: int, scale: Any = _START) -> None:
         super().__init__()
         choices = ("rv.priors.StandardNormal", "rv.priors.AR1", "rv.priors.Recurrent")
         require_instance("base", base, FactorPrior, choices)
@@ -58,7 +69,7 @@ class Augmented(FactorPrior):
         self.base, self.n_small = base, n_small
         self.n_factors, self.n_context = base.n_factors + n_small, base.n_context
         self.observed, self.summarises = base.observed, base.summarises
-        self.log_scale = nn.Parameter(torch.full((n_small,), _START))
+        self.add_hyperparameter("scale", scale, "log_scale", POSITIVE, (n_small,))
 
     def initial(self) -> State:
         """State of the base."""
@@ -76,7 +87,8 @@ class Augmented(FactorPrior):
                 f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
                 f"`transition`; got {type(large).__name__}."
             )
-        log_scale = self.log_scale if level is None else self.log_scale + level.unsqueeze(-1)
+        log_scale = self.log_value("scale")
+        log_scale = log_scale if level is None else log_scale + level.unsqueeze(-1)
         small = log_scale.exp().expand(*large.loc.shape[:-1], self.n_small)
         loc = torch.cat([large.loc, torch.zeros_like(small)], -1)
         return Gaussian(loc, torch.cat([large.scale.expand_as(large.loc), small], -1)), level
@@ -134,7 +146,3 @@ class Augmented(FactorPrior):
 
     def _large(self, factors: Tensor) -> Tensor:
         return factors[..., : self.base.n_factors]
-
-
-# a tenth of the unit of returns for a characteristic at its highest rank: about 1 % a month
-_START = -2.3

@@ -150,8 +150,9 @@ class FactorPrior(Part):
         df = self.degrees_of_freedom
         if df is None:
             return noise
-        gamma = torch.distributions.Gamma(0.5 * df, df.new_ones(()))
-        chi_square = 2.0 * gamma.rsample(noise.shape[:-1])
+        # not through the distribution, whose clamp in place torch.vmap lacks
+        gamma = torch._standard_gamma((0.5 * df).expand(noise.shape[:-1]))
+        chi_square = 2.0 * gamma.clamp_min(torch.finfo(gamma.dtype).tiny)
         return noise * (df / chi_square).sqrt().unsqueeze(-1)
 
     def encode(self, context: Tensor | None) -> Tensor | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.models.hyperpriors import POSITIVE, UNIT, moved
 from rvrae_pyro.models.priors.base import FactorPrior, Transition, Updated
 from rvrae_pyro.names import LOG_VOLATILITY
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
@@ -25,29 +27,40 @@ _TAIL_DF = 8.0
 """Degrees of freedom of the filter's proposal, whose tails must cover the posterior's."""
 
 
+_PENALTIES = {
+    "persistence": dist.Beta(20.0, 2.0),
+    "volatility": dist.LogNormal(math.log(0.25), 0.5),
+    "elasticity": dist.LogNormal(math.log(0.8), 0.3),
+}
+"""Priors at the MAP of parameters that are given as numbers."""
+
+
 class _LogVolatilityPath(FactorPrior):
     """x_t = phi x_{t-1} + s e_t, x_0 = 0; phi and s have informative priors."""
 
     site = LOG_VOLATILITY
+    _stands_for = "CommonVolatility"
 
-    def __init__(self, persistence: float, volatility: float) -> None:
+    def __init__(self, persistence: Any, volatility: Any) -> None:
         super().__init__()
-        self.n_factors, self.persistence, self.volatility = 1, persistence, volatility
-        self.logit = nn.Parameter(torch.tensor(math.log(persistence / (1.0 - persistence))))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(volatility)))
+        self.n_factors = 1
+        given = {
+            "persistence": (persistence, "logit", UNIT),
+            "volatility": (volatility, "log_scale", POSITIVE),
+        }
+        for name, (value, path, support) in given.items():
+            self.add_hyperparameter(
+                name, value, path, support, penalty=_PENALTIES[name], keep=False
+            )
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(1), persistent=False)
-
-    @property
-    def coefficient(self) -> Tensor:
-        return torch.sigmoid(self.logit)
 
     def initial(self) -> State:
         return (self.zero,)
 
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
-        loc = self.coefficient * state[0]
-        return Gaussian(loc.clamp(-_LIMIT, _LIMIT), self.log_scale.exp().expand_as(loc))
+        loc = self.value("persistence") * state[0]
+        return Gaussian(loc.clamp(-_LIMIT, _LIMIT), self.value("volatility").expand_as(loc))
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         return (factors,)
@@ -82,12 +95,12 @@ class CommonVolatility(FactorPrior):
         state is driven by ``z_t exp(-x_t)``, the factors in units of the month's volatility. A
         level of its own (``Recurrent(idio_level=True)``), a function of the months before and of
         the context, is added to :math:`g x_t`.
-    persistence : float
-        :math:`\phi` to start training from, in (0, 1).
-    volatility : float
-        :math:`s` to start training from, above 0.
-    elasticity : float
-        g to start training from, above 0. That of the factors is 1, or x, s and g would not be
+    persistence : float or distribution
+        :math:`\phi` in (0, 1): a number to start training from, or a prior. Default: 0.9.
+    volatility : float or distribution
+        :math:`s`, above 0. Default: 0.2.
+    elasticity : float or distribution
+        g, above 0. Default: 0.8. That of the factors is 1, or x, s and g would not be
         identified; small factors of an ``Augmented`` base follow g.
 
     Notes
@@ -97,8 +110,10 @@ class CommonVolatility(FactorPrior):
 
     **Priors.** A few hundred months tell little of persistence and volatility:
     :math:`\phi \sim \mathrm{Beta}(20, 2)`, :math:`s \sim \mathrm{LogNormal}(\log 0.25, 0.5)`,
-    :math:`g \sim \mathrm{LogNormal}(\log 0.8, 0.3)`, densities on the natural scale added to the
-    objective at the MAP (:meth:`log_density`).
+    :math:`g \sim \mathrm{LogNormal}(\log 0.8, 0.3)`. Where a number is given, its density on the
+    natural scale is added to the objective at the MAP (:meth:`log_density`); a distribution takes
+    its place and gives the parameter a posterior: a Pyro site such as
+    ``factor_prior.persistence``.
 
     **Proposal.** Guides and filters draw :math:`x_t` and :math:`z_t` of a month together: x from
     its posterior given the past, factors integrated out, by quadrature (for Normal returns exact
@@ -122,54 +137,54 @@ class CommonVolatility(FactorPrior):
 
     gaussian = False
     reads_dispersion = True
+    log_elasticity: Tensor
 
     def __init__(
         self,
         base: FactorPrior,
-        persistence: float = 0.9,
-        volatility: float = 0.2,
-        elasticity: float = 0.8,
+        persistence: Any = 0.9,
+        volatility: Any = 0.2,
+        elasticity: Any = 0.8,
     ) -> None:
         super().__init__()
         _check_base(base)
-        check_number("persistence", persistence, "(0, 1)")
-        check_number("volatility", volatility, "(0, inf)")
-        check_number("elasticity", elasticity, "(0, inf)")
         self.base, self.n_factors, self.n_context = base, base.n_factors, base.n_context
         self.persistence, self.volatility, self.elasticity = persistence, volatility, elasticity
         self.auxiliary: _LogVolatilityPath = _LogVolatilityPath(persistence, volatility)
-        self.log_elasticity = nn.Parameter(torch.tensor(math.log(elasticity)))
+        self.add_hyperparameter(
+            "elasticity", elasticity, "log_elasticity", POSITIVE, penalty=_PENALTIES["elasticity"]
+        )
 
     @property
     def coefficient(self) -> Tensor:
         r"""Persistence :math:`\phi` of the log-volatility, in (0, 1); a scalar."""
-        return self.auxiliary.coefficient
+        return self.auxiliary.value("persistence")
 
     @property
     def innovation_scale(self) -> Tensor:
         """Standard deviation s of its innovations; a scalar."""
-        return self.auxiliary.log_scale.exp()
+        return self.auxiliary.value("volatility")
 
     @property
     def idio_elasticity(self) -> Tensor:
         """Elasticity g of the idiosyncratic scales; a scalar."""
-        return self.log_elasticity.exp()
+        return self.value("elasticity")
 
     def log_density(self) -> Tensor:
-        """Log prior density of persistence, volatility and elasticity; a scalar."""
-        like = self.log_elasticity
-        zero, half = like.new_zeros(()), like.new_tensor(0.5)
-        beta = dist.Beta(like.new_tensor(20.0), like.new_tensor(2.0))
-        # in the interior for float32 too, where a sigmoid may round to 1
-        phi = self.coefficient.clamp(1e-6, 1.0 - 1e-6)
-        volatility = dist.LogNormal(zero + math.log(0.25), half)
-        elasticity = dist.LogNormal(zero + math.log(0.8), zero + 0.3)
-        total: Tensor = (
-            beta.log_prob(phi)
-            + volatility.log_prob(self.innovation_scale)
-            + elasticity.log_prob(self.idio_elasticity)
-        )
-        return total
+        """Log prior density of persistence, volatility and elasticity at the MAP; a scalar.
+
+        Those with a prior of their own are left out: it is in the pair.
+        """
+        total = self.log_elasticity.new_zeros(())
+        for part in (self.auxiliary, self):
+            for name, known in part.hyperparameters.items():
+                if known.prior is None:
+                    value = part.value(name)
+                    if known.support is UNIT:  # in the interior for float32 too
+                        value = value.clamp(1e-6, 1.0 - 1e-6)
+                    total = total + moved(known.penalty, value).log_prob(value)
+        of_base = self.base.log_density()
+        return total if of_base is None else total + of_base
 
     def initial(self) -> State:
         """State of the base."""

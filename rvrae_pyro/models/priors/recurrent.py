@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.models.part import Part
+from rvrae_pyro.models.hyperpriors import POSITIVE, REAL
+from rvrae_pyro.models.part import Part, spell
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
 from rvrae_pyro.models.weights import Normal, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.month_summary import summary_size
-from rvrae_pyro.nn.sequences import by_month, rnn_weights
+from rvrae_pyro.nn.sequences import by_month, gru_step, rnn_weights
 from rvrae_pyro.nn.standardise import Standardise
 from rvrae_pyro.nn.transitions import StudentT
 
@@ -66,12 +67,20 @@ class Recurrent(FactorPrior):
         units that make ``Normal(0.3)`` expect a tenth; effects of context on a factor's mean in
         units that make it expect a twentieth of a standard deviation, and on the log of its
         scale a tenth. Elasticities are scaled down where volatility would feed on itself.
+    excess_df : float or distribution, optional
+        Degrees of freedom less 2 of Student-t innovations: a number above 0 to start training
+        from, or a prior. Default: 6.
+    price_of_risk : float or distribution, optional
+        Long-run mean of each factor in units of its long-run scale: a number to start training
+        from, or a prior, in place of that of ``weights``. Default: learned under ``weights``.
 
     References
     ----------
     Chung et al. (2015), arXiv 1506.02216, eqs. (5) and (7).
     Wang and Guo (2024), arXiv 2403.02500, eqs. (4), (6), (12).
     """
+
+    optional = ("price_of_risk",)
 
     def __init__(
         self,
@@ -84,6 +93,8 @@ class Recurrent(FactorPrior):
         weights: WeightPrior | None = Normal(0.03),
         skip: bool = True,
         skip_weights: WeightPrior | None = Normal(0.3),
+        excess_df: Any = None,
+        price_of_risk: Any = None,
     ) -> None:
         super().__init__()
         if innovation not in ("normal", "student_t"):
@@ -98,7 +109,24 @@ class Recurrent(FactorPrior):
         self.innovation = innovation
         heavy = innovation == "student_t"
         self.gaussian = not heavy
-        self.log_excess_df = nn.Parameter(torch.tensor(math.log(6.0))) if heavy else None
+        self.excess_df, self.price_of_risk = excess_df, price_of_risk
+        if heavy:
+            given = 6.0 if excess_df is None else excess_df
+            self.add_hyperparameter("excess_df", given, "log_excess_df", POSITIVE, keep=False)
+        elif excess_df is not None:
+            raise ConfigError(
+                f"`excess_df` is of Student-t innovations; got {spell(excess_df)} with "
+                "innovation='normal'. Use innovation='student_t', or leave it out."
+            )
+        if price_of_risk is not None:
+            if not skip:
+                raise ConfigError(
+                    f"`price_of_risk` is in units of the factors' long-run scale, which skip=False "
+                    f"does not have; got {spell(price_of_risk)}. Use skip=True, or leave it out."
+                )
+            self.add_hyperparameter(
+                "price_of_risk", price_of_risk, "price", REAL, (n_factors,), keep=False
+            )
         seen = summary_size(n_factors) if self.summarises else 0
         self.gru = nn.GRU(2 * n_factors + seen, hidden)
         self.head = nn.Linear(hidden, 2 * n_factors + 1)
@@ -130,7 +158,7 @@ class Recurrent(FactorPrior):
     @property
     def degrees_of_freedom(self) -> Tensor | None:
         """Degrees of freedom of Student-t innovations, above 2; None for Normal ones."""
-        return None if self.log_excess_df is None else 2.0 + self.log_excess_df.exp()
+        return 2.0 + self.value("excess_df") if self.innovation == "student_t" else None
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
         """Mean and scale read out of the state and the month's context."""
@@ -165,7 +193,7 @@ class Recurrent(FactorPrior):
         hidden = state[0].expand(*batch, self.hidden).reshape(-1, self.hidden)
         inputs = self._inputs(features, context)
         flat = inputs.reshape(-1, inputs.shape[-1])
-        moved = torch.gru_cell(flat, hidden, *rnn_weights(self.gru)).reshape(*batch, self.hidden)
+        moved = gru_step(self.gru, flat, hidden).reshape(*batch, self.hidden)
         if self.memory is None:
             return (moved,)
         return moved, torch.lerp(features, state[1], self.memory.decay)
@@ -192,7 +220,7 @@ class Recurrent(FactorPrior):
         """Read-out and recurrent weights; none sees the characteristics."""
         w_in, w_state, _, _ = rnn_weights(self.gru)
         others = [self.head.weight, w_in, w_state]
-        if self.skip:
+        if self.skip and self.price_of_risk is None:
             others.append(self.head.bias[None, : self.n_factors] / _MEAN_UNIT)
         return WeightMatrices([], others)
 
@@ -214,6 +242,9 @@ class Recurrent(FactorPrior):
 
     def _read_out(self, state: State, context: Tensor | None) -> Tensor:
         out: Tensor = self.head(state[0])
+        if self.price_of_risk is not None:  # in place of the read-out's bias
+            price = self.value("price_of_risk") - self.head.bias[: self.n_factors]
+            out = out + torch.cat([price, torch.zeros_like(self.head.bias[self.n_factors :])])
         if context is not None and self._n_shift:
             # what follows is the summary of the month's own returns, not known before it
             out = out + context[..., : self._n_shift]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rvrae_pyro.data.batch import State
+from rvrae_pyro.models.hyperpriors import POSITIVE, REAL, SIGNED_UNIT
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 
 __all__ = ["AR1", "StandardNormal"]
+
+_COEFFICIENT = replace(SIGNED_UNIT, unbounded=True)
+"""A number is stationary; a prior may be on the whole line, such as Minnesota's Normal."""
 
 
 class StandardNormal(FactorPrior):
@@ -56,32 +63,52 @@ class AR1(FactorPrior):
     Parameters
     ----------
     n_factors : int
+    coefficient : float or distribution
+        :math:`\phi`: a number in (-1, 1) to start training from, or a prior on (-1, 1) or on the
+        whole line. Default: 0.
+    scale : float or distribution
+        s, above 0. Default: 1.
+    mean : float or distribution
+        Long-run mean m of the factors; in units of their scale, a price of risk. Default: 0.
+
+    Notes
+    -----
+    A prior of one number stands for ``n_factors`` independent ones. Parameters with a prior are
+    Pyro sites with a posterior (``factor_prior.coefficient``); the others are learned.
+
+    Examples
+    --------
+    >>> import pyro.distributions as dist
+    >>> import rvrae_pyro as rv
+    >>> prior = rv.priors.AR1(2, coefficient=dist.Uniform(-1.0, 1.0))
+    >>> rv.RVRAE(4, 2, factor_prior=prior).priors().loc["factor_prior.coefficient", "prior"]
+    'dist.Uniform(low=-1.0, high=1.0)'
     """
 
-    def __init__(self, n_factors: int) -> None:
+    def __init__(
+        self, n_factors: int, coefficient: Any = 0.0, scale: Any = 1.0, mean: Any = 0.0
+    ) -> None:
         super().__init__()
-        self.n_factors = n_factors
-        self.loc = nn.Parameter(torch.zeros(n_factors))
-        self.unbounded_coefficient = nn.Parameter(torch.zeros(n_factors))
-        self.log_scale = nn.Parameter(torch.zeros(n_factors))
-
-    @property
-    def coefficient(self) -> Tensor:
-        """Autoregressive coefficients in (-1, 1), of shape (n_factors,)."""
-        return torch.tanh(self.unbounded_coefficient)
+        self.n_factors, shape = n_factors, (n_factors,)
+        self.add_hyperparameter("mean", mean, "loc", REAL, shape)
+        self.add_hyperparameter(
+            "coefficient", coefficient, "unbounded_coefficient", _COEFFICIENT, shape
+        )
+        self.add_hyperparameter("scale", scale, "log_scale", POSITIVE, shape)
 
     def initial(self) -> State:
         """Return the long-run mean."""
-        return (self.loc,)
+        return (self.value("mean"),)
 
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
         """One step of the autoregression."""
-        loc = self.loc + self.coefficient * (state[0] - self.loc)
-        return Gaussian(loc, self.log_scale.exp().expand_as(loc))
+        mean = self.value("mean")
+        loc = mean + self.value("coefficient") * (state[0] - mean)
+        return Gaussian(loc, self.value("scale").expand_as(loc))
 
     def slope(self) -> Tensor:
         """Return the coefficients."""
-        return self.coefficient
+        return self.value("coefficient")
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Remember the month's factors."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rvrae_pyro.data.batch import State
-from rvrae_pyro.errors import check_number
+from rvrae_pyro.models.hyperpriors import POSITIVE, REAL, SIGNED_UNIT
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.names import LOG_VARIANCE
 from rvrae_pyro.nn.gaussian import Gaussian
@@ -24,25 +24,32 @@ class _LogVariancePath(FactorPrior):
     """AR(1) log variances, and the mean of the factors that tells of them."""
 
     site = LOG_VARIANCE
+    _stands_for = "StochasticVolatility"
 
-    def __init__(self, n_factors: int, persistence: float, volatility: float) -> None:
+    def __init__(
+        self, n_factors: int, persistence: Any, volatility: Any, log_variance: Any, mean: Any
+    ) -> None:
         super().__init__()
-        self.n_factors, self.persistence, self.volatility = n_factors, persistence, volatility
-        self.mean = nn.Parameter(torch.zeros(n_factors))
-        self.unbounded_coefficient = nn.Parameter(torch.full((n_factors,), math.atanh(persistence)))
-        self.log_scale = nn.Parameter(torch.full((n_factors,), math.log(volatility)))
-        self.factor_mean = nn.Parameter(torch.zeros(n_factors))
+        self.n_factors, shape = n_factors, (n_factors,)
+        given = {
+            "log_variance": (log_variance, "mean", REAL),
+            "persistence": (persistence, "unbounded_coefficient", SIGNED_UNIT),
+            "volatility": (volatility, "log_scale", POSITIVE),
+            "mean": (mean, "factor_mean", REAL),
+        }
+        for name, (value, path, support) in given.items():
+            self.add_hyperparameter(name, value, path, support, shape, keep=False)
 
     def initial(self) -> State:
-        return (self.mean,)
+        return (self.value("log_variance"),)
 
     def transition(self, state: State, context: Tensor | None) -> LogVariance:
-        coefficient = torch.tanh(self.unbounded_coefficient)
-        loc = self.mean + coefficient * (state[0] - self.mean)
+        mean = self.value("log_variance")
+        loc = mean + self.value("persistence") * (state[0] - mean)
         return LogVariance(
             loc.clamp(-_LIMIT, _LIMIT),
-            self.log_scale.exp().expand_as(loc),
-            self.factor_mean.expand_as(loc),
+            self.value("volatility").expand_as(loc),
+            self.value("mean").expand_as(loc),
         )
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
@@ -68,10 +75,14 @@ class StochasticVolatility(FactorPrior):
     Parameters
     ----------
     n_factors : int
-    persistence : float
-        :math:`\phi` to start training from, in (-1, 1).
-    volatility : float
-        :math:`s` to start training from, above 0.
+    persistence : float or distribution
+        :math:`\phi` in (-1, 1): a number to start training from, or a prior. Default: 0.9.
+    volatility : float or distribution
+        :math:`s`, above 0. Default: 0.3.
+    log_variance : float or distribution
+        Long-run mean :math:`\mu` of the log variances. Default: 0.
+    mean : float or distribution
+        Mean m of the factors. Default: 0.
 
     Notes
     -----
@@ -91,19 +102,22 @@ class StochasticVolatility(FactorPrior):
     gaussian = False
     degrees_of_freedom = None  # of Normal noise
 
-    def __init__(self, n_factors: int, persistence: float = 0.9, volatility: float = 0.3) -> None:
+    def __init__(
+        self,
+        n_factors: int,
+        persistence: Any = 0.9,
+        volatility: Any = 0.3,
+        log_variance: Any = 0.0,
+        mean: Any = 0.0,
+    ) -> None:
         super().__init__()
-        check_number("persistence", persistence, "(-1, 1)")
-        check_number("volatility", volatility, "(0, inf)")
         self.n_factors, self.persistence, self.volatility = n_factors, persistence, volatility
-        self.auxiliary: _LogVariancePath = _LogVariancePath(n_factors, persistence, volatility)
+        self.log_variance, self.mean = log_variance, mean
+        self.auxiliary: _LogVariancePath = _LogVariancePath(
+            n_factors, persistence, volatility, log_variance, mean
+        )
         self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(n_factors), persistent=False)
-
-    @property
-    def coefficient(self) -> Tensor:
-        """Autoregressive coefficients of the log variances in (-1, 1), of shape (n_factors,)."""
-        return torch.tanh(self.auxiliary.unbounded_coefficient)
 
     def initial(self) -> State:
         """Zeros; given their variances, factors have no memory."""
@@ -113,7 +127,7 @@ class StochasticVolatility(FactorPrior):
         """``Normal(m, exp(x / 2))``; ``context`` ends with the month's log variances."""
         assert context is not None  # `drive` has put the log variances there
         x = context[..., -self.n_factors :].clamp(-_LIMIT, _LIMIT)
-        return Gaussian(self.auxiliary.factor_mean.expand_as(x), (0.5 * x).exp())
+        return Gaussian(self.auxiliary.value("mean").expand_as(x), (0.5 * x).exp())
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Keep the state."""
