@@ -362,7 +362,7 @@ class SiteGuide(nn.Module):
         given : mapping, optional
             Values of the sites before it, on which a parameter's proposal is conditional.
         """
-        raw = parts.get_parameter(site.parameter)
+        raw: Tensor = parts.get_parameter(site.parameter)
         scale = self.log_scales[_key(site.name)].exp()
         if isinstance(site, RandomWeight):
             effects = parts.get_submodule(site.name.rpartition(".")[0])
