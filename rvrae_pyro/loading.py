@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rvrae_pyro.baselines.base import Baseline
-from rvrae_pyro.baselines.registry import load as load_baseline
-from rvrae_pyro.baselines.saved import is_baseline
+from rvrae_pyro.baselines.baseline import Baseline
+from rvrae_pyro.baselines.baseline_files import is_baseline
+from rvrae_pyro.baselines.loader import load as load_baseline
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.fitting.ensemble import Ensemble
 from rvrae_pyro.fitting.ensemble import load as load_fitted

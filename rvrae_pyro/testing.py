@@ -26,12 +26,12 @@ from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.data.simulate import simulate_dynamic
+from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.errors import ConfigError, ContractError, RvraeError
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit, load
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.models import guides, likelihoods, loadings, priors
 from rvrae_pyro.models.contract import check_arguments, check_likelihood, check_prior
 from rvrae_pyro.models.kinds import describe_kind

@@ -8,14 +8,14 @@ Each has ``fit(train, valid=None, seed=0)``, ``predict(panel)``, ``save(path)`` 
 
 from rvrae_pyro.baselines.alstm import ALSTM
 from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
-from rvrae_pyro.baselines.base import Baseline
+from rvrae_pyro.baselines.baseline import Baseline
 from rvrae_pyro.baselines.ewma import EWMA, MultivariateT
 from rvrae_pyro.baselines.ewma_mixture import EWMAMixture
 from rvrae_pyro.baselines.factor_garch import FactorGARCH
 from rvrae_pyro.baselines.factorvae import FactorVAE
 from rvrae_pyro.baselines.ipca import IPCA
-from rvrae_pyro.baselines.registry import KINDS, load
-from rvrae_pyro.baselines.training import TrainConfig
+from rvrae_pyro.baselines.loader import KINDS, load
+from rvrae_pyro.baselines.network_training import TrainConfig
 from rvrae_pyro.baselines.transformer import Transformer
 
 __all__ = [

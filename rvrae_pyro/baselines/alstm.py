@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.sequences import SequenceForecaster, over_buckets
-from rvrae_pyro.baselines.training import TrainConfig, training_of
+from rvrae_pyro.baselines.network_training import TrainConfig, training_of
+from rvrae_pyro.baselines.sequence_baseline import SequenceForecaster, over_buckets
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 

@@ -12,15 +12,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.base import Fitting
-from rvrae_pyro.baselines.factors import FactorBaseline
-from rvrae_pyro.baselines.training import (
+from rvrae_pyro.baselines.baseline import Fitting
+from rvrae_pyro.baselines.factor_baseline import FactorBaseline
+from rvrae_pyro.baselines.linear_gaussian import FactorHistory, FactorView, cholesky_like
+from rvrae_pyro.baselines.network_training import (
     TrainConfig,
     return_scale,
     train_network,
     training_of,
 )
-from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.panel_match import in_order
 from rvrae_pyro.data.portfolios import managed_portfolios

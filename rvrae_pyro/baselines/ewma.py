@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rvrae_pyro.baselines.base import Fitting
+from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT, log_density_t
 from rvrae_pyro.baselines.scale_filter import (

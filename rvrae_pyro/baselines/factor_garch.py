@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from rvrae_pyro.baselines.base import Fitting
+from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, Distances, JointT, MixtureOfT, log_density_t
 from rvrae_pyro.baselines.scale_filter import known_states

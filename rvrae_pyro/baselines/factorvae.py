@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from rvrae_pyro.baselines.base import Fitting, network_of, network_state
-from rvrae_pyro.baselines.factors import FactorBaseline
-from rvrae_pyro.baselines.sequences import last_months, over_buckets, target_months
-from rvrae_pyro.baselines.training import (
+from rvrae_pyro.baselines.baseline import Fitting, network_of, network_state
+from rvrae_pyro.baselines.factor_baseline import FactorBaseline
+from rvrae_pyro.baselines.linear_gaussian import FactorView
+from rvrae_pyro.baselines.network_training import (
     TrainConfig,
     return_scale,
     train_network,
     training_of,
 )
-from rvrae_pyro.baselines.views import FactorView
+from rvrae_pyro.baselines.sequence_baseline import last_months, over_buckets, target_months
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 

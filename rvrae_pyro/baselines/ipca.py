@@ -16,9 +16,14 @@ from rvrae_pyro.baselines.alternating import (
     spanning,
     spanning_months,
 )
-from rvrae_pyro.baselines.base import Fitting
-from rvrae_pyro.baselines.factors import FactorBaseline
-from rvrae_pyro.baselines.views import FactorHistory, FactorView, cholesky_like, refit_factors
+from rvrae_pyro.baselines.baseline import Fitting
+from rvrae_pyro.baselines.factor_baseline import FactorBaseline
+from rvrae_pyro.baselines.linear_gaussian import (
+    FactorHistory,
+    FactorView,
+    cholesky_like,
+    refit_factors,
+)
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.data.portfolios import CONSTANT
 from rvrae_pyro.errors import (

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvrae_pyro.baselines.base import Baseline, Draws, FilteredBaseline
+from rvrae_pyro.baselines.baseline import Baseline, Draws, FilteredBaseline
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.errors import ShapeError

@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.cli.benchmark import benchmark
-from rvrae_pyro.cli.check import check
-from rvrae_pyro.cli.compare import compare
+from rvrae_pyro.cli.benchmark_command import benchmark
+from rvrae_pyro.cli.check_command import check
+from rvrae_pyro.cli.compare_command import compare
 from rvrae_pyro.cli.console import as_options, tell, terminable, warnings_told
-from rvrae_pyro.cli.demo import demo
-from rvrae_pyro.cli.fit import fit
-from rvrae_pyro.cli.forecast import forecast
-from rvrae_pyro.cli.paper import paper
-from rvrae_pyro.cli.report import report
-from rvrae_pyro.cli.risk import risk
-from rvrae_pyro.cli.simulate import simulate
+from rvrae_pyro.cli.demo_command import demo
+from rvrae_pyro.cli.fit_command import fit
+from rvrae_pyro.cli.forecast_command import forecast
+from rvrae_pyro.cli.paper_command import paper
+from rvrae_pyro.cli.report_command import report
+from rvrae_pyro.cli.risk_command import risk
+from rvrae_pyro.cli.simulate_command import simulate
 from rvrae_pyro.errors import FitError, RvraeError
 
 app = typer.Typer(

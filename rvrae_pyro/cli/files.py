@@ -4,9 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+import pandas as pd
 
 from rvrae_pyro.atomic import draft, put, remove, replacing
 from rvrae_pyro.errors import ConfigError
+
+TABLE_SUFFIXES: Final = (".csv", ".parquet")
 
 MODEL = "model"
 """Sub-folder of a run that ``Fit.save`` writes."""
@@ -121,3 +126,19 @@ def assembled(target: Path) -> Iterator[Path]:
         raise ConfigError(f"{target} cannot be written: {error}.") from error
     finally:
         remove(temporary)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as .csv or .parquet, whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If the suffix is unknown or the file cannot be written.
+    """
+    check_file(path, TABLE_SUFFIXES)
+    with replaced(path) as temporary:
+        if path.suffix.lower() == ".csv":
+            table.to_csv(temporary, index=False, date_format="%Y-%m-%d", lineterminator="\n")
+        else:
+            table.to_parquet(temporary, index=False)

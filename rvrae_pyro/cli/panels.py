@@ -13,17 +13,20 @@ import pyarrow.parquet as pq
 import typer
 import xarray as xr
 
-import rvrae_pyro as rv
 from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.data.chunks import is_lazy
+from rvrae_pyro.data.datasets import load_french, load_sp500
+from rvrae_pyro.data.frame import from_frame
+from rvrae_pyro.data.io import FORMAT_KEY, write_panel
+from rvrae_pyro.data.io import read_panel as read_file
 from rvrae_pyro.data.plain_files import read_plain
-from rvrae_pyro.data.tables import FORMAT_KEY
+from rvrae_pyro.data.transforms import market_context, rank_characteristics
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
 
 # data that come with the package or with an extra of it, by the name that stands for a file
-_EMBEDDED: Final = {"french": rv.data.load_french, "sp500": rv.data.load_sp500}
+_EMBEDDED: Final = {"french": load_french, "sp500": load_sp500}
 _TABLES: Final = (".csv", ".parquet")
 PanelPath = Annotated[
     Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
@@ -57,13 +60,13 @@ def read_panel(
         layout.check_against(remembered)
     chosen = layout.chosen() or dict(remembered or {})
     if not chosen or (not layout.chosen() and _describes_itself(path)):
-        return rv.data.read_panel(path)
+        return read_file(path)
     chosen = {**(remembered or {}), **chosen}
     frame = read_table(
         path, chosen.get("asset", ASSET), chosen.get("time", "date"), chosen.get("returns", "ret")
     )
     try:
-        return rv.data.from_frame(frame, **chosen)
+        return from_frame(frame, **chosen)
     except PanelError as error:
         raise PanelError(f"{path}: {error}") from error
 
@@ -179,8 +182,8 @@ class Preparation:
                     "the model knows a market context made from raw characteristics; those of the "
                     "panel are transformed already. Give it the raw panel."
                 )
-            panel = rv.data.market_context(panel)
-        return rv.data.rank_characteristics(panel) if self.ranked else panel
+            panel = market_context(panel)
+        return rank_characteristics(panel) if self.ranked else panel
 
 
 @contextmanager
@@ -194,8 +197,8 @@ def settled(panel: xr.Dataset) -> Iterator[xr.Dataset]:
         return
     with scratch_folder() as folder:
         path = folder / "prepared.zarr"
-        rv.data.write_panel(panel, path)
-        yield rv.data.read_panel(path)
+        write_panel(panel, path)
+        yield read_file(path)
 
 
 def prepare(
@@ -224,8 +227,8 @@ def prepare(
     if not context and kind == "given":
         panel, kind = panel.drop_dims(FEATURE), "none"
     elif context and kind == "none" and panel.attrs.get("transform", "none") == "none":
-        panel, kind = rv.data.market_context(panel), "market"
+        panel, kind = market_context(panel), "market"
     ranked = rank and panel.attrs.get("transform") != "rank"
     if ranked:
-        panel = rv.data.rank_characteristics(panel)
+        panel = rank_characteristics(panel)
     return panel, Preparation(ranked=ranked, context=kind)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import xarray as xr
 
-import rvrae_pyro as rv
 from rvrae_pyro.cli.files import CHECKPOINT, MODEL, write_text
 from rvrae_pyro.cli.layout import Layout
 from rvrae_pyro.cli.panels import Preparation, read_panel
@@ -68,12 +67,15 @@ def load_run(folder: Path) -> Run:
             f"RUN {folder} is not finished: give the `rvrae fit` command again that began it."
         )
     model = folder / MODEL if (folder / MODEL).is_dir() else folder
+    from rvrae_pyro.fitting.fit import Fit  # torch takes seconds
+    from rvrae_pyro.loading import load
+
     try:
-        fit = rv.load(model)
+        fit = load(model)
     except RvraeError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{model} is damaged: {error!r}. Fit again.") from error
-    if not isinstance(fit, rv.Fit):
+    if not isinstance(fit, Fit):
         raise CheckpointError(f"RUN {folder} is an ensemble; name the folder of a single fit.")
     return Run(fit, Preparation.from_json(model / _PREPARATION))

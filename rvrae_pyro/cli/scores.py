@@ -16,7 +16,7 @@ from rvrae_pyro.experiments.forecast_tree import (
     forecast_tree,
     label,
 )
-from rvrae_pyro.experiments.scoring import METRICS, score
+from rvrae_pyro.experiments.metrics import METRICS, score
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
 
 if TYPE_CHECKING:

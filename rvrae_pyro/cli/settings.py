@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-import rvrae_pyro as rv
 from rvrae_pyro.data.chunks import row_blocks
+from rvrae_pyro.data.splits import split
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeError, check_count
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FEATURE, RETURNS, TIME
 
@@ -105,8 +105,9 @@ class Settings:
         import torch
 
         from rvrae_pyro.fitting.describe import build_config
+        from rvrae_pyro.inference.config import FitConfig
 
-        _refuse_unknown("[fit]", self.fit, [f.name for f in dataclasses.fields(rv.FitConfig)])
+        _refuse_unknown("[fit]", self.fit, [f.name for f in dataclasses.fields(FitConfig)])
         config = build_config(self.fit)
         try:
             torch.empty(0, device=config.device)
@@ -234,7 +235,7 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
         If the training months hold no return of a listed asset, or the split does not fit.
     """
     if wanted:
-        parts = rv.data.split(panel, wanted["train"], wanted["valid"], wanted["test"])
+        parts = split(panel, wanted["train"], wanted["valid"], wanted["test"])
         train: xr.Dataset = parts.train
         valid: xr.Dataset | None = parts.valid
     else:

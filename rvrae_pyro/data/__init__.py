@@ -6,18 +6,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from rvrae_pyro.data.dates import periods_per_year
+from rvrae_pyro.data.calendar import periods_per_year
+from rvrae_pyro.data.datasets import load_french, load_french_factors, load_sp500
 from rvrae_pyro.data.downloads import from_prices
-from rvrae_pyro.data.embedded import load_french, load_french_factors
-from rvrae_pyro.data.fingerprint import fingerprint
 from rvrae_pyro.data.frame import from_frame, to_frame
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.io import read_panel, write_panel
-from rvrae_pyro.data.own_files import GKX_COLUMNS, ColumnMap, read_gkx, read_long
 from rvrae_pyro.data.paper_characteristics import PAPER_CHARACTERISTICS, PAPER_GROUPS
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.data.prices import characteristics_from_prices
+from rvrae_pyro.data.readers import GKX_COLUMNS, ColumnMap, read_gkx, read_long
 from rvrae_pyro.data.splits import Split, split, walk_forward
-from rvrae_pyro.data.stocks import load_sp500
 from rvrae_pyro.data.transforms import context_changes, market_context, rank_characteristics
 from rvrae_pyro.data.validation import check_panel, listed
 from rvrae_pyro.data.vendors import read_jkp, read_openap
@@ -25,7 +24,7 @@ from rvrae_pyro.data.wide import from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
-    from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx, simulate_linear_gaussian
+    from rvrae_pyro.data.simulators import simulate_dynamic, simulate_gkx, simulate_linear_gaussian
 
 __all__ = [
     "GKX_COLUMNS",
@@ -67,9 +66,9 @@ __all__ = [
 _LAZY: Final = {
     "Batch": "rvrae_pyro.data.batch",
     "to_batch": "rvrae_pyro.data.batch",
-    "simulate_dynamic": "rvrae_pyro.data.simulate",
-    "simulate_gkx": "rvrae_pyro.data.simulate",
-    "simulate_linear_gaussian": "rvrae_pyro.data.simulate",
+    "simulate_dynamic": "rvrae_pyro.data.simulators",
+    "simulate_gkx": "rvrae_pyro.data.simulators",
+    "simulate_linear_gaussian": "rvrae_pyro.data.simulators",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import Frequency, date_spans, frequency_of, next_row, period_ends
+from rvrae_pyro.data.calendar import Frequency, date_spans, frequency_of, next_row, period_ends
 from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.data.validation import validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_number

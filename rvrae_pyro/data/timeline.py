@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.dates import (
+from rvrae_pyro.data.calendar import (
     Frequency,
     date_spans,
     infer_frequency,
@@ -332,7 +332,7 @@ def bound_rows(
     days : DatetimeIndex
         Dates of the rows, sorted.
     values : one date or several
-        As in :func:`rvrae_pyro.data.dates.date_spans`.
+        As in :func:`rvrae_pyro.data.calendar.date_spans`.
     frequency : {"monthly", "weekly", "daily"}
 
     Returns

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.calendar import check_frequency, last_days, skipped_rows
 from rvrae_pyro.data.chunks import row_blocks
-from rvrae_pyro.data.dates import check_frequency, last_days, skipped_rows
 from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
 from rvrae_pyro.names import (
     ASSET,

@@ -9,17 +9,17 @@ from typing import Any, Final
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import month_end
+from rvrae_pyro.data.calendar import month_end
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.own_files import (
+from rvrae_pyro.data.plain_files import column_names, read_rest
+from rvrae_pyro.data.readers import (
     ColumnMap,
     last_labels,
     month_bounds,
     read_long,
     read_rows,
 )
-from rvrae_pyro.data.plain_files import column_names, read_rest
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 

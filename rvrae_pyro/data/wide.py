@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import Frequency, check_frequency, period_ends
+from rvrae_pyro.data.calendar import Frequency, check_frequency, period_ends
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.readable import not_numeric, numbers_of

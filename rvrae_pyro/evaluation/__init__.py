@@ -10,8 +10,10 @@ period. Months that only some of the arrays have are left out, with an ``RvraeWa
 counts them; arrays without a month in common raise a ``ShapeError``.
 """
 
-from rvrae_pyro.evaluation._aggregate import hac_standard_error
+from rvrae_pyro.evaluation.aggregation import hac_standard_error
 from rvrae_pyro.evaluation.comparison import compare
+from rvrae_pyro.evaluation.cross_validation import leave_future_out, leave_month_out
+from rvrae_pyro.evaluation.decile_portfolios import long_short, sharpe_ratio
 from rvrae_pyro.evaluation.density import (
     coverage,
     crps,
@@ -20,8 +22,8 @@ from rvrae_pyro.evaluation.density import (
     log_score,
     pit,
 )
-from rvrae_pyro.evaluation.future import leave_future_out, leave_month_out
-from rvrae_pyro.evaluation.inference import (
+from rvrae_pyro.evaluation.factor_profiles import factor_profile
+from rvrae_pyro.evaluation.hypothesis_tests import (
     diebold_mariano,
     fama_macbeth,
     grs,
@@ -36,9 +38,7 @@ from rvrae_pyro.evaluation.point import (
     rank_icir,
     total_r2,
 )
-from rvrae_pyro.evaluation.portfolio import long_short, sharpe_ratio
-from rvrae_pyro.evaluation.profile import factor_profile
-from rvrae_pyro.evaluation.sensitivity import psense
+from rvrae_pyro.evaluation.power_scaling import psense
 from rvrae_pyro.evaluation.stacking import stacking_weights
 
 __all__ = [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ShapeError
-from rvrae_pyro.evaluation._cells import Array, check_array, sample_dims, to_wide
+from rvrae_pyro.evaluation.matching import Array, check_array, sample_dims, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
 _NAMES = {

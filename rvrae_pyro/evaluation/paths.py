@@ -4,7 +4,7 @@ import xarray as xr
 
 from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import check_count
-from rvrae_pyro.evaluation._cells import check_array
+from rvrae_pyro.evaluation.matching import check_array
 from rvrae_pyro.names import COMPOUNDED_RETURNS, STEP, TIME
 
 __all__ = ["compounded_returns"]

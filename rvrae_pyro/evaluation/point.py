@@ -9,14 +9,14 @@ from scipy.stats import rankdata
 
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import in_time_order
-from rvrae_pyro.evaluation._aggregate import (
+from rvrae_pyro.evaluation.aggregation import (
     Per,
     aggregate,
     estimate_dataset,
     hac_standard_error,
     varying,
 )
-from rvrae_pyro.evaluation._cells import check_array, pair, point, to_wide
+from rvrae_pyro.evaluation.matching import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
 _LEAST_PAIRS = 3  # two pairs always correlate by -1 or 1

@@ -1,8 +1,9 @@
 """Experiments: models against each other, on the same panel with the same protocol."""
 
 from rvrae_pyro.experiments.cluster import Cluster, connect
-from rvrae_pyro.experiments.comparison import Comparison, compare
-from rvrae_pyro.experiments.entrants import (
+from rvrae_pyro.experiments.comparison_report import Comparison
+from rvrae_pyro.experiments.competitor_registry import ABLATIONS, ALL, COMPETITORS
+from rvrae_pyro.experiments.competitors import (
     BaselineEntrant,
     Entrant,
     FactoryEntrant,
@@ -11,8 +12,10 @@ from rvrae_pyro.experiments.entrants import (
 )
 from rvrae_pyro.experiments.forecast_tree import Fitted, build_outlook, forecast_tree
 from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
+from rvrae_pyro.experiments.grid import Failure
+from rvrae_pyro.experiments.metrics import METRICS, Rules, Scores, score
+from rvrae_pyro.experiments.model_comparison import compare
 from rvrae_pyro.experiments.oracle import Oracle
-from rvrae_pyro.experiments.registry import ABLATIONS, ALL, COMPETITORS
 from rvrae_pyro.experiments.replication import (
     PAPER_MODELS,
     paper,
@@ -26,10 +29,8 @@ from rvrae_pyro.experiments.risk_scores import (
     risk_record,
     risk_scores,
 )
-from rvrae_pyro.experiments.running import Failure
-from rvrae_pyro.experiments.scoring import METRICS, Rules, Scores, score
+from rvrae_pyro.experiments.rolling_refits import walk_forward
 from rvrae_pyro.experiments.swap import swap
-from rvrae_pyro.experiments.walk import walk_forward
 
 __all__ = [
     "ABLATIONS",

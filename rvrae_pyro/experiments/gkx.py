@@ -13,21 +13,21 @@ import pandas as pd
 
 from rvrae_pyro.baselines.ipca import IPCA
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.experiments.cells import Cell, Job, Result, SimulatedGKX
-from rvrae_pyro.experiments.entrants import BaselineEntrant, Entrant
-from rvrae_pyro.experiments.oracle import Oracle
-from rvrae_pyro.experiments.published import GKX_TABLE
-from rvrae_pyro.experiments.registry import COMPETITORS, check_distinct, enter_all
-from rvrae_pyro.experiments.report import (
+from rvrae_pyro.experiments.comparison_report import (
     PAGE,
     failure_table,
     refuse_foreign,
     write_csv,
     write_text,
 )
-from rvrae_pyro.experiments.running import Failure, failed, hold, run_grid
-from rvrae_pyro.experiments.scoring import METRICS
-from rvrae_pyro.experiments.tables import long_table, to_markdown
+from rvrae_pyro.experiments.competitor_registry import COMPETITORS, check_distinct, enter_all
+from rvrae_pyro.experiments.competitors import BaselineEntrant, Entrant
+from rvrae_pyro.experiments.grid import Failure, failed, hold, run_grid
+from rvrae_pyro.experiments.jobs import Cell, Job, Result, SimulatedGKX
+from rvrae_pyro.experiments.metrics import METRICS
+from rvrae_pyro.experiments.oracle import Oracle
+from rvrae_pyro.experiments.published import GKX_TABLE
+from rvrae_pyro.experiments.result_tables import long_table, to_markdown
 from rvrae_pyro.fitting.parallel import Submits
 
 GKX_MODELS: Final = ("IPCA", "CA", "CA2", "FactorVAE", "RVRAE")
@@ -154,7 +154,7 @@ def benchmark_gkx(
         Repetitions, each a market of its own; the published table has 100.
     n_factors : int
         Of the models; 3 are true.
-    models : as in :func:`~rvrae_pyro.experiments.comparison.compare`
+    models : as in :func:`~rvrae_pyro.experiments.model_comparison.compare`
         IPCA by name has no constant here, as in the published table.
     seed : int
         Seed of the first repetition; the others count on. Models take the same seed.
@@ -163,7 +163,7 @@ def benchmark_gkx(
     num_samples : int
         Particles of RVRAE's filter.
     n_jobs, executor, progress
-        As in :func:`~rvrae_pyro.experiments.comparison.compare`.
+        As in :func:`~rvrae_pyro.experiments.model_comparison.compare`.
     sizes : mapping, optional
         ``n_assets``, ``n_characteristics`` other than the published 200 and 50.
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import periods_per_year
+from rvrae_pyro.data.calendar import periods_per_year
 from rvrae_pyro.data.splits import Split
-from rvrae_pyro.experiments.comparison import Comparison, compare
-from rvrae_pyro.experiments.planning import candidates, cut
+from rvrae_pyro.experiments.comparison_report import Comparison
+from rvrae_pyro.experiments.grid import candidates, cut
+from rvrae_pyro.experiments.model_comparison import compare
 from rvrae_pyro.experiments.published import PAPER_NAME
 from rvrae_pyro.fitting.parallel import Submits
 from rvrae_pyro.names import ASSET, RETURNS, TIME

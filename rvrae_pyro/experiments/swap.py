@@ -14,18 +14,18 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.errors import ConfigError, FitError, check_count
 from rvrae_pyro.evaluation import psense
-from rvrae_pyro.experiments.cells import Cell, Job, Result, fit_job
-from rvrae_pyro.experiments.comparison import Comparison, spans, summarise
-from rvrae_pyro.experiments.entrants import Entrant, ModelEntrant, as_entrant
+from rvrae_pyro.experiments.comparison_report import Comparison
+from rvrae_pyro.experiments.competitors import Entrant, ModelEntrant, as_entrant
 from rvrae_pyro.experiments.forecast_tree import Fitted
-from rvrae_pyro.experiments.planning import check_study, cut, plan, study_months
-from rvrae_pyro.experiments.running import failed
-from rvrae_pyro.experiments.scoring import Rules
+from rvrae_pyro.experiments.grid import check_study, cut, failed, plan, study_months
+from rvrae_pyro.experiments.jobs import Cell, Job, Result, fit_job
+from rvrae_pyro.experiments.metrics import Rules
+from rvrae_pyro.experiments.model_comparison import spans, summarise
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.part import Part

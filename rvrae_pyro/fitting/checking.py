@@ -27,8 +27,8 @@ from rvrae_pyro.diagnostics.common_variation import common_variation
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.diagnostics.psis import psis
 from rvrae_pyro.fitting.record import TrainingRecord
-from rvrae_pyro.inference.divergence import month_kl
 from rvrae_pyro.inference.importance import guide_paths
+from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.exact import is_exact
 from rvrae_pyro.models.guides import Smoothing

@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.panel_match import match_panel
 from rvrae_pyro.data.portfolios import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import check_count
-from rvrae_pyro.evaluation.profile import factor_profile
+from rvrae_pyro.evaluation.factor_profiles import factor_profile
 from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.names import TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import replicates as _replicates

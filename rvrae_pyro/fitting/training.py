@@ -18,7 +18,7 @@ from rvrae_pyro._version import __version__
 from rvrae_pyro.atomic import only_run, scratch_folder
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.chunks import give_back, is_lazy
-from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
@@ -31,10 +31,10 @@ from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.elbo import settle
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
-from rvrae_pyro.inference.processes import Team, team
-from rvrae_pyro.inference.shards import CutPanel, SpilledPanel, without_assets
-from rvrae_pyro.inference.slopes import Slopes
-from rvrae_pyro.inference.streaming import Streamed
+from rvrae_pyro.inference.gradients import Slopes
+from rvrae_pyro.inference.sharded.distributed import Team, team
+from rvrae_pyro.inference.sharded.shards import CutPanel, SpilledPanel, without_assets
+from rvrae_pyro.inference.sharded.streaming import Streamed
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.random_weights import matched_effects

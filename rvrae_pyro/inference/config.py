@@ -52,7 +52,7 @@ class FitConfig:
     shard_size : int or None
         Assets that the networks see at once. None: all of a window; a number: as many, one shard
         after another, for the same gradient in less memory and more passes
-        (:mod:`rvrae_pyro.inference.streaming`). A panel on disk takes 1024 unless told.
+        (:mod:`rvrae_pyro.inference.sharded.streaming`). A panel on disk takes 1024 unless told.
     kl_schedule : Schedule
         KL weight over steps and months, ending at 1.
     kl_reduction : {"sum", "mean"}

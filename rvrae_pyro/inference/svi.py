@@ -16,10 +16,10 @@ from pyro.infer import ELBO
 from rvrae_pyro.data.batch import Batch, Carry
 from rvrae_pyro.errors import FitError
 from rvrae_pyro.inference.config import FitConfig
-from rvrae_pyro.inference.divergence import marginal_kl, month_kl
 from rvrae_pyro.inference.elbo import AnnealedELBO
 from rvrae_pyro.inference.epochs import BackOff, Epoch, Keep, State, Trained
-from rvrae_pyro.inference.slopes import BrokenBound, OnePanel, Slopes, Task
+from rvrae_pyro.inference.gradients import BrokenBound, OnePanel, Slopes, Task
+from rvrae_pyro.inference.kl import marginal_kl, month_kl
 from rvrae_pyro.inference.windows import draw_windows
 from rvrae_pyro.models.filter_pass import Walk
 from rvrae_pyro.models.rvrae import RVRAE

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.models import likelihoods
-from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
 __all__ = ["CrossSection", "join_dispersions"]

@@ -11,7 +11,7 @@ from rvrae_pyro.models.kinds import require_instance
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
-from rvrae_pyro.nn.cross_section import along_assets, along_factors, information, spread_of
+from rvrae_pyro.nn.asset_sums import along_assets, along_factors, information, spread_of
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
 __all__ = [

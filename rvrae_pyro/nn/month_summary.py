@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rvrae_pyro.nn.cross_section import along_assets, information
+from rvrae_pyro.nn.asset_sums import along_assets, information
 from rvrae_pyro.nn.gaussian import Potential
 
 _PRECISION_UNIT = 10.0

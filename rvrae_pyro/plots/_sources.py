@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import infer_frequency
+from rvrae_pyro.data.calendar import infer_frequency
 from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, RETURNS, STEP, TIME

@@ -37,7 +37,7 @@ from rvrae_pyro.plots._style import (
     note,
 )
 from rvrae_pyro.plots._summaries import calibrate, typical_size
-from rvrae_pyro.risk._weights import PORTFOLIO, Weights, read_weights
+from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, read_weights
 
 _COMPOUNDED: Final = "compounded_returns"
 _BINS: Final = 10

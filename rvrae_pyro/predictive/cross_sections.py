@@ -15,7 +15,7 @@ import xarray as xr
 
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.data.chunks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import Scratch
+from rvrae_pyro.inference.sharded.shards import Scratch
 from rvrae_pyro.models.cross_section import CrossSection, join_dispersions
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME

@@ -17,7 +17,7 @@ from rvrae_pyro.inference.particle_filter import month_random, smc_filter
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.predictive.cross_sections import stream_cross_section
 from rvrae_pyro.predictive.weight_draws import block_sizes, drawn_weights, fixed_models, in_double
 

@@ -33,7 +33,7 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT_DRAW,
 )
-from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.later_rows import LaterRows

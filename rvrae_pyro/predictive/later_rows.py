@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.data.dates import frequency_of, next_row
+from rvrae_pyro.data.calendar import frequency_of, next_row
 from rvrae_pyro.data.panel_match import describe_panel, match_panel
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT

@@ -10,12 +10,12 @@ from pyro import poutine
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
-from rvrae_pyro.nn.cross_section import along_factors
+from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 from rvrae_pyro.predictive.simulate import Cells, Moment, PathState, advance, draw_month

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.atomic import only_run, put, remove, write_bytes
-from rvrae_pyro.data.stores import check_replaceable
+from rvrae_pyro.data.io import check_replaceable
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import OBS, TIME
 

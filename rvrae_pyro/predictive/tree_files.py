@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.atomic import replacing
-from rvrae_pyro.data.stores import check_replaceable
+from rvrae_pyro.data.io import check_replaceable
 from rvrae_pyro.errors import CheckpointError, ConfigError
 
 __all__ = ["encode_attrs", "read_tree", "write_tree"]

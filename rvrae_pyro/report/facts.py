@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-import rvrae_pyro as rv
-from rvrae_pyro.cli.tables import forecast_table
-from rvrae_pyro.data.dates import frequency_of
+from rvrae_pyro.data import load_french_factors, managed_portfolios
+from rvrae_pyro.data.calendar import frequency_of
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import PanelError
@@ -21,6 +20,14 @@ from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURN
 from rvrae_pyro.plots._summaries import principal_factors
 from rvrae_pyro.report.books import EQUAL, standard_books
 from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
+from rvrae_pyro.risk import (
+    FactorCovariance,
+    portfolio,
+    portfolio_draws,
+    scenario,
+    summarize,
+)
+from rvrae_pyro.risk.tables import forecast_table
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -137,18 +144,18 @@ def gather(
     filtered = fit.filter(panel, num_samples, seed)
     tree = filtered.forecast([live])
     equal = standard_books(tree)[EQUAL]
-    sd = float(rv.risk.portfolio_draws(tree, equal).std())
+    sd = float(portfolio_draws(tree, equal).std())
     fall = round(_FALL * sd, 3)
     paths = filtered.factors()
     turned = principal_factors(filtered.loadings(), paths["factors"])
     parts = _attribution(filtered, live, paths["mean"], turned["mean"])
     means = parts.sum(axis=1)
     weights = _portfolios(tree, panel, live, given or {})
-    books = rv.risk.portfolio(tree, weights)
+    books = portfolio(tree, weights)
     at_live = books.to_dataset().isel({TIME: 0})
     # as in the ranking: means without the noise of the draws
     at_live["mean"] = xr.dot(weights.isel({TIME: 0}), _by_asset(means, weights), dim=ASSET)
-    profile = factor_profile(turned["mean"], rv.data.managed_portfolios(panel), _known(panel))
+    profile = factor_profile(turned["mean"], managed_portfolios(panel), _known(panel))
     judged = judge(fit, filtered, spans)
     return Facts(
         fit,
@@ -190,7 +197,7 @@ def _known(panel: xr.Dataset) -> xr.DataArray | None:
     """Return factors with names by the panel's months, NaN where unknown; None unless monthly."""
     if frequency_of(panel) != "monthly":
         return None
-    return rv.data.load_french_factors().reindex({TIME: panel[TIME]})
+    return load_french_factors().reindex({TIME: panel[TIME]})
 
 
 def _portfolios(
@@ -209,7 +216,7 @@ def _portfolios(
         value = panel[WEIGHT].sel({TIME: [live]}).where(books[EQUAL] > 0).fillna(0.0).clip(0.0)
         if float(value.sum()) > 0:
             books["Value weights"] = value / value.sum(ASSET)
-    least = rv.risk.FactorCovariance.from_forecast(tree).minimum_variance()
+    least = FactorCovariance.from_forecast(tree).minimum_variance()
     books["Least variance, long and short"] = least.fillna(0.0)
     stacked = np.stack([book.transpose(TIME, ASSET).values for book in books.values()], axis=-1)
     like = books[EQUAL].transpose(TIME, ASSET)
@@ -223,8 +230,8 @@ def _ranking(
 ) -> pd.DataFrame:
     """Rank by means without the noise of the draws, which would blur small differences."""
     table = forecast_table(tree, raw)
-    risk = rv.risk.summarize(tree).isel({TIME: 0})
-    fallen = rv.risk.scenario(tree, weights=equal, value=fall)
+    risk = summarize(tree).isel({TIME: 0})
+    fallen = scenario(tree, weights=equal, value=fall)
     moved = (
         fallen["predictions"].to_dataset()[RETURNS].isel({TIME: 0}).mean((CHAIN, DRAW))
         - risk["mean"]

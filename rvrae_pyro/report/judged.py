@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-import rvrae_pyro as rv
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.report.books import standard_books
 from rvrae_pyro.report.versus import Measure, compare_with_ewma, compare_with_ipca
+from rvrae_pyro.risk.backtest import backtest
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -131,7 +131,7 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
     returns = panel[RETURNS].sel({TIME: months})
     books = standard_books(tree)
     tails = (0.05, 0.01) if draws >= 1000 else (0.05,)
-    tested = rv.risk.backtest(tree, returns, books, tails, seed=seed)
+    tested = backtest(tree, returns, books, tails, seed=seed)
     past = spans.train
     if panel[TIME].values[0] > fit.kl_total[TIME].values[0]:
         past = past[:0]  # a rival that has seen less of the past would be no comparison

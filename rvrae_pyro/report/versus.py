@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.baselines import EWMA, IPCA
-from rvrae_pyro.baselines.base import Baseline, FilteredBaseline
+from rvrae_pyro.baselines.baseline import Baseline, FilteredBaseline
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.diagnostics.check_panel import check_skill
 from rvrae_pyro.errors import RvraeError

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.risk._draws import Array, check_tails
+from rvrae_pyro.risk.draws import Array, check_tails
 from rvrae_pyro.risk.summary import DESCRIPTIONS
 
 _NODES = 200

@@ -15,17 +15,21 @@ from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.data.timeline import in_time_order, labels_like
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_count, check_number
 from rvrae_pyro.names import ASSET, RETURNS, TIME
-from rvrae_pyro.risk._cells import Scores, Walk
-from rvrae_pyro.risk._clusters import BINS, bootstrap_counts, clustered, pit_band, pit_test
-from rvrae_pyro.risk._draws import Array, Forecast, check_tails, read_forecast
-from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, read_weights
 from rvrae_pyro.risk.coverage_tests import (
+    BINS,
+    bootstrap_counts,
     christoffersen,
+    clustered,
     holm,
     kupiec,
     kupiec_power,
     months_needed,
+    pit_band,
+    pit_test,
 )
+from rvrae_pyro.risk.draws import Array, Forecast, check_tails, read_forecast
+from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, first, read_weights
+from rvrae_pyro.risk.tail_scores import Scores, Walk
 
 _LEVEL: Final = 0.05
 _HOLM: Final = {"kupiec_p_exact": "kupiec", "conditional_p": "christoffersen", "z2_p": "z2"}

@@ -12,8 +12,8 @@ import xarray as xr
 from rvrae_pyro.data.timeline import in_time_order
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, OTHER_FACTOR, TIME
-from rvrae_pyro.risk._draws import Array, read_forecast
-from rvrae_pyro.risk._weights import PORTFOLIO, Weights, first, pick_times, read_weights
+from rvrae_pyro.risk.draws import Array, read_forecast
+from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, first, pick_times, read_weights
 
 OTHER_ASSET = "other_asset"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.dates import frequency_of, period_ends
+from rvrae_pyro.data.calendar import frequency_of, period_ends
 from rvrae_pyro.errors import ConfigError, PanelError, check_count, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk.portfolio import to_scenarios

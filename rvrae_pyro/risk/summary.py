@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
-from rvrae_pyro.risk._draws import (
+from rvrae_pyro.risk.draws import (
     MIXED,
     Array,
     Forecast,

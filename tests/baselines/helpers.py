@@ -5,7 +5,7 @@ import xarray as xr
 from rvrae_pyro import baselines
 from rvrae_pyro.baselines import TrainConfig
 from rvrae_pyro.data import split
-from rvrae_pyro.data.simulate import simulate_dynamic
+from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.data.splits import Split
 
 SHORT = TrainConfig(max_epochs=2, months=4)

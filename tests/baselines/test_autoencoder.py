@@ -8,7 +8,7 @@ from torch import nn
 from rvrae_pyro.baselines import ConditionalAutoencoder, TrainConfig
 from rvrae_pyro.baselines.autoencoder import Network
 from rvrae_pyro.data import managed_portfolios, split
-from rvrae_pyro.data.simulate import simulate_gkx
+from rvrae_pyro.data.simulators import simulate_gkx
 from rvrae_pyro.evaluation import total_r2
 from tests.baselines.helpers import SHORT, market, parts
 

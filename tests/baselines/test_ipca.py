@@ -14,7 +14,7 @@ from rvrae_pyro.baselines.alternating import (
 )
 from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.simulate import simulate_dynamic, simulate_gkx
+from rvrae_pyro.data.simulators import simulate_dynamic, simulate_gkx
 from rvrae_pyro.errors import FitError, PanelError, RvraeWarning, ShapeError
 from rvrae_pyro.evaluation import predictive_r2, total_r2
 from tests.baselines.helpers import market

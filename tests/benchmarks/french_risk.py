@@ -36,8 +36,8 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import EWMA, Baseline, EWMAMixture, FactorGARCH, MultivariateT
-from rvrae_pyro.experiments.entrants import as_entrant
-from rvrae_pyro.experiments.registry import find_entrant
+from rvrae_pyro.experiments.competitor_registry import find_entrant
+from rvrae_pyro.experiments.competitors import as_entrant
 
 FIRST = "1955"
 FOLDER = Path("runs/french_risk")

@@ -56,7 +56,7 @@ def test_exit_codes(
     def fail(path: object) -> None:
         raise error
 
-    monkeypatch.setattr(rv.data, "read_panel", fail)
+    monkeypatch.setattr("rvrae_pyro.cli.panels.read_file", fail)
     outcome = rvrae("check", "p.csv")
     assert (outcome.code, outcome.out, outcome.err) == (code, "", "rvrae: why\n")
 
@@ -65,7 +65,7 @@ def test_an_unforeseen_error_is_raised(rvrae: Command, monkeypatch: pytest.Monke
     def fail(path: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(rv.data, "read_panel", fail)
+    monkeypatch.setattr("rvrae_pyro.cli.panels.read_file", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         rvrae("check", "p.csv")
 
@@ -76,7 +76,7 @@ def test_a_divergence_is_a_failure_and_writes_nothing(
     def diverge(*_: object, **__: object) -> None:
         raise FitError("The ELBO is not finite at step 3")
 
-    monkeypatch.setattr(rv, "fit", diverge)
+    monkeypatch.setattr("rvrae_pyro.fitting.training.fit", diverge)
     outcome = rvrae("fit", panel_file, "--out", tmp_path / "run")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == "rvrae: The ELBO is not finite at step 3\n"

@@ -26,7 +26,7 @@ SIZES = (
 @pytest.fixture
 def quick(monkeypatch):
     """A baseline that is quick stands for every model; the panels that they were given."""
-    from rvrae_pyro.experiments.comparison import compare
+    from rvrae_pyro.experiments.model_comparison import compare
 
     seen = []
 

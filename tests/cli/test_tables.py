@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from rvrae_pyro.cli.tables import forecast_table, risk_table, write_table
+from rvrae_pyro.cli.files import write_table
 from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.risk.tables import forecast_table, risk_table
 
 N_DRAWS = 1000
 

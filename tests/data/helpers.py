@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.build import build_panel
-from rvrae_pyro.data.dates import period_ends
+from rvrae_pyro.data.calendar import period_ends
 
 
 def dates(n_times: int, frequency: str = "monthly") -> np.ndarray:

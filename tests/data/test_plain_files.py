@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rvrae_pyro.data import ColumnMap, from_frame, own_files, plain_files, read_long, read_panel
+from rvrae_pyro.data import ColumnMap, from_frame, plain_files, read_long, read_panel, readers
 from rvrae_pyro.errors import PanelError, RvraeWarning
 from tests.data.helpers import long_table
 
@@ -133,7 +133,7 @@ def test_pieces_of_a_large_file_agree_with_the_whole(tmp_path, monkeypatch):
     def small(*args, **kwargs):
         return pieces(*args, **kwargs, rows=7)
 
-    monkeypatch.setattr(own_files, "read_in_pieces", small)
+    monkeypatch.setattr(readers, "read_in_pieces", small)
     assert read_long(path, excess=True).identical(whole)
     assert whole["country"].values.tolist() == ["NA"] * 4
     assert whole["characteristics"].dtype == np.float32

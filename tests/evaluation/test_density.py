@@ -11,13 +11,13 @@ from scipy.special import logsumexp
 
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation import (
-    _cells,
     coverage,
     crps,
     crps_normal,
     crps_student_t,
     hac_standard_error,
     log_score,
+    matching,
     pit,
 )
 
@@ -124,7 +124,7 @@ def test_fair_crps_is_unbiased_for_the_sampled_law():
 @pytest.mark.parametrize("block", [1, 500, 10**9])
 def test_blocks_of_any_size_agree(returns, draws, block, monkeypatch):
     expected = crps(returns, draws, per="cell")
-    monkeypatch.setattr(_cells, "_BLOCK", block)
+    monkeypatch.setattr(matching, "_BLOCK", block)
     xr.testing.assert_identical(crps(returns, draws, per="cell"), expected)
     mask = returns.notnull()
     along = crps(long(returns, mask), long(draws, mask), per="cell")
@@ -138,9 +138,9 @@ def test_blocks_bound_the_numbers_in_memory(monkeypatch):
         seen.append(x.size)
         return y
 
-    monkeypatch.setattr(_cells, "_BLOCK", 4000)
+    monkeypatch.setattr(matching, "_BLOCK", 4000)
     d = wide(np.zeros((1, 100, 30, 10)))
-    _cells.score_cells(d, kernel)
+    matching.score_cells(d, kernel)
     assert max(seen) == 4000
     assert sum(seen) == d.size
 

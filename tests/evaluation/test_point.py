@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rvrae_pyro.data.simulate import simulate_gkx
+from rvrae_pyro.data.simulators import simulate_gkx
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.evaluation import (
     hac_standard_error,

@@ -18,12 +18,12 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
-from rvrae_pyro.data.fingerprint import fingerprint
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.experiments import BaselineEntrant, cluster, connect
-from rvrae_pyro.experiments.cells import Cell, Job, SimulatedGKX, run_job
-from rvrae_pyro.experiments.running import run_cells
-from rvrae_pyro.experiments.tables import long_table
+from rvrae_pyro.experiments.grid import run_cells
+from rvrae_pyro.experiments.jobs import Cell, Job, SimulatedGKX, run_job
+from rvrae_pyro.experiments.result_tables import long_table
 from tests.experiments.helpers import Slow, panel, small_model
 
 pytest.importorskip("distributed")

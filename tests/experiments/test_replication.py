@@ -121,7 +121,7 @@ def test_tables_have_the_six_models_beside_the_printed_figures(
 
 
 def test_table_3_shows_what_was_printed_for_the_same_number_of_assets() -> None:
-    from rvrae_pyro.experiments.tables import wide
+    from rvrae_pyro.experiments.result_tables import wide
 
     rows = pd.DataFrame(
         {

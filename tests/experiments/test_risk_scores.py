@@ -6,7 +6,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import ALSTM, EWMA, IPCA
-from rvrae_pyro.data.simulate import simulate_dynamic
+from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.experiments import (
     RISK_MEASURES,

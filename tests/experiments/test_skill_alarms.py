@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rvrae_pyro.experiments.tables import skill_alarms
+from rvrae_pyro.experiments.result_tables import skill_alarms
 
 
 def rows(model, r2, r2_error, ic, ic_error, omitted=0):

@@ -17,7 +17,7 @@ from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.cli.panels import settled
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.chunks import is_lazy, row_blocks
-from rvrae_pyro.inference.shards import CutPanel, Scratch, SpilledPanel
+from rvrae_pyro.inference.sharded.shards import CutPanel, Scratch, SpilledPanel
 from rvrae_pyro.predictive import cross_sections
 from rvrae_pyro.predictive.cross_sections import stream_cross_section
 from tests.helpers import FACTORS as K
@@ -162,7 +162,7 @@ def test_a_full_scratch_disk_is_one_clear_error(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rvrae_pyro.inference.shards.SpilledPanel._spill", full)
+    monkeypatch.setattr("rvrae_pyro.inference.sharded.shards.SpilledPanel._spill", full)
     with pytest.raises(rv.FitError, match=r"No space left.*TMPDIR"):
         rv.fit(rv.RVRAE(4, K), ready(on_disk), config=CONFIG, progress=False)
 
@@ -300,7 +300,7 @@ def test_a_disk_that_fills_up_is_one_clear_error(tmp_path: Path, n_numbers: int)
     code = (
         "import torch, rvrae_pyro as rv\n"
         "from pathlib import Path\n"
-        "from rvrae_pyro.inference.shards import Scratch\n"
+        "from rvrae_pyro.inference.sharded.shards import Scratch\n"
         "try:\n"
         f"    Scratch(Path({str(tmp_path)!r})).put(torch.ones({n_numbers}))\n"
         "except rv.FitError as error:\n"

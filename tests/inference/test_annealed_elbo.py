@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.slopes import OnePanel, Task
+from rvrae_pyro.inference.gradients import OnePanel, Task
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir

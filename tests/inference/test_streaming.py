@@ -10,11 +10,11 @@ from torch import Tensor
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.cells import Samples, cells_of, light
-from rvrae_pyro.inference.divergence import month_kl
-from rvrae_pyro.inference.shards import CutPanel
-from rvrae_pyro.inference.slopes import Task, window_loss
-from rvrae_pyro.inference.streaming import Streamed
+from rvrae_pyro.inference.gradients import Task, window_loss
+from rvrae_pyro.inference.kl import month_kl
+from rvrae_pyro.inference.sharded.shard_observations import Samples, cells_of, light
+from rvrae_pyro.inference.sharded.shards import CutPanel
+from rvrae_pyro.inference.sharded.streaming import Streamed
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir

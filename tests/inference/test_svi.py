@@ -15,8 +15,8 @@ from torch import Tensor
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.inference import svi
-from rvrae_pyro.inference.divergence import marginal_kl, month_kl
-from rvrae_pyro.inference.slopes import OnePanel, Task, window_loss
+from rvrae_pyro.inference.gradients import OnePanel, Task, window_loss
+from rvrae_pyro.inference.kl import marginal_kl, month_kl
 from rvrae_pyro.inference.svi import train
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K

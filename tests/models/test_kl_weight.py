@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.nn.gaussian import Potential
 from tests.helpers import (
     CHARACTERISTICS,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.inference.divergence import month_kl
+from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.inference.particle_filter import smc_filter
 from rvrae_pyro.models.registry import build_model, describe_model
 from rvrae_pyro.nn.gaussian import Potential

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rvrae_pyro.data.packing import pack
+from rvrae_pyro.data.batch import pack
 from rvrae_pyro.nn.lstm import run_lstm_packed
 
 MASKS = st.integers(0, 2**31).flatmap(

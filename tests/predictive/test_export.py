@@ -11,7 +11,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rvrae_pyro.data.simulate import simulate_dynamic
+from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.errors import CheckpointError, ConfigError, PanelError, ShapeError
 from rvrae_pyro.predictive.export import (
     build_tree,
@@ -268,7 +268,7 @@ def test_export_risk_and_scores_import_without_torch():
     code = (
         "import sys\n"
         "import rvrae_pyro.predictive.export, rvrae_pyro.risk, rvrae_pyro.evaluation\n"
-        "import rvrae_pyro.data.simulate\n"
+        "import rvrae_pyro.data.simulators\n"
         "sys.exit(', '.join({'torch', 'pyro'} & set(sys.modules)) or None)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.risk import FactorCovariance, portfolio, portfolio_draws, summarize, to_scenarios
-from rvrae_pyro.risk._weights import read_weights
+from rvrae_pyro.risk.portfolio_weights import read_weights
 from tests.risk.helpers import equal_weights, make_forecast
 
 quiet = pytest.mark.filterwarnings("ignore::rvrae_pyro.errors.RvraeWarning")

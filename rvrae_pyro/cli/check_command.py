@@ -1,0 +1,108 @@
+"""``rvrae check``: whether a panel is fit for use, and what it holds."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import xarray as xr
+
+from rvrae_pyro.cli.console import say, say_json, say_pairs
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, layout_of, read_panel
+from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.data.oddities import find_oddities
+from rvrae_pyro.data.validation import check_panel
+from rvrae_pyro.data.validation import listed as listed_cells
+from rvrae_pyro.errors import warn_user
+from rvrae_pyro.names import (
+    ASSET,
+    CHARACTERISTIC,
+    CHARACTERISTICS,
+    CONTEXT,
+    FEATURE,
+    RETURNS,
+    TIME,
+    WEIGHT,
+)
+
+
+@takes_layout
+def check(
+    panel: PanelPath,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run to compare with; the table is read as that of its fit was."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Check a panel and describe it; every problem is listed.
+
+    With a run: also whether the panel is of the kind that it was fitted on. What is valid and most
+    likely wrong, such as a characteristic that knows the return of its row, comes as a warning.
+    """
+    dataset = read_panel(panel, layout) if run is None else load_run(run).read(panel, layout)[0]
+    check_panel(dataset)
+    described = describe(dataset)
+    odd = find_oddities(dataset, layout.returns or "ret")
+    if layout_of(panel, layout) is None:  # readers of plain tables have warned of these
+        for text in odd:
+            warn_user(text)
+    if as_json:
+        say_json({"panel": str(panel), **described, "warnings": odd})
+        return
+    kind = "" if run is None else f", of the kind that {run} was fitted on"
+    say(f"{panel} is a panel in order{kind}.")
+    say_pairs({name.replace("_", " "): _text(value) for name, value in described.items()})
+
+
+def describe(panel: xr.Dataset) -> dict[str, Any]:
+    """Count and name what a panel holds.
+
+    Returns
+    -------
+    dict
+        JSON types. ``live_rows`` are those after the last observed return; ``characteristics
+        _missing`` is the share of gaps inside listed cells, which ranking fills.
+    """
+    listed = listed_cells(panel).values
+    seen = ~np.isnan(panel[RETURNS].values)
+    usable = listed & seen
+    last = int(np.flatnonzero(seen.any(axis=1))[-1])
+    gaps = np.isnan(panel[CHARACTERISTICS].values[listed]).mean() if listed.any() else 0.0
+    days = panel[TIME].values.astype("datetime64[D]").astype(str)
+    return {
+        "frequency": str(panel.attrs.get("frequency", "monthly")),
+        "first": str(days[0]),
+        "last": str(days[-1]),
+        "last_with_returns": str(days[last]),
+        "rows": int(panel.sizes[TIME]),
+        "live_rows": int(panel.sizes[TIME] - last - 1),
+        "assets": int(panel.sizes[ASSET]),
+        "assets_a_row": [int(listed.sum(axis=1).min()), int(listed.sum(axis=1).max())],
+        "listed_cells": int(listed.sum()),
+        "returns_of_listed_assets": int(usable.sum()),
+        "returns_of_unlisted_assets": int((seen & ~listed).sum()),
+        "median_absolute_return": float(np.median(np.abs(panel[RETURNS].values[seen]))),
+        "returns_are": str(panel.attrs.get("return_kind", "simple excess")),
+        "characteristics": [str(name) for name in panel[CHARACTERISTIC].values],
+        "characteristics_missing": float(gaps),
+        "transform": str(panel.attrs.get("transform", "none")),
+        "context": [str(name) for name in panel[FEATURE].values] if CONTEXT in panel else [],
+        "has_weight": WEIGHT in panel,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        if value and isinstance(value[0], int):
+            return f"{value[0]} to {value[1]}"
+        shown = ", ".join(value[:4]) or "none"
+        return shown if len(value) <= 4 else f"{len(value)}: {shown}, ..."
+    if isinstance(value, float):
+        return f"{100 * value:.2f} %"
+    return f"{value:,}" if isinstance(value, int) else str(value)

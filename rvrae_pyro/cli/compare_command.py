@@ -1,0 +1,265 @@
+"""``rvrae compare``: competitors on one panel, as tables."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+import xarray as xr
+
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
+from rvrae_pyro.cli.files import visible
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
+from rvrae_pyro.cli.settings import split_parts
+from rvrae_pyro.data.validation import check_panel
+from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.names import RETURNS
+
+if TYPE_CHECKING:
+    from rvrae_pyro.experiments.cluster import Cluster
+    from rvrae_pyro.experiments.comparison_report import Comparison
+
+JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
+SchedulerOption = Annotated[
+    str,
+    typer.Option(help="Address of a dask scheduler whose workers take the fits, tcp://HOST:PORT."),
+]
+
+
+@takes_layout
+def compare(
+    panel: PanelPath,
+    out: Annotated[Path, typer.Option(help="Folder of tables; fits found there are reused.")],
+    models: Annotated[
+        str, typer.Option(help="'all', or names with commas: IPCA, CA, RVRAE, ...")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 1,
+    omit: Annotated[
+        str, typer.Option(help="Assets left out of training, with commas: 50,100,150.")
+    ] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="TRAIN,VALID,TEST: months, shares or last dates (default: 180,36,36, or as 5:1:1)."
+        ),
+    ] = "",
+    factors: Annotated[int, typer.Option(help="Factors of every model that has any.")] = 5,
+    ablation: Annotated[
+        bool | None, typer.Option(help="Also fit the variants of Table 5 (default: with 'all').")
+    ] = None,
+    jobs: JobsOption = 2,
+    scheduler: SchedulerOption = "",
+    num_samples: Annotated[int, typer.Option(help="Predictive draws, 200 or more.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Compare RVRAE with its competitors on a panel: tables, tests and pictures.
+
+    Fits train and validate on the months before the test months and are scored there once. PANEL
+    may be `french`, the portfolios that come with the package. Fits run in parallel, each kept as
+    soon as it is done; a second run takes them over. Exit code 1 if a fit failed: the tables hold
+    the others.
+    """
+    counts = read_numbers("--omit", omit)
+    check_results_folder(out)
+    ready, _ = prepare(with_returns(read_panel(panel, layout)))
+    names, parts = read_names(models), read_split(split, ready)
+    with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
+        from rvrae_pyro.experiments.model_comparison import compare as compare_models
+
+        result = compare_models(
+            ready,
+            names,
+            split=parts,
+            seeds=seeds,
+            omit=counts,
+            out=out,
+            n_factors=factors,
+            ablation=ablation,
+            num_samples=num_samples,
+            n_jobs=jobs,
+            executor=executor,
+        )
+    report_comparison(out, result, as_json)
+
+
+def with_returns(panel: xr.Dataset) -> xr.Dataset:
+    """Check a panel that models are to be trained and scored on.
+
+    Raises
+    ------
+    PanelError
+        If it is not valid, or holds no return.
+    """
+    check_panel(panel)
+    if not bool(panel[RETURNS].notnull().any()):
+        raise PanelError("the panel has no observed return to train on or to score.")
+    return panel
+
+
+_OPTIONS: Final = {
+    "n_factors": "--factors",
+    "n_jobs": "--jobs",
+    "num_samples": "--num-samples",
+    **{name: f"--{name}" for name in ("ablation", "models", "omit", "reps", "seeds", "split")},
+}
+
+
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Name options where a message of the library names its arguments.
+
+    Raises
+    ------
+    ConfigError, PanelError
+        In place of the library's own.
+    """
+    try:
+        yield
+    except (ConfigError, PanelError) as error:
+        told = re.sub(r"`(\w+)`", lambda name: f"`{_OPTIONS.get(name[1], name[1])}`", str(error))
+        raise type(error)(told) from error
+
+
+def kept_fits(out: Path | None) -> str:
+    """Say what is kept of a grid of fits that is stopped."""
+    if out is None:
+        return "without a folder no fit is kept."
+    return f"fits that are done are kept in {out}, and the same command goes on."
+
+
+def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:
+    """Connect to a scheduler; without an address there is no executor."""
+    from rvrae_pyro.experiments.cluster import connect
+
+    return connect(address) if address else nullcontext()
+
+
+def read_names(models: str) -> list[str]:
+    """Read names with commas between them.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("`--models` must name at least one competitor, or be 'all'.")
+    return names
+
+
+def read_numbers(option: str, text: str) -> list[int]:
+    """Read whole numbers with commas between them; none from empty text.
+
+    Raises
+    ------
+    ConfigError
+        If one is no whole number.
+    """
+    try:
+        return [int(each) for each in text.split(",") if each.strip()]
+    except ValueError as error:
+        raise ConfigError(
+            f"`{option}` must be whole numbers with commas between them; got {text!r}."
+        ) from error
+
+
+def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
+    """Read TRAIN,VALID,TEST; the paper's spans from empty text.
+
+    Raises
+    ------
+    ConfigError
+        If there are not three parts.
+    """
+    if not text:
+        from rvrae_pyro.experiments.replication import paper_split
+
+        return paper_split(panel)
+    return split_parts(text)
+
+
+def check_results_folder(path: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds something else.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a file, lies in a folder without permission, or is a folder with content
+        that is not one of ours.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"`--out` {path} is a file; name a folder.")
+    if path.is_dir() and not (path / "cells").is_dir() and any(map(visible, path.iterdir())):
+        raise ConfigError(
+            f"`--out` {path} holds something that is not a comparison; choose another folder."
+        )
+    above = path.absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
+
+
+def report_comparison(
+    out: Path, result: "Comparison", as_json: bool, *, published: bool = False
+) -> None:
+    """Print what a comparison found, and end with exit code 1 if a fit failed.
+
+    Parameters
+    ----------
+    out : Path
+        Folder that holds the tables.
+    result : Comparison
+    as_json : bool
+        Print JSON in place of tables.
+    published : bool
+        Print the paper's tables beside its figures. Default: all tables, without these.
+
+    Raises
+    ------
+    typer.Exit
+    """
+    if as_json:
+        _say_as_json(out, result)
+    else:
+        for number, title, shown in result.readable(published=published):
+            say_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
+        say(f"Wrote {out / 'report.md'}, tables and figures beside it.")
+    if result.failures:
+        first = result.failures[0]
+        tell(
+            f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
+            f"failed; the first, {first.cell.model} with seed {first.cell.seed}: "
+            f"{first.message.rstrip('.')}. "
+            f"All are in {out / 'failures.csv'}; run again to try only those."
+        )
+        raise typer.Exit(1)
+
+
+def _say_as_json(out: Path, result: "Comparison") -> None:
+    say_json(
+        {
+            "out": str(out),
+            **result.info,
+            "tables": {
+                number: table.to_dict(orient="records") for number, table in result.tables.items()
+            },
+            "p_values": result.p_values.to_dict(orient="records"),
+            "failures": [
+                {
+                    "model": f.cell.model,
+                    "seed": f.cell.seed,
+                    "omitted": f.cell.omitted,
+                    "message": f.message,
+                }
+                for f in result.failures
+            ],
+        }
+    )

@@ -1,0 +1,146 @@
+"""``rvrae forecast``: the distribution of next month's returns, as draws or as a table."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import pandas as pd
+import typer
+import xarray as xr
+
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
+from rvrae_pyro.cli.files import TABLE_SUFFIXES, check_file, write_table
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, settled
+from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.data.io import check_replaceable
+from rvrae_pyro.data.validation import listed
+from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.predictive.export import write_tree
+from rvrae_pyro.risk.tables import forecast_table
+
+_TREES: Final = (".nc", ".zarr")
+_SHOWN: Final = 5
+
+
+@takes_layout
+def forecast(
+    run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
+    panel: PanelPath,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Table (.csv, .parquet), or all draws as a DataTree: .nc, or .zarr, written month "
+            "by month, so that a killed run goes on."
+        ),
+    ],
+    times: Annotated[
+        str,
+        typer.Option(help="last, all, a month such as 2017-04, or 2016-01:2016-12."),
+    ] = "last",
+    num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Forecast every listed asset one month ahead, each month from the months before it.
+
+    The panel may be longer than that of the fit and hold other assets; its last row may be live,
+    with characteristics and no returns yet.
+    """
+    check_file(out, (*_TREES, *TABLE_SUFFIXES), Path(panel))
+    streams = out.suffix.lower() == ".zarr"
+    if streams:
+        check_replaceable(out, "tree", "--out", ConfigError)
+    loaded = load_run(run)
+    raw, prepared = loaded.read(panel, layout)
+    kept = "nothing was written."
+    if streams:
+        kept = f"months that are done are kept beside {out}, and the same command goes on."
+    with settled(prepared) as ready, interruptible(kept):
+        tree = loaded.fit.forecast(
+            ready,
+            num_samples=num_samples,
+            seed=seed,
+            times=months_asked(times, ready),
+            out=out if streams else None,
+        )
+    drawn = tree["predictions"].to_dataset()[RETURNS]
+    table = None
+    if out.suffix.lower() == ".nc":
+        write_tree(tree, out)
+    elif not streams:
+        table = forecast_table(tree, raw)
+        write_table(table, out)
+    days = [str(day)[:10] for day in drawn[TIME].values]
+    listed = drawn.isel(chain=0, draw=0, drop=True).notnull()
+    if as_json:
+        say_json(
+            {
+                "out": str(out),
+                "run": str(run),
+                "first": days[0],
+                "last": days[-1],
+                "months": len(days),
+                "forecasts": int(listed.sum()),
+                "num_samples": num_samples,
+                "seed": seed,
+            }
+        )
+        return
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    say(f"Wrote {out}: {int(listed.sum())} forecasts for {span}, {num_samples} draws each.")
+    if table is not None:
+        _show(table)
+        _tell_of_noise(table, num_samples)
+
+
+def months_asked(times: str, panel: xr.Dataset) -> object | None:
+    """Turn the option ``--times`` into what ``Fit.forecast`` takes."""
+    if times == "all":
+        return None
+    if times == "last":
+        return [last_listed(panel)]
+    first, colon, last = times.partition(":")
+    return slice(first or None, last or None) if colon else times
+
+
+def last_listed(panel: xr.Dataset) -> np.datetime64:
+    """Date of the last row with a listed asset: the live month where there is one."""
+    rows = np.flatnonzero(listed(panel).values.any(axis=1))
+    if not rows.size:
+        raise PanelError("no asset is listed in any row: there is nothing to forecast.")
+    date: np.datetime64 = panel[TIME].values[rows[-1]]
+    return date
+
+
+def _tell_of_noise(table: pd.DataFrame, num_samples: int) -> None:
+    """Say where the draws' own error blurs the ranking: variances of means say how much of it."""
+    month = table[table["date"] == table["date"].iloc[-1]]
+    error = float((month["sd"] ** 2).mean() / num_samples) ** 0.5
+    spread = float(month["mean"].std())
+    if len(month) > 1 and spread < 2 * error:
+        say(
+            f"Means of {num_samples} draws are off by {100 * error:.2f} % (s.e.) and differ by "
+            f"{100 * spread:.2f} %: read no ranking into them. Give --num-samples more, or see "
+            "`rvrae report`, which ranks without the noise of the draws."
+        )
+
+
+def _show(table: pd.DataFrame) -> None:
+    """Show both ends of the last month's ranking."""
+    month = table[table["date"] == table["date"].iloc[-1]]
+    ends = month if len(month) <= 2 * _SHOWN else pd.concat([month[:_SHOWN], month[-_SHOWN:]])
+    rows = [
+        [
+            f"{row['rank']:>4}  {row[ASSET]}",
+            *(f"{100 * row[name]:.2f}" for name in ("mean", "sd", "q05", "q95", "es_05")),
+            f"{row['prob_loss']:.2f}",
+        ]
+        for _, row in ends.iterrows()
+    ]
+    title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
+    head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
+    say_table(head, rows, title)

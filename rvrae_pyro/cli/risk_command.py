@@ -1,0 +1,222 @@
+"""``rvrae risk``: the distribution of a portfolio's next return, and where its risk is from."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+import xarray as xr
+
+from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
+from rvrae_pyro.cli.forecast_command import months_asked
+from rvrae_pyro.cli.layout import Layout, takes_layout
+from rvrae_pyro.cli.panels import PanelPath, settled
+from rvrae_pyro.cli.positions import Positions, read_positions
+from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.data.timeline import pick_rows
+from rvrae_pyro.data.validation import listed
+from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.names import ASSET, TIME
+from rvrae_pyro.risk import at_step
+from rvrae_pyro.risk import portfolio as portfolio_risk
+
+__all__ = ["risk"]
+
+_TAILS: Final = (0.05, 0.01)
+_SHOWN: Final = 10
+_ROWS: Final = {
+    "mean": "mean",
+    "sd": "sd",
+    "var_05": "VaR 5 %",
+    "es_05": "ES 5 %",
+    "var_01": "VaR 1 %",
+    "es_01": "ES 1 %",
+}
+
+
+@takes_layout
+def risk(
+    run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
+    panel: PanelPath,
+    portfolio: Annotated[
+        Path,
+        typer.Option(
+            help="Table (.csv, .parquet): a column of ids, and one of weights or of positions in "
+            "currency."
+        ),
+    ],
+    benchmark: Annotated[
+        Path | None, typer.Option(help="Such a table of a benchmark, for active risk.")
+    ] = None,
+    horizon: Annotated[
+        int, typer.Option(help="Periods that the portfolio is held, from the month on.")
+    ] = 1,
+    times: Annotated[str, typer.Option(help="last, or one month such as 2017-04.")] = "last",
+    num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Measure the risk of a portfolio over the next periods, and what each position adds to it.
+
+    Numbers that sum to one are weights. Others are positions in one currency, divided by their sum
+    (long-short portfolios that sum to about zero: by the sum of absolute values). A row `cash`
+    counts in the sum and has no excess return; assets that are not in the table have weight 0.
+    With --horizon 3 figures are of the excess return compounded over three periods, of a portfolio
+    that is bought and held; characteristics keep their last value.
+    """
+    check_count("--horizon", horizon)
+    loaded = load_run(run)
+    _, prepared = loaded.read(panel, layout)
+    column = (loaded.preparation.layout or {}).get("asset", layout.asset)
+    with settled(prepared) as ready, interruptible("nothing was written."):
+        month = _one_month(ready, times)
+        cells = listed(ready).sel({TIME: month})
+        held = read_positions(portfolio, "--portfolio", cells, column)
+        other = None
+        if benchmark is not None:
+            other = read_positions(benchmark, "--benchmark", cells, column)
+        tree = loaded.fit.forecast(
+            ready, num_samples=num_samples, seed=seed, times=[month], horizon=horizon
+        )
+    against = None if other is None else other.weights
+    books = [
+        portfolio_risk(one, held.weights, against, tail=_TAILS).isel({TIME: 0})
+        for one in _by_step(tree, horizon)
+    ]
+    book = books[-1]
+    figures = {"portfolio": _figures(book.to_dataset(), held.value)}
+    for name in ("benchmark", "active"):
+        if name in book.children:
+            figures[name] = _figures(book[name].to_dataset(), None)
+    positions = _positions(book.to_dataset(), held)
+    steps = [_figures(each.to_dataset(), held.value) for each in books]
+    if as_json:
+        say_json(
+            {
+                "run": str(run),
+                "date": str(month)[:10],
+                "horizon": horizon,
+                "num_samples": num_samples,
+                "seed": seed,
+                "rule": held.rule,
+                "value": held.value,
+                "cash": held.cash,
+                **figures,
+                "steps": [{"step": number, **each} for number, each in enumerate(steps, 1)],
+                "positions": positions,
+            }
+        )
+        return
+    _show(_span(month, horizon), held, figures, positions)
+    if horizon > 1:
+        _show_steps(steps)
+
+
+def _by_step(tree: xr.DataTree, horizon: int) -> list[xr.DataTree]:
+    """Forecasts of the returns compounded up to each step; the tree itself for a single one."""
+    if horizon == 1:
+        return [tree]
+    return [at_step(tree, step) for step in range(1, horizon + 1)]
+
+
+def _span(month: np.datetime64, horizon: int) -> str:
+    first = str(month)[:7]
+    return first if horizon == 1 else f"{horizon} periods from {first}, bought and held"
+
+
+def _one_month(panel: xr.Dataset, times: str) -> np.datetime64:
+    index = panel.indexes[TIME]
+    rows = pick_rows(
+        index, months_asked(times, panel), name="--times", what="panel", error=ConfigError
+    )
+    if len(rows) != 1:
+        raise ConfigError(f"`--times` must pick one month; got {len(rows)} with {times!r}.")
+    month: np.datetime64 = panel[TIME].values[rows[0]]
+    return month
+
+
+def _figures(data: xr.Dataset, value: float | None) -> dict[str, Any]:
+    """Figures of one portfolio, returns as decimals; in currency where its value is known."""
+    found = {name: data[name].item() for name in ("mean", "sd", "prob_loss")}
+    for tail in _TAILS:
+        for name in ("var", "es"):
+            found[f"{name}_{round(100 * tail):02d}"] = data[name].sel(tail=tail).item()
+    for name in ("factor_var", "idio_var", "parameter_var"):
+        if name in data and np.isfinite(data[name].item()):
+            found[name] = data[name].item()
+    if value is not None:
+        found["in_currency"] = {name: value * found[name] for name in _ROWS}
+    return found
+
+
+def _positions(data: xr.Dataset, held: Positions) -> list[dict[str, Any]]:
+    """Weight and parts of risk per position, the largest part of the expected shortfall first."""
+    tail = {"tail": _TAILS[0]}
+    parts = {
+        "component_sd": data["component_sd"],
+        "component_var_05": data["component_var"].sel(tail),
+        "component_es_05": data["component_es"].sel(tail),
+    }
+    rows = []
+    for asset, weight in held.weights[held.weights != 0.0].items():
+        row: dict[str, Any] = {"asset": str(asset), "weight": float(weight)}
+        if held.value is not None:
+            row["position"] = float(weight) * held.value
+        rows.append(row | {name: part.sel({ASSET: asset}).item() for name, part in parts.items()})
+    return sorted(rows, key=lambda row: -row["component_es_05"])
+
+
+def _show(
+    month: str, held: Positions, figures: dict[str, dict[str, Any]], positions: list[dict[str, Any]]
+) -> None:
+    value = "" if held.value is None else f" of {held.value:,.2f}"
+    say(f"{len(positions)} positions: {held.rule}{value}; cash {100 * held.cash:.1f} %.")
+    money = figures["portfolio"].get("in_currency")
+    rows = []
+    for name, label in _ROWS.items():
+        row = [label, *(f"{100 * each[name]:.2f}" for each in figures.values())]
+        rows.append(row if money is None else [*row, f"{money[name]:,.2f}"])
+    blank = [] if money is None else [""]
+    rows.append(["P(loss)", *(f"{100 * e['prob_loss']:.0f}" for e in figures.values()), *blank])
+    if any(map(_share, figures.values())):
+        rows.append(["variance from factors", *map(_share, figures.values()), *blank])
+    head = ("", *figures, *([] if money is None else ["in currency"]))
+    say_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
+    sd, es = figures["portfolio"]["sd"], figures["portfolio"]["es_05"]
+    shown = positions if len(positions) <= _SHOWN + 1 else positions[:_SHOWN]
+    lines = [_line(row["asset"], [row], sd, es) for row in shown]
+    rest = positions[len(shown) :]
+    if rest:
+        lines.append(_line(f"{len(rest)} others", rest, sd, es))
+    lines.append(_line("sum", positions, sd, es))
+    say_table(("position", "weight %", "of sd %", "of ES 5 % in %"), lines, "Parts of the risk")
+
+
+def _show_steps(steps: list[dict[str, Any]]) -> None:
+    """Print figures of the return compounded up to each step."""
+    rows = [
+        [str(number), *(f"{100 * each[name]:.2f}" for name in _ROWS)]
+        for number, each in enumerate(steps, 1)
+    ]
+    say_table(("periods", *_ROWS.values()), rows, "Compounded up to each period, in %")
+
+
+def _line(name: str, rows: list[dict[str, Any]], sd: float, es: float) -> list[str]:
+    weight = sum(row["weight"] for row in rows)
+    parts = sum(row["component_sd"] for row in rows), sum(row["component_es_05"] for row in rows)
+    shares = (_percent(part, whole) for part, whole in zip(parts, (sd, es), strict=True))
+    return [name, f"{100 * weight:.2f}", *shares]
+
+
+def _percent(part: float, whole: float) -> str:
+    """Share in percent; a dash where the whole is no loss, so that shares have no meaning."""
+    return f"{100 * part / whole:.1f}" if whole > 0 else "-"
+
+
+def _share(figures: dict[str, Any]) -> str:
+    """Share of variance from factors; empty where the forecast has no factors."""
+    if "factor_var" not in figures or not figures["sd"] > 0:
+        return ""
+    return f"{100 * figures['factor_var'] / figures['sd'] ** 2:.0f}"

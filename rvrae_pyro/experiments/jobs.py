@@ -1,0 +1,232 @@
+"""One fit of the comparison: what it is, how it is run, where its numbers are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from rvrae_pyro._version import __version__
+from rvrae_pyro.atomic import replacing
+from rvrae_pyro.data.simulators import simulate_gkx
+from rvrae_pyro.data.sources import Source
+from rvrae_pyro.experiments.competitors import Entrant
+from rvrae_pyro.experiments.forecast_tree import Fitted, forecast_tree
+from rvrae_pyro.experiments.metrics import Rules, Scores, score
+from rvrae_pyro.fitting.parallel import one_thread
+from rvrae_pyro.names import ASSET, RETURNS, TIME
+
+_LAYOUT = 2
+
+
+@dataclass(frozen=True)
+class SimulatedGKX:
+    """A repetition of the Gu-Kelly-Xiu simulation, drawn where it is used."""
+
+    case: str
+    seed: int
+    n_assets: int = 200
+    n_times: int = 180
+    n_characteristics: int = 50
+
+    def load(self) -> xr.Dataset:
+        """Draw the panel."""
+        return simulate_gkx(
+            self.case,  # type: ignore[arg-type]
+            self.n_assets,
+            self.n_times,
+            self.n_characteristics,
+            self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fit: who, with which seed, without which assets.
+
+    Attributes
+    ----------
+    model : str
+        Name of the competitor.
+    seed : int
+    omitted : int
+        How many assets were left out of training and are the only ones scored; 0 for none.
+    key : str
+        Hash of everything the numbers depend on.
+    """
+
+    model: str
+    seed: int
+    omitted: int
+    key: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file: readable, and different for different keys."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.model.lower()).strip("-")
+        return f"{slug}-seed{self.seed}-omit{self.omitted}-{self.key[:16]}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a process needs to run a cell.
+
+    Attributes
+    ----------
+    entrant : Entrant
+    source : Source
+    n_train, n_valid : int
+        Rows of the panel that train and validate; the rest is the test span.
+    seed : int
+    omitted : tuple of str
+        Assets whose returns the competitor never sees, and the only ones scored if any.
+    num_samples : int
+    rules : Rules
+    metrics : tuple of str or None
+    """
+
+    entrant: Entrant
+    source: Source
+    n_train: int
+    n_valid: int
+    seed: int
+    omitted: tuple[str, ...] = ()
+    num_samples: int = 1000
+    rules: Rules = field(default_factory=Rules)
+    metrics: tuple[str, ...] | None = None
+
+    def cell(self, panel: xr.Dataset, fingerprint: str) -> Cell:
+        """Name the cell and hash what its numbers depend on."""
+        content = {
+            "layout": _LAYOUT,
+            "version": __version__,
+            "entrant": self.entrant.describe(panel.isel({TIME: slice(self.n_train)})),
+            "data": fingerprint,
+            "split": [self.n_train, self.n_valid],
+            "seed": self.seed,
+            "omitted": list(self.omitted),
+            "num_samples": self.num_samples,
+            "rules": [self.rules.quantile, self.rules.cost, self.rules.periods],
+            "metrics": self.metrics,
+        }
+        text = json.dumps(content, sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        return Cell(self.entrant.name, self.seed, len(self.omitted), key)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Numbers of a cell.
+
+    Attributes
+    ----------
+    scores : Scores
+    seconds : float
+        Wall time of fit and scores.
+    attrs : dict
+        Of the fit: seed, config, library versions, fingerprint of the training data.
+    """
+
+    scores: Scores
+    seconds: float
+    attrs: dict[str, Any]
+
+
+def run_job(job: Job) -> Result:
+    """Fit, forecast and score one cell, on one thread; see :func:`fit_job`."""
+    return fit_job(job)[2]
+
+
+def fit_job(job: Job) -> tuple[Fitted, xr.DataTree, Result]:
+    """Fit, forecast and score one cell, on one thread; also the fit and its tree of forecasts.
+
+    Notes
+    -----
+    Omitted assets are dropped from training and validation. In the panel that is forecast their
+    returns are hidden in every month, test months too, so that nothing is known of them but
+    their characteristics.
+    """
+    started = time.perf_counter()
+    with one_thread():
+        panel = job.source.load()
+        end = job.n_train + job.n_valid
+        train, valid = panel.isel({TIME: slice(job.n_train)}), None
+        if job.n_valid:
+            valid = panel.isel({TIME: slice(job.n_train, end)})
+        shown = panel
+        returns = panel[RETURNS].isel({TIME: slice(end, None)})
+        if job.omitted:
+            names = list(job.omitted)
+            train = train.drop_sel({ASSET: names})
+            valid = None if valid is None else valid.drop_sel({ASSET: names})
+            shown = panel.assign({RETURNS: panel[RETURNS].where(~panel[ASSET].isin(names))})
+            returns = returns.sel({ASSET: names})
+        fitted = job.entrant.fit(train, valid, job.seed)
+        tree = forecast_tree(fitted, shown, panel[TIME].values[end:], job.num_samples, job.seed)
+        scores = score(tree, returns, job.rules, job.metrics)
+    attrs = {str(k): v for k, v in tree.attrs.items()}
+    return fitted, tree, Result(scores, time.perf_counter() - started, attrs)
+
+
+def write_result(folder: Path, cell: Cell, result: Result) -> Path:
+    """Keep a cell's numbers in a file, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    cell : Cell
+    result : Result
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "key": cell.key,
+        "model": cell.model,
+        "seed": cell.seed,
+        "omitted": cell.omitted,
+        "seconds": result.seconds,
+        "times": result.scores.times,
+        "estimates": {k: _plain(v) for k, v in result.scores.estimates.items()},
+        "monthly": {k: _plain(v) for k, v in result.scores.monthly.items()},
+        "attrs": result.attrs,
+    }
+    path = folder / cell.file_name
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    return path
+
+
+def read_result(folder: Path, cell: Cell) -> Result | None:
+    """Read a cell's numbers; None where there are none, or the file is damaged or of another cell.
+
+    A damaged file is the remains of a crashed disk, not of this package, and the cell is simply
+    run again.
+    """
+    try:
+        content = json.loads((folder / cell.file_name).read_text(encoding="utf-8"))
+        if content["key"] != cell.key:
+            return None
+        scores = Scores(
+            {k: (_number(v[0]), _number(v[1])) for k, v in content["estimates"].items()},
+            {k: [_number(x) for x in v] for k, v in content["monthly"].items()},
+            list(content["times"]),
+        )
+        return Result(scores, float(content["seconds"]), dict(content["attrs"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _plain(values: tuple[float, ...] | list[float]) -> list[float | None]:
+    return [float(x) if math.isfinite(x) else None for x in values]
+
+
+def _number(value: float | None) -> float:
+    return float(np.nan) if value is None else float(value)

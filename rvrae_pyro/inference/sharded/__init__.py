@@ -1,0 +1,1 @@
+"""Exact gradients over shards of assets, on disk or in several processes."""
