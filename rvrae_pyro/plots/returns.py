@@ -14,12 +14,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, STEP, TIME
+from rvrae_pyro.names import ASSET, CHAIN, COMPOUNDED_RETURNS, DRAW, RETURNS, STEP, TIME
 from rvrae_pyro.plots._sources import (
     asset_texts,
     forecast_tree,
     group_of,
     month_label,
+    months_of,
     one_time,
     period_of,
     predicted_returns,
@@ -37,9 +38,9 @@ from rvrae_pyro.plots._style import (
     note,
 )
 from rvrae_pyro.plots._summaries import calibrate, typical_size
+from rvrae_pyro.risk.portfolio import portfolio_draws
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, read_weights
 
-_COMPOUNDED: Final = "compounded_returns"
 _BINS: Final = 10
 
 
@@ -198,9 +199,9 @@ def fan(
     asset : str, optional
         One asset. Default: a portfolio.
     weights : Series or DataArray by asset, optional
-        Portfolio, rebalanced to these weights at every step. Default: equal weights.
+        Portfolio, bought at the start and held. Default: equal weights.
     compounded : bool
-        Return since the start (default), or the return of each month.
+        Return since the start (default), or the return of each month at the weights given.
     horizon : int
         Steps, where ``source`` is a fit. Default: 12.
     ax : Axes, optional
@@ -229,7 +230,8 @@ def fan(
     ...     "asset": ["A", "B", "C"],
     ... }
     >>> returns = xr.DataArray(draws, coords, ("chain", "draw", "step", "time", "asset"))
-    >>> tree = xr.DataTree.from_dict({"predictions": xr.Dataset({"returns": returns})})
+    >>> both = {"returns": returns, "compounded_returns": (1 + returns).cumprod("step") - 1}
+    >>> tree = xr.DataTree.from_dict({"predictions": xr.Dataset(both)})
     >>> rv.plots.fan(tree).get_ylabel()
     'compounded excess return, %'
     """
@@ -250,13 +252,12 @@ def fan(
             f"`source` must be a forecast of several steps (dim `step`), got dims "
             f"{tuple(predictions[RETURNS].dims)}. Make it by fit.forecast(panel, horizon=12)."
         )
-    if TIME in predictions[RETURNS].dims:
-        month = one_time(predictions[RETURNS], time)
-        predictions = predictions.sel({TIME: month})
-    else:
-        month = None
-    paths, what = _paths(predictions, asset, weights, compounded)
+    if TIME not in predictions[RETURNS].dims or COMPOUNDED_RETURNS not in predictions:
+        tree = _completed(tree)
+        predictions = tree["predictions"].to_dataset()
+    month = one_time(predictions[RETURNS], time)
     period = period_of(panel, tree, predictions)
+    paths, what = _paths(months_of(tree, [month]), asset, weights, compounded)
     paths = paths.stack(sample=(CHAIN, DRAW), create_index=False).transpose(STEP, "sample")
     ends = 100 * np.quantile(paths.values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
     steps = np.arange(1, paths.sizes[STEP] + 1)
@@ -273,17 +274,32 @@ def fan(
     axes.axhline(0.0, color=theme.muted, linewidth=0.8)
     axes.set_xlim(steps[0], steps[-1] if len(steps) > 1 else steps[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    since = "" if month is None else f" from {month_label(month, period)} on"
+    since = f" from {month_label(month, period)} on"
     unit = "compounded excess return, %" if compounded else f"excess return, % per {period}"
     dress(axes, theme, f"{what}{since}", f"{period}s ahead", unit)
     legend(axes, theme)
     return axes
 
 
+def _completed(tree: xr.DataTree) -> xr.DataTree:
+    """Add the dim ``time`` and compounded returns to paths that lack them."""
+    predictions = tree["predictions"].to_dataset()
+    returns = predictions[RETURNS]
+    if COMPOUNDED_RETURNS not in predictions:
+        predictions[COMPOUNDED_RETURNS] = (1.0 + returns).cumprod(STEP) - 1.0
+    if TIME not in returns.dims:
+        if TIME not in predictions.coords:
+            predictions = predictions.assign_coords({TIME: np.datetime64("2000-01-31", "ns")})
+        names = (RETURNS, COMPOUNDED_RETURNS)
+        predictions = predictions[list(names)].expand_dims(TIME)
+    return xr.DataTree.from_dict({"predictions": predictions})
+
+
 def _paths(
-    predictions: xr.Dataset, asset: object | None, weights: Weights | None, compounded: bool
+    tree: xr.DataTree, asset: object | None, weights: Weights | None, compounded: bool
 ) -> tuple[xr.DataArray, str]:
-    """Paths (chain, draw, step) of one asset or portfolio, and its name."""
+    """Paths (chain, draw, step) of one asset or portfolio from one origin, and its name."""
+    predictions = tree["predictions"].to_dataset().isel({TIME: 0})
     returns = predictions[RETURNS]
     if asset is not None:
         if asset not in returns[ASSET].values:
@@ -291,29 +307,22 @@ def _paths(
                 f"`asset` must be one of the {returns.sizes[ASSET]} assets of the forecast, such "
                 f"as {str(returns[ASSET].values[0])!r}; got {asset!r}."
             )
-        if compounded and _COMPOUNDED in predictions:
-            found = predictions[_COMPOUNDED].sel({ASSET: asset})
-        else:
-            found = returns.sel({ASSET: asset})
-            found = (1.0 + found).cumprod(STEP) - 1.0 if compounded else found
+        found = predictions[COMPOUNDED_RETURNS if compounded else RETURNS].sel({ASSET: asset})
         if bool(found.isnull().any()):
             raise ConfigError(
                 f"`asset` must be listed in the month that is forecast, got {asset!r}, which is "
                 "not. Pick another asset or `time`."
             )
         return found, str(asset)
+    what = "Equally weighted portfolio" if weights is None else "Portfolio"
     known = returns.notnull().all([CHAIN, DRAW, STEP])
-    if not bool(known.any()):
-        raise ConfigError("`source` has no asset with a forecast in that month. Pick another.")
     if weights is None:
-        share, what = known / known.sum(ASSET), "Equally weighted portfolio"
-    else:
-        held = known.expand_dims(TIME) if TIME not in known.dims else known
-        held = held.assign_coords({TIME: np.array(["2000-01-31"], "datetime64[ns]")})
-        share = read_weights(weights, held).isel({TIME: 0, PORTFOLIO: 0}, drop=True)
-        what = "Portfolio"
-    found = xr.dot(share, returns.fillna(0.0), dim=ASSET)
-    return ((1.0 + found).cumprod(STEP) - 1.0 if compounded else found), what
+        weights = known / known.sum(ASSET)
+    if compounded:
+        return portfolio_draws(tree, weights).isel({TIME: 0}, drop=True), what
+    listed = known.drop_vars(TIME).expand_dims({TIME: tree["predictions"][TIME].values})
+    share = read_weights(weights, listed).isel({TIME: 0, PORTFOLIO: 0}, drop=True)
+    return xr.dot(share, returns.fillna(0.0), dim=ASSET), what
 
 
 def volatility(

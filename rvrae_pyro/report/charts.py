@@ -1,113 +1,217 @@
-"""The pictures of the page."""
+"""Pictures of the page: those of ``rv.plots`` as SVG whose colours follow the page."""
 
 from __future__ import annotations
 
-from typing import Final
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Final
 
+import matplotlib as mpl
 import numpy as np
-import pandas as pd
-import xarray as xr
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
-from rvrae_pyro.names import ASSET, FACTOR, TIME
-from rvrae_pyro.report.svg import Plot, plain, years
-
-__all__ = ["coverage_curve", "coverage_years", "factor_path", "mean_against_sd", "pit_histogram"]
+from rvrae_pyro import plots
+from rvrae_pyro.names import FACTOR, TIME
+from rvrae_pyro.plots._style import canvas
+from rvrae_pyro.report.books import EQUAL, PORTFOLIO
+from rvrae_pyro.report.facts import Facts
+from rvrae_pyro.report.text import percent
+from rvrae_pyro.risk import portfolio_draws
 
 _LONGEST: Final = 600  # rows of a path that are shown, the last ones
-_CLOUD: Final = 2000  # dots at the most
+_SIZE: Final = (5.0, 2.7)
 
 
-def factor_path(
-    factors: xr.Dataset, k: int, marks: dict[str, np.datetime64], period: str = "month"
-) -> str:
-    """Draw one principal factor with its 90 % band; the scale is shared by all of them."""
-    shown = factors.isel({TIME: slice(-_LONGEST, None)})
-    one = shown.isel({FACTOR: k})
-    x = years(shown[TIME].values)
-    low = 100 * float(shown["low"].quantile(0.002))
-    high = 100 * float(shown["high"].quantile(0.998))
-    plot = Plot((x[0], x[-1]), (low, high), "", f"% a {period}", height=200.0)
-    plot.band(x, 100 * one["low"].values, 100 * one["high"].values, "band")
-    plot.level(0.0)
-    plot.line(x, 100 * one["mean"].values, "own")
-    for row, (text, date) in enumerate(marks.items()):
-        plot.mark(float(years(np.array([date]))[0]), text, row)
-    label = int(factors[FACTOR].values[k])
-    title = f"Principal factor {label}, {factors['name'].values[k]}"
-    spread = 100 * float(one["mean"].std())
-    described = (
-        f"Posterior mean and 90 % band by {period}; its standard deviation is {spread:.1f} %."
+@dataclass(frozen=True)
+class Chart:
+    """A picture and what it shows in words.
+
+    Attributes
+    ----------
+    svg : Markup
+    caption : str
+    """
+
+    svg: Markup
+    caption: str
+
+
+def charts_of(facts: Facts) -> dict[str, list[Chart]]:
+    """Draw the pictures of every section that has some."""
+    return {
+        "books": [chart for chart in (_fan(facts), _tested(facts)) if chart is not None],
+        "factors": [_factor(facts, k) for k in facts.alive],
+        "calibration": _calibration(facts),
+    }
+
+
+def _fan(facts: Facts) -> Chart | None:
+    if facts.paths is None:
+        return None
+    figure, axes = _empty()
+    weights = facts.weights.to_series()
+    plots.fan(facts.paths, weights=weights, ax=axes, style="light")
+    axes.set_title("", loc="left")
+    drawn = portfolio_draws(facts.paths, weights).isel({TIME: 0, "step": -1})
+    steps = facts.paths["predictions"].sizes["step"]
+    low, middle, high = np.quantile(drawn, (0.05, 0.5, 0.95))
+    text = (
+        f"After {steps} {facts.period}s: median {percent(middle)} %, 5 % to 95 %: {percent(low)} % "
+        f"to {percent(high)} %."
     )
-    return plot.svg(title, described, f"factor-{label}")
-
-
-def pit_histogram(pooled: xr.Dataset) -> str:
-    """Draw where returns fell in their forecast distribution, with a 95 % bootstrap band."""
-    share, low, high = (
-        pooled[name].values * pooled.sizes["bin"]
-        for name in ("pit_share", "pit_lower", "pit_upper")
+    title = f"Compounded return of {_inside(facts.held)} over the next {steps} {facts.period}s"
+    caption = (
+        f"{title}, bought and held, with characteristics as they are now. {text} Months ahead "
+        "differ little in the mean and much in the spread."
     )
-    edges = np.linspace(0.0, 1.0, len(share) + 1)
-    top = 1.15 * float(np.nanmax([share.max(), high.max(), 1.2]))
-    plot = Plot((0.0, 1.0), (0.0, top), "share of the forecast below the return", "density")
-    both = np.repeat(edges, 2)[1:-1]
-    plot.band(both, np.repeat(low, 2), np.repeat(high, 2), "grey")
-    plot.level(1.0)
-    plot.stairs(edges, share, "own")
-    described = f"A flat line at 1 is right. Bars from left to right: {_listed(share)}."
-    return plot.svg("Where returns fell in their forecast", described, "pit")
+    return Chart(to_svg(figure, title, text, "fan"), caption.replace("Months", _plural(facts)))
 
 
-def coverage_curve(pit: xr.DataArray) -> str:
-    """Draw the share of returns inside central intervals against their nominal probability."""
-    values = pit.values[np.isfinite(pit.values)]
-    levels = np.linspace(0.02, 0.98, 49)
-    width = 2 * np.abs(values - 0.5)
-    actual = np.array([(width <= level).mean() for level in levels])
-    tick = [0.0, 0.25, 0.5, 0.75, 1.0]
-    plot = Plot(
-        (0.0, 1.0), (0.0, 1.0), "nominal", "share of returns inside", x_ticks=tick, tick=plain
+def _tested(facts: Facts) -> Chart | None:
+    if facts.judged is None:
+        return None
+    tested = facts.judged.backtest
+    names = [str(name) for name in tested[PORTFOLIO].to_dataset()[PORTFOLIO].values]
+    name = facts.held if facts.held in names else EQUAL
+    figure, axes = _empty()
+    plots.var_backtest(tested, portfolio=name, ax=axes, style="light")
+    title = axes.get_title("left")
+    axes.set_title("", loc="left")
+    caption = f"{title}. Forecasts know returns up to the {facts.period} before."
+    if name == facts.held and name != EQUAL:
+        caption += " Weights are those of today."
+    return Chart(to_svg(figure, "Value at Risk, tested", title, "tested"), caption)
+
+
+def _factor(facts: Facts, k: int) -> Chart:
+    paths = facts.factors
+    seen = paths.sel({TIME: paths[TIME] < facts.live}) if facts.waiting else paths
+    seen = seen.isel({TIME: slice(-_LONGEST, None)})
+    marks = {}
+    for name, months in (("validation", facts.spans.valid), ("test", facts.spans.test)):
+        if len(months):
+            marks[name] = months[0]
+    figure, axes = _empty()
+    one = seen.isel({FACTOR: [k]})
+    plots.factors(one, marks=marks, ax=axes, style="light")
+    axes.set_title("", loc="left")
+    label = int(paths[FACTOR].values[k])
+    name = str(paths["name"].values[k]).replace("(-", "(−")
+    spread = percent(float(one["mean"].std()))
+    text = f"Mean and 90 % band by {facts.period}; the standard deviation is {spread} %."
+    caption = (
+        f"Factor {label}: {name}. {percent(paths['share'].values[k])} % of the common variation."
     )
-    plot.line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "rule")
-    plot.line(levels, actual, "own")
-    half, most = (100 * float((width <= level).mean()) for level in (0.5, 0.9))
-    described = f"50 % intervals held {half:.0f} %, 90 % intervals {most:.0f} % of the returns."
-    return plot.svg("Coverage of central intervals", described, "coverage")
-
-
-def coverage_years(table: pd.DataFrame) -> str:
-    """Draw the coverage of 90 % intervals by year."""
-    years_, share = table["year"].to_numpy(float), 100 * table["coverage"].to_numpy()
-    low = min(75.0, float(share.min()) - 3)
-    ends = (years_.min() - 0.5, years_.max() + 0.5)
-    step = max(1, int(np.ceil(len(years_) / 7)))
-    plot = Plot(ends, (low, 101.0), "year", "% inside 90 %", x_ticks=years_[::step].tolist())
-    plot.level(90.0)
-    plot.line(years_, share, "own")
-    plot.points(years_, share, "dot", 3.5)
-    told = ", ".join(f"{int(y)}: {s:.0f} %" for y, s in zip(years_, share, strict=True))
-    return plot.svg("Coverage of 90 % intervals by year", told, "by-year")
-
-
-def mean_against_sd(ranking: pd.DataFrame) -> str:
-    """Draw every asset by its risk and its mean forecast."""
-    table = ranking.iloc[:: max(1, len(ranking) // _CLOUD)]
-    x, y = 100 * table["sd"].to_numpy(), 100 * table["mean"].to_numpy()
-    pad = 0.06
-    ends = [
-        (v.min() - pad * (np.ptp(v) + 1e-9), v.max() + pad * (np.ptp(v) + 1e-9)) for v in (x, y)
-    ]
-    top = (0.0 if ends[0][0] < 0 else ends[0][0], ends[0][1])
-    plot = Plot(top, ends[1], "standard deviation, %", "mean forecast, %")
-    plot.level(0.0)
-    plot.points(x, y, "dot", 3.2 if len(table) < 200 else 1.8)
-    best = ranking.iloc[0]
-    described = (
-        f"{len(table)} assets. Means run from {y.min():.1f} % to {y.max():.1f} %, standard "
-        f"deviations from {x.min():.1f} % to {x.max():.1f} %. The highest mean is {best[ASSET]}."
+    return Chart(
+        to_svg(figure, f"Principal factor {label}, {name}", text, f"factor-{label}"), caption
     )
-    return plot.svg("Risk and mean of every asset", described, "risk-mean")
 
 
-def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
+def _calibration(facts: Facts) -> list[Chart]:
+    if facts.judged is None:
+        return []
+    tested = facts.judged.backtest
+    pooled = tested["pooled"].to_dataset()
+    pit = tested["asset"].to_dataset()["pit"].values
+    width = 2 * np.abs(pit[np.isfinite(pit)] - 0.5)
+    half, most = (percent((width <= level).mean(), 0) for level in (0.5, 0.9))
+    bars = pooled["pit_share"].values * pooled.sizes["bin"]
+    listed = ", ".join(f"{value:.2f}" for value in bars)
+    captions = {
+        "pit": "Flat is right; a hump means intervals too wide, a bowl too narrow. Grey: 95 % band "
+        "from resampling blocks of time.",
+        "coverage": "On the diagonal is right; above it intervals are too wide.",
+    }
+    texts = {
+        "pit": f"A flat line at 1 is right. Bars from left to right: {listed}.",
+        "coverage": f"50 % intervals held {half} %, 90 % intervals {most} % of the returns.",
+    }
+    found = []
+    for kind, caption in captions.items():
+        figure, axes = _empty()
+        plots.calibration(tested, kind=kind, ax=axes, style="light")  # type: ignore[arg-type]
+        title = axes.get_title("left")
+        axes.set_title("", loc="left")
+        found.append(Chart(to_svg(figure, title, texts[kind], kind), caption))
+    figure, axes = _empty()
+    returns = facts.panel["returns"]
+    plots.volatility(facts.judged.tree, returns, quantity="cross_section", ax=axes, style="light")
+    title = axes.get_title("left")
+    axes.set_title("", loc="left")
+    caption = f"{title}. Each dot is a {facts.period}; the band was known before it."
+    found.append(Chart(to_svg(figure, "Predicted and realised size", title, "size"), caption))
+    return found
+
+
+def _plural(facts: Facts) -> str:
+    return f"{facts.period.capitalize()}s"
+
+
+def _inside(name: str) -> str:
+    """Name of a portfolio inside a sentence."""
+    return name[0].lower() + name[1:]
+
+
+def _empty() -> tuple[Figure, Any]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _colours() -> dict[str, str]:
+    """Variables of the page's style by the colours of the light theme."""
+    theme = canvas(Figure().subplots(), "light").theme
+    variables = {
+        theme.text: "ink",
+        theme.tick: "quiet",
+        theme.edge: "quiet",
+        theme.muted: "quiet",
+        theme.grid: "rule",
+        theme.background: "paper",
+        theme.colour(0): "own",
+        theme.colour(1): "other",
+    }
+    return {str(colour).lower(): f"var(--{name})" for colour, name in variables.items()}
+
+
+def to_svg(figure: Figure, title: str, description: str, name: str) -> Markup:
+    """Write a figure as SVG for the inside of a page.
+
+    Parameters
+    ----------
+    figure : Figure
+    title, description : str
+        For screen readers.
+    name : str
+        Prefix of its ids, unique on the page; letters, digits and hyphens.
+    """
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}
+    known = {key: value for key, value in settings.items() if key in mpl.rcParams}
+    with mpl.rc_context(known):
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    (box,) = re.findall(r'viewBox="([^"]+)"', text[: text.index(">")])
+    text = text[text.index(">") + 1 : text.rindex("</svg>")]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", text)
+    text = re.sub(r"font: ([\d.]+)px inherit", r"font-size: \1px", text)
+    text = re.sub(r"font-family: inherit;? ?", "", text)
+    for colour, variable in _colours().items():
+        text = text.replace(colour, variable)
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    return Markup(
+        f'<svg class="chart" viewBox="{box}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}'
+        f"</desc>{text}</svg>"
+    )

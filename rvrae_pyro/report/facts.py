@@ -1,4 +1,4 @@
-"""Everything that the page says, worked out once: no HTML here."""
+"""All results that the page shows; no HTML here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from rvrae_pyro.data import load_french_factors, managed_portfolios
 from rvrae_pyro.data.calendar import frequency_of
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Check
-from rvrae_pyro.errors import PanelError
+from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.evaluation import factor_profile
-from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME, WEIGHT
+from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME
 from rvrae_pyro.plots._summaries import principal_factors
-from rvrae_pyro.report.books import EQUAL, standard_books
+from rvrae_pyro.report.books import (
+    EQUAL,
+    PORTFOLIO,
+    by_asset,
+    changes,
+    group_table,
+    live_books,
+    parts_of,
+    scenario_table,
+    standard_books,
+)
 from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
 from rvrae_pyro.risk import (
-    FactorCovariance,
     portfolio,
     portfolio_draws,
     scenario,
@@ -35,8 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "gather"]
 
-PORTFOLIO: Final = "portfolio"
 _FALL: Final = -2.0  # the scenario: equal weights fall by so many standard deviations
+_HORIZON: Final = 12
+_GROUPS: Final = ("sector", "industry", "group")
+_MOST_GROUPS: Final = 40
+_DEAD: Final = 0.005
+"""Share of the common variation below which a factor is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,20 @@ class Facts:
         the characteristic's spread).
     judged : Judged or None
     num_samples, seed : int
+    weights : DataArray (asset)
+        Of the portfolio that is held.
+    before : datetime64 or None
+        The row before the live one, if it was forecast too.
+    changed : DataFrame
+        Of the portfolio since then; see ``books.changes``.
+    moved : DataFrame
+        Of the assets since then.
+    groups : DataFrame or None
+        Of ``books.group_table``, named after the coordinate; None without labels.
+    scenarios : DataFrame
+        Of ``books.scenario_table``.
+    paths : DataTree or None
+        Forecast over the next periods; None where the model cannot make one.
     """
 
     fit: Fit
@@ -96,6 +123,26 @@ class Facts:
     judged: Judged | None
     num_samples: int
     seed: int
+    weights: xr.DataArray
+    before: np.datetime64 | None
+    changed: pd.DataFrame
+    moved: pd.DataFrame
+    groups: pd.DataFrame | None
+    scenarios: pd.DataFrame
+    paths: xr.DataTree | None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the ranks of past means said something, by two standard errors."""
+        if self.judged is None:
+            return False
+        found = self.judged.rank_ic
+        return bool(found["estimate"] > 2 * found["standard_error"])
+
+    @property
+    def alive(self) -> list[int]:
+        """Positions of the factors that carry more than half a percent."""
+        return [int(k) for k in np.flatnonzero(self.factors["share"].values >= _DEAD)]
 
     @property
     def period(self) -> str:
@@ -150,13 +197,25 @@ def gather(
     turned = principal_factors(filtered.loadings(), paths["factors"])
     parts = _attribution(filtered, live, paths["mean"], turned["mean"])
     means = parts.sum(axis=1)
-    weights = _portfolios(tree, panel, live, given or {})
+    given = given or {}
+    weights = live_books(tree, panel, live, given)
+    held = next(iter(given), EQUAL)
+    own = weights.isel({TIME: 0}, drop=True).sel({PORTFOLIO: held}, drop=True)
     books = portfolio(tree, weights)
     at_live = books.to_dataset().isel({TIME: 0})
     # as in the ranking: means without the noise of the draws
-    at_live["mean"] = xr.dot(weights.isel({TIME: 0}), _by_asset(means, weights), dim=ASSET)
+    at_live["mean"] = xr.dot(weights.isel({TIME: 0}), by_asset(means, weights), dim=ASSET)
     profile = factor_profile(turned["mean"], managed_portfolios(panel), _known(panel))
-    judged = judge(fit, filtered, spans)
+    judged = judge(fit, filtered, spans, given)
+    before = panel[TIME].values[rows[-2]] if rows.size > 1 else None
+    both = pd.DataFrame({"now": means})
+    earlier = None
+    if before is not None:
+        earlier = filtered.forecast([before])
+        both["before"] = filtered.predict([before]).isel({TIME: 0}).to_series().reindex(both.index)
+    changed, moved = changes(tree, earlier, own, both)
+    names = _names(raw)
+    alike = equal.isel({TIME: 0}, drop=True)
     return Facts(
         fit,
         panel,
@@ -167,8 +226,8 @@ def gather(
         _ranking(tree, raw, equal, fall, means),
         fall,
         at_live,
-        next(iter(given or {}), EQUAL),
-        _parts(books, next(iter(given or {}), EQUAL)),
+        held,
+        parts_of(books, held),
         turned.assign_coords(name=profile["name"]),
         profile,
         parts,
@@ -176,7 +235,42 @@ def gather(
         judged,
         num_samples,
         seed,
+        own,
+        before,
+        changed,
+        moved,
+        _groups(tree, raw, own, means),
+        scenario_table(tree, alike, own, names),
+        _paths(filtered, live),
     )
+
+
+def _names(raw: xr.Dataset) -> dict[str, str]:
+    """Names of the assets by id, where the panel has them."""
+    if "name" not in raw.coords or raw["name"].dims != (ASSET,):
+        return {}
+    return dict(zip(raw[ASSET].values.astype(str), raw["name"].values.astype(str), strict=True))
+
+
+def _groups(
+    tree: xr.DataTree, raw: xr.Dataset, weights: xr.DataArray, means: pd.Series
+) -> pd.DataFrame | None:
+    """Sum up by the first of the usual labels on ``asset``."""
+    for name in _GROUPS:
+        if name not in raw.coords or raw[name].dims != (ASSET,):
+            continue
+        labels = pd.Series(raw[name].values.astype(str), raw[ASSET].values.astype(str))
+        if 1 < labels.loc[means.index].nunique() <= _MOST_GROUPS:
+            return group_table(tree, labels, weights, means).rename_axis(name)
+    return None
+
+
+def _paths(filtered: Filtered, live: np.datetime64) -> xr.DataTree | None:
+    """Forecast over the next periods."""
+    try:
+        return filtered.forecast([live], horizon=_HORIZON)
+    except ConfigError:  # a part of the model's that cannot simulate ahead
+        return None
 
 
 def _check(fit: Fit, filtered: Filtered, spans: Spans, judged: Judged | None) -> Check:
@@ -200,31 +294,6 @@ def _known(panel: xr.Dataset) -> xr.DataArray | None:
     return load_french_factors().reindex({TIME: panel[TIME]})
 
 
-def _portfolios(
-    tree: xr.DataTree,
-    panel: xr.Dataset,
-    live: np.datetime64,
-    given: Mapping[str, pd.Series[float]],
-) -> xr.DataArray:
-    """Stack portfolios (time, asset, portfolio) of the live month, given ones first."""
-    standard = standard_books(tree)
-    like = standard[EQUAL]
-    books = {
-        name: xr.zeros_like(like) + _by_asset(weights, like) for name, weights in given.items()
-    } | standard
-    if WEIGHT in panel:
-        value = panel[WEIGHT].sel({TIME: [live]}).where(books[EQUAL] > 0).fillna(0.0).clip(0.0)
-        if float(value.sum()) > 0:
-            books["Value weights"] = value / value.sum(ASSET)
-    least = FactorCovariance.from_forecast(tree).minimum_variance()
-    books["Least variance, long and short"] = least.fillna(0.0)
-    stacked = np.stack([book.transpose(TIME, ASSET).values for book in books.values()], axis=-1)
-    like = books[EQUAL].transpose(TIME, ASSET)
-    coords = {dim: like[dim].values for dim in (TIME, ASSET)}
-    coords[PORTFOLIO] = np.array(list(books), dtype=str)
-    return xr.DataArray(stacked, coords, (TIME, ASSET, PORTFOLIO))
-
-
 def _ranking(
     tree: xr.DataTree, raw: xr.Dataset, equal: xr.DataArray, fall: float, means: pd.Series
 ) -> pd.DataFrame:
@@ -243,24 +312,6 @@ def _ranking(
     table["fall"] = table["mean"] + moved.sel({ASSET: names}).to_numpy()
     table["rank"] = table["mean"].rank(ascending=False, method="min").astype(int)
     return table.sort_values("rank", kind="stable", ignore_index=True)
-
-
-def _by_asset(means: pd.Series, like: xr.DataArray) -> xr.DataArray:
-    full = means.reindex(like[ASSET].values).fillna(0.0)
-    return xr.DataArray(full.to_numpy(), {ASSET: like[ASSET].values}, ASSET)
-
-
-def _parts(books: xr.DataTree, name: str) -> pd.DataFrame:
-    """Parts of the 5 % expected shortfall of a portfolio, largest first."""
-    one = books.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: name}).sel(tail=0.05)
-    table = pd.DataFrame(
-        {
-            "weight": one["weights"].to_series(),
-            "part": (one["component_es"] / one["es"]).to_series(),
-            "sd_part": (one["component_sd"] / one["sd"]).to_series(),
-        }
-    )
-    return table[table["weight"] != 0].sort_values("part", ascending=False)
 
 
 def _attribution(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -11,8 +12,9 @@ import xarray as xr
 
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Finding
+from rvrae_pyro.evaluation import rank_ic
 from rvrae_pyro.names import ASSET, RETURNS, TIME
-from rvrae_pyro.report.books import standard_books
+from rvrae_pyro.report.books import past_books
 from rvrae_pyro.report.versus import Measure, compare_with_ewma, compare_with_ipca
 from rvrae_pyro.risk.backtest import backtest
 
@@ -83,6 +85,10 @@ class Judged:
     risk_missing : str
         Why there is no comparison with EWMA, if so.
     n_draws : int
+    tree : DataTree
+        The forecasts that were judged.
+    rank_ic : Dataset
+        ``estimate`` and ``standard_error`` of the rank correlation of means and returns.
     """
 
     backtest: xr.DataTree
@@ -93,6 +99,8 @@ class Judged:
     risk: list[Measure]
     risk_missing: str
     n_draws: int
+    tree: xr.DataTree
+    rank_ic: xr.Dataset
 
 
 def spans_of(fit: Fit, panel: xr.Dataset) -> Spans:
@@ -108,7 +116,12 @@ def spans_of(fit: Fit, panel: xr.Dataset) -> Spans:
     )
 
 
-def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
+def judge(
+    fit: Fit,
+    filtered: Filtered,
+    spans: Spans,
+    given: Mapping[str, pd.Series[float]] | None = None,
+) -> Judged | None:
     """Score one-month-ahead forecasts of the judged months; None if there are fewer than two.
 
     Parameters
@@ -118,6 +131,8 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
         Of a panel prepared as for the fit, from any month on. Filtered again with fewer draws
         where months times assets are many.
     spans : Spans
+    given : mapping from name to Series by asset, optional
+        Further portfolios, tested with today's weights.
     """
     months = spans.judged
     if len(months) < 2:
@@ -129,7 +144,7 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
         filtered = fit.filter(panel, draws, seed)
     tree = filtered.forecast(months)
     returns = panel[RETURNS].sel({TIME: months})
-    books = standard_books(tree)
+    books = past_books(tree, given or {})
     tails = (0.05, 0.01) if draws >= 1000 else (0.05,)
     tested = backtest(tree, returns, books, tails, seed=seed)
     past = spans.train
@@ -139,6 +154,8 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
         past = np.concatenate([past, spans.valid])
     measures, findings, missing = compare_with_ipca(filtered, past, tree)
     risk, of_risk, risk_missing = compare_with_ewma(filtered, past, tree)
+    ranks = rank_ic(returns, filtered.predict(months), standard_error=True)
+    assert isinstance(ranks, xr.Dataset)  # as the error is asked for
     return Judged(
         tested,
         _by_year(tested),
@@ -148,6 +165,8 @@ def judge(fit: Fit, filtered: Filtered, spans: Spans) -> Judged | None:
         risk,
         risk_missing,
         draws,
+        tree,
+        ranks,
     )
 
 

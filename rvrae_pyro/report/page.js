@@ -48,6 +48,14 @@
     });
   }
 
+  function cue() {
+    for (const frame of document.querySelectorAll(".scroll")) {
+      frame.classList.toggle("wide", frame.scrollWidth > frame.clientWidth + 1);
+    }
+  }
+  window.addEventListener("resize", cue);
+  cue();
+
   const find = document.getElementById("find");
   if (find) {
     const rows = Array.from(document.querySelector("#ranking").tBodies[0].rows);

@@ -1,36 +1,36 @@
-"""The page: sections in order, with their style and script inside."""
+"""The page: templates filled with what the facts say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.report import evidence, outlook, words
+from rvrae_pyro.report import words
+from rvrae_pyro.report.charts import charts_of
 from rvrae_pyro.report.facts import Facts, gather
-from rvrae_pyro.report.html import escaped
+from rvrae_pyro.report.view import view_of
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
-__all__ = ["build_report", "write_page"]
-
-Section = tuple[str, str, Callable[[Facts], str]]
-
-SECTIONS: Final[Sequence[Section]] = (
-    ("in-short", "In short", outlook.summary),
-    ("trust", "Can it be trusted?", outlook.trust),
-    ("assets", "{ahead}, asset by asset", outlook.ranking),
-    ("books", "Risk of portfolios", outlook.portfolios),
-    ("forecasts", "What the forecasts are made of", outlook.made_of),
-    ("factors", "The factors, and what they are", evidence.factors),
-    ("calibration", "Did earlier forecasts hold?", evidence.calibration),
-    ("ipca", "Beside IPCA and EWMA", evidence.comparison),
-    ("caveats", "What not to conclude", evidence.closing),
-)
+SECTIONS: Final = {
+    "in-short": "In short",
+    "trust": "Can it be trusted?",
+    "books": "Risk of portfolios",
+    "changes": "Since the last {period}",
+    "assets": "{ahead}, asset by asset",
+    "forecasts": "What the forecasts are made of",
+    "factors": "The factors, and what they are",
+    "calibration": "Did earlier forecasts hold?",
+    "rivals": "Beside IPCA and EWMA",
+    "caveats": "What not to conclude",
+}
+"""Headings by id, in order; each is a block of the template."""
 
 
 def build_report(
@@ -49,7 +49,7 @@ def build_report(
         Prepared as for the fit (ranked, with its context). Months after training judge the
         forecasts; the last listed row is forecast, whether it has returns or not.
     raw : Dataset, optional
-        A panel with text coordinates on ``asset`` (names, groups); ``panel`` unless told.
+        A panel with text coordinates on ``asset`` (names, groups). Default: ``panel``.
     num_samples : int
         Draws, 1000 at least.
     seed : int
@@ -69,7 +69,7 @@ def build_report(
 
     Notes
     -----
-    Cost: two passes of the particle filter over the panel, fits of IPCA and EWMA, draws of the
+    Cost: three passes of the particle filter over the panel, fits of IPCA and EWMA, draws of the
     judged months.
     """
     return write_page(gather(fit, panel, panel if raw is None else raw, num_samples, seed))
@@ -79,27 +79,25 @@ def write_page(facts: Facts) -> str:
     """Lay the facts out as HTML; see :func:`build_report`."""
     folder = resources.files("rvrae_pyro.report")
     style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+        Markup((folder / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
-    title = escaped(words.headline(facts))
     ahead = words.ahead(facts)
     ahead = ahead[0].upper() + ahead[1:]
-    heads = {name: escaped(head.format(ahead=ahead)) for name, head, _ in SECTIONS}
-    links = "".join(f'<li><a href="#{name}">{head}</a></li>' for name, head in heads.items())
-    body = "".join(
-        f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{heads[name]}</h2>'
-        f"{write(facts)}</section>"
-        for name, _, write in SECTIONS
+    heads = {name: head.format(ahead=ahead, period=facts.period) for name, head in SECTIONS.items()}
+    environment = Environment(
+        loader=PackageLoader("rvrae_pyro.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style></head><body>'
-        '<a class="skip" href="#main">Skip to the report</a>'
-        f'<header><button type="button" class="theme" hidden>Dark colours</button><h1>{title}</h1>'
-        f'<nav aria-label="Sections"><ol>{links}</ol></nav></header>'
-        f'<main id="main" tabindex="-1">{body}</main>'
-        f"<footer>Made by rvrae_pyro {escaped(__version__)}. Forecasts are not advice.</footer>"
-        '<div id="said" class="said" role="status" aria-live="polite"></div>'
-        f"<script>{script}</script></body></html>\n"
+    return environment.get_template("page.html").render(
+        title=words.headline(facts),
+        heads=heads,
+        style=style,
+        script=script,
+        version=__version__,
+        charts=charts_of(facts),
+        **view_of(facts),
     )

@@ -11,21 +11,7 @@ from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 from rvrae_pyro.report.books import EQUAL
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.html import number
-
-__all__ = [
-    "ahead",
-    "caveats",
-    "day",
-    "fitted_on",
-    "headline",
-    "in_short",
-    "judged_on",
-    "label",
-    "labels",
-    "span",
-    "trust",
-]
+from rvrae_pyro.report.text import number, percent
 
 
 def day(date: np.datetime64, period: str) -> str:
@@ -125,17 +111,31 @@ def in_short(facts: Facts) -> list[str]:
     best, worst = table.iloc[0], table.iloc[-1]
     typical = float(table["sd"].median())
     gap = float(best["mean"] - worst["mean"])
+    held = books.sel(portfolio=facts.held)
     equal = books.sel(portfolio=EQUAL)
     lines = [
-        f"Highest mean: {label(best)}, {_percent(best['mean'])}; lowest: {label(worst)}, "
-        f"{_percent(worst['mean'])}. The whole range of means is {_percent(gap)}, against "
-        f"{_percent(typical)} of typical risk: read the intervals, not the order alone.",
+        f"The range of mean forecasts is {_percent(gap)}, against {_percent(typical)} of typical "
+        f"risk. {on_ranks(facts)}",
         f"An equally weighted portfolio of all {len(table)} assets: mean "
         f"{_percent(float(equal['mean']))}, standard deviation {_percent(float(equal['sd']))}. In "
         f"one {facts.period} of twenty it should lose more than "
         f"{_percent(float(equal['var'].sel(tail=0.05)))}, and then "
         f"{_percent(float(equal['es'].sel(tail=0.05)))} on average.",
     ]
+    if facts.ranked:
+        lines[0] += (
+            f" Highest mean: {label(best)}, {_percent(best['mean'])}; lowest: {label(worst)}, "
+            f"{_percent(worst['mean'])}."
+        )
+    if facts.held != EQUAL:
+        top = facts.parts.head(1)
+        lines.insert(
+            0,
+            f"{facts.held}: mean {_percent(float(held['mean']))}, standard deviation "
+            f"{_percent(float(held['sd']))}; in one {facts.period} of twenty a loss of more than "
+            f"{_percent(float(held['var'].sel(tail=0.05)))}. The largest part of its tail risk, "
+            f"{percent(top['part'].iloc[0], 0)} %, is {labels(facts)[str(top.index[0])]}.",
+        )
     if not facts.waiting:
         lines.insert(0, _happened(facts))
     if facts.judged is None:
@@ -182,8 +182,8 @@ def caveats(facts: Facts) -> list[str]:
     """List what the reader must not conclude."""
     lines = [f"Not known from this fit: {limit}." for limit in facts.check.limits]
     lines += [
-        f"Means of single {facts.period}s are nearly unknowable: ranks that differ by less than "
-        "the intervals overlap are not different.",
+        f"Means of single {facts.period}s are nearly unknowable: small differences between them "
+        "are not differences.",
         "Trading costs, taxes, limits on weights and liquidity are left out.",
         "The names of factors are correlations over the months shown, most of which the model has "
         "learned from. They describe; they do not explain.",
@@ -194,6 +194,53 @@ def caveats(facts: Facts) -> list[str]:
     if not facts.waiting:
         lines.append(_happened(facts))
     return lines
+
+
+def on_ranks(facts: Facts) -> str:
+    """State whether the order of the means says anything."""
+    if facts.judged is None:
+        return "Nothing has tested the order of these means, so they are not ranked."
+    found = facts.judged.rank_ic
+    months = f"{len(facts.spans.judged)} {facts.period}s"
+    figures = (
+        f"rank correlation with the returns of {months}: {number(float(found['estimate']))}, s.e. "
+        f"{number(float(found['standard_error']))}"
+    )
+    if facts.ranked:
+        return f"Their order has been worth something ({figures})."
+    return f"Their order cannot be distinguished from chance, so they are not ranked ({figures})."
+
+
+def dead_factors(facts: Facts) -> str:
+    """Name the factors that carry next to nothing; empty if there are none."""
+    labels_ = [int(v) for v in facts.factors["factor"].values]
+    dead = [str(name) for k, name in enumerate(labels_) if k not in facts.alive]
+    if not dead:
+        return ""
+    named = dead[0] if len(dead) == 1 else f"{', '.join(dead[:-1])} and {dead[-1]}"
+    noun, verb = ("Factor", "carries") if len(dead) == 1 else ("Factors", "carry")
+    each = "" if len(dead) == 1 else " each"
+    return f"{noun} {named} {verb} less than half a percent of the common variation{each}."
+
+
+def inside(name: str) -> str:
+    """Write a portfolio's name inside a sentence."""
+    return name[0].lower() + name[1:]
+
+
+def the(ahead: str) -> str:
+    """Write the forecast month after a preposition."""
+    return f"the {ahead}" if ahead.startswith("next ") else ahead
+
+
+def largest(count: int) -> str:
+    """Write how many parts a table shows."""
+    return f"{count} largest parts"
+
+
+def strongest(count: int) -> str:
+    """Write how many characteristics a table shows."""
+    return f"{count} strongest"
 
 
 def _happened(facts: Facts) -> str:

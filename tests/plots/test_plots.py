@@ -290,7 +290,7 @@ def test_forecast_shows_quantiles_names_and_groups() -> None:
 def test_fan_compounds_a_portfolio_and_one_asset() -> None:
     returns = STEPS["predictions/returns"].isel(time=0).values[0]  # draw, step, asset
     axes = rv.plots.fan(STEPS)
-    expected = np.median((1 + returns.mean(-1)).cumprod(1) - 1, axis=0)
+    expected = np.median(((1 + returns).cumprod(1) - 1).mean(-1), axis=0)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.r_[0, 100 * expected])
     one = rv.plots.fan(STEPS, asset="a3")
     expected = np.median((1 + returns[..., 3]).cumprod(1) - 1, axis=0)

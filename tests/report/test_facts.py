@@ -12,6 +12,7 @@ from rvrae_pyro.report.books import fifths
 from rvrae_pyro.report.facts import Facts, gather
 from rvrae_pyro.report.judged import spans_of
 from rvrae_pyro.report.versus import Measure, check_risk, check_rival
+from rvrae_pyro.report.view import view_of
 from rvrae_pyro.report.words import trust
 
 
@@ -256,3 +257,79 @@ def test_sensitivity_is_sorted_by_effect(facts: Facts) -> None:
     assert facts.sensitivity["effect"].is_monotonic_decreasing
     assert isinstance(facts.sensitivity, pd.DataFrame)
     assert (facts.sensitivity["effect"] >= 0).all()
+
+
+def test_changes_since_the_last_month(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
+    months = panel["time"].values[-2:]
+    assert facts.before == months[0]
+    tree = fit.forecast(panel, seed=4, times=months)
+    sd = tree["predictions"]["returns"].std(("chain", "draw"))
+    moved = facts.moved
+    np.testing.assert_allclose(moved["sd_now"], sd[1].to_series().loc[moved.index], rtol=1e-6)
+    np.testing.assert_allclose(moved["sd_before"], sd[0].to_series().loc[moved.index], rtol=1e-6)
+    size = (moved["sd_now"] - moved["sd_before"]).abs()
+    assert size.is_monotonic_decreasing
+    if not facts.changed.empty:
+        equal = facts.books.sel(portfolio="Equal weights")
+        assert facts.changed.loc["sd", "now"] == pytest.approx(float(equal["sd"]))
+
+
+def test_groups_add_up_to_the_portfolio(facts: Facts) -> None:
+    groups = facts.groups
+    assert groups is not None
+    assert groups.index.name == "industry"
+    assert groups["assets"].sum() == len(facts.ranking)
+    assert groups["weight"].sum() == pytest.approx(1.0)
+    assert groups["part"].sum() == pytest.approx(1.0)
+    means = facts.ranking.groupby("industry")["mean"].mean()
+    np.testing.assert_allclose(groups["mean"], means.loc[groups.index], rtol=1e-8)
+
+
+def test_scenarios_move_the_portfolio_to_what_is_given(facts: Facts) -> None:
+    fall, rise = facts.scenarios.iloc[0], facts.scenarios.iloc[1]
+    assert facts.scenarios.index[0] == "Equal weights fall"
+    # the portfolio that is held has equal weights: it returns what is given
+    assert fall["mean"] == pytest.approx(fall["given"], abs=1e-9)
+    assert rise["mean"] == pytest.approx(rise["given"], abs=1e-9)
+    assert fall["given"] < 0 < rise["given"]
+    assert fall["sd"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_ranks_need_a_past_that_supports_them(facts: Facts) -> None:
+    assert facts.judged is not None
+    skilled = xr.Dataset({"estimate": 0.3, "standard_error": 0.1})
+    judged = dataclasses.replace(facts.judged, rank_ic=skilled)
+    better = dataclasses.replace(facts, judged=judged)
+    assert better.ranked
+    assert not dataclasses.replace(facts, judged=None).ranked
+    heads = [column.head for column in view_of(better)["ranking"].columns]
+    assert "Rank" in heads
+    plain = [column.head for column in view_of(facts)["ranking"].columns]
+    assert "Rank" not in plain
+    assert any("Highest mean" in line for line in view_of(better)["short"])
+
+
+def test_dead_factors_are_one_sentence(facts: Facts) -> None:
+    assert facts.alive == [0, 1]
+    assert view_of(facts)["dead"] == ""
+    shares = facts.factors["share"].copy(data=[0.999, 0.001])
+    dead = dataclasses.replace(facts, factors=facts.factors.assign(share=shares))
+    assert dead.alive == [0]
+    assert view_of(dead)["dead"] == (
+        "Factor 2 carries less than half a percent of the common variation."
+    )
+    assert len(view_of(dead)["profile"].rows) == 1
+
+
+def test_a_given_portfolio_is_backtested_with_the_weights_of_today(
+    fit: rv.Fit, panel: xr.Dataset
+) -> None:
+    live = rv.data.listed(panel).isel(time=-1)
+    always = rv.data.listed(panel)[-14:].all("time") & live
+    weights = pd.Series(0.0, panel["asset"].values)
+    weights[always["asset"].values[always.values][:2]] = 0.5
+    found = gather(fit, panel, panel, seed=4, given={"Mine": weights})
+    assert found.held == "Mine"
+    assert found.judged is not None
+    assert "Mine" in found.judged.backtest["portfolio"]["portfolio"].values
+    assert set(found.parts.index) == set(weights.index[weights > 0])
