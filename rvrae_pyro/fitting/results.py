@@ -27,6 +27,7 @@ from rvrae_pyro.predictive.chains import join_drawings, stack_arrays, stack_data
 from rvrae_pyro.predictive.cross_sections import mean_loadings
 from rvrae_pyro.predictive.filtered import Filtered, filter_models, label_loadings
 from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights
+from rvrae_pyro.predictive.parameters import parameter_tree
 from rvrae_pyro.predictive.relevance import relevance_of
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed
@@ -197,6 +198,49 @@ class Results(ABC):
         """
         filtered = self.filter(panel, num_samples, seed)
         return filtered.forecast(times, out, horizon, future)
+
+    def posterior(self, num_samples: int = 1000, seed: int = 0) -> xr.DataTree:
+        """Draw interpretable parameters that have a prior from posterior and prior.
+
+        Parameters
+        ----------
+        num_samples, seed : int
+            Draws per chain. Members of an ensemble have independent streams.
+
+        Returns
+        -------
+        DataTree
+            ``posterior`` and ``prior``: one variable per site, such as
+            ``factor_prior.coefficient`` (chain, draw, factor). ``log_prior``: density of the
+            posterior draws by site. ``log_likelihood``: ``returns`` (chain, draw), the log
+            likelihood of all training returns that the guide implies, up to a constant; with both
+            groups ``arviz_stats.psense_summary`` scales prior and likelihood.
+
+        Raises
+        ------
+        ConfigError
+            If no parameter has a prior.
+
+        Notes
+        -----
+        Draws are of the guide, a Normal in unconstrained space. Where the evidence has a closed
+        form, ``rv.fit`` has given it the means and deviations of the posterior
+        (:func:`rvrae_pyro.inference.refine`); elsewhere those of the bound, or of ``refine`` where
+        it was called. ``rv.diagnostics.psis_weights`` judges it.
+
+        Examples
+        --------
+        >>> import pyro.distributions as dist
+        >>> import rvrae_pyro as rv
+        >>> panel = rv.data.simulate_linear_gaussian(8, 12, 2)
+        >>> prior = rv.priors.AR1(2, coefficient=dist.Uniform(-1.0, 1.0))
+        >>> model = rv.RVRAE(2, 2, factor_prior=prior)
+        >>> fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=4), progress=False)
+        >>> fit.posterior(100)["posterior"]["factor_prior.coefficient"].dims
+        ('chain', 'draw', 'factor')
+        """
+        models = [member.model for member in self._records]
+        return parameter_tree(models, num_samples, seed, self.provenance)
 
     def predict(
         self,

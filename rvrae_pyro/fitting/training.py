@@ -32,9 +32,11 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.elbo import settle
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.gradients import Slopes
+from rvrae_pyro.inference.refinement import refine
 from rvrae_pyro.inference.sharded.distributed import Team, team
 from rvrae_pyro.inference.sharded.shards import CutPanel, SpilledPanel, without_assets
 from rvrae_pyro.inference.sharded.streaming import Streamed
+from rvrae_pyro.models.exact import is_exact
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.random_weights import matched_effects
@@ -184,6 +186,8 @@ def fit(
             keep=keep,
             slopes=slopes,
         )
+    if model.hyper_sites and is_exact(model):
+        refine(model, batch.window(0, n_train, every_asset=True), seed=seed)
     model.parts.mark_trained()
     return outcome(model, config, seed, times, about["attrs"], trained)
 

@@ -4,6 +4,7 @@ from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.epochs import Epoch
 from rvrae_pyro.inference.fivo import FIVO
 from rvrae_pyro.inference.particle_filter import Particles, smc_filter
+from rvrae_pyro.inference.refinement import Refinement, refine
 from rvrae_pyro.inference.schedules import Constant, Cyclical, Linear
 from rvrae_pyro.inference.svi import train
 
@@ -15,6 +16,8 @@ __all__ = [
     "FitConfig",
     "Linear",
     "Particles",
+    "Refinement",
+    "refine",
     "smc_filter",
     "train",
 ]

@@ -432,6 +432,11 @@ class SiteGuide(nn.Module):
             for site, each in zip(self.parameters_, parted, strict=True)
         }
 
+    def transform(self, free: Tensor) -> Tensor:
+        """Values (*batch, d) of unconstrained vectors (*batch, d)."""
+        parted = zip(self.parameters_, free.split(self.sizes, -1), strict=True)
+        return torch.cat([site.known.transform(each) for site, each in parted], -1)
+
     def join(self, values: Weights) -> Tensor:
         """Unconstrained vectors (*particles, d) of values by site."""
         flat = []

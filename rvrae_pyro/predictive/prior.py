@@ -18,6 +18,7 @@ from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.parameters import label_parameter
 from rvrae_pyro.predictive.simulate import Cells, Moment, PathState, advance, draw_month
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double
@@ -36,8 +37,8 @@ def prior_predictive(
     Parameters
     ----------
     model : RVRAE
-        Trained or not: weights at their MAP are as they are; those with a posterior are drawn
-        anew from their prior for every draw.
+        Trained or not: weights at their MAP are as they are; those with a posterior, and
+        interpretable parameters with a prior, are drawn from it for every draw.
     panel : xarray.Dataset
         Its characteristics, context and listing are used. A latent recurrence uses no return at
         all; one that conditions on history is simulated month by month, each month's return drawn
@@ -71,7 +72,7 @@ def prior_predictive(
                 {
                     FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
                     **{name: _labelled_months(name, path) for name, path in months.items()},
-                    **{name: _labelled(name, drawn) for name, drawn in others.items()},
+                    **{name: _labelled(model, name, drawn) for name, drawn in others.items()},
                 },
                 coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
             ),
@@ -133,9 +134,11 @@ def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
     return [min(size, num_samples - start) for start in range(0, num_samples, size)]
 
 
-def _labelled(name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
-    """Name the dims of drawn weights (draw, *shape)."""
+def _labelled(model: RVRAE, name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Name the dims of drawn weights and parameters (draw, *shape)."""
     dims = tuple(f"{name}_dim_{i}" for i in range(drawn.ndim - 1))
+    if name in model.hyper_sites:
+        dims, _ = label_parameter(model, name, drawn.shape[1:])
     return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
 
 

@@ -84,6 +84,12 @@ class FactorPrior(Part):
         if "transition" in cls.__dict__:
             cls.transition = _converted(cls.__dict__["transition"])  # type: ignore[method-assign]
 
+    def value(self, name: str) -> Tensor:
+        """Value of an interpretable parameter, of the auxiliary latent's too."""
+        if name not in self.hyperparameters and self.auxiliary is not None:
+            return self.auxiliary.value(name)
+        return super().value(name)
+
     def initial(self) -> State:
         """State before the first month: a tuple of vectors."""
         raise NotImplementedError(f"{type(self).__name__} needs a method `initial()`.")
