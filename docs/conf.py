@@ -97,6 +97,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_extra_path = ["llms.txt"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False

@@ -140,3 +140,11 @@ def test_figures_on_the_first_page_are_those_of_the_results() -> None:
     assert "-606.82" in results
     assert "89.9 %" in front
     assert "0.899" in results
+
+
+def test_every_page_of_llms_txt_exists() -> None:
+    text = (DOCS / "llms.txt").read_text(encoding="utf-8")
+    assert text.startswith("# rvrae_pyro\n\n> ")
+    linked = re.findall(r"\]\(([\w/]+)\.html\)", text)
+    assert len(linked) > 15
+    assert sorted(set(linked) - set(PAGES)) == []
