@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
@@ -319,9 +320,10 @@ class Baseline(ABC):
             A ``.zarr`` folder to stream draws to, which are then read lazily. The same call
             resumes an interrupted run.
         horizon : int
-            1: only fits draw paths over several periods.
+            Periods to forecast: 1, or more where the baseline defines paths (``EWMA``,
+            ``MultivariateT``), whose listing is held.
         future : Dataset, optional
-            None, for the same reason.
+            None: only fits read rows of later periods.
 
         Returns
         -------
@@ -333,14 +335,31 @@ class Baseline(ABC):
         Raises
         ------
         ConfigError
-            If the baseline is a point forecast, or several periods are asked for.
+            If the baseline is a point forecast, or defines no paths over several periods.
         """
-        if check_count("horizon", horizon) != 1 or future is not None:
+        make: Callable[..., Draws] = self._forecast_draws
+        if future is not None:
             raise ConfigError(
-                f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1, without "
-                f"`future`; got {horizon}. Only fits draw paths over several periods."
+                f"{type(self).__name__} reads no rows of later periods; leave `future` out."
             )
-        return self._draw(self._forecast_draws, panel, num_samples, seed, times, out)
+        if check_count("horizon", horizon) > 1 and self.has_distribution:
+            make = partial(self._path_draws, horizon)
+        return self._draw(make, panel, num_samples, seed, times, out)
+
+    def _path_draws(
+        self,
+        horizon: int,
+        panel: xr.Dataset,
+        batch: Batch,
+        months: list[int],
+        num_samples: int,
+        seed: int,
+    ) -> Draws:
+        """Draw joint paths over several periods; see ``_forecast_draws``."""
+        raise ConfigError(
+            f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1; got "
+            f"{horizon}. Fits, EWMA and MultivariateT draw paths over several periods."
+        )
 
     def log_evidence(
         self, panel: xr.Dataset, num_samples: int | None = None, seed: int | None = None

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import xarray as xr
+from scipy.linalg import solve_triangular
 
-from rvrae_pyro.baselines.baseline import Fitting
-from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
+from rvrae_pyro.baselines.baseline import Draws, Fitting
+from rvrae_pyro.baselines.joint_baseline import (
+    PURPOSE,
+    JointTBaseline,
+    cells_of,
+    draw_law,
+    stamps_of,
+)
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT, log_density_t
 from rvrae_pyro.baselines.scale_filter import (
     History,
@@ -21,6 +30,10 @@ from rvrae_pyro.baselines.scale_filter import (
 from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
+from rvrae_pyro.inference.particle_filter import month_random
+from rvrae_pyro.names import ASSET, CHAIN, COMPOUNDED_RETURNS, DRAW, RETURNS, STEP, TIME
+from rvrae_pyro.predictive.months import by_label, chunks
+from rvrae_pyro.predictive.storage import Block
 
 
 def exponential_weights(n_times: int, decay: float) -> Array:
@@ -92,6 +105,78 @@ class WeightedMoments(JointTBaseline):
                 found, numbers["scale"], later, states, self.scale_decay, self.cap
             )
         return MixtureOfT.of(replace(law, scale=states))
+
+    def _path_draws(
+        self,
+        horizon: int,
+        panel: xr.Dataset,
+        batch: Batch,
+        months: list[int],
+        num_samples: int,
+        seed: int,
+    ) -> Draws:
+        law = self._laws(batch).laws[0]
+        blocks = partial(self._path_blocks, law, batch, months, horizon, num_samples, seed)
+        return Draws(f"{horizon} steps", num_samples, blocks)
+
+    def _path_blocks(
+        self,
+        law: JointT,
+        batch: Batch,
+        months: list[int],
+        horizon: int,
+        num_samples: int,
+        seed: int,
+        done: int,
+    ) -> Iterator[Block]:
+        """Draw paths of a block of months at a time: returns move the scale of the next step."""
+        steps = np.arange(1, horizon + 1)
+        for chosen in chunks(months, num_samples * batch.n_assets * horizon, done):
+            shape = (1, num_samples, len(chosen), horizon, batch.n_assets)
+            returns = np.full(shape, np.nan)
+            for row, t in enumerate(chosen):
+                order = by_label(batch, batch.listed[t].nonzero().squeeze(-1)).numpy()
+                returns[0, :, row, :, order] = np.moveaxis(
+                    self._path(law, t, batch.times[t], order, horizon, num_samples, seed), -1, 0
+                )
+            compounded = np.maximum(1.0 + returns, 0.0).cumprod(3) - 1.0
+            cells = (CHAIN, DRAW, TIME, STEP, ASSET)
+            coords = {
+                CHAIN: np.arange(1),
+                DRAW: np.arange(num_samples),
+                TIME: batch.times[list(chosen)],
+                STEP: steps,
+                ASSET: batch.assets,
+            }
+            drawn = {
+                RETURNS: (cells, returns.astype(np.float32)),
+                COMPOUNDED_RETURNS: (cells, compounded.astype(np.float32)),
+            }
+            yield {"predictions": xr.Dataset(drawn, coords)}
+
+    def _path(
+        self,
+        law: JointT,
+        t: int,
+        month: np.datetime64,
+        order: np.ndarray,
+        horizon: int,
+        num_samples: int,
+        seed: int,
+    ) -> Array:
+        """Draw paths (num_samples, horizon, len(order)) from month ``t`` on."""
+        root = np.linalg.cholesky(law.unit_covariance(t, order))
+        scale = np.full(num_samples, law.scale[t])
+        path = np.empty((num_samples, horizon, len(order)))
+        for step in range(horizon):
+            # the first step has the stream, and so the draws, of a forecast of one period
+            purpose = PURPOSE if step == 0 else f"{PURPOSE}, step {step}"
+            with month_random(seed, month, purpose):
+                path[:, step] = draw_law(law, t, order, num_samples, scale)
+            white = solve_triangular(root, (path[:, step] - law.mean[order]).T, lower=True)
+            size = np.minimum((white**2).mean(axis=0), self.cap)
+            scale = self.scale_decay * scale + (1.0 - self.scale_decay) * size
+        return path
 
 
 class EWMA(WeightedMoments):

@@ -24,7 +24,7 @@ from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, pick_months
 from rvrae_pyro.predictive.storage import Block
 
-_PURPOSE: Final = "joint Student-t"
+PURPOSE: Final = "joint Student-t"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class JointTBaseline(Baseline):
         self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
     ) -> Draws:
         blocks = partial(_draw_blocks, self._laws(batch), batch, months, num_samples, seed)
-        return Draws(_PURPOSE, num_samples, blocks)
+        return Draws(PURPOSE, num_samples, blocks)
 
     def _log_density(self, panel: xr.Dataset, batch: Batch) -> Array:
         return self._laws(batch).log_density(*cells_of(batch))
@@ -251,7 +251,7 @@ def _draw_blocks(
         returns = np.full((1, num_draws, len(chosen), batch.n_assets), np.nan, np.float32)
         for row, t in enumerate(chosen):
             order = by_label(batch, batch.listed[t].nonzero().squeeze(-1)).numpy()
-            with month_random(seed, batch.times[t], _PURPOSE):
+            with month_random(seed, batch.times[t], PURPOSE):
                 returns[0, :, row, order] = _draw_month(laws, t, order, num_draws).T
         coords = {
             CHAIN: np.arange(1),
@@ -271,11 +271,16 @@ def _draw_month(laws: MixtureOfT, t: int, order: NDArray[np.intp], num_draws: in
     drawn = np.empty((num_draws, len(order)))
     for number in np.unique(which):
         rows = which == number
-        drawn[rows] = _draw_law(laws.laws[number], t, order, int(rows.sum()))
+        law = laws.laws[number]
+        drawn[rows] = draw_law(law, t, order, int(rows.sum()), law.scale[t])
     return drawn
 
 
-def _draw_law(law: JointT, t: int, order: NDArray[np.intp], num_draws: int) -> Array:
+def draw_law(
+    law: JointT, t: int, order: NDArray[np.intp], num_draws: int, scale: Array | float
+) -> Array:
+    """Draw (num_draws, len(order)) returns of month ``t`` under scales of its covariance."""
+
     def normal(size: int) -> Array:
         noise: Array = torch.empty(num_draws, size, dtype=torch.float64).normal_().numpy()
         return noise
@@ -284,7 +289,7 @@ def _draw_law(law: JointT, t: int, order: NDArray[np.intp], num_draws: int) -> A
     idio_sd = np.sqrt(law.idio_var[t % len(law.idio_var), order])
     error = (normal(len(factor_sd)) * factor_sd) @ law.beta[order].T
     error += normal(len(order)) * idio_sd
-    spread = np.sqrt(law.scale[t]) * np.ones((num_draws, 1))
+    spread = np.sqrt(scale * np.ones(num_draws))[:, None]
     if np.isfinite(law.df):
         # a Normal divided by the root of an independent chi-square is a Student-t
         half = torch.full((num_draws, 1), law.df / 2.0, dtype=torch.float64)

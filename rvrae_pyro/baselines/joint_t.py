@@ -73,7 +73,7 @@ class JointT:
 
     def covariance(self, t: int, chosen: Mask) -> Array:
         """Covariance (n, n) of the ``chosen`` assets in month ``t``."""
-        dense: Array = self.scale[t] * self._unit_covariance(t, chosen)
+        dense: Array = self.scale[t] * self.unit_covariance(t, chosen)
         return dense
 
     def project(self, weights: Array) -> tuple[Array, Array]:
@@ -110,7 +110,7 @@ class JointT:
                 continue
             key = seen.tobytes() if static else b""
             if not static or key not in known:
-                root = np.linalg.cholesky(self._unit_covariance(t, seen)).astype(np.float64)
+                root = np.linalg.cholesky(self.unit_covariance(t, seen)).astype(np.float64)
                 known[key] = root, 2.0 * float(np.log(np.diag(root)).sum())
             chol, logdet[t] = known[key]
             # month by month: a product of several months at once may round by their number
@@ -132,7 +132,8 @@ class JointT:
         student: Array = stdtr(self.df, z * math.sqrt(self.df / (self.df - 2.0)))
         return student
 
-    def _unit_covariance(self, t: int, chosen: Mask) -> Array:
+    def unit_covariance(self, t: int, chosen: Mask | NDArray[np.intp]) -> Array:
+        """Covariance (n, n) of the ``chosen`` assets in month ``t`` at scale 1."""
         beta = self.beta[chosen]
         dense: Array = (beta * self.factor_var[t % len(self.factor_var)]) @ beta.T
         dense[np.diag_indices(len(beta))] += self.idio_var[t % len(self.idio_var), chosen]

@@ -34,12 +34,15 @@ def make(panel: xr.Dataset) -> rv.RVRAE:
     return rv.RVRAE(panel.sizes["characteristic"], 5, factor_prior=prior, n_context=n_context)
 
 
-def run_span(panel: xr.Dataset, start: int, stop: int, num_samples: int) -> xr.Dataset:
+def run_span(panel: xr.Dataset, start: int, stop: int, num_samples: int, kind: str) -> xr.Dataset:
     """Hits of intervals and VaR (time, step) of the origins ``start`` to ``stop``."""
     rows = start - TRAIN - VALID
-    train = panel.isel(time=slice(rows, start - VALID))
-    valid = panel.isel(time=slice(start - VALID, start))
-    fit = rv.fit(make(train), train, valid, seed=0, progress=False)
+    if kind == "EWMA":
+        fit = rv.baselines.EWMA().fit(panel.isel(time=slice(start)))
+    else:
+        train = panel.isel(time=slice(rows, start - VALID))
+        valid = panel.isel(time=slice(start - VALID, start))
+        fit = rv.fit(make(train), train, valid, seed=0, progress=False)
     seen = panel.isel(time=slice(rows, stop))
     times = panel["time"].to_numpy()[start:stop]
     paths = fit.forecast(seen, num_samples, times=times, horizon=max(STEPS))
@@ -117,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--years", type=int, nargs=2, default=(1975, 2017))
     parser.add_argument("--refit", type=int, default=60, help="months between refits")
+    parser.add_argument("--model", choices=("RVRAE", "EWMA"), default="RVRAE")
     parser.add_argument("--num-samples", type=int, default=999)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--out", type=Path, help="file of the monthly hits, .nc")
@@ -130,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     each = []
     for start, stop in spans:
-        each.append(run_span(panel, start, stop, given.num_samples))
+        each.append(run_span(panel, start, stop, given.num_samples, given.model))
         print(f"{str(panel['time'].to_numpy()[start])[:7]}: {stop - start} origins", flush=True)
     hits = xr.concat(each, "time")
     if given.out is not None:

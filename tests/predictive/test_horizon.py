@@ -301,10 +301,61 @@ def test_members_are_chains_and_weights_with_a_posterior_are_integrated_over() -
     assert known["mean_by_weights"].dims == ("chain", "weight_draw", "time", "step", "asset")
 
 
-def test_baselines_forecast_one_period() -> None:
+def test_paths_of_simple_risk_models() -> None:
+    """Steps of EWMA: the first as forecast alone, the next under the scale that it implies."""
+    panel = rv.data.simulate_linear_gaussian(6, 40, 2, missing=0.0, seed=1)
+    model = rv.baselines.EWMA(burn_in=24).fit(panel.isel(time=slice(0, 36)))
+    one, three = (
+        model.forecast(panel, 500, 3, times=panel.time[38:], horizon=h)["predictions"]
+        for h in (1, 3)
+    )
+    returns = three["returns"].transpose("chain", "draw", "time", "step", "asset")
+    np.testing.assert_array_equal(returns.sel(step=1), one["returns"])
+    # the whole panel continued by one draw gives the scale of the draw's next step
+    drawn = returns[0, :, 0].to_numpy().astype(float)
+    second = panel.copy(deep=True)
+    draw = int(np.abs(drawn[:, 0]).sum(-1).argmax())
+    second["returns"][38] = drawn[draw, 0]
+    plain = model.moments(panel, times=panel.time[39])["sd"].to_numpy()
+    moved = model.moments(second, times=panel.time[39])["sd"].to_numpy()
+    assert (moved > plain).all()
+    sizes = np.abs(drawn).mean(-1)
+    assert np.corrcoef(sizes[:, 0], sizes[:, 1])[0, 1] > 0.1  # volatility clusters
+    static = rv.baselines.MultivariateT(window=30).fit(panel.isel(time=slice(0, 36)))
+    paths_ = static.forecast(panel, 2000, 3, times=panel.time[38], horizon=2)["predictions"]
+    sizes = np.abs(paths_["returns"][0, :, 0].to_numpy()).mean(-1)
+    assert abs(np.corrcoef(sizes[:, 0], sizes[:, 1])[0, 1]) < 5 / math.sqrt(2000)
+    summary = rv.risk.summarize(static.forecast(panel, 200, times=panel.time[38:], horizon=2), 0.05)
+    assert summary["compounded_es"].sizes["step"] == 2
+
+
+@pytest.mark.statistical
+def test_scale_of_the_next_step_is_that_of_the_filter() -> None:
+    """Second steps of paths that begin alike have the covariance of the panel continued so.
+
+    Ratio of deviations, 6 assets: within 5 standard errors of 20,000 draws, and three of the mean
+    over 50 draws of the scale (2 % each). Fails for one seed in 300; the seed is fixed.
+    """
+    panel = rv.data.simulate_linear_gaussian(6, 40, 2, missing=0.0, seed=1)
+    model = rv.baselines.EWMA(burn_in=24, df=math.inf).fit(panel.isel(time=slice(0, 36)))
+    n = 20_000
+    drawn = model.forecast(panel, n, 3, times=panel.time[38], horizon=2)["predictions"]["returns"]
+    first, second = (drawn.sel(step=s)[0, :, 0].to_numpy().astype(float) for s in (1, 2))
+    expected = []
+    for draw in range(0, n, 400):  # deviations under some of the draws, pooled below
+        other = panel.copy(deep=True)
+        other["returns"][38] = first[draw]
+        expected.append(model.moments(other, times=panel.time[39])["sd"].to_numpy()[0] ** 2)
+    pooled = np.sqrt(np.mean(expected, axis=0))
+    assert np.abs(second.std(0) / pooled - 1).max() < 5 / math.sqrt(2 * n) + 0.06
+
+
+def test_baselines_without_paths_say_so() -> None:
     panel = random_panel(N_TIMES, 10, seed=1)
-    model = rv.baselines.EWMA().fit(panel)
-    with pytest.raises(rv.ConfigError, match="EWMA forecasts one period ahead"):
+    model = rv.baselines.IPCA(2).fit(panel)
+    with pytest.raises(rv.ConfigError, match="IPCA forecasts one period ahead"):
         model.forecast(panel, 5, horizon=3)
-    with pytest.raises(rv.ConfigError, match="EWMA forecasts one period ahead"):
+    with pytest.raises(rv.ConfigError, match="IPCA forecasts one period ahead"):
         model.filter(panel, 5).forecast(horizon=2)
+    with pytest.raises(rv.ConfigError, match="leave `future` out"):
+        model.forecast(panel, 5, horizon=3, future=panel)
