@@ -17,10 +17,8 @@ from rvrae_pyro.risk.steps import at_step
 
 try:
     from skfolio.prior import BasePrior, ReturnDistribution
-except ImportError as error:  # pragma: no cover - where the extra is not installed
-    raise ImportError(
-        "rv.risk.ForecastPrior needs skfolio: pip install 'rvrae-pyro[stocks]'."
-    ) from error
+except ImportError:  # an extra; the class then says so when it is used
+    BasePrior, ReturnDistribution = object, None
 
 __all__ = ["ForecastPrior"]
 
@@ -56,6 +54,8 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
 
     Raises
     ------
+    ImportError
+        Without skfolio (extra ``stocks``).
     ConfigError
         From ``fit``, if ``X`` is no DataFrame with dates as index, or has assets that the panel
         lacks.
@@ -75,13 +75,10 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import rvrae_pyro as rv
-    >>> panel = rv.data.simulate_linear_gaussian(8, 40, 2)
-    >>> fit = rv.baselines.MultivariateT(window=24).fit(panel.isel(time=slice(0, 30)))
-    >>> past = panel["returns"].isel(time=slice(0, 30)).to_pandas()
-    >>> prior = rv.risk.ForecastPrior(fit, panel, num_samples=200).fit(past)
-    >>> prior.return_distribution_.returns.shape
-    (200, 8)
+    >>> prior = rv.risk.ForecastPrior(fit.filter(panel), panel)  # doctest: +SKIP
+    >>> optimiser = MeanRisk(prior_estimator=prior)  # doctest: +SKIP
+    >>> returns = panel["returns"].to_pandas()  # doctest: +SKIP
+    >>> cross_val_predict(optimiser, returns, cv=WalkForward(1, 60))  # doctest: +SKIP
     """
 
     def __init__(
@@ -92,6 +89,10 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
         seed: int = 0,
         horizon: int = 1,
     ) -> None:
+        if ReturnDistribution is None:
+            raise ImportError(
+                "rv.risk.ForecastPrior needs skfolio: pip install 'rvrae-pyro[stocks]'."
+            )
         self.fitted = fitted
         self.panel = panel
         self.num_samples = num_samples
