@@ -1,5 +1,6 @@
 """The command ``rvrae``: its sub-commands, and what becomes of errors."""
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from rvrae_pyro.cli.paper_command import paper
 from rvrae_pyro.cli.report_command import report
 from rvrae_pyro.cli.risk_command import risk
 from rvrae_pyro.cli.simulate_command import simulate
+from rvrae_pyro.cli.walk_forward_command import walk_forward
 from rvrae_pyro.errors import FitError, RvraeError
 
 app = typer.Typer(
@@ -28,15 +30,29 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
-app.command()(check)
-app.command()(simulate)
-app.command()(fit)
-app.command()(forecast)
-app.command()(report)
-app.command()(risk)
-app.command()(compare)
-app.command()(paper)
+
+
+def _flowing(text: str | None) -> str:
+    """Join the lines of each paragraph: the terminal breaks them where it ends."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
+for _command in (
+    demo,
+    check,
+    simulate,
+    fit,
+    forecast,
+    report,
+    risk,
+    walk_forward,
+    compare,
+    paper,
+):
+    app.command(help=_flowing(_command.__doc__))(_command)
+for _registered in benchmark.registered_commands:
+    _registered.help = _flowing(getattr(_registered.callback, "__doc__", ""))
 app.add_typer(benchmark)
 
 

@@ -185,8 +185,16 @@ def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
     return split_parts(text)
 
 
-def check_results_folder(path: Path) -> None:
+def check_results_folder(path: Path, mark: str = "cells", what: str = "a comparison") -> None:
     """Refuse a folder that cannot be written, or that holds something else.
+
+    Parameters
+    ----------
+    path : path
+    mark : str
+        Name of an entry of earlier results.
+    what : str
+        What the folder may hold, for the message.
 
     Raises
     ------
@@ -196,9 +204,9 @@ def check_results_folder(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
-    if path.is_dir() and not (path / "cells").is_dir() and any(map(visible, path.iterdir())):
+    if path.is_dir() and not (path / mark).exists() and any(map(visible, path.iterdir())):
         raise ConfigError(
-            f"`--out` {path} holds something that is not a comparison; choose another folder."
+            f"`--out` {path} holds something that is not {what}; choose another folder."
         )
     above = path.absolute()
     while not above.exists():

@@ -142,3 +142,17 @@ def test_help_shows_the_defaults_of_the_columns(rvrae: Command, command: str) ->
 )
 def test_arguments_are_named_as_options(text: str, told: str) -> None:
     assert console.as_options(text) == told
+
+
+def test_help_flows_with_the_width_of_the_terminal(
+    rvrae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line of a paragraph ends early because the docstring's line did."""
+    from rvrae_pyro.cli.app import app
+
+    for command in app.registered_commands:
+        for paragraph in str(command.help).split("\n\n"):
+            assert "\n" not in paragraph
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = rvrae("fit", "--help").out
+    assert max(map(len, shown.splitlines())) <= 80
