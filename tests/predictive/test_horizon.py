@@ -293,7 +293,7 @@ def test_members_are_chains_and_weights_with_a_posterior_are_integrated_over() -
         )
 
     ensemble = rv.fit_ensemble(build, panel, seeds=2, config=config, progress=False)
-    one, paths_ = (ensemble.forecast(panel, 40, horizon=h, times=panel.time[-2:]) for h in (1, 3))
+    one, paths_ = (ensemble.forecast(panel, 4, horizon=h, times=panel.time[-2:]) for h in (1, 3))
     first = paths_["predictions"].to_dataset().sel(step=1, drop=True)
     np.testing.assert_array_equal(first["returns"], one["predictions"]["returns"])
     np.testing.assert_allclose(first["factors"], one["predictions"]["factors"], atol=1e-6)
