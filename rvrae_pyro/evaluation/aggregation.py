@@ -102,6 +102,7 @@ def aggregate(
     *,
     per: Per,
     standard_error: bool,
+    lags: int | None = None,
     month: Literal["mean", "sum"] = "mean",
 ) -> xr.DataArray | xr.Dataset:
     """Reduce cell scores to sum(score) / sum(weight), over a month or the whole panel.
@@ -118,6 +119,8 @@ def aggregate(
     standard_error : bool
         Add a standard error (``per="panel"`` only): Newey-West on the linearised monthly
         contributions, ``sum_i score - ratio * sum_i weight``.
+    lags : int, optional
+        Lags of the standard error; see :func:`hac_standard_error`.
     month : {"mean", "sum"}
         With ``per="month"``: the ratio, or the month's plain sum of scores.
     """
@@ -149,7 +152,7 @@ def aggregate(
     shares = (_by_month(score) - ratio * parts).where(parts > 0)
     months = shares.notnull().sum(TIME)
     # the error of a mean over months, rescaled from the mean weight to one
-    return estimate_dataset(ratio, hac_standard_error(shares) * months / below)
+    return estimate_dataset(ratio, hac_standard_error(shares, lags=lags) * months / below)
 
 
 def _by_month(values: xr.DataArray) -> xr.DataArray:

@@ -21,6 +21,7 @@ def crps(
     estimator: Literal["fair", "empirical"] = "fair",
     per: Per = "panel",
     standard_error: bool = False,
+    lags: int | None = None,
 ) -> xr.DataArray | xr.Dataset:
     r"""Continuous ranked probability score of predictive draws; lower is better.
 
@@ -40,6 +41,9 @@ def crps(
         Mean over the panel, over each month's assets, or every cell.
     standard_error : bool
         Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).
+    lags : int, optional
+        Lags of the standard error: about twice the horizon where ``returns`` are compounded over
+        several periods, as those of consecutive months overlap. Default: a rule of thumb.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def crps(
         return score
 
     cells = score_cells(draws, kernel, returns)
-    return aggregate(cells.rename("crps"), per=per, standard_error=standard_error)
+    return aggregate(cells.rename("crps"), per=per, standard_error=standard_error, lags=lags)
 
 
 def crps_normal(
@@ -248,6 +252,7 @@ def coverage(
     *,
     per: Per = "panel",
     standard_error: bool = False,
+    lags: int | None = None,
 ) -> xr.DataArray | xr.Dataset:
     """Share of returns inside the central predictive interval.
 
@@ -263,6 +268,9 @@ def coverage(
         Share of the panel, of each month, or 0/1 for each cell.
     standard_error : bool
         Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).
+    lags : int, optional
+        Lags of the standard error: about twice the horizon where ``returns`` are compounded over
+        several periods, as those of consecutive months overlap. Default: a rule of thumb.
 
     Returns
     -------
@@ -296,7 +304,7 @@ def coverage(
         return inside
 
     cells = score_cells(draws, kernel, returns)
-    return aggregate(cells.rename("coverage"), per=per, standard_error=standard_error)
+    return aggregate(cells.rename("coverage"), per=per, standard_error=standard_error, lags=lags)
 
 
 def pit(returns: xr.DataArray, draws: xr.DataArray) -> xr.DataArray:

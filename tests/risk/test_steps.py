@@ -126,3 +126,24 @@ def test_realised_returns_compound_alike() -> None:
     np.testing.assert_array_equal(rv.evaluation.compounded_returns(returns[::-1], 3), found)
     with pytest.raises(rv.ConfigError, match="`horizon` must be a whole number"):
         rv.evaluation.compounded_returns(returns, 0)
+
+
+def test_scores_of_overlapping_origins_take_lags() -> None:
+    rng = np.random.default_rng(0)
+    months = pd.date_range("2000-01-31", periods=120, freq="ME")
+    base = rng.normal(size=(125, 1))
+    moving = np.stack([base[i : i + 120] for i in range(6)]).sum(0) + np.zeros((120, 3))
+    coords = {"time": months, "asset": list("abc")}
+    returns = xr.DataArray(moving, coords, ("time", "asset"))
+    draws = xr.DataArray(
+        rng.normal(size=(1, 99, 120, 3)) * 6**0.5,
+        {"chain": [0], "draw": np.arange(99), **coords},
+        ("chain", "draw", "time", "asset"),
+    )
+    for score in (rv.evaluation.crps, rv.evaluation.coverage):
+        short, long = (score(returns, draws, standard_error=True, lags=lags) for lags in (0, 12))
+        assert float(short["estimate"]) == float(long["estimate"])
+        assert float(long["standard_error"]) > 1.3 * float(short["standard_error"])
+        cells = score(returns, draws, per="month")
+        direct = rv.evaluation.hac_standard_error(cells, lags=12)
+        assert float(long["standard_error"]) == pytest.approx(float(direct), rel=1e-6)
