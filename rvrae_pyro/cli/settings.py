@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rvrae_pyro.models.rvrae import RVRAE
 
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
+_PRIORS: Final = ("hyper_guide", "weight_priors")
 _SIZES: Final = ("n_characteristics", "n_factors", "n_context")
 _NONE: Final = "none"  # TOML has no null
 _VALID_SHARE: Final = 0.15
@@ -38,7 +39,9 @@ class Settings:
     data : mapping
         ``rank`` and ``context``: whether to rank characteristics and to add the market context.
     model : mapping
-        ``n_factors`` and parts by slot, ``{"kind": name, ...}``.
+        ``n_factors`` and parts by slot, ``{"kind": name, ...}``; a prior of an interpretable
+        parameter is ``{"distribution": name, ...}``. ``hyper_guide`` and ``weight_priors`` as in
+        :class:`rvrae_pyro.RVRAE`.
     fit : mapping
         Fields of ``rv.FitConfig``.
     split : mapping
@@ -172,7 +175,7 @@ def _check(content: Mapping[str, Any]) -> Settings:
             raise ConfigError(f"{name!r} must be a section [{name}]; got {section!r}.")
     settings = Settings(**content)
     _refuse_unknown("[data]", settings.data, ["rank", "context"])
-    _refuse_unknown("[model]", settings.model, ["n_factors", *_SLOTS])
+    _refuse_unknown("[model]", settings.model, ["n_factors", *_SLOTS, *_PRIORS])
     _refuse_unknown("[split]", settings.split, ["train", "valid", "test"])
     for name, value in settings.data.items():
         if not isinstance(value, bool):
@@ -277,7 +280,8 @@ def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
 
     described = describe_model(model)
     sizes = {name: described[name] for name in _SIZES}
-    parts = {slot: _without_sizes(described[slot], sizes) for slot in _SLOTS}
+    stated = [*_SLOTS, *(name for name in _PRIORS if name in described)]
+    parts = {slot: _without_sizes(described[slot], sizes) for slot in stated}
     content: dict[str, Any] = {
         "data": {"rank": True, "context": True, **settings.data},
         "model": {"n_factors": model.n_factors, **parts},
@@ -302,7 +306,8 @@ def _section(name: str, content: Mapping[str, Any]) -> list[str]:
     tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
     lines += [f"{key} = {_value(value)}" for key, value in content.items() if key not in tables]
     for key, value in tables.items():
-        lines += _section(f"{name}.{key}", value)
+        # a path of weights holds dots
+        lines += _section(f"{name}.{json.dumps(key) if '.' in key else key}", value)
     return lines
 
 

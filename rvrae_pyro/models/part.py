@@ -19,6 +19,7 @@ from rvrae_pyro.models.hyperpriors import (
     Hyperparameter,
     Support,
     describe_distribution,
+    is_allowed,
     is_distribution,
     read_hyperparameter,
     spell_distribution,
@@ -189,7 +190,9 @@ def describe(value: Any) -> Any:
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if is_distribution(value):
-        return describe_distribution(value)
+        # another is named, so that results say what they are of; loading then takes `model=`
+        named = {"distribution": type(value).__name__}
+        return describe_distribution(value) if is_allowed(value) else named
     if isinstance(value, (list, tuple)):
         return [describe(v) for v in value]
     return value

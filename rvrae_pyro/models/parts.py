@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State, check_batch
-from rvrae_pyro.errors import ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.cross_section import CrossSection
@@ -25,10 +25,11 @@ from rvrae_pyro.models.random_weights import (
     Weights,
     call_with,
     map_weights,
+    prior_weights,
     raw_values,
 )
 from rvrae_pyro.models.scan import scan
-from rvrae_pyro.models.weights import WeightPrior
+from rvrae_pyro.models.weights import WeightPrior, check_weights
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
@@ -87,6 +88,7 @@ class Parts(InParameterStore):
         self.likelihood = likelihood
         self.guide = guide
         self.weight_priors = dict(weight_priors)
+        _check_paths(self, self.weight_priors)
         self.weight_guide = SiteGuide(self, hyper_guide, self.weight_priors)
         self.return_scale: Tensor
         self.register_buffer("return_scale", torch.tensor(0.1))
@@ -252,6 +254,18 @@ class Parts(InParameterStore):
             total = total + prior.log_density(matrices)
         of_prior = self.factor_prior.log_density()
         return total if of_prior is None else total + of_prior
+
+
+def _check_paths(parts: Parts, priors: Mapping[str, WeightPrior | None]) -> None:
+    """Raise where a weight prior is for no weights, or is none."""
+    names = [each.name for each in prior_weights(parts)] if priors else []
+    for path, prior in priors.items():
+        check_weights(path, prior)
+        if not any(name == path or name.startswith(f"{path}.") for name in names):
+            raise ConfigError(
+                f"`weight_priors` must name weights of the model; got {path!r}. There are "
+                f"{', '.join(names)}."
+            )
 
 
 def _encoded(prior: priors.FactorPrior, context: Tensor | None, by_month: bool) -> Tensor | None:

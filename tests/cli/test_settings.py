@@ -45,7 +45,66 @@ test = "2001-11"
 """
 
 
-@pytest.mark.parametrize("text", ["", SMALL, RICH], ids=["defaults", "small", "rich"])
+PRIORS = """
+[model]
+n_factors = 2
+[model.loadings]
+kind = "LSTM"
+[model.factor_prior]
+kind = "CommonVolatility"
+persistence = {distribution = "Beta", concentration1 = 20, concentration0 = 2}
+[model.factor_prior.base]
+kind = "AR1"
+coefficient = {distribution = "Uniform", low = -1, high = 1}
+scale = {distribution = "LogNormal", loc = [0.0, 0.1], scale = 0.5}
+[model.likelihood]
+kind = "StudentT"
+excess_df = {distribution = "Gamma", concentration = 2.0, rate = 0.1}
+[model.hyper_guide]
+kind = "MeanField"
+[model.weight_priors."loadings.path"]
+kind = "Horseshoe"
+inference = "posterior"
+"""
+
+
+def test_settings_state_priors(panel: xr.Dataset, tmp_path: Path) -> None:
+    model = read_settings(write_settings(tmp_path / "a.toml", PRIORS)).build_model(panel)
+    assert model.drawn_sites == (
+        "loadings.path.0.weight",
+        "loadings.path.2.weight",
+        "factor_prior.base.coefficient",
+        "factor_prior.base.scale",
+        "factor_prior.persistence",
+        "likelihood.excess_df",
+    )
+    priors = model.priors()
+    assert priors.loc["factor_prior.base.scale", "prior"] == (
+        "dist.LogNormal(loc=[0.0, 0.1], scale=0.5)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"Uniform"', '"Unifrom"', "`distribution` must be one of"),
+        ("low = -1", "lower = -1", "`distribution` Uniform takes low, high"),
+        ("low = -1", "low = -2", r"must have a prior on \(-1, 1\)"),
+        ('"loadings.path"', '"loadings.pth"', "`weight_priors` must name weights"),
+        ('"MeanField"', '"Mean"', "`hyper_guide` must have a `kind`"),
+    ],
+)
+def test_priors_that_cannot_be_are_one_error(
+    panel: xr.Dataset, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    settings = read_settings(write_settings(tmp_path / "a.toml", PRIORS.replace(old, new)))
+    with pytest.raises(rv.ConfigError, match=message):
+        settings.build_model(panel)
+
+
+@pytest.mark.parametrize(
+    "text", ["", SMALL, RICH, PRIORS], ids=["defaults", "small", "rich", "priors"]
+)
 def test_printed_settings_give_the_same_model_and_configuration(
     panel: xr.Dataset, tmp_path: Path, text: str
 ) -> None:

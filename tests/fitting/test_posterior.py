@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,44 @@ def test_saved_fit_draws_the_same(fit: rv.Fit, tmp_path: Path) -> None:
         loaded.posterior(20)["posterior"].ds, fit.posterior(20)["posterior"].ds
     )
     assert str(loaded.model) == str(fit.model)
+
+
+def test_run_saved_before_there_were_priors_loads(panel: xr.Dataset, tmp_path: Path) -> None:
+    """Its parts are described without the arguments that take priors."""
+    model = rv.RVRAE(2, 2, factor_prior=rv.priors.AR1(2), likelihood=rv.likelihoods.StudentT())
+    fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=2), progress=False)
+    folder = fit.save(tmp_path / "run")
+    meta = json.loads((folder / "fit.json").read_text())
+    for part, names in (
+        ("factor_prior", ("coefficient", "scale", "mean")),
+        ("likelihood", ("excess_df",)),
+    ):
+        for name in names:
+            del meta["model"][part][name]
+    del meta["model"]["likelihood"]["scale"]["scale"]
+    (folder / "fit.json").write_text(json.dumps(meta))
+    loaded = rv.load(folder)
+    for name, value in fit.model.hyperparameters().items():
+        torch.testing.assert_close(loaded.model.hyperparameters()[name], value)
+
+
+def test_distribution_of_ones_own_is_fitted_and_loads_with_the_model(
+    panel: xr.Dataset, tmp_path: Path
+) -> None:
+    def make() -> rv.RVRAE:
+        own = dist.TransformedDistribution(
+            dist.Normal(0.0, 0.5), [torch.distributions.transforms.ExpTransform()]
+        )
+        return rv.RVRAE(2, 2, factor_prior=rv.priors.AR1(2, scale=own))
+
+    fit = rv.fit(make(), panel, config=rv.FitConfig(max_steps=2), progress=False)
+    folder = fit.save(tmp_path / "run")
+    with pytest.raises(rv.CheckpointError, match="Build that model and pass it as `model=`"):
+        rv.load(folder)
+    loaded = rv.load(folder, make())
+    xr.testing.assert_identical(
+        loaded.posterior(5)["posterior"].ds, fit.posterior(5)["posterior"].ds
+    )
 
 
 def test_ensemble_has_a_chain_per_member(panel: xr.Dataset) -> None:
