@@ -4,6 +4,7 @@ from rvrae_pyro.diagnostics.alignment import align, rotate
 from rvrae_pyro.diagnostics.check import Check, Finding, check_training
 from rvrae_pyro.diagnostics.check_members import check_members
 from rvrae_pyro.diagnostics.factors import active_units
+from rvrae_pyro.diagnostics.joint_calibration import sbc_forecast
 from rvrae_pyro.diagnostics.predictive import predictive_check, statistics
 from rvrae_pyro.diagnostics.psis import psis, psis_weights
 from rvrae_pyro.diagnostics.sbc import sbc, uniformity
@@ -20,6 +21,7 @@ __all__ = [
     "psis_weights",
     "rotate",
     "sbc",
+    "sbc_forecast",
     "statistics",
     "uniformity",
 ]

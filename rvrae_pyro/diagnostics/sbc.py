@@ -175,12 +175,28 @@ def _tree(
     seed: int,
     kl_weight: float,
 ) -> xr.DataTree:
-    size = len(ranks[FACTORS])
+    dims: dict[str, tuple[str, ...]] = {FACTORS: (TIME, FACTOR), "log_likelihood": ()}
+    coords = {TIME: times, FACTOR: np.asarray(factor_coord(n_factors))}
+    tree = rank_tree(ranks, dims, coords, num_samples)
+    tree.attrs.update(seed=seed, num_samples=num_samples, kl_weight=kl_weight)
+    return tree
+
+
+def rank_tree(
+    ranks: Mapping[str, Sequence[np.ndarray]],
+    dims: Mapping[str, tuple[str, ...]],
+    coords: Mapping[str, np.ndarray],
+    num_samples: int,
+) -> xr.DataTree:
+    """Put ranks, one array per simulated panel, into a tree with tests of their uniformity."""
+    size = len(next(iter(ranks.values())))
     sample = {CHAIN: [0], DRAW: np.arange(size)}
-    dims = {FACTORS: (CHAIN, DRAW, TIME, FACTOR), "log_likelihood": (CHAIN, DRAW)}
     counted = xr.Dataset(
-        {name: (dims[name], np.stack(values)[None]) for name, values in ranks.items()},
-        coords={**sample, TIME: times, FACTOR: factor_coord(n_factors)},
+        {
+            name: ((CHAIN, DRAW, *dims[name]), np.stack(values)[None])
+            for name, values in ranks.items()
+        },
+        coords={**sample, **coords},
     )
     tests = {name: uniformity(counted[name], num_samples) for name in dims}
     judged = {
@@ -188,12 +204,10 @@ def _tree(
         for name in dims
         for figure in ("p_value", "spread", "bias")
     }
-    tree = xr.DataTree.from_dict(
+    return xr.DataTree.from_dict(
         {
             "prior_sbc": (counted + 0.5) / (num_samples + 1),
             "ranks": counted,
             "uniformity": xr.Dataset(judged),
         }
     )
-    tree.attrs.update(seed=seed, num_samples=num_samples, kl_weight=kl_weight)
-    return tree

@@ -23,7 +23,7 @@ from rvrae_pyro.predictive.simulate import Cells, Moment, PathState, advance, dr
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double
 
-__all__ = ["prior_predictive", "simulate"]
+__all__ = ["prior_predictive", "simulate", "simulate_with_draws"]
 
 _CELLS = 20_000_000
 """Hidden values of the networks that are held at a time."""
@@ -106,6 +106,17 @@ def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[T
     """
     codes, returns, _ = _simulate(model, batch, num_samples, seed, fixed=True)
     return codes, returns
+
+
+@torch.no_grad()
+def simulate_with_draws(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """As :func:`simulate`, with weights and parameters drawn from their prior for every draw.
+
+    Also these, by site, of shape (num_samples, *shape).
+    """
+    return _simulate(model, batch, num_samples, seed)
 
 
 _Run = tuple[Tensor, Tensor, dict[str, Tensor]]
