@@ -6,15 +6,17 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import pandas as pd
 import pyro
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 from rvrae_pyro import _html
 from rvrae_pyro.data.batch import Batch, check_batch
+from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
@@ -23,12 +25,14 @@ from rvrae_pyro.models.filter_pass import Walk, follow
 from rvrae_pyro.models.hyperguides import HyperGuide, MultivariateNormal
 from rvrae_pyro.models.kinds import choices_of, describe_kind, require_instance
 from rvrae_pyro.models.pair import Guide, Half, Model
+from rvrae_pyro.models.panel_choice import choose_parts
 from rvrae_pyro.models.part import Part, rebuild, spell
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.random_weights import RandomParameter, Weights, named_parameters
 from rvrae_pyro.models.swapping import prior_table, swapped
 from rvrae_pyro.models.untrained import single_precision
 from rvrae_pyro.models.weights import WeightPrior
+from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.nn.seeding import seeded
 
 __all__ = ["RVRAE", "CrossSection", "Walk", "require_model", "typical_return"]
@@ -46,6 +50,8 @@ _SLOTS: Final = {
     "guide": _slot(guides, "rv.guides", guides.Guide),
 }
 """Base class and built-in choices of each slot."""
+_SIZED: Final = ("factor_prior", "loadings")
+"""Slots whose part knows the number of factors."""
 
 
 class RVRAE(nn.Module):
@@ -78,6 +84,8 @@ class RVRAE(nn.Module):
     ----------
     model, guide : PyroModule
         An ordinary Pyro pair, called with ``(batch, kl_weight=1.0)``.
+    choice : str or None
+        What :meth:`for_panel` chose and why.
 
     Raises
     ------
@@ -119,6 +127,7 @@ class RVRAE(nn.Module):
         weight_priors: Mapping[str, WeightPrior | None] | None = None,
     ) -> None:
         super().__init__()
+        self.choice: str | None = None
         _require_sizes(n_characteristics=n_characteristics, n_factors=n_factors)
         self.n_characteristics, self.n_factors = n_characteristics, n_factors
         self.n_context = n_context
@@ -216,6 +225,62 @@ class RVRAE(nn.Module):
         )
 
     @classmethod
+    def for_panel(cls, panel: xr.Dataset, n_factors: int = 5, **parts: Any) -> RVRAE:
+        """Build the best model known for a kind of panel, by one rule.
+
+        The rule reads the listing of assets and the number of characteristics, no return:
+
+        - A fixed universe, of up to 100 assets that are listed in 90 % of 60 months or more:
+          loadings and scales by asset (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
+          :class:`~rvrae_pyro.models.scales.AssetScale`), a small factor for every three assets
+          (8 at the most), no context.
+        - 200 listed assets per month or more with up to 60 characteristics: a small factor for
+          every characteristic and two-piece tails, as in :meth:`for_stocks`; the panel's context.
+        - Others: an LSTM and Student-t returns; the panel's context.
+
+        All have the common volatility around a VRNN prior
+        (:class:`~rvrae_pyro.models.priors.CommonVolatility`).
+
+        Parameters
+        ----------
+        panel : Dataset
+            The training panel, ranked, with ``context`` if it is to be read.
+        n_factors : int
+            Factors with dynamics; ``model.n_factors`` counts the small ones too.
+        **parts
+            Arguments of ``RVRAE`` in place of those chosen. A given factor prior, or given
+            loadings, decide the number of factors, and there are no small ones beyond it.
+
+        Returns
+        -------
+        RVRAE
+            ``print(model)`` states what was chosen and why (attribute ``choice``).
+
+        Raises
+        ------
+        ConfigError, ShapeError
+            As for ``RVRAE``.
+        PanelError
+            If ``panel`` is not a panel.
+
+        Examples
+        --------
+        >>> import rvrae_pyro as rv
+        >>> panel = rv.data.rank_characteristics(rv.data.load_french())
+        >>> model = rv.RVRAE.for_panel(panel)
+        >>> model.n_factors
+        13
+        """
+        check_panel(panel, returns_required=False)
+        check_count("n_factors", n_factors)
+        sizes = [parts[slot].n_factors for slot in _SIZED if slot in parts]
+        total, chosen, reason = choose_parts(panel, n_factors, *sizes[:1])
+        model = cls(panel.sizes[CHARACTERISTIC], total, **{**chosen, **parts})
+        replaced = f"; given: {', '.join(sorted(parts))}" if parts else ""
+        model.choice = reason + replaced
+        return model
+
+    @classmethod
     def for_stocks(cls, n_characteristics: int, n_factors: int = 8, *, n_context: int = 0) -> RVRAE:
         """Build the model for single stocks and the risk of portfolios sorted by characteristics.
 
@@ -269,7 +334,8 @@ class RVRAE(nn.Module):
             lines.append(f"  hyper_guide={self.parts.weight_guide.hyper!r},")
         if self.parts.weight_priors:
             lines.append(f"  weight_priors={self.parts.weight_priors!r},")
-        return "\n".join([f"RVRAE(  # {size:,} weights", *lines, ")"])
+        choice = [] if self.choice is None else [f"  # {self.choice}"]
+        return "\n".join([f"RVRAE(  # {size:,} weights", *choice, *lines, ")"])
 
     def _repr_html_(self) -> str:
         """Show the parts as a table."""
