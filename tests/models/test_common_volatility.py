@@ -101,6 +101,60 @@ def test_evidence_and_filter_are_those_of_a_grid() -> None:
     assert float(cloud.ess.min()) > 4_000
 
 
+def smoothing() -> rv.RVRAE:
+    """As :func:`make`, with a share of each month's surprise that lasts."""
+    prior = rv.priors.CommonVolatility(rv.priors.StandardNormal(K), 0.95, S, G, gain=0.3)
+    model = rv.RVRAE(
+        P, K, loadings=rv.loadings.Linear(P, K), factor_prior=prior, likelihood=make().likelihood
+    ).double()
+    model.parts.loadings.load_state_dict(make().parts.loadings.state_dict())
+    model.parts.return_scale.fill_(0.05)
+    return model
+
+
+def test_evidence_with_a_gain_is_that_of_a_grid() -> None:
+    """Three months, so that the third expects a mean of the first two log-volatilities."""
+    model, batch = smoothing(), two_assets().window(1, 4, every_asset=True)
+    phi, gain = 0.95, 0.3
+    with torch.no_grad():
+        cross = model.parts.cross_section(batch)
+        x = torch.linspace(-3.5, 3.5, 301, dtype=torch.float64)
+        step = x[1] - x[0]
+        density = [month_density(batch, cross, t, x, torch.tensor(G).double()) for t in range(3)]
+
+    def normal(loc: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.Normal(loc[..., None], S).log_prob(x) + step.log()
+
+    first = normal(torch.zeros(())) + density[0]
+    lasting = gain * x
+    second = first[:, None] + normal(phi * lasting) + density[1]
+    lasting = (phi * lasting)[:, None] + gain * (x - (phi * lasting)[:, None])
+    third = torch.logsumexp(normal(phi * lasting) + density[2], -1)
+    exact = torch.stack(
+        [
+            torch.logsumexp(first, 0),
+            torch.logsumexp(second, (0, 1)),
+            torch.logsumexp(second + third, (0, 1)),
+        ]
+    )
+    found = smc_filter(model, batch, 20_000, seed=0).log_evidence
+    torch.testing.assert_close(found.cumsum(0), exact, atol=0.02, rtol=0)
+
+
+def test_a_gain_of_one_is_an_autoregression() -> None:
+    base = rv.priors.StandardNormal(K)
+    plain, one = (rv.priors.CommonVolatility(base, PHI, S, G, **g) for g in ({}, {"gain": 1}))
+    assert dict(plain.named_parameters()).keys() == dict(one.named_parameters()).keys()
+    path = torch.randn(3, 5, 1)
+    smooth = rv.priors.CommonVolatility(base, PHI, S, G, gain=1 - 1e-6).auxiliary
+    for each in (one.auxiliary, smooth):
+        states = each.unroll(path, None, each.initial())
+        expected = plain.auxiliary.unroll(path, None, plain.auxiliary.initial())
+        torch.testing.assert_close(states[0], expected[0], atol=1e-4, rtol=0)
+        moved = each.advance((states[0][:, 2],), path[:, 2], None)
+        torch.testing.assert_close(moved[0], states[0][:, 3])
+
+
 def test_proposal_has_the_posterior_moments_of_a_grid() -> None:
     """Mean and sd of x in a month with Normal returns, past known, to 1e-3 of the prior's sd."""
     model, batch = make(), two_assets()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
@@ -31,23 +32,30 @@ _PENALTIES = {
     "persistence": dist.Beta(20.0, 2.0),
     "volatility": dist.LogNormal(math.log(0.25), 0.5),
     "elasticity": dist.LogNormal(math.log(0.8), 0.3),
+    "gain": dist.Beta(2.0, 4.0),
 }
 """Priors at the MAP of parameters that are given as numbers."""
 
 
 class _LogVolatilityPath(FactorPrior):
-    """x_t = phi x_{t-1} + s e_t, x_0 = 0; phi and s have informative priors."""
+    """x_t = m_t + s e_t, m_{t+1} = phi (m_t + gain (x_t - m_t)); phi and s have informative priors.
+
+    With a gain of 1, m_t = phi x_{t-1}: an AR(1).
+    """
 
     site = LOG_VOLATILITY
     _stands_for = "CommonVolatility"
 
-    def __init__(self, persistence: Any, volatility: Any) -> None:
+    def __init__(self, persistence: Any, volatility: Any, gain: Any) -> None:
         super().__init__()
         self.n_factors = 1
         given = {
             "persistence": (persistence, "logit", UNIT),
             "volatility": (volatility, "log_scale", POSITIVE),
         }
+        self.smooths = not (isinstance(gain, Real) and gain == 1)
+        if self.smooths:
+            given["gain"] = (gain, "logit_gain", UNIT)
         for name, (value, path, support) in given.items():
             self.add_hyperparameter(
                 name, value, path, support, penalty=_PENALTIES[name], keep=False
@@ -63,11 +71,19 @@ class _LogVolatilityPath(FactorPrior):
         return Gaussian(loc.clamp(-_LIMIT, _LIMIT), self.value("volatility").expand_as(loc))
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        return (factors,)
+        if not self.smooths:
+            return (factors,)
+        expected = self.value("persistence") * state[0]
+        return (expected + self.value("gain") * (factors - expected),)
 
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
-        first = state[0].expand(*factors.shape[:-2], 1).unsqueeze(-2)
-        return (torch.cat([first, factors], dim=-2),)
+        first = state[0].expand(*factors.shape[:-2], 1)
+        if not self.smooths:
+            return (torch.cat([first.unsqueeze(-2), factors], dim=-2),)
+        states = [first]
+        for x in factors.unbind(-2):
+            states += self.advance((states[-1],), x, None)
+        return (torch.stack(states, dim=-2),)
 
     def reading(self, state: State) -> dict[str, Tensor]:
         return {LOG_VOLATILITY: state[0]}
@@ -102,18 +118,32 @@ class CommonVolatility(FactorPrior):
     elasticity : float or distribution
         g, above 0. Default: 0.8. That of the factors is 1, or x, s and g would not be
         identified; small factors of an ``Augmented`` base follow g.
+    gain : float or distribution
+        Share :math:`\kappa` of a month's surprise that lasts, in (0, 1]. Default: 1, an AR(1); then
+        it is not learned.
 
     Notes
     -----
+    **Gain.** Below 1, the volatility expected is an exponentially weighted mean of past
+    log-volatilities, and the rest of a month's surprise passes with the month:
+
+    .. math::
+        x_t = \mu_t + s\,\epsilon_t, \qquad
+        \mu_{t+1} = \phi\,(\mu_t + \kappa\,(x_t - \mu_t)), \quad \mu_1 = 0,
+
+    an ARMA(1, 1) in innovations form. An AR(1) has to choose between a volatility that lasts and
+    joint heavy tails of single months; of returns that have both, it learns a :math:`\phi` that is
+    too small.
+
     **Site.** ``log_volatility`` under the time plate, event size 1, before ``factors``; the KL
     weight applies to both.
 
     **Priors.** A few hundred months tell little of persistence and volatility:
     :math:`\phi \sim \mathrm{Beta}(20, 2)`, :math:`s \sim \mathrm{LogNormal}(\log 0.25, 0.5)`,
-    :math:`g \sim \mathrm{LogNormal}(\log 0.8, 0.3)`. Where a number is given, its density on the
-    natural scale is added to the objective at the MAP (:meth:`log_density`); a distribution takes
-    its place and gives the parameter a posterior: a Pyro site such as
-    ``factor_prior.persistence``.
+    :math:`g \sim \mathrm{LogNormal}(\log 0.8, 0.3)`, :math:`\kappa \sim \mathrm{Beta}(2, 4)`.
+    Where a number is given, its density on the natural scale is added to the objective at the MAP
+    (:meth:`log_density`); a distribution takes its place and gives the parameter a posterior: a
+    Pyro site such as ``factor_prior.persistence``.
 
     **Proposal.** Guides and filters draw :math:`x_t` and :math:`z_t` of a month together: x from
     its posterior given the past, factors integrated out, by quadrature (for Normal returns exact
@@ -125,8 +155,9 @@ class CommonVolatility(FactorPrior):
     References
     ----------
     Taylor (1986); Kim, Shephard and Chib (1998), Review of Economic Studies 65: stochastic
-    volatility. Carriero, Clark and Marcellino (2016), JBES 34: one common volatility of many
-    series.
+    volatility. Hyndman, Koehler, Ord and Snyder (2008), Forecasting with Exponential Smoothing,
+    ch. 2: the innovations form. Carriero, Clark and Marcellino (2016), JBES 34: one common
+    volatility of many series.
 
     Examples
     --------
@@ -145,12 +176,14 @@ class CommonVolatility(FactorPrior):
         persistence: Any = 0.9,
         volatility: Any = 0.2,
         elasticity: Any = 0.8,
+        gain: Any = 1.0,
     ) -> None:
         super().__init__()
         _check_base(base)
         self.base, self.n_factors, self.n_context = base, base.n_factors, base.n_context
         self.persistence, self.volatility, self.elasticity = persistence, volatility, elasticity
-        self.auxiliary: _LogVolatilityPath = _LogVolatilityPath(persistence, volatility)
+        self.gain = gain
+        self.auxiliary: _LogVolatilityPath = _LogVolatilityPath(persistence, volatility, gain)
         self.add_hyperparameter(
             "elasticity", elasticity, "log_elasticity", POSITIVE, penalty=_PENALTIES["elasticity"]
         )
