@@ -68,7 +68,7 @@ class ALSTM(SequenceForecaster):
     Notes
     -----
     Minimises the squared error of returns. A forecaster only: it has no factors, hence no
-    total R2, and no predictive distribution. Cost O(T N hidden^2) an epoch and layer, times
+    total R2, and no predictive distribution. Cost O(T N hidden^2) per epoch and layer, times
     (months + window - 1) / months for the history of a step's target months.
 
     References

@@ -18,7 +18,7 @@ from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.errors import ShapeError
 
 _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
-_CELLS = 2**17  # characteristics of the months that are looked at at once
+_CELLS = 2**17  # characteristics of the months that are processed at once
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def month_statistics(
     Parameters
     ----------
     batch : Batch
-        Returns and marks; its characteristics are not looked at.
+        Returns and marks; its characteristics are not used.
     characteristics : DataArray or Variable of dims (time, asset, characteristic)
         May be on disk: it is read once, a block of months at a time.
     constant : bool
@@ -85,11 +85,11 @@ def month_statistics(
     n_times, n_assets, size = characteristics.shape
     observed, returns = batch.observed.cpu().numpy(), batch.returns.cpu().numpy()
     counts = observed.sum(1)
-    # returns and constant stand beside the characteristics, so that one product has all sums
+    # returns and constant follow the characteristics, so that one product has all sums
     n_instruments = size + constant
     whole = np.zeros((n_times, n_instruments + 1, n_instruments + 1))
     months = max(1, _CELLS // max(1, n_assets * size))
-    # filled anew for every few months, which on disk begin wherever a chunk does
+    # refilled for every few months, which on disk begin with each chunk
     joint = np.ones((min(months, n_times) * int(counts.max()), n_instruments + 1))
     for start, block in row_blocks(characteristics):
         for first in range(start, start + len(block), months):
@@ -150,7 +150,7 @@ def _probe(squares: Tensor, n_factors: int) -> Tensor:
     """Random directions (..., P, k) through instruments of given sums of squares (..., P).
 
     Each instrument counts in its own unit of the month, so that neither units nor other months
-    matter. The number of directions is that of the dimensions asked about, which keeps the
+    matter. The number of directions is that of the dimensions in question, which keeps the
     matrices small.
     """
     size = squares.shape[-1]
@@ -279,7 +279,7 @@ def _mapping_given(statistics: Statistics, factors: Tensor) -> Tensor:
 
 @cache
 def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Name each pair of factors once: first and second of each, and where a pair stands."""
+    """Name each pair of factors once: first and second of each, and the position of a pair."""
     first, second = torch.triu_indices(size, size, device=device).unbind()
     place = torch.empty(size, size, dtype=torch.int64, device=device)
     place[first, second] = place[second, first] = torch.arange(len(first), device=device)

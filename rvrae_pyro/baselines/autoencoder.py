@@ -90,9 +90,9 @@ class ConditionalAutoencoder(FactorBaseline):
     The factor side sees returns that are linear in characteristics. Where loadings are not, as in
     the authors' nonlinear simulation, it misses factors that the loadings find: total R2 there is
     about 18 % with the model's own factors and 31 % with ``kind="ols"`` (published: 31.8 %), while
-    forecasts are alike.
+    forecasts are similar.
 
-    Cost: O(T N (P^2 + P hidden)) once and O(T N P hidden) an epoch and member.
+    Cost: O(T N (P^2 + P hidden)) once and O(T N P hidden) per epoch and member.
 
     References
     ----------

@@ -168,8 +168,8 @@ class Baseline(ABC):
 
     @property
     def history(self) -> pd.DataFrame:
-        """How fitting went, one row an epoch or iteration."""
-        # a table takes as long as some iterations, so it waits until asked for
+        """Training history, one row per epoch or iteration."""
+        # a table takes as long as some iterations, so it is computed on demand
         return pd.DataFrame(self._history, copy=True)
 
     @history.setter
@@ -185,7 +185,7 @@ class Baseline(ABC):
     def attrs(self) -> dict[str, str | int]:
         """Seed, settings, library versions and fingerprint of the training panel."""
         if self._fitted_on is not None:
-            # hashing a panel takes longer than the fastest fit, so it waits until asked for
+            # hashing a panel takes longer than the fastest fit, so it is computed on demand
             config = {"kind": type(self).__name__, **self.settings()}
             mark = fingerprint(self._fitted_on)
             self._attrs = {**provenance(self._seed, config, mark), **self._panel_attrs}
@@ -221,7 +221,7 @@ class Baseline(ABC):
         device: str = "cpu",
         progress: bool = False,
     ) -> Self:
-        """Fit to a panel, anew each time.
+        """Fit to a panel, from scratch each time.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ class Baseline(ABC):
             Same seed, same numbers (on one thread count). The caller's random stream is left
             as it was.
         device : str
-            Where to fit; what was learnt then moves to the CPU, where forecasts are made.
+            Device of the fit; the parameters then move to the CPU, where forecasts are made.
         progress : bool
             Show a progress bar on a terminal.
 
@@ -506,7 +506,7 @@ class Baseline(ABC):
         return described
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to a folder, all or nothing: numbers as safetensors, the rest as JSON.
+        """Write to a folder, atomically: numbers as safetensors, the rest as JSON.
 
         Raises
         ------
@@ -529,7 +529,7 @@ class Baseline(ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote.
+        """Read a folder of :meth:`save`.
 
         Raises
         ------
@@ -594,7 +594,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:
-        """Learn; set what ``_state`` returns, and ``history``, as a table or as its columns."""
+        """Fit; set the numbers of ``_state``, and ``history``, as a table or as its columns."""
 
     @abstractmethod
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
@@ -616,20 +616,20 @@ class Baseline(ABC):
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
-        """Return all that was learnt."""
+        """Return all fitted numbers."""
 
     @abstractmethod
     def _restore(self, state: dict[str, Tensor]) -> None:
-        """Take over what ``_state`` returned."""
+        """Restore the result of ``_state``."""
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:
-    """Weights of a network under names that tell them from other state."""
+    """Weights of a network, prefixed to distinguish them from other state."""
     return {f"{_NETWORK}{name}": value for name, value in network.state_dict().items()}
 
 
 def network_of(state: dict[str, Tensor], built: Network) -> Network:
-    """Fill what :func:`network_state` kept into a network built alike, in double precision."""
+    """Load :func:`network_state` into a network of the same structure, in double precision."""
     built = built.double().eval()
     built.load_state_dict(
         {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}

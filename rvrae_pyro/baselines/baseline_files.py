@@ -15,7 +15,7 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
 
 FORMAT = 1
-"""Version of the folder's layout; an older layout stays readable, a newer one is refused."""
+"""Version of the folder's layout; an older layout stays readable, a newer one raises."""
 
 _NUMBERS, _META = "baseline.safetensors", "baseline.json"
 
@@ -28,7 +28,7 @@ def is_baseline(folder: Path) -> bool:
 def write_folder(
     path: str | os.PathLike[str], meta: dict[str, Any], state: dict[str, Tensor]
 ) -> Path:
-    """Write a baseline to a folder, all or nothing.
+    """Write a baseline to a folder, atomically.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def write_folder(
     Raises
     ------
     CheckpointError
-        If the folder cannot be written; what was there before is left as it was.
+        If the folder cannot be written; earlier content is unchanged.
     """
     target = Path(path)
     if target.exists() and not is_baseline(target) and not _is_empty(target):
@@ -67,7 +67,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what :func:`write_folder` wrote.
+    """Read a folder of :func:`write_folder`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Baselines with factors: what they fit, forecast and how uncertain they say they are."""
+"""Baselines with factors: fitted returns, forecasts and their uncertainty."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FactorBaseline(Baseline):
         Dataset
             ``alpha`` and ``idio_scale`` (chain, time, asset) and ``beta`` (chain, time, asset,
             factor), known at t-1; ``factors`` (time, factor), or (chain, time, factor) of an
-            ensemble, given the month's returns. Members keep factors of their own.
+            ensemble, given the month's returns. Each member has its factors.
         """
         parts = self.constant_data(panel)[["alpha", "beta", "idio_scale"]]
         parts["factors"] = self.factors(panel)
@@ -133,7 +133,7 @@ class FactorBaseline(Baseline):
         times: object | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> xr.DataTree:
-        """Replicates of seen months: factors given the month's returns, returns drawn anew.
+        """Replicates of seen months: factors given the month's returns, returns drawn again.
 
         Parameters
         ----------
@@ -142,11 +142,11 @@ class FactorBaseline(Baseline):
             Draws in all; members share them evenly, rounded up.
         seed : int
         times : label, slice or list, optional
-            Months to replicate; all unless told. Months before which no factor is known are
+            Months to replicate. Default: all. Months before which no factor is known are
             left out.
         out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call goes
-            on with what a run that was killed left of it.
+            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call
+            resumes an interrupted run.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class FactorBaseline(Baseline):
         Notes
         -----
         Knows month t's returns through the factors, whose posterior is exact for the
-        linear-Gaussian model that forecasts are drawn from. For what was knowable before the
+        linear-Gaussian model that forecasts are drawn from. For forecasts of the
         month use :meth:`forecast`.
         """
         return self._draw(self._replicate_draws, panel, num_samples, seed, times, out)
@@ -194,13 +194,13 @@ class FactorBaseline(Baseline):
         return moments(list(self._views(panel, batch)), batch, months)
 
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
-        """Return what forecasts take as given: intercepts, loadings and residual scales.
+        """Return the inputs of forecasts: intercepts, loadings and residual scales.
 
         Parameters
         ----------
         panel : Dataset
         times : label, slice or list, optional
-            Months wanted; all unless told.
+            Months wanted. Default: all.
 
         Returns
         -------

@@ -249,7 +249,7 @@ class FactorVAE(FactorBaseline):
     the prior never depends on which returns were observed. Forecasts are the decoder's mean at
     the prior's mean; draws share z, so assets are correlated.
 
-    Cost O(T N hidden (hidden n_factors + P)) an epoch, times (months + window - 1) / months
+    Cost O(T N hidden (hidden n_factors + P)) per epoch, times (months + window - 1) / months
     for the recurrent part.
 
     References
@@ -326,7 +326,7 @@ class FactorVAE(FactorBaseline):
         )
 
     def _month(self, batch: Batch, t: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Assets listed in month t, and all the model says of them and of the factors."""
+        """Assets listed in month t, and their distribution and that of the factors."""
         network = self._network
         assert network is not None
         block, assets = last_months(batch, t, self.window)

@@ -69,9 +69,9 @@ class IPCA(FactorBaseline):
     Forecasts are loadings times the mean of all earlier factors: of the months fitted and of
     earlier months in the panel given. The predictive distribution is Gaussian around it, with
     the factors' covariance and one residual standard deviation over the fitted months (corrected
-    for K factors a month); estimation error is left out.
+    for K factors per month); estimation error is left out.
 
-    Cost: one pass O(T N P^2) for the sums, then O(T P^2 K^2 + (P K)^3) an iteration whatever N.
+    Cost: one pass O(T N P^2) for the sums, then O(T P^2 K^2 + (P K)^3) per iteration for any N.
 
     References
     ----------
@@ -171,7 +171,7 @@ class IPCA(FactorBaseline):
         factors[statistics.months.cpu()] = found.factors.cpu()
         freedom = int(statistics.counts.sum()) - self.n_factors * len(statistics.counts)
         variance = found.squares(statistics) / max(1, freedom)
-        # what a perfect fit leaves is rounding, and no distribution has a scale of 0
+        # a perfect fit leaves rounding only, and no distribution has a scale of 0
         least = 1e-12 * float(statistics.squares.sum()) / int(statistics.counts.sum())
         stamps = torch.as_tensor(batch.times.astype("datetime64[ns]").astype(np.int64))
         self._numbers = {
@@ -191,7 +191,7 @@ class IPCA(FactorBaseline):
         )
         shift = gamma[-1] if self.constant else torch.zeros_like(gamma[0])
         inner = gamma[:-1] if self.constant else gamma
-        # month by month: a product over all rows at once may round by where a month stands
+        # month by month: a product over all rows at once may round by the position of a month
         both = torch.stack([x.double() @ inner + shift for x in batch.characteristics])
         return both[..., :-1].contiguous(), both[..., -1].contiguous()
 

@@ -77,7 +77,7 @@ class JointTBaseline(Baseline):
         Returns
         -------
         DataArray of dims (time, asset)
-            Probability, given data to t-1, that the return is below what it was; in [0, 1], NaN
+            Probability, given data to t-1, that the return is below its realisation; in [0, 1], NaN
             where not observed. Uniform if the forecasts are calibrated.
         """
         batch = self._batch(panel)

@@ -48,7 +48,7 @@ class FactorView:
     factor_scale : Tensor of shape (n_times, n_factors, n_factors)
         A matrix L with L L' the factors' covariance, given months to t-1.
     idio_scale : Tensor of shape (n_times, n_assets)
-        Standard deviation of what the factors leave, known at t-1.
+        Residual standard deviation, known at t-1.
     factors : Tensor of shape (n_times, n_factors)
         Factors given the month's own returns; NaN in months without any.
     """
@@ -163,7 +163,7 @@ def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
     -------
     Tensor of shape (n_times,)
         Joint over the assets, in nats. 0 in months without returns, NaN where nothing is
-        known of the factors yet. Cost O(T N K^2) a member.
+        known of the factors yet. Cost O(T N K^2) per member.
     """
     total = batch.returns.new_zeros(batch.n_times)
     for t, seen in enumerate(batch.observed):
@@ -191,7 +191,7 @@ def draw_blocks(
     seed: int,
     done: int,
 ) -> Iterator[Block]:
-    """Draw returns of the months asked for, a block of months at a time; members are chains.
+    """Draw returns of the requested months, a block of months at a time; members are chains.
 
     Parameters
     ----------
@@ -201,8 +201,8 @@ def draw_blocks(
     num_draws : int
         Draws of every member.
     seed : int
-        Each month and member has a random stream of its own date and number; draws follow
-        assets by label, whatever their order in the panel.
+        Each month and member has a random stream by date and number; draws follow
+        assets by label, in any order of the panel.
     done : int
         Blocks to leave out.
     """
@@ -253,7 +253,7 @@ def _label(
 
 
 def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
-    """Label what forecasts of some months take as given; members are chains.
+    """Label the inputs of forecasts of some months; members are chains.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[in
 
 
 def moments(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
-    """Label what each member says of the months' mean and covariance, members in equal shares.
+    """Label each member's mean and covariance of the months, members in equal shares.
 
     See :meth:`rvrae_pyro.baselines.factor_baseline.FactorBaseline.moments`.
     """
@@ -351,7 +351,7 @@ def replicate_blocks(
     seed: int,
     done: int,
 ) -> Iterator[Block]:
-    """Draw factors given each month's returns, and its returns anew; members are chains.
+    """Draw factors given each month's returns, and new returns; members are chains.
 
     Parameters
     ----------
@@ -394,7 +394,7 @@ def _draw_replicate(
     factors = view.loc[t] + whole @ view.factor_scale[t].mT
     loc = view.alpha[t, order] + factors @ view.beta[t, order].mT
     law = torch.distributions.Normal(loc, view.idio_scale[t, order].expand_as(loc))
-    # cells are told in the panel's order
+    # observations follow the panel's order
     back = order.argsort()
     density = law.log_prob(batch.returns[t, order])
     return factors, (loc + law.scale * own)[:, back], density[:, back]

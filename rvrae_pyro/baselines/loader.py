@@ -33,7 +33,7 @@ KINDS: Final[dict[str, type[Baseline]]] = {
 
 
 def load(path: str | os.PathLike[str]) -> Baseline:
-    """Read a baseline of any kind that ``save`` wrote, of a class of your own too once defined.
+    """Read a baseline of any kind that ``save`` wrote, of a custom class too once defined.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[str]) -> Baseline:
     if meta.get("kind") not in known:
         raise CheckpointError(
             f"{str(path)!r} holds a baseline of kind {meta.get('kind')!r}; known are "
-            f"{', '.join(KINDS)}. Import a class of your own before you load it."
+            f"{', '.join(KINDS)}. Import a custom class before you load it."
         )
     return known[meta["kind"]].load(path)
 

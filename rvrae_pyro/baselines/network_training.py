@@ -22,7 +22,7 @@ from rvrae_pyro.progress import progress_bar
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a neural baseline is trained.
+    """Training settings of a neural baseline.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class TrainConfig:
     weight_decay : float
         Decoupled from the gradient.
     clip_norm : float
-        Largest norm of the gradient of the mean loss a cell; infinite for none.
+        Largest norm of the gradient of the mean loss per cell; infinite for none.
     """
 
     learning_rate: float = 1e-3
@@ -61,7 +61,7 @@ class TrainConfig:
 
 
 def training_of(config: TrainConfig | None, default: TrainConfig) -> TrainConfig:
-    """Return the settings given, or the default; refuse anything else."""
+    """Return the settings given, or the default; raise for anything else."""
     if config is not None and not isinstance(config, TrainConfig):
         raise ConfigError(
             f"`config` must be a TrainConfig; got {config!r}. "
@@ -98,12 +98,12 @@ def train_network(
     name : str
         Shown next to the progress bar.
     penalty : callable, optional
-        Added to the mean loss a cell at each step.
+        Added to the mean loss per cell at each step.
 
     Returns
     -------
     DataFrame
-        One row an epoch: epoch, train_loss, valid_loss (means a cell), seconds.
+        One row per epoch: epoch, train_loss, valid_loss (means per observation), seconds.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def _run_epoch(
     generator: torch.Generator,
     penalty: Callable[[], Tensor | float],
 ) -> float:
-    """One pass over the training months; the mean loss a cell on the way."""
+    """One pass over the training months; the mean loss per cell on the way."""
     network.train()
     parameters = list(network.parameters())
     total, cells = 0.0, 0
@@ -175,7 +175,7 @@ def _run_epoch(
 def _validate(
     network: nn.Module, objective: Objective, n_train: int, n_times: int, months: int
 ) -> float:
-    """Mean loss a cell over the validation months; NaN without any return there."""
+    """Mean loss per cell over the validation months; NaN without any return there."""
     network.eval()
     total, cells = 0.0, 0
     for start in range(n_train, n_times, months):

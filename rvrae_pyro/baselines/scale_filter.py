@@ -16,7 +16,7 @@ from rvrae_pyro.errors import check_count
 
 @dataclass(frozen=True)
 class History:
-    """Months of training from which a scale has a history of its own.
+    """Months of training from which a scale has a history.
 
     Attributes
     ----------

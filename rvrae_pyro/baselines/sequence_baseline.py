@@ -20,7 +20,7 @@ from rvrae_pyro.errors import check_count
 from rvrae_pyro.nn.sequences import pack_buckets
 
 _BUCKETS = 4
-_FEW_ASSETS = 256  # below, a step of a recurrent network costs the same whatever its padding
+_FEW_ASSETS = 256  # below, a step of a recurrent network costs the same with any padding
 
 
 class Reader(Protocol):
@@ -48,7 +48,7 @@ def over_buckets(batch: Batch, read: Reader, n_outputs: int) -> Tensor:
         0 where not listed.
     """
     flat = batch.characteristics.reshape(-1, batch.n_characteristics)
-    # one row more than there are cells takes what the padding says
+    # an additional row takes the output of the padding
     result = flat.new_zeros(flat.shape[0] + 1, n_outputs)
     n_buckets = _BUCKETS if batch.n_assets >= _FEW_ASSETS else 1
     for bucket in pack_buckets(batch.listed, n_buckets):
@@ -71,7 +71,7 @@ def target_months(batch: Batch, start: int, stop: int, window: int) -> tuple[Bat
 
 
 def last_months(batch: Batch, t: int, window: int) -> tuple[Batch, Tensor]:
-    """Cut the last ``window`` months to ``t`` of the assets listed then, and say where they are."""
+    """Cut the last ``window`` months to ``t`` of the assets listed then, and their positions."""
     assets = batch.listed[t].nonzero().squeeze(-1)
     block = batch.window(max(0, t - window + 1), t + 1, every_asset=True)
     return block.select(assets), assets
@@ -81,7 +81,7 @@ class SequenceForecaster(Baseline):
     """A forecaster of returns from the last months' characteristics. It has no factors.
 
     A subclass gives ``_build`` and keeps ``window`` and ``config``. Training takes a few
-    target months a step together with the ``window - 1`` months before them, so that
+    target months per step together with the ``window - 1`` months before them, so that
     neighbouring windows share their computation: a target month then knows at least
     ``window`` months of history, if the panel has them, and a forecast knows exactly that many.
     """

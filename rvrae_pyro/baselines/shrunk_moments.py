@@ -266,7 +266,7 @@ def principal_components(parts: CorrelationParts, n_factors: int) -> tuple[Array
     root : ndarray of shape (n_known + 1, n_factors)
         Loadings on uncorrelated unit factors, the largest first.
     idio_var : ndarray of shape (n_known + 1,)
-        What they leave of each variance, at least 0.01.
+        Remaining share of each variance, at least 0.01.
     """
     rows, kept = parts.rows, min(n_factors, *parts.rows.shape)
     if rows.shape[0] < rows.shape[1]:

@@ -70,7 +70,7 @@ class Network(nn.Module):
         self.head = nn.Linear(size, 1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return forecasts (n_times, n_assets); what it says of unlisted cells is to ignore."""
+        """Return forecasts (n_times, n_assets); those of unlisted cells have no meaning."""
         position = torch.arange(batch.n_times, device=batch.returns.device)
         age = position.unsqueeze(1) - position
         # an unlisted month sees itself, so that its row of weights is not empty

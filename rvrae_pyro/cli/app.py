@@ -12,7 +12,7 @@ from rvrae_pyro._version import __version__
 from rvrae_pyro.cli.benchmark_command import benchmark
 from rvrae_pyro.cli.check_command import check
 from rvrae_pyro.cli.compare_command import compare
-from rvrae_pyro.cli.console import as_options, tell, terminable, warnings_told
+from rvrae_pyro.cli.console import as_options, echo_error, terminable, warnings_as_lines
 from rvrae_pyro.cli.demo_command import demo
 from rvrae_pyro.cli.fit_command import fit
 from rvrae_pyro.cli.forecast_command import forecast
@@ -77,25 +77,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        What follows ``rvrae``; ``sys.argv`` unless told.
+        Arguments after ``rvrae``. Default: ``sys.argv``.
 
     Returns
     -------
     int
         0: done. 1: failed on the way, such as training that diverged or was interrupted.
-        2: bad input, told in one message on standard error; nothing was written.
+        2: bad input, reported in one message on standard error; nothing was written.
         An unforeseen error is raised.
     """
     # typer's own call would replace sys.excepthook
     command = typer.main.get_command(app)
-    with warnings_told(), terminable():
+    with warnings_as_lines(), terminable():
         try:
             command(args=None if arguments is None else list(arguments), prog_name="rvrae")
         except SystemExit as done:
             return done.code if isinstance(done.code, int) else int(done.code is not None)
         except RvraeError as error:
             if os.environ.get("RANK", "0") == "0":  # of many processes, one talks
-                tell(f"rvrae: {as_options(str(error))}")
+                echo_error(f"rvrae: {as_options(str(error))}")
             return 1 if isinstance(error, FitError) else 2
     return 0
 

@@ -14,7 +14,7 @@ from rvrae_pyro.cli.compare_command import (
     options_named,
     read_names,
 )
-from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
+from rvrae_pyro.cli.console import echo, echo_error, echo_json, echo_table, interruptible
 from rvrae_pyro.errors import ConfigError
 
 benchmark = typer.Typer(
@@ -47,7 +47,7 @@ def gkx(
     """Run the simulation of Gu, Kelly and Xiu (2021).
 
     60 months each to train, validate and test, 200 assets, 50 characteristics of which 3 matter.
-    Every model stands beside the oracle, which knows the true loadings, and in brackets beside the
+    Every model is shown with the oracle, which knows the true loadings, and in brackets with the
     published figure.
     """
     if case not in ("linear", "nonlinear"):
@@ -72,16 +72,16 @@ def gkx(
     if as_json:
         rows = result.table.to_dict(orient="records")
         failures = [{"model": f.cell.model, "message": f.message} for f in result.failures]
-        say_json({"case": case, **result.info, "table": rows, "failures": failures})
+        echo_json({"case": case, **result.info, "table": rows, "failures": failures})
     else:
         shown = result.readable()
         title = f"Gu-Kelly-Xiu, {case} case: {reps} repetitions, {factors} factors"
-        say_table(list(shown.columns), shown.values.tolist(), title)
+        echo_table(list(shown.columns), shown.values.tolist(), title)
         if out is not None:
-            say(f"Wrote {out / 'report.md'}.")
+            echo(f"Wrote {out / 'report.md'}.")
     if result.failures:
         first = result.failures[0]
-        tell(
+        echo_error(
             f"rvrae: {len(result.failures)} fit{'s' * (len(result.failures) > 1)} failed; "
             f"{first.cell.model}: {first.message.rstrip('.')}."
         )

@@ -1,4 +1,4 @@
-"""``rvrae check``: whether a panel is fit for use, and what it holds."""
+"""``rvrae check``: validity and contents of a panel."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import numpy as np
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import say, say_json, say_pairs
+from rvrae_pyro.cli.console import echo, echo_json, echo_pairs
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, layout_of, read_panel
 from rvrae_pyro.cli.runs import load_run
@@ -40,7 +40,7 @@ def check(
 ) -> None:
     """Check a panel and describe it; every problem is listed.
 
-    With a run: also whether the panel is of the kind that it was fitted on. What is valid and most
+    With a run: also whether the panel matches that of the fit. What is valid and most
     likely wrong, such as a characteristic that knows the return of its row, comes as a warning.
     """
     dataset = read_panel(panel, layout) if run is None else load_run(run).read(panel, layout)[0]
@@ -51,15 +51,15 @@ def check(
         for text in odd:
             warn_user(text)
     if as_json:
-        say_json({"panel": str(panel), **described, "warnings": odd})
+        echo_json({"panel": str(panel), **described, "warnings": odd})
         return
     kind = "" if run is None else f", of the kind that {run} was fitted on"
-    say(f"{panel} is a panel in order{kind}.")
-    say_pairs({name.replace("_", " "): _text(value) for name, value in described.items()})
+    echo(f"{panel} is a panel in order{kind}.")
+    echo_pairs({name.replace("_", " "): _text(value) for name, value in described.items()})
 
 
 def describe(panel: xr.Dataset) -> dict[str, Any]:
-    """Count and name what a panel holds.
+    """Summarise the contents of a panel.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import interruptible, say, say_json, say_table, tell
+from rvrae_pyro.cli.console import echo, echo_error, echo_json, echo_table, interruptible
 from rvrae_pyro.cli.files import visible
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
@@ -122,15 +122,15 @@ def options_named() -> Iterator[None]:
     try:
         yield
     except (ConfigError, PanelError) as error:
-        told = re.sub(r"`(\w+)`", lambda name: f"`{_OPTIONS.get(name[1], name[1])}`", str(error))
-        raise type(error)(told) from error
+        text = re.sub(r"`(\w+)`", lambda name: f"`{_OPTIONS.get(name[1], name[1])}`", str(error))
+        raise type(error)(text) from error
 
 
 def kept_fits(out: Path | None) -> str:
-    """Say what is kept of a grid of fits that is stopped."""
+    """Describe the finished fits of an interrupted grid."""
     if out is None:
         return "without a folder no fit is kept."
-    return f"fits that are done are kept in {out}, and the same command goes on."
+    return f"fits that are done are kept in {out}, and the same command resumes."
 
 
 def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:
@@ -186,7 +186,7 @@ def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
 
 
 def check_results_folder(path: Path, mark: str = "cells", what: str = "a comparison") -> None:
-    """Refuse a folder that cannot be written, or that holds something else.
+    """Reject a folder that cannot be written, or that holds something else.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def check_results_folder(path: Path, mark: str = "cells", what: str = "a compari
     ------
     ConfigError
         If the path is a file, lies in a folder without permission, or is a folder with content
-        that is not one of ours.
+        that is not a comparison.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
@@ -218,7 +218,7 @@ def check_results_folder(path: Path, mark: str = "cells", what: str = "a compari
 def report_comparison(
     out: Path, result: "Comparison", as_json: bool, *, published: bool = False
 ) -> None:
-    """Print what a comparison found, and end with exit code 1 if a fit failed.
+    """Print the results of a comparison, and end with exit code 1 if a fit failed.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def report_comparison(
     as_json : bool
         Print JSON in place of tables.
     published : bool
-        Print the paper's tables beside its figures. Default: all tables, without these.
+        Print the paper's tables with its figures. Default: all tables, without these.
 
     Raises
     ------
@@ -238,11 +238,11 @@ def report_comparison(
         _say_as_json(out, result)
     else:
         for number, title, shown in result.readable(published=published):
-            say_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
-        say(f"Wrote {out / 'report.md'}, tables and figures beside it.")
+            echo_table(list(shown.columns), shown.values.tolist(), f"Table {number}. {title}")
+        echo(f"Wrote {out / 'report.md'}, tables and figures next to it.")
     if result.failures:
         first = result.failures[0]
-        tell(
+        echo_error(
             f"rvrae: {len(result.failures)} of {len(result.failures) + len(result.monthly)} fits "
             f"failed; the first, {first.cell.model} with seed {first.cell.seed}: "
             f"{first.message.rstrip('.')}. "
@@ -252,7 +252,7 @@ def report_comparison(
 
 
 def _say_as_json(out: Path, result: "Comparison") -> None:
-    say_json(
+    echo_json(
         {
             "out": str(out),
             **result.info,

@@ -1,4 +1,4 @@
-"""What commands say: results on standard output, all else on standard error."""
+"""Output of commands: results on standard output, messages on standard error."""
 
 import json
 import math
@@ -25,12 +25,12 @@ _ARGUMENT: Final = re.compile(
 )
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Write a result for people to standard output."""
     typer.echo(text)
 
 
-def say_json(result: Mapping[str, Any]) -> None:
+def echo_json(result: Mapping[str, Any]) -> None:
     """Write a result for programs to standard output, as one JSON object; NaN becomes null."""
     typer.echo(json.dumps(strict(result), indent=2, allow_nan=False))
 
@@ -46,7 +46,7 @@ def strict(value: Any) -> Any:
     return value
 
 
-def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+def echo_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Write a table to standard output: the first column to the left, the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for position, name in enumerate(columns):
@@ -56,7 +56,7 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     Console(highlight=False, markup=False).print(table)
 
 
-def say_pairs(pairs: Mapping[str, str]) -> None:
+def echo_pairs(pairs: Mapping[str, str]) -> None:
     """Write names and values to standard output, one pair a line."""
     width = max(map(len, pairs))
     for name, value in pairs.items():
@@ -87,20 +87,20 @@ def _option(found: re.Match[str]) -> str:
     return f"--{found['name'].replace('_', '-')} {value}"
 
 
-def tell(text: str) -> None:
+def echo_error(text: str) -> None:
     """Write a message to standard error."""
     typer.echo(text, err=True)
 
 
 def progress(text: str) -> None:
-    """Tell what is being done now, on a terminal only."""
+    """Show the current step, on a terminal only."""
     console = Console(stderr=True, highlight=False, markup=False)
     if console.is_terminal:
         console.print(text, style="dim")
 
 
 @contextmanager
-def warnings_told() -> Iterator[None]:
+def warnings_as_lines() -> Iterator[None]:
     """Show this package's warnings as one line each, without file and code."""
     with warnings.catch_warnings():
         plain = warnings.showwarning
@@ -114,7 +114,7 @@ def warnings_told() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, RvraeWarning):
-                tell(f"warning: {as_options(str(message))}")
+                echo_error(f"warning: {as_options(str(message))}")
             else:
                 plain(message, category, filename, lineno, file, line)
 
@@ -124,7 +124,7 @@ def warnings_told() -> Iterator[None]:
 
 @contextmanager
 def interruptible(kept: str) -> Iterator[None]:
-    """Say what is kept when work is stopped by Ctrl-C or SIGTERM.
+    """Report the saved results when work is stopped by Ctrl-C or SIGTERM.
 
     Raises
     ------
@@ -139,9 +139,9 @@ def interruptible(kept: str) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: what is half-written goes, what is good stays."""
+    """Let SIGTERM end a command as Ctrl-C does: partial files are removed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
+        yield  # only the main thread may set signal handlers
         return
 
     def stop(*_: object) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import progress, say, say_json, say_table, strict
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, progress, strict
 from rvrae_pyro.cli.files import assembled, check_folder, write_table, write_text
 from rvrae_pyro.cli.panels import Preparation, prepare
 from rvrae_pyro.cli.runs import Run, save_run
@@ -35,7 +35,7 @@ _WINDOW: Final = 12
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much the demo does; months where not said otherwise."""
+    """Sizes of the demo, in months unless stated."""
 
     train: int = 180
     valid: int = 36
@@ -55,7 +55,7 @@ QUICK: Final = Sizes(
 _UNKNOWN: Final = (
     "What this does not show: {test} test months, 30 overlapping portfolios and one seed. A "
     "standard error from {test} months is itself rough, and a difference of less than two of them "
-    "is no difference; whether one model ranks assets better than another cannot be told at all. "
+    "is no difference; whether one model ranks assets better than another cannot be determined. "
     "Portfolios are diversified: single stocks are noisier, enter and leave. Trading costs are "
     "left out, and the weights are held at their fitted values, so the intervals leave out what "
     "is unknown about them. Naive: a Normal with the mean and covariance of the {past} months "
@@ -65,7 +65,7 @@ _UNKNOWN: Final = (
 
 @dataclass(frozen=True)
 class _Market:
-    """The real panel, cut, and what the fit says of it."""
+    """Panel, split, fit and its forecasts."""
 
     raw: xr.Dataset
     panel: xr.Dataset
@@ -99,7 +99,7 @@ def demo(
         metrics, scores = _run(sizes, seed, folder)
         written = sorted(entry.name for entry in folder.iterdir())
     if as_json:
-        say_json({"out": str(out), "files": written, **metrics})
+        echo_json({"out": str(out), "files": written, **metrics})
     else:
         _report(out, written, metrics, scores, sizes)
 
@@ -231,6 +231,6 @@ def _report(
     ]
     first, last = (day[:7] for day in metrics["periods"]["test"])
     title = f"One month ahead, {first} to {last}: {sizes.test} months, 30 portfolios"
-    say_table(("", "estimate", "s.e.", "naive", "EWMA"), rows, title)
-    say(textwrap.fill(_UNKNOWN.format(test=sizes.test, past=sizes.train + sizes.valid), 96))
-    say(f"\nWrote {out}: {', '.join(written)}.")
+    echo_table(("", "estimate", "s.e.", "naive", "EWMA"), rows, title)
+    echo(textwrap.fill(_UNKNOWN.format(test=sizes.test, past=sizes.train + sizes.valid), 96))
+    echo(f"\nWrote {out}: {', '.join(written)}.")

@@ -1,4 +1,4 @@
-"""Where commands write: refused before the work begins, put in place at its end."""
+"""Output files of commands: checked before the work begins, moved into place at its end."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _MARK = "fit.json"
 
 
 def check_folder(path: Path) -> Path:
-    """Refuse a folder for a run that cannot be written, or that holds something else.
+    """Reject a folder for a run that cannot be written, or that holds something else.
 
     Raises
     ------
@@ -43,9 +43,9 @@ def check_folder(path: Path) -> Path:
 
 
 def check_file(path: Path, suffixes: tuple[str, ...], source: Path | None = None) -> Path:
-    """Refuse a file that cannot be written, of an unknown kind, or that is about to be read.
+    """Reject a file that cannot be written, of an unknown kind, or that is about to be read.
 
-    A ``.zarr`` is a folder; whoever writes it looks at what it holds.
+    A ``.zarr`` is a folder, whose content its writer checks.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, atomically."""
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -108,7 +108,7 @@ def write_text(path: Path, text: str) -> None:
 def assembled(target: Path) -> Iterator[Path]:
     """Give an empty folder beside ``target`` whose content moves there on success.
 
-    Entries of an earlier run are replaced one by one; whatever else the folder holds stays.
+    Entries of an earlier run are replaced one by one; other content stays.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def assembled(target: Path) -> Iterator[Path]:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as .csv or .parquet, whole or not at all.
+    """Write a table as .csv or .parquet, atomically.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import typer
 import xarray as xr
 
 from rvrae_pyro.atomic import only_run, remove
-from rvrae_pyro.cli.console import say, say_json, say_pairs, tell
+from rvrae_pyro.cli.console import echo, echo_error, echo_json, echo_pairs
 from rvrae_pyro.cli.files import CHECKPOINT, assembled, check_folder, write_text
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, layout_of, prepare, read_panel
@@ -53,10 +53,10 @@ def fit(
 ) -> None:
     """Fit RVRAE to a panel.
 
-    Characteristics are ranked unless the panel says they are, and a market context is made from
+    Characteristics are ranked unless the panel states it, and a market context is made from
     raw ones; `rvrae forecast` repeats both. Without settings for the split the last 15 % of the
-    months tell when to stop, and those before them train. A fit that was stopped, however that
-    came, goes on when the same command is given again.
+    months decide when to stop, and those before them train. Rerun the command to resume an
+    interrupted fit.
     """
     if out is None and not print_config:
         raise ConfigError("`--out` is missing: name the folder to write the run to.")
@@ -75,7 +75,7 @@ def fit(
     model, training = settings.build_model(ready), settings.build_config()
     written = to_toml(settings, model, training)
     if print_config or out is None:
-        say(written.rstrip("\n"))
+        echo(written.rstrip("\n"))
         return
     train, valid = cut(ready, settings.split)
     with joined(training.device) as team, only_run(out) if team.rank == 0 else nullcontext():
@@ -91,9 +91,9 @@ def fit(
             remove(out / CHECKPOINT)
     _report(out, shlex.quote(str(panel)), result, train, valid, as_json)
     if result.stopped == "interrupted":
-        tell(
+        echo_error(
             f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "
-            "The same command goes on from there."
+            "The same command resumes from there."
         )
         raise typer.Exit(1)
 
@@ -110,13 +110,13 @@ def _report(
     judged = result.check()
     if as_json:
         found = [dataclasses.asdict(finding) for finding in judged.findings]
-        say_json({"run": str(out), **summary, "trusted": judged.trusted, "findings": found})
+        echo_json({"run": str(out), **summary, "trusted": judged.trusted, "findings": found})
         return
-    say(f"Wrote {out}:")
-    say_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
-    say(f"\n{judged}")
-    say(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
-    say(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")
+    echo(f"Wrote {out}:")
+    echo_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
+    echo(f"\n{judged}")
+    echo(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
+    echo(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")
 
 
 def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:

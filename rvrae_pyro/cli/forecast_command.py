@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible
 from rvrae_pyro.cli.files import TABLE_SUFFIXES, check_file, write_table
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, settled
@@ -32,7 +32,7 @@ def forecast(
         Path,
         typer.Option(
             help="Table (.csv, .parquet), or all draws as a DataTree: .nc, or .zarr, written month "
-            "by month, so that a killed run goes on."
+            "by month, so that an interrupted run resumes."
         ),
     ],
     times: Annotated[
@@ -58,7 +58,7 @@ def forecast(
     raw, prepared = loaded.read(panel, layout)
     kept = "nothing was written."
     if streams:
-        kept = f"months that are done are kept beside {out}, and the same command goes on."
+        kept = f"months that are done are kept next to {out}, and the same command resumes."
     with settled(prepared) as ready, interruptible(kept):
         tree = loaded.fit.forecast(
             ready,
@@ -77,7 +77,7 @@ def forecast(
     days = [str(day)[:10] for day in drawn[TIME].values]
     listed = drawn.isel(chain=0, draw=0, drop=True).notnull()
     if as_json:
-        say_json(
+        echo_json(
             {
                 "out": str(out),
                 "run": str(run),
@@ -91,7 +91,7 @@ def forecast(
         )
         return
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    say(f"Wrote {out}: {int(listed.sum())} forecasts for {span}, {num_samples} draws each.")
+    echo(f"Wrote {out}: {int(listed.sum())} forecasts for {span}, {num_samples} draws each.")
     if table is not None:
         _show(table)
         _tell_of_noise(table, num_samples)
@@ -117,12 +117,12 @@ def last_listed(panel: xr.Dataset) -> np.datetime64:
 
 
 def _tell_of_noise(table: pd.DataFrame, num_samples: int) -> None:
-    """Say where the draws' own error blurs the ranking: variances of means say how much of it."""
+    """Report Monte-Carlo error in the ranking, from variances of means."""
     month = table[table["date"] == table["date"].iloc[-1]]
     error = float((month["sd"] ** 2).mean() / num_samples) ** 0.5
     spread = float(month["mean"].std())
     if len(month) > 1 and spread < 2 * error:
-        say(
+        echo(
             f"Means of {num_samples} draws are off by {100 * error:.2f} % (s.e.) and differ by "
             f"{100 * spread:.2f} %: read no ranking into them. Give --num-samples more, or see "
             "`rvrae report`, which ranks without the noise of the draws."
@@ -143,4 +143,4 @@ def _show(table: pd.DataFrame) -> None:
     ]
     title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
     head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
-    say_table(head, rows, title)
+    echo_table(head, rows, title)

@@ -1,4 +1,4 @@
-"""Panels from files, and what is done to one before a model sees it."""
+"""Panels from files, and their preparation for a model."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from rvrae_pyro.data.transforms import market_context, rank_characteristics
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE
 
-# data that come with the package or with an extra of it, by the name that stands for a file
+# data that come with the package or with an extra of it, by the name used in place of a file
 _EMBEDDED: Final = {"french": load_french, "sp500": load_sp500}
 _TABLES: Final = (".csv", ".parquet")
 PanelPath = Annotated[
@@ -112,15 +112,13 @@ def read_table(
     if not path.is_file():
         raise PanelError(f"cannot read {path}: it is missing or no file. Check the path.")
     if _describes_itself(path):
-        raise PanelError(
-            f"{path} is a panel and says itself what its columns are. Leave out the column options."
-        )
+        raise PanelError(f"{path} is a panel and states its columns. Leave out the column options.")
     return read_plain(path, asset=asset, time=time, returns=returns)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to a panel before the fit; later commands repeat it.
+    """Preparation of a panel before the fit; later commands repeat it.
 
     Attributes
     ----------
@@ -142,7 +140,7 @@ class Preparation:
 
     @classmethod
     def from_json(cls, path: Path) -> "Preparation":
-        """Read the preparation beside a fit.
+        """Read the preparation saved with a fit.
 
         Raises
         ------
@@ -154,14 +152,14 @@ class Preparation:
             return cls(content["ranked"], content["context"], content.get("layout"))
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{path} is missing: it tells how the panel was prepared. Fit with `rvrae fit`, or "
-                "load a fit of your own in Python."
+                f"{path} is missing: it states the panel's preparation. Fit with `rvrae fit`, or "
+                "load another fit in Python."
             ) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}. Fit again.") from error
 
     def repeat(self, panel: xr.Dataset) -> xr.Dataset:
-        """Do to another panel what was done to the one of the fit.
+        """Prepare another panel as that of the fit.
 
         Returns
         -------
@@ -209,7 +207,7 @@ def prepare(
     Parameters
     ----------
     panel : Dataset
-        Raw, or ranked already as its attribute ``transform`` says.
+        Raw, or ranked already according to its attribute ``transform``.
     rank : bool
         Rank unless it is ranked.
     context : bool
@@ -221,7 +219,7 @@ def prepare(
     Dataset
         Nothing in a row uses later rows.
     Preparation
-        What was done.
+        Record of the steps.
     """
     kind: Literal["none", "market", "given"] = "given" if CONTEXT in panel else "none"
     if not context and kind == "given":

@@ -80,7 +80,7 @@ def paper(
     *,
     layout: Layout,
 ) -> None:
-    """Reproduce the paper's tables 1 to 3 on a panel, beside the printed figures.
+    """Reproduce the paper's tables 1 to 3 on a panel, with the printed figures.
 
     RVRAE as the paper describes it, IPCA, the conditional autoencoder, FactorVAE, ALSTM and the
     transformer, each fitted with every seed on 15 years, stopped by 3 and scored on the 3 that

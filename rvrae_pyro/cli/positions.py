@@ -33,7 +33,7 @@ class Positions:
     weights : Series by asset
         Without cash, which has no excess return.
     value : float or None
-        What the file's numbers were divided by; None for weights, taken as they are.
+        Divisor of the file's numbers; None for weights, taken as they are.
     rule : str
         How the weights follow from the file.
     cash : float
@@ -119,7 +119,7 @@ def _read(path: Path, where: str, asset: str | None) -> "pd.Series[float]":
         size = numeric[0]
     if size is None or size not in numeric:
         raise PanelError(
-            f"{where} must have one column of numbers, such as `weight`, beside the ids in {ids!r};"
+            f"{where} must have one column of numbers, such as `weight`, and the ids in {ids!r};"
             f" got columns {first_three(frame.columns)}, of numbers {first_three(numeric)}."
         )
     index = pd.Index(asset_ids(frame[ids], f"{where}: column {ids!r}"), name=ASSET)

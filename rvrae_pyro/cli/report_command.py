@@ -7,7 +7,7 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import progress, say, say_json
+from rvrae_pyro.cli.console import echo, echo_json, progress
 from rvrae_pyro.cli.files import check_file, write_text
 from rvrae_pyro.cli.forecast_command import last_listed
 from rvrae_pyro.cli.layout import Layout, takes_layout
@@ -80,13 +80,13 @@ def report(
         "bytes": size,
     }
     if as_json:
-        say_json(summary)
+        echo_json(summary)
         return
-    say(
+    echo(
         f"Wrote {out}: {len(facts.ranking)} assets, {summary['month']}, {size / 1e6:.1f} MB. "
         "Open it in a browser."
     )
-    say(str(facts.check))
+    echo(str(facts.check))
 
 
 def _given(

@@ -7,7 +7,7 @@ import numpy as np
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import interruptible, say, say_json, say_table
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible
 from rvrae_pyro.cli.forecast_command import months_asked
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, settled
@@ -93,7 +93,7 @@ def risk(
     positions = _positions(book.to_dataset(), held)
     steps = [_figures(each.to_dataset(), held.value) for each in books]
     if as_json:
-        say_json(
+        echo_json(
             {
                 "run": str(run),
                 "date": str(month)[:10],
@@ -172,7 +172,7 @@ def _show(
     month: str, held: Positions, figures: dict[str, dict[str, Any]], positions: list[dict[str, Any]]
 ) -> None:
     value = "" if held.value is None else f" of {held.value:,.2f}"
-    say(f"{len(positions)} positions: {held.rule}{value}; cash {100 * held.cash:.1f} %.")
+    echo(f"{len(positions)} positions: {held.rule}{value}; cash {100 * held.cash:.1f} %.")
     money = figures["portfolio"].get("in_currency")
     rows = []
     for name, label in _ROWS.items():
@@ -183,7 +183,7 @@ def _show(
     if any(map(_share, figures.values())):
         rows.append(["variance from factors", *map(_share, figures.values()), *blank])
     head = ("", *figures, *([] if money is None else ["in currency"]))
-    say_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
+    echo_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
     sd, es = figures["portfolio"]["sd"], figures["portfolio"]["es_05"]
     shown = positions if len(positions) <= _SHOWN + 1 else positions[:_SHOWN]
     lines = [_line(row["asset"], [row], sd, es) for row in shown]
@@ -191,7 +191,7 @@ def _show(
     if rest:
         lines.append(_line(f"{len(rest)} others", rest, sd, es))
     lines.append(_line("sum", positions, sd, es))
-    say_table(("position", "weight %", "of sd %", "of ES 5 % in %"), lines, "Parts of the risk")
+    echo_table(("position", "weight %", "of sd %", "of ES 5 % in %"), lines, "Parts of the risk")
 
 
 def _show_steps(steps: list[dict[str, Any]]) -> None:
@@ -200,7 +200,7 @@ def _show_steps(steps: list[dict[str, Any]]) -> None:
         [str(number), *(f"{100 * each[name]:.2f}" for name in _ROWS)]
         for number, each in enumerate(steps, 1)
     ]
-    say_table(("periods", *_ROWS.values()), rows, "Compounded up to each period, in %")
+    echo_table(("periods", *_ROWS.values()), rows, "Compounded up to each period, in %")
 
 
 def _line(name: str, rows: list[dict[str, Any]], sd: float, es: float) -> list[str]:

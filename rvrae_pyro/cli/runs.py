@@ -20,7 +20,7 @@ _PREPARATION: Final = "preparation.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A fit and what was done to its panel."""
+    """A fit and the preparation of its panel."""
 
     fit: "Fit"
     preparation: Preparation
@@ -31,7 +31,7 @@ class Run:
         Returns
         -------
         raw, ready : Dataset
-            The panel of the file, and what the fit takes; nothing in a row uses later rows.
+            The panel of the file, and the input of the fit; nothing in a row uses later rows.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""How good the demo's forecasts were, beside a naive rival and an EWMA."""
+"""Scores of the demo's forecasts, with a naive competitor and an EWMA."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -86,7 +86,7 @@ def score_forecasts(
     Returns
     -------
     list of Score
-        All but total R2 use what was known before each month.
+        All but total R2 use data known before each month.
     """
     months = test[TIME].values
     panel, seed = filtered.panel, filtered.seed

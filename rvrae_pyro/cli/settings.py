@@ -32,7 +32,7 @@ _VALID_SHARE: Final = 0.15
 
 @dataclass(frozen=True)
 class Settings:
-    """Sections of a settings file; whatever is left out takes its default.
+    """Sections of a settings file; missing settings take their defaults.
 
     Attributes
     ----------
@@ -217,7 +217,7 @@ def _plain(value: Any) -> Any:
 
 
 def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Cut the months to train on and those that tell when to stop.
+    """Cut the months to train on and those that decide when to stop.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
 
 
 def _any_usable(panel: xr.Dataset) -> bool:
-    """Whether a listed asset has a return; reads no more rows than it takes to find one."""
+    """Whether a listed asset has a return; stops at the first."""
     returns = panel[RETURNS].values
     for first, block in row_blocks(panel[CHARACTERISTICS]):
         for month, row in zip(block, returns[first:], strict=False):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import say, say_json
+from rvrae_pyro.cli.console import echo, echo_json
 from rvrae_pyro.cli.files import check_file
 from rvrae_pyro.data import simulate_dynamic, simulate_gkx, simulate_linear_gaussian, write_panel
 from rvrae_pyro.errors import ConfigError
@@ -71,9 +71,9 @@ def simulate(
     write_panel(panel, out)
     shape = {name: int(panel.sizes[name]) for name in (TIME, ASSET, CHARACTERISTIC)}
     if as_json:
-        say_json({"out": str(out), "case": case, "seed": seed, **shape})
+        echo_json({"out": str(out), "case": case, "seed": seed, **shape})
     else:
-        say(
+        echo(
             f"Wrote {out}: {shape[TIME]} months, {shape[ASSET]} assets, {shape[CHARACTERISTIC]} "
             f"characteristics ({case}, seed {seed})."
         )

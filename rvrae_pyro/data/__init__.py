@@ -73,7 +73,7 @@ _LAZY: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch, or is rarely needed, when it is first asked for."""
+    """Import what needs torch, or is rarely needed, on first use."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -75,7 +75,7 @@ def pack(listed: Tensor) -> Packing:
 
 
 State = tuple[Tensor, ...]
-"""Recurrent state of one part; every part knows the layout of its own."""
+"""Recurrent state of one part; each part defines its layout."""
 
 Carry = Mapping[str, State]
 """States of the stateful parts at the end of the month before a window starts."""
@@ -280,7 +280,7 @@ def to_batch(
         A panel as :func:`rvrae_pyro.data.check_panel` accepts it, with no NaN inside a listed
         cell.
     device : torch.device or str, optional
-        Where the tensors go; the CPU unless told.
+        Where the tensors go. Default: the CPU.
     dtype : torch.dtype
         Floating type of the tensors.
 
@@ -310,7 +310,7 @@ def to_light_batch(
     """Do as :func:`to_batch` and leave the characteristics where they are.
 
     Parameters and errors as there. Zeros that take no memory stand in for the characteristics;
-    the panel's are looked through once, block by block, for listed cells and for gaps in them.
+    the panel's are scanned once, block by block, for listed cells and for gaps in them.
     """
     _check_device(device)
     is_listed = _whole_cells(panel, validate_panel(panel, returns_required=False))
@@ -366,7 +366,7 @@ def _assembled(
 
 
 def _fill(values: np.ndarray, is_listed: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Copy what is listed, month by month, onto zeros."""
+    """Copy the listed cells, month by month, onto zeros."""
     filled = np.zeros(values.shape, dtype)
     for month, target, rows in zip(values, filled, is_listed, strict=True):
         cells = rows.nonzero()[0]

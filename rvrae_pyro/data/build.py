@@ -21,7 +21,7 @@ from rvrae_pyro.names import (
 def _unicode(values: NDArray[Any]) -> NDArray[Any]:
     """Turn object or variable-width strings into fixed-width unicode; leave the rest."""
     if values.dtype.kind in "OT" and values.size and all(isinstance(v, str) for v in values.flat):
-        # numpy has no cast of its own from variable-width strings to width that it finds itself
+        # numpy cannot infer the width when it casts variable-width strings
         return np.array(values.tolist(), dtype=str).reshape(values.shape)
     return (
         np.empty(values.shape, "<U1") if values.dtype.kind in "OT" and not values.size else values
@@ -70,7 +70,7 @@ def build_panel(
     weight : array of shape (n_times, n_assets), optional
         Known at the end of t-1.
     risk_free : array of shape (n_times,), optional
-        Decimal a period.
+        Decimal per period.
     asset_coords : mapping of str to array of shape (n_assets,), optional
         Further labels of the assets, such as an industry.
     frequency, return_kind, transform, source : str

@@ -53,7 +53,7 @@ def check_frequency(value: object) -> Frequency:
 
 
 def frequency_of(panel: xr.Dataset) -> Frequency:
-    """Read ``panel.attrs["frequency"]``; a panel that does not say is monthly."""
+    """Read ``panel.attrs["frequency"]``; the default is monthly."""
     value = panel.attrs.get("frequency", "monthly")
     if value not in _PERIODS:
         raise PanelError(
@@ -63,7 +63,7 @@ def frequency_of(panel: xr.Dataset) -> Frequency:
 
 
 def periods_per_year(panel: xr.Dataset) -> int:
-    """Return the rows in a year, for annualising: 12, 52 or 252.
+    """Return the rows per year, for annualising: 12, 52 or 252.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_days(
     else:
         codes, each = pd.factorize(index)
     if isinstance(each, pd.PeriodIndex | pd.DatetimeIndex):
-        # the last entry stands for code -1, a missing value
+        # the last entry is that of code -1, a missing value
         first, last = (np.append(days.to_numpy(), _NAT) for days in read_days(each))
         return pd.DatetimeIndex(first[codes]), pd.DatetimeIndex(last[codes])
     single = str(each.dtype).lower().startswith(("float32", "float[", "float16"))
@@ -138,7 +138,7 @@ def _from_objects(
         _read_one(value, dayfirst, date_format) if here else (_NAT, _NAT)
         for value, here in zip(values, used, strict=True)
     ]
-    # the last entry stands for -1
+    # the last entry is that of -1
     first, last = (np.array([*(span[k] for span in spans), _NAT], "datetime64[D]") for k in (0, 1))
     return _nanoseconds(first[codes]), _nanoseconds(last[codes])
 

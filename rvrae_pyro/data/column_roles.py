@@ -155,7 +155,7 @@ def find_columns(
     time, asset, returns, characteristics, weight, risk_free
         As in ``from_frame``; ``risk_free`` the name of a column.
     has_rate : bool
-        Whether a risk-free rate is given, as a column or beside the table.
+        Whether a risk-free rate is given, as a column or a Series.
     excess : bool
 
     Returns
@@ -180,7 +180,7 @@ def find_columns(
     if RISK_FREE in frame.columns and not has_rate and RISK_FREE not in (chosen or ()):
         if not excess:
             raise PanelError(
-                f"the table has a column {RISK_FREE!r} and does not say whether `{returns}` is in "
+                f"the table has a column {RISK_FREE!r} without stating whether `{returns}` is in "
                 "excess of it. Pass risk_free='risk_free' to subtract it, with excess=True if it "
                 "is subtracted already, or drop the column."
             )
@@ -204,7 +204,7 @@ def find_columns(
     problems = [not_numeric(frame[c]) for c in numbers if not is_numeric(frame[c])]
     if not chosen:
         problems.append(
-            "no characteristics: no numeric column is left beside dates, assets and returns."
+            "no characteristics: no numeric column is left after dates, assets and returns."
         )
     if any(not isinstance(c, str) for c in chosen):
         problems.append(f"column names must be strings; got {first_three(chosen)}.")
@@ -228,7 +228,7 @@ def find_columns(
 def _check_columns(
     frame: pd.DataFrame, roles: Mapping[str, str], characteristics: Sequence[str] | None
 ) -> None:
-    """Raise if the columns asked for are not there, once each."""
+    """Raise unless every requested column exists once."""
     if isinstance(characteristics, str):
         raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
     problems = [] if len(frame) else ["it is empty: no rows."]
@@ -255,7 +255,7 @@ def _check_columns(
     twice = [c for i, c in enumerate(wanted) if c in taken or c in wanted[:i]]
     if twice:
         problems.append(
-            f"columns asked for twice: {first_three(twice)} in `characteristics`. Name each once, "
+            f"columns named twice: {first_three(twice)} in `characteristics`. Name each once, "
             "and none that is the date, the asset, the return or the rate."
         )
     parts = list(roles.values())

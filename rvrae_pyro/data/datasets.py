@@ -266,7 +266,7 @@ def load_sp500() -> xr.Dataset:
     Notes
     -----
     Returns are total returns, taken as excess: the file has no risk-free rate, and the attribute
-    ``return_kind`` says that nothing was subtracted. The stocks were chosen after the fact from
+    ``return_kind`` states that nothing was subtracted. The stocks were chosen after the fact from
     survivors, so that returns and every backtest on them are flattered: an example, not evidence.
 
     Examples
@@ -290,7 +290,7 @@ def _sp500() -> xr.Dataset:
             "it: pip install 'rvrae-pyro[stocks]'."
         )
     close = pd.read_csv(path, parse_dates=["Date"], index_col="Date").astype("float64")
-    # the rate is not known; told so in the attribute instead of by a warning at every call
+    # the rate is not known: an attribute states it, instead of a warning at every call
     panel = characteristics_from_prices(close, excess=True)
     panel.attrs["return_kind"] = "simple, taken as excess"
     panel.attrs["source"] = "20 members of the S&P 500, as shipped by skfolio"

@@ -26,7 +26,7 @@ _FIELDS: Final = {
     "capitalgains": "gains",
     "repaired": "repaired",
 }
-"""Names of prices, in small letters without spaces, and what they are."""
+"""Names of prices, in small letters without spaces, and their meaning."""
 
 
 def from_prices(
@@ -42,7 +42,7 @@ def from_prices(
     prices : DataFrame or dict of DataFrame
         What ``yfinance.download([...])`` returns, as it is: columns of two levels, the price
         (Close, High, Low, Open, Volume, perhaps Adj Close) and the ticker, in either order. Or a
-        dict of wide tables, a row a day and a column an asset, under the names ``close`` (or
+        dict of wide tables, a row per day and a column per asset, under the names ``close`` (or
         ``adj close``), ``high``, ``low``, ``volume`` and ``unadjusted_close``.
     risk_free : Series, optional
         Decimal rate per month by date, subtracted from the returns unless ``excess``.
@@ -138,7 +138,7 @@ def _from_download(prices: pd.DataFrame) -> dict[str, pd.DataFrame]:
             f"`prices` must be a DataFrame or a dict of them; got {type(prices).__name__}."
         )
     if prices.empty:
-        raise PanelError("`prices` is empty: the download failed. Look at what yfinance said.")
+        raise PanelError("`prices` is empty: the download failed. Look at the output of yfinance.")
     if prices.columns.nlevels == 1:
         if all(_field(name) for name in prices.columns):
             raise PanelError(
@@ -174,7 +174,7 @@ def _from_download(prices: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _without_empty(fields: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Leave out tickers without a single close, as failed downloads are, and say so."""
+    """Leave out tickers without a single close, as failed downloads are, with a warning."""
     close = fields.get("adjusted", fields.get("close"))
     if close is None:
         return fields

@@ -35,7 +35,7 @@ from rvrae_pyro.names import (
 Floats = NDArray[np.floating[Any]]
 
 _NOTE: Final = "rvrae_panel"
-"""Key of a table's ``attrs`` under which ``to_frame`` notes what the columns cannot show."""
+"""Key of a table's ``attrs`` under which ``to_frame`` records attributes of the panel."""
 
 _NOTED: Final = ("frequency", "return_kind", "transform", "source")
 
@@ -82,7 +82,7 @@ def from_frame(
         often forgets the rate, and one often means it.
     lag : {0, 1}
         0: characteristics and weight are known at the end of the period *before* the
-        row's return. 1: the row of t holds what is known at the *end of t*; they
+        row's return. 1: the row of t holds data known at the *end of t*; they
         move on by one calendar period within the asset, and a row without returns is
         appended: the live one. The first row then has returns and nothing known, so
         that nothing is listed in it.
@@ -117,10 +117,10 @@ def from_frame(
     Warns
     -----
     RvraeWarning
-        If nothing says that the returns are excess, a column is left out, one named like a
+        If nothing states that the returns are excess, a column is left out, one named like a
         risk-free rate, an id or a code becomes a characteristic, the rate looks annual, or the
         panel is valid and most likely wrong: a characteristic knows the return of its row, a
-        code stands for missing values, units differ, rows are copies.
+        code marks missing values, units differ, rows are copies.
 
     Notes
     -----
@@ -361,7 +361,7 @@ class Grid:
         return low.to_numpy()
 
     def one_an_asset(self, name: str) -> NDArray[np.str_]:
-        """Read a text column that is constant within an asset; '' where it is missing."""
+        """Read a text column that is constant within an asset; '' if missing."""
         first = self._frame[name].astype(object).groupby(self._column).first()
         return first.reindex(range(self.shape[1])).fillna("").to_numpy().astype(str)
 

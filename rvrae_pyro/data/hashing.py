@@ -1,4 +1,4 @@
-"""A short name for the content of a panel."""
+"""Content hash of a panel."""
 
 import hashlib
 
@@ -41,7 +41,7 @@ def fingerprint(panel: xr.Dataset) -> str:
 
 
 def _plain_bytes(values: NDArray[np.generic]) -> bytes:
-    """Write values in one form, whatever their width, byte order and kind of NaN."""
+    """Bytes of values in one form, for any width, byte order and kind of NaN."""
     if values.dtype.kind in "fiub":
         plain = values.astype("<f8")
         plain[np.isnan(plain)] = np.nan

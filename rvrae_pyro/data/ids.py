@@ -53,7 +53,7 @@ def asset_ids(values: "pd.Series[Any] | pd.Index", source: str) -> NDArray[np.ob
         raise PanelError(f"{source} holds objects that are no ids: {error}.") from error
     limit = _EXACT.get(str(dtype).lower(), 2.0**53)
     texts = np.array([*(_text(v, limit, source) for v in found), None], dtype=object)
-    return texts[codes]  # -1, which stands for missing, is the last
+    return texts[codes]  # -1, a missing id, is the last
 
 
 def _text(value: Hashable, limit: float, source: str) -> str | None:

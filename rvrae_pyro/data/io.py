@@ -36,7 +36,7 @@ FORMAT_KEY: Final = "rvrae-panel"
 
 _CSV_MARK: Final = f"# {FORMAT_KEY} "
 _JSON_MARK: Final = "json:"
-# what the readers and writers below raise for damaged files, full disks and bad values
+# errors of the readers and writers below for damaged files, full disks and bad values
 _FILE_ERRORS: Final = (OSError, RuntimeError, ValueError, EOFError)
 
 
@@ -46,7 +46,7 @@ def read_panel(
     dayfirst: bool | None = None,
     date_format: str | None = None,
 ) -> xr.Dataset:
-    """Read a panel from a file, its kind told by the suffix.
+    """Read a panel from a file; the suffix gives its kind.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def read_panel(
     Warns
     -----
     RvraeWarning
-        If a table does not say that its returns are excess returns.
+        If a table does not state that its returns are excess returns.
     """
     path = Path(path)
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".nc": _read_netcdf}
@@ -102,7 +102,7 @@ def read_panel(
 
 
 def write_panel(panel: xr.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write a panel to a file, its kind told by the suffix.
+    """Write a panel to a file; the suffix gives its kind.
 
     Values, dtypes, labels (also of rows and assets without a value), coordinates and
     attributes come back from ``read_panel`` as they were. ``.parquet`` and ``.csv`` are
@@ -434,7 +434,7 @@ def from_table(table: pa.Table, header: str) -> xr.Dataset:
             )
         if content["rows"] != table.num_rows:
             raise PanelError(
-                f"the header tells of {content['rows']} rows; there are {table.num_rows}. The file "
+                f"the header states {content['rows']} rows; there are {table.num_rows}. The file "
                 "is damaged or was edited: write it again, or delete the header."
             )
         coords = {name: _decode(entry) for name, entry in content["coords"].items()}
@@ -502,18 +502,18 @@ _OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 def check_replaceable(
     path: Path, kind: Literal["panel", "tree"], argument: str, error: type[RvraeError]
 ) -> None:
-    """Refuse to put a zarr folder in the place of anything but an earlier one of its kind.
+    """Raise unless a zarr folder would replace an earlier one of its kind only.
 
     Parameters
     ----------
     path : Path
-        May not exist, or be an empty folder; nothing else than a folder is looked at.
+        May not exist, or be an empty folder; only folders are inspected.
     kind : {"panel", "tree"}
         A panel has arrays of returns and characteristics, a tree of draws groups only.
     argument : str
-        What the user calls the path.
+        Name of the path in messages.
     error : type
-        What is raised.
+        Class of the error.
     """
     if not path.is_dir() or not any(path.iterdir()):
         return

@@ -1,4 +1,4 @@
-"""Characteristics that know the return of their row: by name, by value, by their change."""
+"""Characteristics that contain the return of their row: by name, value or change."""
 
 import re
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ _DEVIATIONS: Final = 5.0
 
 
 def named_like_a_lead(name: str) -> bool:
-    """Return whether a column's name says that it holds a later return, or a target.
+    """Return whether a column is named like a later return, or a target.
 
     >>> [named_like_a_lead(name) for name in ("ret_exc_lead1m", "fwd_ret", "target", "fwd_pe")]
     [True, True, True, False]
@@ -75,7 +75,7 @@ def _glued(word: str) -> bool:
 
 
 def find_lookahead(panel: xr.Dataset) -> list[str]:
-    """Name the characteristics that know the return of their row, or a later one.
+    """Name the characteristics that contain the return of their row, or a later one.
 
     Parameters
     ----------
@@ -95,20 +95,20 @@ def find_lookahead(panel: xr.Dataset) -> list[str]:
     compounded over 3 or 12 rows from its own on, or between its change since the row before and
     the return of its row, is 0.5 or more in size, 5 standard deviations of independent ranks, and
     4 of its own standard errors. One that is the same for all assets is compared with the mean
-    return of the row in time. What is known before a return has not come near these values.
+    return of the row in time. Data known before a return do not come near these values.
     """
     names = [str(name) for name in panel[CHARACTERISTIC].values]
-    said = [name for name in names if named_like_a_lead(name)]
+    named = [name for name in names if named_like_a_lead(name)]
     found: dict[str, list[str]] = {}
-    if said:
-        found["are named like a later return or a target"] = said
+    if named:
+        found["are named like a later return or a target"] = named
     sample = _Sample.of(panel)
     if sample is not None:
         for k, name in enumerate(names):
             finding = sample.finding(k)
             if finding is not None:
                 found.setdefault(finding, []).append(name)
-    remedy = "drop them, or pass lag=1 if the row of t holds what is known at the end of t."
+    remedy = "drop them, or pass lag=1 if the row of t holds data known at the end of t."
     if panel.attrs.get("lag") == 1:
         remedy = "drop them, as lag=1 has moved them on by one row already."
     return [
@@ -116,7 +116,7 @@ def find_lookahead(panel: xr.Dataset) -> list[str]:
         f"before the return of its row: {remedy}"
         if finding != _OLD
         else f"characteristics {finding}: {', '.join(map(repr, some))}. Pass lag=0 if the table "
-        "holds them beside the return that they predict."
+        "holds them on the row of the return that they predict."
         for finding, some in found.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Warnings, before any fit, of what is valid in a panel and yet most likely wrong."""
+"""Warnings, before any fit, of valid panels that are most likely wrong."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _CODES: Final = (
     *(-66.0, -77.0, -88.0, -99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.99),
     *(-99999.0, -999999.0, 99.99, 999.0, 999.99, 9999.0, 9999.99, 99999.0, 999999.0),
 )
-"""Numbers that stand for a missing value at CRSP, in French's library, in surveys and archives."""
+"""Codes of missing values at CRSP, in French's library, in surveys and archives."""
 
 _PERCENT: Final = 0.5
 _UNIT: Final = 50.0
@@ -36,7 +36,7 @@ def warn_of_oddities(panel: xr.Dataset, returns: str) -> None:
 
 
 def find_oddities(panel: xr.Dataset, returns: str = RETURNS) -> list[str]:
-    """List what is valid in a panel and yet most likely wrong.
+    """List properties of a valid panel that are most likely errors.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _codes_in_returns(values: Floats, name: str) -> Iterator[str]:
     if suspicious and not clipped:  # winsorised returns repeat the lowest and the highest
         shown = ", ".join(f"{value:g} ({count} times)" for value, count in suspicious[:3])
         yield (
-            f"column {name!r} repeats a value far from the others: {shown}. If it stands for a "
+            f"column {name!r} repeats a value far from the others: {shown}. If it marks a "
             "missing return, set it to NaN."
         )
 
@@ -296,7 +296,7 @@ def _broken_units(panel: xr.Dataset) -> Iterator[str]:
 
 
 def _codes_in_characteristics(panel: xr.Dataset) -> Iterator[str]:
-    """Report codes of missing values that stand far from a characteristic's other values."""
+    """Report codes of missing values that are far from a characteristic's other values."""
     part = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     found: list[str] = []
     block = np.asarray(part[evenly(len(part), 120), evenly(part.shape[1], 1000)].values, float)
@@ -316,6 +316,6 @@ def _codes_in_characteristics(panel: xr.Dataset) -> Iterator[str]:
                 break
     if found:
         yield (
-            f"characteristics with a value that stands for a missing one elsewhere: "
+            f"characteristics with a value that marks a missing one elsewhere: "
             f"{', '.join(found)}. If it does here, set it to NaN."
         )

@@ -72,7 +72,7 @@ def match_panel(
     Parameters
     ----------
     panel : Dataset
-        Any months and assets. What it or the fit does not state is not compared: panels without
+        Any months and assets. Attributes that it or the fit lacks are not compared: panels without
         attributes are accepted.
     fitted : mapping
         Attributes of the fit, with those of :func:`describe_panel`.

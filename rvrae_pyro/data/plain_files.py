@@ -14,7 +14,7 @@ from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
 _ROWS: Final = 500_000  # of a csv file held at a time
-_TAIL: Final = 1 << 16  # bytes at the end of a file in which its last line is looked for
+_TAIL: Final = 1 << 16  # bytes at the end of a file that are searched for its last line
 
 
 def read_plain(path: Path, *, asset: str, time: str, returns: str | None) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def read_rest(pieces: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _read_text(
     frame: pd.DataFrame, asset: str, time: str, returns: str | None, *, typed: bool
 ) -> pd.DataFrame:
-    """Read text as what it stands for; in a file with types, text is text but for returns."""
+    """Convert text to numbers and missing values; in typed files only text of returns."""
     for name in frame.columns:
         column = frame[name]
         if name == asset or not is_text(column):

@@ -12,7 +12,7 @@ from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, RETURNS, TIME
 
 CONSTANT: Final = "constant"
-"""Label of the portfolio that stands for the constant: close to equal weights."""
+"""Label of the portfolio of the constant: close to equal weights."""
 
 
 def managed_portfolios(panel: xr.Dataset, ridge: float = 1.0) -> xr.DataArray:

@@ -42,7 +42,7 @@ def characteristics_from_prices(
     ----------
     close : DataFrame
         Daily closing prices adjusted for splits and dividends: one row a trading day,
-        one column an asset, NaN where there is no price. The last month is taken as
+        one column per asset, NaN where there is no price. The last month is taken as
         complete.
     volume : DataFrame, optional
         Daily volume in shares. Adds ``zerotrade``, and with ``unadjusted_close`` also
@@ -56,7 +56,7 @@ def characteristics_from_prices(
         at which the volume was traded. Every later dividend scales down all earlier adjusted
         prices, so volume in money made from ``close`` would know the future.
     risk_free : Series by date, optional
-        Decimal rate a month, subtracted from the returns unless ``excess``.
+        Decimal rate per month, subtracted from the returns unless ``excess``.
     excess : bool
         Whether price changes are excess returns already, as for futures.
 
@@ -79,7 +79,7 @@ def characteristics_from_prices(
     Warns
     -----
     RvraeWarning
-        If the last month seems incomplete, or nothing says that returns are excess.
+        If the last month seems incomplete, or nothing states that returns are excess.
 
     Notes
     -----
@@ -123,7 +123,7 @@ def characteristics_from_prices(
     last = _month_close(data["close"], stops)
     returns = _changes(last)
     features = _from_months(returns) | _from_days(data, last, stops)
-    # an asset that has left keeps yearly windows for a while: its price says that it is gone
+    # yearly windows outlive an asset: its missing price shows that it has left
     features = {k: np.where(np.isnan(last), np.nan, v) for k, v in features.items()}
     features = {k: v for k, v in features.items() if not np.isnan(v).all()}
     if not features:
@@ -146,7 +146,7 @@ def characteristics_from_prices(
 
 
 def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Give the frames float values, sorted days and string columns, or list what is wrong."""
+    """Give the frames float values, sorted days and string columns, or list all problems."""
     problems: list[str] = []
     if ("high" in frames) != ("low" in frames):
         problems.append("`high` and `low` come together; got one of them.")
@@ -159,7 +159,7 @@ def _read_frames(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             continue
         if frame.columns.nlevels > 1:
             problems.append(
-                f"`{name}` must have one column an asset; its columns have the levels "
+                f"`{name}` must have one column per asset; its columns have the levels "
                 f"{list(frame.columns.names)}, such as {tuple(frame.columns[0])}. Pass a download "
                 "with all prices to from_prices, or one of them, such as frame['Close']."
             )

@@ -13,7 +13,7 @@ MISSING: Final = frozenset(
     {"", ".", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a"}
     | {"nan", "null", "-NaN", "-nan", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}
 )
-"""What stands for a missing number in files of pandas, R, SAS, Stata, SQL and spreadsheets."""
+"""Marks of a missing number in files of pandas, R, SAS, Stata, SQL and spreadsheets."""
 
 _CRSP: Final = frozenset({*"ABCDEPST", *(f".{letter}" for letter in "ABCDEPST")})
 """CRSP's codes for a return that does not exist: letters, in SAS files behind a dot."""
@@ -44,7 +44,7 @@ def numbers_of(column: "pd.Series[Any]", none: frozenset[str] = MISSING) -> "pd.
     ----------
     column : Series
     none : frozenset of str
-        What stands for a missing number.
+        Marks of a missing number.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def returns_of(column: "pd.Series[Any]") -> "pd.Series[Any]":
 def _read(
     column: "pd.Series[Any]", none: frozenset[str]
 ) -> "tuple[pd.Series[Any], pd.Series[bool]]":
-    """Read what can be read; mark what is neither a number nor missing."""
+    """Convert to numbers; mark text that is neither a number nor missing."""
     text = column.astype(object).map(lambda v: v.strip() if isinstance(v, str) else v)
     missing = text.isna() | text.isin(none)
     numbers = pd.to_numeric(text.mask(missing, None), errors="coerce").astype("float64")
@@ -100,7 +100,7 @@ def not_numeric(column: "pd.Series[Any]") -> str:
 
 
 def require_numeric(values: "pd.Series[Any]", source: str) -> "pd.Series[Any]":
-    """Read returns that come beside a file, or raise a ``PanelError`` that counts the others."""
+    """Read returns given with a file, or raise a ``PanelError`` that counts the others."""
     found = returns_of(values)
     if not is_numeric(found):
         raise PanelError(f"{source}: {not_numeric(values)}")

@@ -35,7 +35,7 @@ class ColumnMap:
         Columns of dates (any that ``from_frame`` reads, YYYYMMDD included) and ids.
     returns : str or None
         Column of simple decimal returns; None where the file has none and they are passed
-        beside it.
+        separately.
     characteristics : tuple of str, optional
         Default: every other numeric column that is not dropped.
     drop : tuple of str
@@ -43,7 +43,7 @@ class ColumnMap:
     weight, risk_free : str, optional
         Columns of market values and rates.
     lag : {0, 1}
-        0: the row of month t holds what was known at the end of t-1. 1: at the end of t.
+        0: the row of month t holds data known at the end of t-1. 1: at the end of t.
     label : str, optional
         Column of a code for each asset, such as an industry; its last value becomes a
         coordinate of ``asset``. It is a label, not known at t-1.
@@ -109,7 +109,7 @@ def read_gkx(
         Simple decimal returns indexed by (permno, date), for files without RET; it takes the
         place of RET where there is one.
     risk_free : Series by date, optional
-        Decimal rate a month, subtracted unless ``excess``.
+        Decimal rate per month, subtracted unless ``excess``.
     excess : bool
         Whether the returns are in excess of the rate already.
     characteristics : tuple of str, optional
@@ -132,7 +132,7 @@ def read_gkx(
     Warns
     -----
     RvraeWarning
-        If nothing says that the returns are excess.
+        If nothing states that the returns are excess.
 
     Notes
     -----
@@ -210,7 +210,7 @@ def read_long(
     PanelError
         If the file is missing, damaged, lacks columns or dates, has no returns, or has returns
         that cannot be read: only CRSP's letters (A to E, P, S, T) and the usual marks of missing
-        numbers stand for no return. In all cases of ``from_frame``.
+        numbers mean no return. In all cases of ``from_frame``.
 
     Warns
     -----
@@ -220,7 +220,7 @@ def read_long(
 
     Notes
     -----
-    With ``lag=1`` and ``returns``, what is known at the end of t is joined with the return of t+1,
+    With ``lag=1`` and ``returns``, data known at the end of t are joined with the return of t+1,
     also where the file has no row for t+1.
     """
     columns = ColumnMap() if columns is None else columns
@@ -235,14 +235,14 @@ def read_long(
     reading = {"dayfirst": dayfirst, "date_format": date_format}
     frame = read_rest(list(read_rows(path, usecols, columns, month_bounds(start, end), reading)))
     if frame.empty:
-        raise PanelError(f"{path} has no row between the months asked for.")
+        raise PanelError(f"{path} has no row between the requested months.")
     frame[columns.asset] = asset_ids(frame[columns.asset], f"{path}: column {columns.asset!r}")
     labels = None if columns.label is None else frame.pop(columns.label)
     lag, rate = columns.lag, columns.risk_free if risk_free is None else risk_free
     if returns is not None:
         frame = frame.drop(columns=[columns.returns] if columns.returns else [])
         if lag == 1:
-            # what is known at the end of t is joined with the return of t + 1, which may stand on
+            # data known at the end of t are joined with the return of t + 1, which may be on
             # no row of the file
             rate = _by_month(frame, columns, path) if isinstance(rate, str) else rate
             frame = frame.drop(columns=[columns.risk_free] if columns.risk_free else [])
@@ -335,7 +335,7 @@ def read_rows(
 
 
 def month_bounds(start: object | None, end: object | None) -> tuple[pd.Period, pd.Period]:
-    """First and last month to keep; a year stands for all of its months."""
+    """First and last month to keep; a year means all of its months."""
     bounds = []
     for name, value, last in (("start", start or "1700-01", 0), ("end", end or "2250-12", 1)):
         try:

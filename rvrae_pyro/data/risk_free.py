@@ -37,7 +37,7 @@ def excess_returns(
     raw : array of shape (n_times, n_assets)
         Returns over (t-1, t], decimal.
     rate : array of shape (n_times,), Series by date, or None
-        Decimal a period.
+        Decimal per period.
     excess : bool
         Whether ``raw`` is in excess of the rate already.
     times : datetime64 array of shape (n_times,)
@@ -61,7 +61,7 @@ def excess_returns(
     Warns
     -----
     RvraeWarning
-        If nothing says that the returns are excess, or the rate is as high as an annual one.
+        If nothing states that the returns are excess, or the rate is as high as an annual one.
     """
     if rate is None:
         if not excess:
@@ -85,19 +85,19 @@ def excess_returns(
 
 
 def _check_size(known: Floats, frequency: Frequency, stacklevel: int) -> None:
-    """Refuse a rate that must be in percent; warn of one that few markets have ever paid."""
+    """Reject a rate that must be in percent; warn of one that few markets have ever paid."""
     if not known.size:
         return
     median, periods = float(np.median(np.abs(known))), _PERIODS_A_YEAR[frequency]
     if median > _PERCENT_MEDIAN:
         raise PanelError(
-            f"`risk_free` looks like percent: its median is {median:.3g} a period, so decimals are "
+            f"`risk_free` looks like percent: its median is {median:.3g} per period, decimals are "
             f"expected (0.002 for 0.2 %). Divide by 100, or an annual rate by {periods}."
         )
     if median > _HIGH_YEARLY / periods:
         warnings.warn(
-            f"`risk_free` looks like an annual rate: its median is {median:.3g} a period, which is "
-            f"{median * periods:.0%} a year, and a rate a period is expected in a {frequency} "
+            f"`risk_free` looks like an annual rate: its median is {median:.3g} per period, or "
+            f"{median * periods:.0%} per year, and a rate per period is expected in a {frequency} "
             f"panel. If it is annual, divide it by {periods}.",
             RvraeWarning,
             stacklevel=stacklevel,
@@ -127,6 +127,6 @@ def _align_rate(
     if len(repeated):
         raise PanelError(
             f"`risk_free` has several rates for {first_three(repeated.strftime('%Y-%m-%d'))}. "
-            f"One a row of a {frequency} panel is expected."
+            f"One per row of a {frequency} panel is expected."
         )
     return series.reindex(pd.DatetimeIndex(times)).to_numpy()

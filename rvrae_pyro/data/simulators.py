@@ -127,7 +127,7 @@ def simulate_gkx(
 def _persistent(
     rng: np.random.Generator, shape: tuple[int, int, int], low: float, high: float
 ) -> Array:
-    """AR(1) paths, one coefficient a characteristic, standard normal innovations and start."""
+    """AR(1) paths, one coefficient per characteristic, standard normal innovations and start."""
     coefficient = rng.uniform(low, high, shape[2])
     paths = rng.normal(size=shape)
     for t in range(1, shape[0]):
@@ -195,7 +195,7 @@ def simulate_linear_gaussian(
     Notes
     -----
     The order of draws is fixed and part of the contract: loadings (T, N, K), then one
-    innovation vector a month, then noise (T, N), then uniforms (T, N), observed where the
+    innovation vector per month, then noise (T, N), then uniforms (T, N), observed where the
     uniform exceeds ``missing``. ``phi=0.9, q=0.5, noise_scale=1`` is the recipe of the
     project's table of reference evidences (12 assets: -606.9307). Those are not the size
     of returns; multiply ``q`` by s**2 and ``noise_scale`` by s, as the defaults do with
@@ -311,7 +311,7 @@ def simulate_dynamic(
     t-1. Both features of ``context`` are noisy measures of volatility, computed from the
     observed returns of earlier months only: the log of an exponentially weighted mean of
     the cross-sectional dispersion, and of the absolute mean return; 0 in the first month.
-    Returns are floored at -0.99, since nobody loses more than the stake. Cost O(T N P log N).
+    Returns are floored at -0.99, since losses are limited to the stake. Cost O(T N P log N).
 
     Examples
     --------
@@ -381,7 +381,7 @@ def _listing(
     enters, exits = kind < turnover / 2, (kind >= turnover / 2) & (kind < turnover)
     first = np.where(enters, moment, 0)
     last = np.where(exits, moment - 1, n_times - 1)
-    # only assets that stay are suspended, so that nobody is never listed
+    # only assets that stay are suspended, so that every asset is listed at some time
     suspended = (rng.uniform(size=n_assets) < turnover / 5) & (kind >= turnover)
     gap = rng.integers(1, n_times, size=n_assets)
     in_gap = suspended & (month >= gap) & (month < gap + 3)
@@ -489,7 +489,7 @@ def make_panel(
     start: str,
     context: Mapping[str, Array] | None = None,
 ) -> xr.Dataset:
-    """Assemble the panel, with the truth beside the data and its parameters as JSON."""
+    """Assemble the panel with the true values, and its parameters as JSON."""
     n_times, n_assets, n_characteristics = characteristics.shape
     panel = xr.Dataset(
         {

@@ -1,4 +1,4 @@
-"""Where a process finds a panel: sent along, or in a file that it reads once."""
+"""Sources of panels for other processes: sent with the job, or read once from a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rvrae_pyro.data.io import read_panel
 
 
 class Source(Protocol):
-    """Where a process finds the panel."""
+    """Source of a panel."""
 
     def load(self) -> xr.Dataset:
         """Return the panel."""

@@ -19,7 +19,7 @@ _HOLIDAYS: Final = pd.Timedelta(days=5)
 
 Date: TypeAlias = "str | np.datetime64 | pd.Timestamp | pd.Period"
 Part: TypeAlias = "int | float | Date | tuple[Date, Date] | slice"
-"""How one part of a split is asked for: a count of rows, a fraction, or dates."""
+"""One part of a split: a count of rows, a fraction, or dates."""
 
 
 class Split(NamedTuple):
@@ -60,7 +60,7 @@ def split(panel: xr.Dataset, train: Part, valid: Part, test: Part) -> Split:
 
     Notes
     -----
-    Row t holds what is known at the end of t-1 beside the return over t, so neighbouring
+    Row t holds the return over t and data known at the end of t-1, so neighbouring
     parts need no gap.
     """
     validate_panel(panel)

@@ -204,7 +204,7 @@ def labels_like(labels: pd.Index, reference: pd.Index, name: str, other: str) ->
     labels, reference : Index
         Dates of any kind; those of ``reference`` without repeats.
     name, other : str
-        What the arguments are called in messages.
+        Names of the arguments in messages.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def pick_rows(
     frequency : {"monthly", "weekly", "daily"}, optional
         Default: inferred from ``times``.
     error : type
-        What is raised.
+        Class of the error.
 
     Returns
     -------

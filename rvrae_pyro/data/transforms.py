@@ -90,7 +90,7 @@ def _rank_rows(values: Floats) -> Floats:
 def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = None) -> xr.Dataset:
     """Add ``context``: the level and spread of characteristics over the cross-section.
 
-    Two features a characteristic: the median over assets, and the interquartile range.
+    Two features per characteristic: the median over assets, and the interquartile range.
     Both are taken in logs where the characteristic measures volatility or trading costs,
     so positive and skewed. Each feature is then standardised by the mean and standard
     deviation of its own rows up to and including t and clipped to [-4, 4].
@@ -113,7 +113,7 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     Raises
     ------
     PanelError
-        If the panel is ranked, fails ``check_panel``, or lacks a characteristic asked for.
+        If the panel is ranked, fails ``check_panel``, or lacks a requested characteristic.
 
     Notes
     -----
@@ -125,7 +125,7 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     validate_panel(panel, returns_required=False)
     if panel.attrs.get("transform", "none") != "none":
         raise PanelError(
-            f"`panel`: market_context needs raw characteristics; the attribute `transform` says "
+            f"`panel`: market_context needs raw characteristics; the attribute `transform` is "
             f"{panel.attrs['transform']!r}. Call it before rank_characteristics."
         )
     names = _chosen(panel, characteristics)
@@ -147,8 +147,8 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
             noise.append(size / np.where(raw > 0.0, raw, np.nan) if positive else size)
     scaled = _standardise(np.stack(list(features.values()), axis=-1), np.stack(noise, axis=-1))
     out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
-    told = {"source": "market_context", "standardised_from": str(panel[TIME].values[0])[:10]}
-    out = out.assign({CONTEXT: ((TIME, FEATURE), scaled, told)})
+    source = {"source": "market_context", "standardised_from": str(panel[TIME].values[0])[:10]}
+    out = out.assign({CONTEXT: ((TIME, FEATURE), scaled, source)})
     return out.assign_coords({FEATURE: np.array(list(features), dtype=str)})
 
 
@@ -156,7 +156,7 @@ def context_changes(panel: xr.Dataset) -> xr.Dataset:
     """Add the change since the month before of every feature of the context.
 
     Smoothed measures of volatility lag behind it: where one has risen, the last month was
-    wilder than the measure says, and the next one will be. A model that reads both can tell.
+    more volatile than the measure shows, and the next one will be. A model can use both.
 
     Parameters
     ----------

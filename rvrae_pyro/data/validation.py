@@ -214,7 +214,7 @@ def _label_problems(panel: xr.Dataset) -> Iterator[str]:
         if dim not in panel.coords:
             continue
         labels = panel.indexes[dim]
-        # the index knows most of it by itself, so that nothing is looked at twice
+        # the index has cached most of it
         plain = labels.inferred_type == "string" and not labels.hasnans and "" not in labels
         bad = [] if plain else [v for v in labels.tolist() if not isinstance(v, str) or not v]
         if bad:
@@ -314,7 +314,7 @@ def _other_problems(panel: xr.Dataset) -> Iterator[str]:
             names = panel.indexes[FEATURE][bad]
             yield (
                 f"`context` has NaN or infinite values in {first_three(names)}. "
-                "Fill them with what was known at the time; market_context does."
+                "Fill them with earlier values, as market_context does."
             )
 
 
@@ -357,7 +357,7 @@ def _characteristic_problems(panel: xr.Dataset, scan: CellScan) -> Iterator[str]
         )
     if scan.largest > 1.0 and panel.attrs.get("transform") == "rank":
         yield (
-            "the attribute `transform` says rank, yet characteristics leave [-1, 1]. "
+            "the attribute `transform` is rank, yet characteristics leave [-1, 1]. "
             "Set it to 'none' and use rank_characteristics."
         )
 

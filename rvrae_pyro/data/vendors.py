@@ -125,10 +125,10 @@ def read_jkp(
     frame = read_rest(list(read_rows(path, usecols, columns, (first - 1, last - 1), {}, where)))
     if frame.empty:
         raise PanelError(
-            f"{path} has no row that passes the screens in the months and countries asked for."
+            f"{path} has no row that passes the screens in the requested months and countries."
         )
     frame[columns.asset] = asset_ids(frame[columns.asset], f"{path}: column {columns.asset!r}")
-    # what is known at the end of eom stands on the row of the return after it
+    # data known at the end of eom belong to the row of the return after it
     after = pd.DatetimeIndex(frame[columns.time]) + pd.Timedelta(days=1)
     frame[columns.time] = month_end(after)
     frame = frame.rename(columns={str(columns.returns): "ret"}).drop(
@@ -211,7 +211,7 @@ def read_openap(
     Warns
     -----
     RvraeWarning
-        If returns match few rows, or nothing says that they are excess.
+        If returns match few rows, or nothing states that they are excess.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Wide tables, a row a date and a column an asset, to panels."""
+"""Wide tables, a row per date and a column per asset, to panels."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -31,7 +31,7 @@ def from_wide(
     date_format: str | None = None,
     **characteristics: pd.DataFrame,
 ) -> xr.Dataset:
-    """Turn wide tables, one row a date and one column an asset, into a panel.
+    """Turn wide tables, one row per date and one column per asset, into a panel.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def from_wide(
     excess : bool
         Whether the returns are in excess of the rate already. Default: False.
     lag : {0, 1}
-        0: the row of t holds what is known before the return of t. 1: what is known at the end of
+        0: the row of t holds data known before the return of t. 1: data known at the end of
         t; it moves on by one period. Default: 0.
     weight : DataFrame, optional
         Market values, timed like the characteristics.
@@ -120,7 +120,7 @@ def _melted(table: pd.DataFrame) -> "pd.Series[Any]":
 def _read_tables(
     tables: Mapping[str, object], ends: Callable[[pd.Index], pd.DatetimeIndex]
 ) -> dict[str, pd.DataFrame]:
-    """Give every table floats, dates at the ends of periods and ids, or list what is wrong."""
+    """Give every table floats, dates at the ends of periods and ids, or list all problems."""
     problems: list[str] = []
     read: dict[str, pd.DataFrame] = {}
     for name, table in tables.items():

@@ -1,7 +1,7 @@
 """Scores of forecasts and fits: all take and return xarray and drop missing pairs.
 
 Functions take realised ``returns`` first, in the form (time, asset) or along ``obs``, and
-what is scored second. ``per`` chooses one number for the panel, a month or a cell;
+the forecasts second. ``per`` chooses one number for the panel, per month or per cell;
 ``standard_error=True`` returns a Dataset with ``estimate`` and ``standard_error``, from
 monthly contributions with Newey-West.
 

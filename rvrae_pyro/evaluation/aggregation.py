@@ -45,7 +45,7 @@ def hac_standard_error(series: xr.DataArray, *, lags: int | None = None) -> xr.D
     Notes
     -----
     Assets of one month share its factors and are strongly dependent, so aggregate to months
-    first; what is left is the dependence over time, which this corrects. With a few dozen
+    first; the rest is the dependence over time, which this corrects. With a few dozen
     months it is itself a rough estimate. Cost O(T lags).
 
     References
@@ -83,7 +83,7 @@ def varying(
 ) -> xr.DataArray:
     """Spread where it is more than rounding of numbers up to ``size``, else NaN.
 
-    ``inputs`` are what the numbers were computed from: rounding is that of their coarsest dtype.
+    ``inputs`` are the sources of the numbers: rounding is that of their coarsest dtype.
     """
     return spread.where(spread > rounding(np.float64(0.0), *inputs) * size)
 
@@ -115,7 +115,7 @@ def aggregate(
     weight : DataArray, optional
         Denominator of each cell; by default one, which makes the ratio a mean.
     per : {"panel", "month", "cell"}
-        What one number of the answer stands for.
+        Unit of one number of the result.
     standard_error : bool
         Add a standard error (``per="panel"`` only): Newey-West on the linearised monthly
         contributions, ``sum_i score - ratio * sum_i weight``.
@@ -128,7 +128,7 @@ def aggregate(
         raise ConfigError(f"`per` must be one of {', '.join(_PERS)}; got {per!r}.")
     if standard_error and per != "panel":
         raise ConfigError(
-            f"`standard_error` is for per='panel'; got per={per!r}. For a mean of your own use "
+            f"`standard_error` is for per='panel'; got per={per!r}. For a custom mean use "
             "hac_standard_error on a monthly series."
         )
     score = in_time_order(score, "returns")

@@ -44,18 +44,18 @@ def compare(
         Filtered from its first month on: give the months before those that count, too. Not
         needed where all entries are scores.
     times : label, slice or list, optional
-        Months that count; all with a return unless told. Training months measure fit.
+        Months that count. Default: all with a return. Training months measure fit.
     error : {"hac", "bootstrap"}
         Newey-West, or a stationary bootstrap of months.
     lags : int, optional
-        Lags of Newey-West, or mean block length of the bootstrap; rules of thumb unless told.
+        Lags of Newey-West, or mean block length of the bootstrap. Default: rules of thumb.
     num_samples, seed : int
         Particles where a model has no closed form; resamples of the bootstrap.
 
     Returns
     -------
     Dataset
-        By ``model``, best first: ``log_score`` (nats a month), its ``standard_error``;
+        By ``model``, best first: ``log_score`` (nats per month), its ``standard_error``;
         ``difference`` to the best (at most 0), ``difference_error``, and the two-sided
         ``p_value``; stacking ``weight``; ``filter_error``, the particle filter's part of the
         standard error (0 for exact scores and scores from elsewhere), and ``smallest_ess``, its

@@ -46,21 +46,21 @@ def leave_future_out(
     Parameters
     ----------
     make_fit : callable
-        Gets the panel of the months before a date and returns what was fitted on it, such as
+        Gets the panel of the months before a date and returns a fitted model, such as
         ``lambda past: rv.fit(make_model(), past, config=config, progress=False)``.
     panel : xarray.Dataset
     start : int or float
         Months before the first one scored, or their share of all.
     step : int
-        Months after which the fit is made anew in any case.
+        Months after which the model is refitted in any case.
     score : callable, optional
         Called as ``score(fitted, panel)``: log scores (time,), with a dim ``chain``, ``draw`` or
-        ``weight_draw`` where the weights have draws; ``fitted.log_evidence(panel)`` unless told.
+        ``weight_draw`` where the weights have draws. Default: ``fitted.log_evidence(panel)``.
         Where weights have a posterior, ``lambda fitted, panel: fitted.log_evidence(panel,
         by_weights=200)`` gives each draw's own, which is what can be brought up to date.
     threshold : float, optional
-        k-hat of the Pareto-smoothed weights above which the fit is made anew at once;
-        ``min(1 - 1 / log10(S), 0.7)`` unless told.
+        k-hat of the Pareto-smoothed weights above which the model is refitted at once. Default:
+        ``min(1 - 1 / log10(S), 0.7)``.
 
     Returns
     -------
@@ -81,11 +81,11 @@ def leave_future_out(
     The weights' draws are brought up to date by importance: no refit is needed while the
     months since the last one change their posterior little. That takes 25 draws or more; with
     fewer (an ensemble's members, a single estimate) draws keep equal weights and the fit is
-    made anew every ``step`` months alone. Factors are filtered month by month either way.
+    refitted every ``step`` months alone. Factors are filtered month by month either way.
 
-    What comes up to date is what has draws. With ``inference="posterior"`` that is the
+    Only parameters with draws are updated. With ``inference="posterior"`` that is the
     feed-forward weights of loadings, scale and alpha; the factor prior, recurrent weights, biases
-    and scales that are parameters stay where the last fit left them, and so does whatever the
+    and scales that are parameters keep the values of the last fit, and so does anything that the
     mean-field posterior got wrong about the months it saw.
     The months that are scored are removed from what ``make_fit`` sees, not hidden in it.
 
@@ -136,7 +136,7 @@ class _Walk:
         if not refit and khat > self._limit():
             refit = True
             self._refit(t)
-            log_weight, _ = self._weights(t)  # the k-hat that asked for it is what is reported
+            log_weight, _ = self._weights(t)  # report the k-hat that led to the refit
         value = float(logsumexp(log_weight + self.scores[:, t]))
         return {"log_score": value, "khat": khat, "refit": refit, "age": t - self.fitted_at}
 
@@ -185,7 +185,7 @@ def leave_month_out(
         Anything with ``log_evidence``.
     panel : xarray.Dataset
     times : label, slice or list, optional
-        Months to leave out, one at a time; all with a return unless told.
+        Months to leave out, one at a time. Default: all with a return.
     num_samples, seed : int
         Particles where a model has no closed form.
 
@@ -193,7 +193,7 @@ def leave_month_out(
     -------
     Dataset
         ``log_score`` (time,) in nats; ``ahead`` (time,): the score given the months before
-        alone. Their difference is what later months say of a month.
+        alone. Their difference is the information of later months on a month.
 
     Raises
     ------
@@ -203,9 +203,9 @@ def leave_month_out(
     Notes
     -----
     Exact for models with a closed form, up to the weights, which have seen the training
-    months. It asks how well a month's returns are told from its neighbours, and is no measure
+    months. It measures how well a month's returns follow from its neighbours, and is no measure
     of forecasts. With particles the same random numbers serve both terms, and the error is
-    that of a difference of evidences. Costs one filter a month left out.
+    that of a difference of evidences. Costs one filter per month left out.
     """
     panel = in_time_order(panel, "panel")
     seen = panel[RETURNS].notnull().any([d for d in panel[RETURNS].dims if d != TIME])

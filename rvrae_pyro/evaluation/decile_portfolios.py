@@ -69,7 +69,7 @@ def long_short(
     Notes
     -----
     Legs are formed from forecasts and weights alone: whether a return was then observed plays
-    no part. A member without a return earns what the rest of its leg does. Ties go by the
+    no part. A member without a return earns the return of the rest of its leg. Ties go by the
     asset's label. Months with a constant forecast, too few assets, or a leg without any return
     are NaN; positions wait until the next month that has a portfolio. Positions drift by
     :math:`w_i (1 + r_i) / (1 + R)`, with excess returns standing for total ones. The first
@@ -189,7 +189,7 @@ def sharpe_ratio(
         Rows a year: 12 for months, 52 for weeks; 1 does not annualise.
     standard_error : bool or {"hac", "normal"}
         Return a Dataset with ``estimate`` and ``standard_error``. ``"normal"`` is the formula
-        above, for independent normal returns; ``"hac"``, what True stands for, is Lo's general
+        above, for independent normal returns; ``"hac"``, the meaning of True, is Lo's general
         one: delta method on mean and variance with Newey-West, which allows for skewness, fat
         tails and dependence over time.
 
@@ -209,7 +209,7 @@ def sharpe_ratio(
     -----
     Scaling by the square root of time holds for returns without autocorrelation. With three
     years of months the standard error is about 0.6: differences of a Sharpe ratio or so
-    say little.
+    are not informative.
 
     References
     ----------
@@ -217,7 +217,7 @@ def sharpe_ratio(
     Wang and Guo (2024), arXiv 2403.02500, eq. (34).
     """
     check_array(returns, "returns", TIME)
-    check_number("periods", periods, "(0, inf)", "12 stands for months.")
+    check_number("periods", periods, "(0, inf)", "12 is for months.")
     if standard_error not in (True, False, "hac", "normal"):
         raise ConfigError(
             f"`standard_error` must be a bool, 'hac' or 'normal'; got {standard_error!r}."

@@ -61,7 +61,7 @@ def crps(
     -----
     Information set: that of the draws. The standard error is that of a mean over months. It holds
     the Monte-Carlo error of the draws only as far as that differs from month to month, and
-    nothing of what is unknown about the weights. Sorts once: O(S log S) a cell, a block of cells
+    no uncertainty about the weights. Sorts once: O(S log S) per cell, a block of cells
     at a time, so memory does not grow with the panel.
 
     References
@@ -231,7 +231,7 @@ def log_score(
     mean of densities over draws is dominated by the best ones: for the joint density of a
     large cross-section it needs very many draws, or importance sampling. The log of a mean over
     draws is too low on average, by about half the relative variance of that mean: a bias, which
-    no standard error over months shows. The latter is as for :func:`crps`. Cost O(S) a cell.
+    no standard error over months shows. The latter is as for :func:`crps`. Cost O(S) per cell.
     """
     cells = score_cells(log_density, _log_mean_exp, name="log_density")
     return aggregate(cells.rename("log_score"), per=per, standard_error=standard_error, month="sum")
@@ -287,7 +287,7 @@ def coverage(
     Notes
     -----
     Ends are quantiles at plotting position k / (S + 1), so that a calibrated forecast covers
-    with probability ``prob`` exactly, whatever the number of draws. Cost O(S) a cell.
+    with probability ``prob`` exactly, for any number of draws. Cost O(S) per cell.
     """
     check_number("prob", prob, "(0, 1)")
     returns, draws = pair(returns, draws, "draws")
@@ -330,8 +330,8 @@ def pit(returns: xr.DataArray, draws: xr.DataArray) -> xr.DataArray:
 
     Notes
     -----
-    One value a cell, so there is no standard error; assets of one month share its factors,
-    so test uniformity across months and never pool cells as if independent. Cost O(S) a cell.
+    One value per cell, so there is no standard error; assets of one month share its factors,
+    so test uniformity across months and never pool cells as if independent. Cost O(S) per cell.
     """
     returns, draws = pair(returns, draws, "draws")
     size = _sample_size(draws)

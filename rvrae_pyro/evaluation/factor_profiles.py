@@ -141,7 +141,7 @@ def _known_table(known: xr.DataArray | pd.DataFrame) -> pd.DataFrame:
 def _shared(
     paths: pd.DataFrame, table: pd.DataFrame, name: str, seen: pd.Index | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Label the months of both alike, and warn of those that the table lacks.
+    """Give the months of both the same labels, and warn of those that the table lacks.
 
     ``seen`` are the months with a return, by the labels of ``paths``: only these are missed.
     """

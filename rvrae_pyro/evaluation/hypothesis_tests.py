@@ -21,7 +21,7 @@ _CONSTANT = "constant"
 def diebold_mariano(
     first: xr.DataArray, second: xr.DataArray, *, lags: int | None = None
 ) -> xr.Dataset:
-    r"""Test whether two forecasts score alike on average.
+    r"""Test whether two forecasts have equal mean scores.
 
     .. math:: DM = \bar d \, / \, \mathrm{se}(\bar d), \qquad d_t = s_{1t} - s_{2t}
 
@@ -102,7 +102,7 @@ def model_confidence_set(
     num_samples: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Keep the models that cannot be told from the best.
+    """Keep the models that cannot be distinguished from the best.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def model_confidence_set(
     dim : str
         Name of the dim of the models.
     block_length : int, optional
-        Mean block length of the stationary bootstrap; the square root of T unless told.
+        Mean block length of the stationary bootstrap. Default: the square root of T.
     num_samples : int
         Bootstrap samples.
     seed : int
@@ -280,7 +280,7 @@ def grs(returns: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
             )
     from linearmodels.asset_pricing import TradedFactorModel
 
-    # in units of their own spread, so that no cutoff of the solver depends on the unit
+    # in units of their spread, so that no cutoff of the solver depends on the unit
     values, scale = scaled(table.to_numpy())
     table = pd.DataFrame(values, table.index, table.columns)
     tested, known = table.iloc[:, :n], table.iloc[:, n:]
@@ -356,7 +356,7 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
             f"`predictors` must not be called {_CONSTANT!r}, the name of the intercept; rename it."
         )
     known = np.isfinite(y) & np.isfinite(x).all(axis=-1)
-    # a month with no more assets than slopes says nothing, nor does one whose slopes are not
+    # a month with no more assets than slopes is not informative, nor is one whose slopes are not
     # determined
     known &= known.sum(axis=0) > len(names) + 1
     relative = rounding(x)
@@ -374,7 +374,7 @@ def fama_macbeth(returns: xr.DataArray, predictors: xr.DataArray) -> xr.Dataset:
     index = pd.MultiIndex.from_arrays(
         [returns[ASSET].to_numpy()[asset], returns[TIME].to_numpy()[time]], names=[ASSET, TIME]
     )
-    # in units of their own spread, so that no cutoff of the solver depends on the unit
+    # in units of their spread, so that no cutoff of the solver depends on the unit
     values, scale = scaled(x[known])
     scale = np.concatenate([[1.0], scale])
     design = pd.DataFrame(values, index=index, columns=names)

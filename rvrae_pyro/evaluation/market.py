@@ -1,4 +1,4 @@
-"""What a market looks like as a whole, in five numbers: of data, or of every draw of a model."""
+"""Five statistics of a whole market, of data or of every draw of a model."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def market_statistics(returns: xr.DataArray) -> xr.Dataset:
         - ``market_volatility``: standard deviation over months of the equally weighted return;
         - ``kurtosis``: excess kurtosis of all returns pooled, 0 for Normal ones;
         - ``top_eigenvalue_share``: largest eigenvalue of the assets' second moments over their
-          sum, each asset in units of its own standard deviation, missing cells at its mean;
+          sum, each asset in units of its standard deviation, missing cells at its mean;
         - ``market_autocorrelation``: first autocorrelation of the squared deviations of the
           equally weighted return from its mean: volatility clusters make it positive.
 
-        A statistic is NaN where it is not defined: fewer than two assets a month, three months.
+        A statistic is NaN where it is not defined: fewer than two assets in a month, three months.
 
     Notes
     -----
-    Knows all months. Costs O(n_times n_assets min(n_times, n_assets)) a draw, one draw at a time.
+    Knows all months. Costs O(n_times n_assets min(n_times, n_assets)) per draw.
     """
     check_array(returns, "returns")
     wide = in_time_order(to_wide(returns), "returns")

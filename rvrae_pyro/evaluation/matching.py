@@ -48,7 +48,7 @@ def check_array(value: object, name: str, *dims: str) -> None:
 def pair(
     returns: xr.DataArray, other: xr.DataArray, name: str
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Bring realised returns and what is scored against them to the same cells.
+    """Match realised returns and forecasts by cell.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _pick(wide: xr.DataArray, long: xr.DataArray, name: str, long_name: str) -> 
 
 
 def _same_cells(returns: xr.DataArray, other: xr.DataArray, name: str) -> None:
-    """Refuse two long arrays whose ``obs`` numbers agree while their labels do not."""
+    """Reject two long arrays whose ``obs`` numbers agree while their labels do not."""
     for dim in (TIME, ASSET):
         if OBS not in returns.dims or dim not in returns.coords or dim not in other.coords:
             continue

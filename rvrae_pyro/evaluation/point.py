@@ -43,7 +43,7 @@ def total_r2(
         Loadings known at t-1 times factors *estimated with month t's returns*. Draws
         (``chain``, ``draw``) are averaged first; further dims (models) are kept.
     per : {"panel", "month", "cell"}
-        One number for the panel, one a month, or each cell's contribution
+        One number for the panel, one per month, or each cell's contribution
         ``r^2 - (r - fit)^2``, which is not a ratio.
     standard_error : bool
         Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).
@@ -90,7 +90,7 @@ def predictive_r2(
         Made from *data to t-1 only*, such as loadings times :func:`prevailing_mean`, or the
         predictive mean. Draws (``chain``, ``draw``) are averaged first; further dims are kept.
     per : {"panel", "month", "cell"}
-        One number for the panel, one a month, or each cell's contribution
+        One number for the panel, one per month, or each cell's contribution
         ``r^2 - (r - forecast)^2``, which is not a ratio.
     standard_error : bool
         Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).

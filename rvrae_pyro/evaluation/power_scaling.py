@@ -1,4 +1,4 @@
-"""How much forecasts and risk hang on the factor prior."""
+"""Prior sensitivity of forecasts and risk by power scaling."""
 
 import numpy as np
 import xarray as xr
@@ -48,12 +48,12 @@ def psense(
 
     Notes
     -----
-    Information set: that of the forecast. What is scaled is the prior of the month forecast,
+    Information set: that of the forecast. The scaled density is the prior of the month forecast,
     given the state that the months before left; what those months taught is left alone. A
-    sensitive standard deviation is no fault: it says that the factor prior, and not the
-    data of the month, decides about risk, as it must one month ahead. A sensitive mean says
+    sensitive standard deviation is no fault: it shows that the factor prior, and not the
+    data of the month, decides about risk, as it must one month ahead. A sensitive mean shows
     that the forecast of returns is the prior's. Draws of each chain are weighted apart.
-    Cost O(S log S) a cell.
+    Cost O(S log S) per cell.
 
     References
     ----------

@@ -42,7 +42,7 @@ class Cluster:
         """Run ``fn(job)`` on some worker and return a future."""
         panels = {name: self._panel(source) for name, source in panels_of(job).items()}
         bare = replace(job, **dict.fromkeys(panels))
-        # a name of its own for every task: fits of different calls must not be taken for one
+        # a distinct name for every task: fits of different calls must not be taken for one
         return self.client.submit(_run_with, fn, bare, list(panels), *panels.values(), pure=False)
 
     def _panel(self, source: InMemory) -> Any:
@@ -59,7 +59,7 @@ class Cluster:
 
 @contextmanager
 def connect(address: str, timeout: float = 10.0) -> Iterator[Cluster]:
-    """Connect to a dask.distributed scheduler; what it gives is for ``executor=``.
+    """Connect to a dask.distributed scheduler, for ``executor=``.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def connect(address: str, timeout: float = 10.0) -> Iterator[Cluster]:
     -----
     ``compare``, ``benchmark_gkx``, ``walk_forward`` and ``rv.fit_ensemble`` take the executor. Fits
     in threads of one process run one after another; start workers with one thread each:
-    ``dask worker tcp://host:8786 --nworkers 8 --nthreads 1``. A scheduler runs what anybody who
-    reaches it sends; keep it behind a firewall. Leaving the context, also by an error or Ctrl-C,
+    ``dask worker tcp://host:8786 --nworkers 8 --nthreads 1``. A scheduler runs all code that
+    reaches it; keep it behind a firewall. Leaving the context, also by an error or Ctrl-C,
     takes back the fits that have not begun.
 
     Examples
@@ -124,7 +124,7 @@ def _check_workers(client: Client, address: str, timeout: float) -> None:
         ) from error
     try:
         versions: dict[str, str] = client.run(_version)
-    except Exception as error:  # whatever a worker without the package raises on unpickling
+    except Exception as error:  # any error of a worker without the package on unpickling
         raise ConfigError(
             f"a worker of {address!r} cannot import this package ({_first_line(error)}); install "
             f"rvrae-pyro {__version__} where the workers run."

@@ -39,7 +39,7 @@ TITLE: Final = "# Comparison"
 
 _CAVEATS = (
     "Standard errors: Newey-West over the test months, pooled with the spread over seeds. One span "
-    "of test months is one history: differences of less than two standard errors say little.",
+    "of test months is one history: differences of less than two standard errors mean little.",
     "Assets that left the market before the data were collected are missing from many panels "
     "(survivorship), which flatters every model.",
 )
@@ -52,7 +52,7 @@ class Comparison:
     Attributes
     ----------
     results : DataFrame
-        One row a fit and metric: ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``,
+        One row per fit and metric: ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``,
         ``standard_error`` over months, natural units.
     tables : dict from number to DataFrame
         "1" to "5": ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error`` for
@@ -149,7 +149,7 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        """Count what was compared."""
+        """Count models and seeds."""
         models = list(dict.fromkeys(self.results["model"]))
         seeds = self.results["seed"].nunique()
         failed = f", {len(self.failures)} failed" if self.failures else ""
@@ -185,7 +185,7 @@ class Comparison:
         Parameters
         ----------
         published : bool
-            Only tables 1 to 3 with the columns of the paper, and what it printed beside them.
+            Only tables 1 to 3 with the columns of the paper, with its printed figures.
         """
         for number, rows in self.tables.items():
             metrics = PAPER_METRICS.get(number) if published else None
@@ -249,7 +249,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 
 def refuse_foreign(folder: Path, title: str) -> None:
-    """Refuse a folder whose page is not of this kind, before it is written over.
+    """Reject a folder whose page is not of this kind, before it is written over.
 
     Raises
     ------
@@ -334,13 +334,13 @@ def failure_table(failures: Sequence[Failure]) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table, atomically."""
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -120,7 +120,7 @@ ALL: Final = (
     "MultivariateT",
     "EWMAMixture",
 )
-"""What ``"all"`` stands for."""
+"""Competitors of ``"all"``."""
 
 ABLATIONS: Final[Mapping[str, Make]] = {
     "standard prior": _model("standard prior", _standard),
@@ -129,7 +129,7 @@ ABLATIONS: Final[Mapping[str, Make]] = {
     "LSTM without feed-forward path": _model("LSTM without feed-forward path", _plain_lstm),
     "RVRAE (paper), last code": _model("RVRAE (paper), last code", _last_code, FitConfig.paper),
 }
-"""One change each against RVRAE, which has a latent prior, one code a step, the summed KL and a
+"""One change each against RVRAE, which has a latent prior, one code per step, the summed KL and a
 feed-forward path; the last against RVRAE (paper), since a single code for all months of a window
 needs the paper's encoder."""
 
@@ -165,7 +165,7 @@ def find_entrant(
 def enter_all(
     models: object, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
 ) -> list[Entrant]:
-    """Turn whatever names or holds competitors into a list of them.
+    """Make a list of competitors from names, models or a mapping.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def enter_all(
     n_factors : int
         Of the competitors that are named.
     competitors : mapping, optional
-        What names stand for.
+        Competitors by name.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def enter_all(
 
 
 def check_distinct(entrants: Iterable[Entrant]) -> None:
-    """Refuse two competitors of one name, whose numbers a table would take for two seeds.
+    """Reject two competitors of one name, whose numbers a table would take for two seeds.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def check_distinct(entrants: Iterable[Entrant]) -> None:
     if twice:
         raise ConfigError(
             f"`models` must have distinct names; {twice[0]!r} comes twice, variants and oracles "
-            "that take part included. Pass a mapping from names of your own to models."
+            "that take part included. Pass a mapping from names to models."
         )
 
 

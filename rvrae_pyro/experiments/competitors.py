@@ -24,7 +24,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 
 @runtime_checkable
 class Entrant(Protocol):
-    """A competitor before its fit; whatever has these three takes part.
+    """Competitor before its fit: any object with these three attributes.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Entrant(Protocol):
     def name(self) -> str: ...  # noqa: D102
 
     def describe(self, panel: xr.Dataset) -> dict[str, Any]:
-        """Return all that its results depend on beside data and seed, in JSON types."""
+        """Return the settings that determine its results, in JSON types."""
         ...
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
@@ -96,7 +96,7 @@ class ModelEntrant:
         if not self.template.untrained:
             raise ConfigError(
                 f"model {self.name!r} must be untrained; got one whose weights have changed, which "
-                "may have seen the test months. Build it anew: rv.RVRAE(...)."
+                "may have seen the test months. Build a new one: rv.RVRAE(...)."
             )
 
     def describe(self, panel: xr.Dataset) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class ModelEntrant:
 
 @dataclass(frozen=True, eq=False)
 class FactoryEntrant:
-    """Whatever a function makes of the training panel: sizes may depend on it.
+    """Anything that a function makes of the training panel: sizes may depend on it.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class _Renamed:
 
 
 def _own(*values: object) -> dict[str, str]:
-    """Add to a description what a user's own code decides; nothing where all is ours."""
+    """Hash user-defined code for a description; empty for built-in parts."""
     found = own_identity(*values)
     return {} if found is None else {"own": found}
 
@@ -180,7 +180,7 @@ def as_entrant(
     name : str, optional
         For the tables; by default that of its class or function.
     config : FitConfig, optional
-        How an RVRAE is trained; others have settings of their own.
+        How an RVRAE is trained; others have their settings.
 
     Raises
     ------

@@ -170,7 +170,7 @@ def build_outlook(
     log_evidence: xr.DataArray | None = None,
     member: str = "chain",
 ) -> xr.Dataset:
-    """Gather what a factor model forecasts and fits, and refit its factors in two other ways.
+    """Gather forecasts and fits of a factor model, and refit its factors in two other ways.
 
     Parameters
     ----------

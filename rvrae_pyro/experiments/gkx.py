@@ -1,4 +1,4 @@
-"""The Monte Carlo of Gu, Kelly and Xiu (2021), beside their published table and the oracle."""
+"""Monte Carlo of Gu, Kelly and Xiu (2021), with their published table and an oracle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rvrae_pyro.experiments.result_tables import long_table, to_markdown
 from rvrae_pyro.fitting.parallel import Submits
 
 GKX_MODELS: Final = ("IPCA", "CA", "CA2", "FactorVAE", "RVRAE")
-"""What is run unless told; CA is the published CA1."""
+"""Default competitors; CA is the published CA1."""
 
 _METRICS: Final = (
     "total_r2",
@@ -73,7 +73,7 @@ class Benchmark:
     info: dict[str, object]
 
     def readable(self) -> pd.DataFrame:
-        """Lay the table out for people, one row a model: "estimate (s.e.) [published]"."""
+        """Lay the table out for people, one row per model: "estimate (s.e.) [published]"."""
         lines = []
         for model in dict.fromkeys(self.table["model"]):
             mine = self.table[self.table["model"] == model].set_index("metric")
@@ -151,7 +151,7 @@ def benchmark_gkx(
     ----------
     case : {"linear", "nonlinear"}
     reps : int
-        Repetitions, each a market of its own; the published table has 100.
+        Repetitions, each a separate market; the published table has 100.
     n_factors : int
         Of the models; 3 are true.
     models : as in :func:`~rvrae_pyro.experiments.model_comparison.compare`
@@ -159,7 +159,7 @@ def benchmark_gkx(
     seed : int
         Seed of the first repetition; the others count on. Models take the same seed.
     out : path, optional
-        A folder for tables and one file a fit; fits found there are taken over.
+        A folder for tables and one file per fit; fits found there are taken over.
     num_samples : int
         Particles of RVRAE's filter.
     n_jobs, executor, progress
@@ -179,7 +179,7 @@ def benchmark_gkx(
     FitError
         If every single fit failed.
     CheckpointError
-        If another run writes to ``out``, or the disk refuses; fits that are there are kept.
+        If another run writes to ``out``, or an I/O error occurs; fits that are there are kept.
 
     References
     ----------

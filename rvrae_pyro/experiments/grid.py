@@ -49,13 +49,13 @@ def run_cells(
     executor: Submits | None = None,
     on_done: Callable[[Cell], None] | None = None,
 ) -> tuple[dict[Cell, Result], list[Failure]]:
-    """Run cells, keep each as soon as it is done, and go on past those that fail.
+    """Run cells, save each as soon as it is done, and continue past failures.
 
     Parameters
     ----------
     jobs : mapping from Cell to Job
     folder : Path, optional
-        Where numbers are kept; what is there already is not run again.
+        Where numbers are kept; existing results are not computed again.
     n_jobs : int
         Processes; 1 runs in this one.
     executor : Submits, optional
@@ -76,7 +76,7 @@ def run_cells(
     """
     results: dict[Cell, Result] = {}
     failures: dict[Cell, Failure] = {}
-    tell = on_done or (lambda cell: None)
+    report = on_done or (lambda cell: None)
     todo: dict[Cell, Job] = {}
     for cell, job in jobs.items():
         found = None if folder is None else read_result(folder, cell)
@@ -84,7 +84,7 @@ def run_cells(
             todo[cell] = job
         else:
             results[cell] = found
-            tell(cell)
+            report(cell)
     for cell, outcome in outcomes(run_job, todo, n_jobs=n_jobs, executor=executor):
         if isinstance(outcome, Exception):
             failures[cell] = failed(cell, outcome)
@@ -92,7 +92,7 @@ def run_cells(
             results[cell] = outcome
             if folder is not None:
                 _keep(folder, cell, outcome)
-        tell(cell)
+        report(cell)
     return results, [failures[cell] for cell in jobs if cell in failures]
 
 
@@ -102,7 +102,7 @@ def _keep(folder: Path, cell: Cell, result: Result) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{str(folder)!r} cannot be written: {error}. The fits that are in it are kept; make "
-            "room and run again to go on."
+            "room and rerun to resume."
         ) from error
 
 
@@ -135,7 +135,7 @@ def run_grid(
         )
     failures = unplanned + failures
     if not results:
-        raise FitError(f"every fit failed; the first said: {failures[0].message}")
+        raise FitError(f"every fit failed; the first error: {failures[0].message}")
     return {cell: results[cell] for cell in jobs if cell in results}, failures
 
 
@@ -151,7 +151,7 @@ def hold(folder: Path | None) -> AbstractContextManager[None]:
 
 
 def failed(cell: Cell, error: Exception) -> Failure:
-    """Put an error into words."""
+    """Describe an error."""
     text = " ".join(str(error).split())
     return Failure(cell, f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
@@ -170,7 +170,7 @@ def plan(
     num_samples: int,
     rules: Rules,
 ) -> tuple[dict[Cell, Job], list[Failure]]:
-    """One job a fit, those with all assets first, and those that cannot even be described."""
+    """One job per fit, those with all assets first, and those that cannot even be described."""
     source, mark = InMemory(study), fingerprint(study)
     n_train, n_valid = parts.train.sizes[TIME], parts.valid.sizes[TIME]
 
@@ -193,7 +193,7 @@ def plan(
 
 
 def cut(panel: xr.Dataset, split: object) -> Split:
-    """Cut a panel as ``split`` says, in any of the forms that ``compare`` takes.
+    """Cut a panel by ``split``, in any of the forms that ``compare`` takes.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def study_months(panel: xr.Dataset, parts: Split) -> xr.Dataset:
 
 
 def check_study(study: xr.Dataset, parts: Split) -> None:
-    """Refuse, before anything is fitted, what no model could be fitted to or scored on.
+    """Reject, before any fit, panels that no model could be fitted to or scored on.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One fit of the comparison: what it is, how it is run, where its numbers are kept."""
+"""One fit of a comparison: its description, its run and its result file."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def fit_job(job: Job) -> tuple[Fitted, xr.DataTree, Result]:
 
 
 def write_result(folder: Path, cell: Cell, result: Result) -> Path:
-    """Keep a cell's numbers in a file, whole or not at all.
+    """Keep a cell's numbers in a file, atomically.
 
     Parameters
     ----------

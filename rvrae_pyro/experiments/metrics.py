@@ -1,4 +1,4 @@
-"""Every measure of the comparison, from an outlook and what was realised."""
+"""Metrics of a comparison, from forecasts and realised returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MONTHS: Final = 12.0
 
 @dataclass(frozen=True)
 class Rules:
-    """How forecasts become portfolios.
+    """Rules from forecasts to portfolios.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Rules:
     cost : float
         Of trading one unit of value: 0.003 is 30 basis points.
     periods : float, optional
-        Rows a year; the panel's own frequency unless told.
+        Rows per year. Default: the panel's own frequency.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class Rules:
             check_number("periods", self.periods, "(0, inf)")
 
     def over(self, periods: float) -> Rules:
-        """Rules for a panel of so many rows a year, unless they name a number of their own."""
+        """Rules for a panel of so many rows per year, unless they name a number."""
         return self if self.periods is not None else replace(self, periods=periods)
 
 
@@ -73,7 +73,7 @@ class Scores:
     Attributes
     ----------
     estimates : dict from metric to (estimate, standard error over months)
-    monthly : dict from name to one number a month
+    monthly : dict from name to one number per month
         ``log_score`` (nats per return), ``log_evidence``, ``evidence_error`` (nats), ``ess``,
         ``crps``, ``rank_ic``, ``gross``, ``net``.
     times : list of str
@@ -86,7 +86,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class View:
-    """What a metric may look at.
+    """Inputs of a metric.
 
     Attributes
     ----------
@@ -242,7 +242,7 @@ def score(
         Realised excess returns of the cells to score; NaN where not observed.
     rules : Rules, optional
     metrics : tuple of str, optional
-        Keys of ``METRICS``; all unless told.
+        Keys of ``METRICS``. Default: all.
 
     Returns
     -------

@@ -82,12 +82,12 @@ def compare(
     omit : sequence of int
         For Table 3: how many assets to leave out of training, once each seed.
     out : path, optional
-        A folder for tables, figures and one file a fit. A second run with the same folder
+        A folder for tables, figures and one file per fit. A second run with the same folder
         takes over the fits that are there.
     n_factors : int
         Of models given by name.
     ablation : bool, optional
-        Also fit the variants of Table 5; unless told, if ``models`` names ``"all"``.
+        Also fit the variants of Table 5. Default: if ``models`` names ``"all"``.
     num_samples : int
         Predictive draws; also the particles of RVRAE's filter.
     rules : Rules, optional
@@ -114,13 +114,13 @@ def compare(
     FitError
         If every single fit failed.
     CheckpointError
-        If another run writes to ``out``, or the disk refuses; fits that are there are kept.
+        If another run writes to ``out``, or an I/O error occurs; fits that are there are kept.
 
     Notes
     -----
     Fits are on the training months, stopped by the validation months, scored once on the test
-    months; month t's forecast knows returns before t only. Whatever raises is recorded in
-    ``failures``, and the others go on. Seeds of a model that has no randomness (IPCA) give the
+    months; month t's forecast knows returns before t only. Anything that raises is recorded in
+    ``failures``, and the others continue. Seeds of a model that has no randomness (IPCA) give the
     same numbers.
     """
     began = time.perf_counter()
@@ -180,7 +180,7 @@ def summarise(
     """Put the results of all fits into tables; ``variants`` are those of Table 5."""
     long = long_table(results)
     pool = pooled(long)
-    # a dash for what a model does not define is decided by what its fits left
+    # a dash for undefined metrics depends on the results of the fits
     reference = RVRAE_NAME if RVRAE_NAME in names else names[0]
     tables = {number: select(pool, number, names) for number in TABLES if number != "5"}
     standards = [name for name in (RVRAE_NAME, PAPER_NAME) if name in names]

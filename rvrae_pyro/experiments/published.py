@@ -1,4 +1,4 @@
-"""Figures printed by others, to stand beside ours. Never targets."""
+"""Published reference results, for context."""
 
 from __future__ import annotations
 

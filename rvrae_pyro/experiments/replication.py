@@ -103,7 +103,7 @@ def paper(
     executor: Submits | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compare the paper's six models in its setting: tables 1 to 3, and printed figures beside.
+    """Compare the paper's six models in its setting: tables 1 to 3, with printed figures.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def paper(
 
     Notes
     -----
-    The paper's data are not public, and its figures have no standard errors: what it printed
+    The paper's data are not public, and its figures have no standard errors: its figures
     is shown for context, under :data:`~rvrae_pyro.experiments.published.NOT_COMPARABLE`.
 
     References

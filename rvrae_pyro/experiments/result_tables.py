@@ -31,7 +31,7 @@ class Table:
     metrics : tuple of str
         Keys of :data:`~rvrae_pyro.experiments.metrics.METRICS`, its columns.
     note : str
-        What a reader has to know.
+        Remarks for the reader.
     """
 
     title: str
@@ -60,7 +60,7 @@ TABLES: Final[Mapping[str, Table]] = {
         "Long-short deciles, annualised Sharpe ratio",
         ("sharpe_gross", "sharpe_net", "turnover", "sharpe_gross_running", "sharpe_net_running"),
         "Equal weights; net of 30 basis points on every unit traded, drifted weights included, "
-        f"unless the run says otherwise. {_DASH}",
+        f"unless the run states otherwise. {_DASH}",
     ),
     "3": Table(
         "Rank IC and ICIR of assets that training never saw",
@@ -87,7 +87,7 @@ TABLES: Final[Mapping[str, Table]] = {
             "crps",
             "coverage",
         ),
-        "RVRAE: latent prior, one code a step, summed KL, LSTM with feed-forward path. The mean KL "
+        "RVRAE: latent prior, a code per step, summed KL, LSTM with feed-forward path. The mean KL "
         "is not a bound on the evidence.",
     ),
 }
@@ -105,7 +105,7 @@ PAPER_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def long_table(results: Mapping[Cell, Result]) -> pd.DataFrame:
-    """Lay out one row a fit and metric.
+    """Lay out one row per fit and metric.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def pooled(long: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, omitted, metric), group in long.groupby(["model", "omitted", "metric"], sort=False):
-        group = group[np.isfinite(group["estimate"])]  # a seed without a number says nothing
+        group = group[np.isfinite(group["estimate"])]  # skip seeds without a number
         values, errors = group["estimate"], group["standard_error"]
         spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
         between = 0.0 if math.isnan(spread) else spread**2 / len(values)
@@ -207,7 +207,7 @@ def wide(
     published: bool = True,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Lay out a table for people: one row a model, cells as "estimate (standard error)".
+    """Lay out a table for people: one row per model, cells as "estimate (standard error)".
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def wide(
 def with_printed(rows: pd.DataFrame) -> pd.DataFrame:
     """Add a column with the paper's printed figures, in natural units; NaN where there is none.
 
-    They are of other data and no targets, as the column's name says.
+    They are of other data and no targets, as the column's name states.
     """
     printed = [
         _printed_figure(str(row["model"]), int(row["omitted"]), str(row["metric"]))
@@ -287,7 +287,7 @@ def compare_densities(
     ----------
     results : mapping from Cell to Result
     reference : str
-        A model; without a distribution of its own there is nothing to test.
+        A model; without a distribution there is nothing to test.
     models : sequence of str
 
     Returns

@@ -85,7 +85,7 @@ class Distribution(Protocol):
     def filter(
         self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...
     ) -> FilteredDistribution:
-        """Read a panel once, for all that is asked of it."""
+        """Read a panel once, for all methods."""
         ...
 
 
@@ -131,7 +131,7 @@ def risk_record(
 
     Notes
     -----
-    Information set: month t's distribution knows returns before t and whatever ``fitted`` was
+    Information set: month t's distribution knows returns before t and the data that ``fitted`` was
     trained on. That it was trained on earlier months only is up to the caller.
     """
     if isinstance(fitted, Distribution):

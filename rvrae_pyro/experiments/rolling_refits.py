@@ -1,4 +1,4 @@
-"""Refits as time goes on, forecasts joined."""
+"""Walk-forward evaluation: repeated refits, forecasts joined."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def walk_forward(
     panel : Dataset
         Prepared as for a fit: ranked, with context if a model reads it.
     model : RVRAE, baseline, callable, entrant or name
-        Untrained; every refit starts anew from a copy. A callable gets the training panel and
-        returns a model, so that its sizes may depend on it.
+        Untrained; every refit starts from a copy. A callable gets the training panel and
+        returns per model, so that its sizes may depend on it.
     train, valid, test : int
         Rows of the first training span, and of every validation and test span.
     step : int, optional
-        Rows between two refits: ``test`` unless told, so that every month is forecast once.
+        Rows between two refits. Default: ``test``, so that every month is forecast once.
         12 months make yearly refits.
     expanding : bool
         Training spans begin with the panel and grow; False rolls them.
@@ -136,7 +136,7 @@ def _enter(model: object, config: FitConfig | None, n_factors: int) -> Entrant:
         return named
     if not isinstance(named, FactoryEntrant):
         raise ConfigError(
-            f"`config` is of an RVRAE; {named.name} has settings of its own. Pass the baseline "
+            f"`config` is of an RVRAE; {named.name} has its settings. Pass the baseline "
             "built with them instead of its name."
         )
     return replace(named, config=config)

@@ -72,7 +72,7 @@ def swap(
     slot : {"factor_prior", "loadings", "decoder", "likelihood", "guide"}
         Argument of ``rv.RVRAE`` that parts are passed as.
     n_factors : int
-        Of default models whose part has no number of factors of its own.
+        Of default models whose part has no number of factors.
     seed : int
         Of fits and forecasts.
     num_samples : int

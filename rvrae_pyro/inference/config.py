@@ -26,47 +26,47 @@ class FitConfig:
     optimizer : type
         A torch optimizer class, called with the parameters and ``lr``.
     learning_rate : float
-        The highest rate; ``rate_schedule`` says how it moves, and it is halved for good when
+        The highest rate; ``rate_schedule`` sets its course, and it is halved for good when
         validation stalls for half the patience.
     rate_schedule : RateSchedule
         Share of the learning rate over the share of ``max_steps`` that is done: up, then down to
-        almost nothing, so that the run ends on an average of what it has seen.
+        almost nothing, so that the run ends on an average of its iterates.
     weights_warmup : float
         Share of ``max_steps`` over which the pull of the weight priors rises from 0 to its full
         size. A sparse prior at full strength from the first step can close a characteristic
-        before the data had a say: on the Gu-Kelly-Xiu simulation one run in two then lost two
+        before the data had an effect: on the Gu-Kelly-Xiu simulation one run in two then lost two
         factors of three.
     max_steps : int
         Gradient steps at the most.
     window : int or None
-        Months a step; None takes all training months at once. Many small steps learn better
+        Months per step; None takes all training months at once. Many small steps learn better
         than few large ones.
     asset_batch : int or None
-        Assets a step, drawn at random; None takes all. Of a panel on disk, which is cut into
+        Assets per step, drawn at random; None takes all. Of a panel on disk, which is cut into
         shards, only with ``asset_sampling="whole"``.
     asset_sampling : {"composite", "whole"}
-        What such a draw means. ``"composite"``: a smaller panel of its own, unscaled, guide
+        Meaning of such a draw. ``"composite"``: a smaller panel, unscaled, guide
         included: a composite likelihood, consistent, not the bound of the whole panel.
         ``"whole"``: the guide knows the whole cross-section and only the likelihood is sampled
         and scaled up: an unbiased gradient of the whole panel's bound.
     shard_size : int or None
         Assets that the networks see at once. None: all of a window; a number: as many, one shard
         after another, for the same gradient in less memory and more passes
-        (:mod:`rvrae_pyro.inference.sharded.streaming`). A panel on disk takes 1024 unless told.
+        (:mod:`rvrae_pyro.inference.sharded.streaming`). Default of a panel on disk: 1024.
     kl_schedule : Schedule
         KL weight over steps and months, ending at 1.
     kl_reduction : {"sum", "mean"}
         ``"mean"`` divides the KL by the number of training months, regardless of ``window``, as
         the paper's eq. (31): **not a bound**, an ablation.
     num_particles : int
-        Monte-Carlo draws of the ELBO a step.
+        Monte-Carlo draws of the ELBO per step.
     clip_norm : float
-        Largest norm of the gradient of the mean log density a cell.
+        Largest norm of the gradient of the mean log density per observation.
     patience : int
         Epochs without a better validation ELBO before training stops.
     passes : int
-        Passes over the training months an epoch. Each epoch begins with a look at all months, which
-        costs about what a step on all of them does: worth several passes where ``window`` is None.
+        Passes over the training months per epoch. Each epoch begins with a filter pass, which
+        costs about as much as a step on all months: worth several passes where ``window`` is None.
     dtype : torch.dtype
     device : str
 

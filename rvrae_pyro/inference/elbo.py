@@ -98,7 +98,7 @@ class AnnealedELBO(ELBO):
     ) -> None:
         if estimator is not None and options:
             raise ConfigError(
-                f"`estimator` has options of its own; got {', '.join(options)} beside it. Pass "
+                f"`estimator` has its options; got {', '.join(options)} in addition. Pass "
                 f"them to {type(estimator).__name__}."
             )
         weigh = getattr(schedule, "weight", None)
@@ -191,7 +191,7 @@ class AnnealedELBO(ELBO):
         return weight.expand(n_times)
 
     def share(self, n_times: int, first: int = 0) -> float:
-        """Share of a batch in what the training months pay once; arguments as for `weight`."""
+        """Share of a batch in terms that the training span pays once; arguments as for `weight`."""
         return self._pull() * n_times / self._total(n_times, first)
 
     def loss(self, model: Any, guide: Any, batch: Batch, *args: Any, **kwargs: Any) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 State = Mapping[str, Any]
-"""Everything a run needs to go on: nested mappings and lists of tensors and JSON values."""
+"""State to resume a run: nested mappings and lists of tensors and JSON values."""
 
 Keep = Callable[[Callable[[], State]], None]
 """Told at the start of every epoch how to get the state; takes it when it is time to."""
@@ -18,7 +18,7 @@ Keep = Callable[[Callable[[], State]], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch, all at KL weight 1 but ``kl_weight``.
+    """Results of an epoch, all at KL weight 1 but ``kl_weight``.
 
     Attributes
     ----------

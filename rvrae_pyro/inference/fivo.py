@@ -38,7 +38,7 @@ class FIVO(Trace_ELBO):
     The gradient leaves out the choice of survivors, whose score term is nearly all noise: it is
     that of the weights given the choice. A KL weight below 1 tempers the weights' ratio of
     prior to proposal, as it does the ELBO's; at weight 1 the objective is the bound itself.
-    Costs a filter's pass with gradient, O(num_particles n_assets n_factors) a month.
+    Costs a filter's pass with gradient, O(num_particles n_assets n_factors) per month.
 
     References
     ----------
@@ -76,7 +76,7 @@ class FIVO(Trace_ELBO):
         if parts.weight_guide.sites:
             raise ConfigError(
                 "FIVO takes weights as they are, and "
-                f"{parts.weight_guide.sites[0].name!r} has a posterior of its own. Build its "
+                f"{parts.weight_guide.sites[0].name!r} has a posterior. Build its "
                 "prior with inference='map' or give a number, or train with Trace_ELBO or "
                 "RenyiELBO(alpha=0)."
             )

@@ -20,11 +20,11 @@ from rvrae_pyro.nn.sequences import together
 
 
 class BrokenBound(FitError):
-    """The bound or its gradient is not finite, or far below what it was: training backs off."""
+    """The bound or its gradient is not finite, or far below its last value: training backs off."""
 
 
 class Task(NamedTuple):
-    """What one gradient step is about.
+    """Inputs of one gradient step.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Slopes(Protocol):
         ...
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Spare Pyro what it need not know while training runs."""
+        """Skip Pyro statements that training does not need."""
         ...
 
     def walk(self, model: RVRAE, starts: Sequence[int]) -> Walk:
@@ -146,7 +146,7 @@ class OnePanel:
                 weight.grad.mul_(factor)
 
     def _thin(self, window: Batch) -> Batch:
-        """Draw a random sub-cross-section, a smaller panel of its own, if so configured."""
+        """Draw a random sub-cross-section, a smaller panel, if so configured."""
         size = self.asset_batch
         if size is None or size >= window.n_assets:
             return window

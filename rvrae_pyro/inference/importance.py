@@ -22,7 +22,7 @@ class GuidePaths:
     Attributes
     ----------
     codes, factors : Tensor of shape (num_samples, n_times, n_factors)
-        Whole paths; the same thing unless a decoder stands between.
+        Whole paths; identical without a decoder in between.
     log_prior : Tensor of shape (num_samples, n_times)
         log p(z_t | h_{t-1}) along the path, with that of the prior's auxiliary latent, if any.
     log_likelihood : Tensor of shape (num_samples, n_times)
@@ -64,14 +64,14 @@ def guide_paths(
         The paths are those of ``Fit.posterior_predictive`` with the same seed and number.
     kl_weight : float
         KL weight under which the guide answers: a guide that adapts to it (``Conjugate``) then
-        proposes what is optimal under that weight.
+        proposes optimally under that weight.
     cross : CrossSection, optional
         Loadings and scales if they are known already.
 
     Returns
     -------
     GuidePaths
-        Costs O(num_samples n_assets n_factors) a month.
+        Costs O(num_samples n_assets n_factors) per month.
     """
     check_count("num_samples", num_samples)
     parts = model.parts

@@ -51,7 +51,7 @@ class Particles:
     smoothed : Tensor of shape (n_times, num_particles, n_factors)
         Factors given returns up to ``lag`` months after the month.
     readings : dict of str to Tensor of shape (n_times, num_particles, size)
-        What the prior's state says by name, given returns up to the month: regime
+        Named summaries of the prior's state, given returns up to the month: regime
         probabilities, log variances; empty for most priors.
     log_evidence : Tensor of shape (n_times,)
         Estimate of log p(r_t | r_1..t-1); its exponential's product is unbiased.
@@ -143,7 +143,7 @@ def smc_filter(
     batch : Batch
     num_particles : int
     seed : int
-        Each month has a random stream of its own date.
+        Each month has a random stream by its date.
     lag : int
         Months of later returns that ``smoothed`` may know.
     cross : CrossSection, optional
@@ -153,7 +153,7 @@ def smc_filter(
     -------
     Particles
         Month t's ``predicted`` depends on returns before t, ``filtered`` on those up to t.
-        Costs O(num_particles n_assets n_factors) a month.
+        Costs O(num_particles n_assets n_factors) per month.
 
     References
     ----------

@@ -29,7 +29,7 @@ class Flat:
     """The full rate from the first step to the last."""
 
     def rate(self, progress: float) -> float:
-        """1, whatever the progress."""
+        """Return 1 at any progress."""
         return 1.0
 
 
@@ -77,7 +77,7 @@ class Constant:
     """The bound itself from the first step on: weight 1."""
 
     def weight(self, step: int, n_times: int) -> float | Tensor:
-        """1, whatever the step."""
+        """Return 1 at any step."""
         return 1.0
 
 

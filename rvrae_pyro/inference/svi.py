@@ -42,7 +42,7 @@ _UNCHECKED = dict.fromkeys(
     ),
     False,
 )
-"""Validation, which doubles the time of a step; each flag on its own, so that all come back."""
+"""Validation, which doubles the time of a step; each flag separately, so that all are restored."""
 
 _TRIES = 5
 """Times in a row that training goes back to its last good epoch before it gives up."""
@@ -68,7 +68,7 @@ def train(
 
     Every epoch filters once through all months without gradient, which gives the states that
     windows start from and the bound on the validation months, and then takes one gradient step
-    a window, in ``config.passes`` passes. Where the bound breaks (not finite, or far below what it
+    a window, in ``config.passes`` passes. Where the bound breaks (not finite, or far below its
     was), training goes back to the last good epoch with a lower rate and other draws.
 
     Parameters
@@ -86,15 +86,15 @@ def train(
         :class:`~rvrae_pyro.inference.elbo.AnnealedELBO` has its own schedule and reduction.
         Default: ``Trace_ELBO``.
     on_epoch : callable, optional
-        Called after every epoch; True ends training. What it raises ends it, too, and is raised
+        Called after every epoch; True ends training. Its errors end training, too, and are raised
         again with the model at its best state.
     resume : State, optional
-        What ``keep`` was given by a run of the same arguments: training goes on from there, to
+        State given to ``keep`` by a run of the same arguments: training resumes from there, to
         the bits of a run that was never stopped.
     keep : Keep, optional
         Called at the start of every epoch, and once more at the end.
     slopes : Slopes, optional
-        Where gradients come from; the batch, by ``elbo``, unless told. ``batch`` may then have
+        Where gradients come from. Default: the batch, by ``elbo``. ``batch`` may then have
         months and no asset.
 
     Returns
@@ -210,7 +210,7 @@ class _Run:
             self._take_step(start, stop, carries[start] if start else None, n_windows)
 
     def state(self) -> State:
-        """Everything that decides how the run goes on; stays as it is while the run does."""
+        """Resumable training state, fixed during a run."""
         device = self.slopes.device
         streams = {"windows": self.generator.get_state(), "draws": torch.get_rng_state()}
         if device.type == "cuda":
@@ -232,7 +232,7 @@ class _Run:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from what :meth:`state` told, in this or another process."""
+        """Resume from :meth:`state`, in this or another process."""
         self.model.parts.load_state_dict(state["weights"])
         self.best_state = copy.deepcopy(dict(state["best_weights"]))
         self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
@@ -272,7 +272,7 @@ class _Run:
         self.model.parts.load_state_dict(self.good["weights"])
         if self.failures == 1:
             self.optimizer.load_state_dict(copy.deepcopy(self.good["optimizer"]))
-        else:  # what the optimiser remembers may be what leads astray
+        else:  # the optimiser's memory may cause the divergence
             self.optimizer = _optimizer(self.config, self.weights)
         self.trained.backoffs.append(BackOff(broke_at, self.step, self.rate, reason))
         _logger.warning("%s Back to step %d, highest rate %g.", reason, self.step, self.rate)
@@ -287,7 +287,7 @@ class _Run:
         fall = max(past, default=-math.inf) - (epoch.log_likelihood - weight * epoch.kl)
         if fall > _EXPLODED * self.n_cells:
             raise BrokenBound(
-                f"The ELBO exploded at step {self.step}: {fall / self.n_cells:.3g} nats a return "
+                f"The ELBO exploded at step {self.step}: {fall / self.n_cells:.3g} nats per return "
                 "below its best."
             )
 
@@ -298,7 +298,7 @@ class _Run:
             log_weights = model.log_weights()
             if not model.drawn_sites:
                 return self.slopes.walk(model, starts), float(log_weights)
-            # every epoch sees the same noise, so that epochs differ by what they have learned
+            # every epoch sees the same noise, so that epochs differ by their weights only
             with seeded(_EPOCH_SEED):
                 drawn = model.draw_weights()
             log_weights = log_weights + model.parts.weight_guide.log_ratio(model.parts, drawn)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest_of(tensors: Mapping[str, Tensor], content: str = "") -> str:
-    """Hash tensors by name, type, shape and value, whatever device they are on.
+    """Hash tensors by name, type, shape and value, on any device.
 
     Parameters
     ----------

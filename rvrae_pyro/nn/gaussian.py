@@ -2,7 +2,7 @@
 
 Everything here follows the conjugate update of Bayesian linear regression: the observed
 cross-section enters only through its precision ``Lambda`` (n_factors x n_factors) and shift
-``eta`` (n_factors), whatever the number of assets.
+``eta`` (n_factors), for any number of assets.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Potential(NamedTuple):
 
 
 class Dispersion(NamedTuple):
-    """What a month's returns tell of a log multiplier l common to all idiosyncratic scales.
+    """Log-likelihood of a log multiplier l common to all idiosyncratic scales, to second order.
 
     Together with a :class:`Potential` at level ``l0 = level`` the log-likelihood of factors f and
     multiplier l is, up to a constant,

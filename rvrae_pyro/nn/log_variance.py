@@ -1,4 +1,4 @@
-"""Log variances of a month's factors, and what the month's returns say of them."""
+"""Log variances of a month's factors, and their update by the month's returns."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class LogVariance(NamedTuple):
         return Gaussian(self.loc, self.scale).log_prob(value)
 
     def update(self, potential: Potential) -> Posterior:
-        r"""Propose log variances given what the month's returns say of its factors.
+        r"""Propose log variances given the month's returns.
 
         The factors' posterior at the expected variance, divided by their prior, is a noisy
         measurement ``m`` of each factor, of precision ``p``. Its density given the log variance
         x is ``Normal(factor_mean, exp(x) + 1 / p)``; about the mode, score and curvature
-        averaged over what the month leaves open make it a Gaussian in x. With exact measurement
+        averaged over the factors' posterior make it a Gaussian in x. With exact measurement
         this is the likelihood of ``log m^2``, whose noise has mean -1.27 and variance 4.93;
         with no return ``p`` is 0 and the answer is this prior itself.
 

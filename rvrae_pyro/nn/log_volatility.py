@@ -119,7 +119,7 @@ def propose_volatility(
         best = log_posterior(points).argmax(-1, keepdim=True)
         mode = points.gather(-1, best)
         reach = reach * (2.0 / (_SEARCH - 1))
-    # curvature across the last spacing tells how far the moments' points reach
+    # curvature across the last spacing sets the range of the moments' points
     around = log_posterior(torch.cat([mode - reach, mode, mode + reach], -1))
     bend = (2.0 * around[..., 1:2] - around[..., :1] - around[..., 2:]) / reach.square()
     spread = torch.maximum(bend, 1.0 / sd.square()).rsqrt()

@@ -60,7 +60,7 @@ def run_lstm_packed(
 def _gates_in_order(weight: Tensor) -> Tensor:
     """From torch's order (input, forget, cell, output) to (-2 cell, input, forget, output).
 
-    Every gate is then a sigmoid, and those that the cell state hangs on are side by side.
+    Every gate is then a sigmoid, and those that the cell state depends on are adjacent.
     """
     enter, forget, cell, leave = weight.chunk(4)
     return torch.cat([-2.0 * cell, enter, forget, leave])
@@ -71,7 +71,7 @@ _ROWS = 4096
 
 
 # Numbers of gates (a quarter of a gigabyte in float32) above which a backward pass computes them
-# anew, a block at once, instead of keeping them: about a tenth more time, a quarter less memory.
+# again, a block at once, instead of keeping them: about a tenth more time, a quarter less memory.
 _GATES = 2**26
 
 
@@ -91,12 +91,12 @@ class PackedLSTM(torch.autograd.Function):
     """Forward and backward pass of a packed LSTM, written out.
 
     Next to a graph of one node an operation this saves the nodes; next to the fused kernels of
-    a library it saves the padding and the derivative by the inputs, which are data. What is not
-    part of the recursion is done for a block of steps at once.
+    a library it saves the padding and the derivative by the inputs, which are data. Everything
+    outside the recursion is computed for a block of steps at once.
 
     ``tanh(x) = 1 - 2 sigmoid(-2 x)``, and torch's sigmoid takes a fifth of the time of its tanh
     on a CPU. So there are sigmoids only, and cell states ``c`` are walked as ``d = -2 c``: with
-    gates s (of -2 times what the new value's tanh would see), i, f, o the step is
+    gates s (of -2 times the argument of the new value's tanh), i, f, o the step is
     ``d = f d + 4 i s - 2 i`` and ``h = o - 2 o sigmoid(d)``.
     """
 
@@ -138,7 +138,7 @@ class PackedLSTM(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what the backward pass reads; cells and gates have no gradient of their own."""
+        """Keep what the backward pass reads; cells and gates have no gradient."""
         *operands, counts, _ = inputs
         ctx.counts = counts
         ctx.set_materialize_grads(False)
@@ -207,7 +207,7 @@ def _before(block: tuple[int, ...], states: Tensor, start: Tensor) -> Tensor:
 
 
 def _slopes(gates: Tensor, cells: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute derivatives of a block's steps, each step on its own; d stands for -2 c.
+    """Compute derivatives of a block's steps, each step separately; d is -2 c.
 
     Returns
     -------

@@ -77,7 +77,7 @@ class MonthStatistics(NamedTuple):
         )
 
     def summary(self) -> Tensor:
-        """Summarise the months: factors, their precisions, the scale of what they leave.
+        """Summarise the months: factors, their precisions, the residual scale.
 
         Returns
         -------

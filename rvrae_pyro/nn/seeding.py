@@ -1,4 +1,4 @@
-"""Random streams of one's own."""
+"""Isolated random-number streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seeded(seed: int) -> Iterator[None]:
     seed : int
         As ``torch.manual_seed`` takes it.
     """
-    # a device that nobody has used has no stream to keep, and is not woken for it
+    # an unused device has no stream to keep, and is not initialised for it
     used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=used):
         if _only_cpu():  # the same stream, without a call for every kind of device there is

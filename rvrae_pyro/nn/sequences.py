@@ -18,7 +18,7 @@ _together: ContextVar[bool] = ContextVar("months_together", default=False)
 def together() -> Iterator[None]:
     """Let passes without gradient compute months together, as passes with gradient do.
 
-    Equal to month by month up to rounding, and to that extent an early month hangs on how many
+    Equal to month by month up to rounding, and to that extent an early month depends on how many
     follow it: good enough to judge a state of training, not for a forecast.
     """
     token = _together.set(True)
@@ -29,7 +29,7 @@ def together() -> Iterator[None]:
 
 
 def months_apart() -> bool:
-    """Whether each month is to be computed on its own, so that no bit hangs on how many follow."""
+    """Whether each month is computed separately, so that no bit depends on how many follow."""
     return not (torch.is_grad_enabled() or _together.get())
 
 
@@ -148,7 +148,7 @@ def run_lstm_online(
     """Run one LSTM layer month by month over the listed assets.
 
     The arithmetic of a month involves that month's listed rows and nothing else, so output up
-    to a month is bit-equal whatever happens later; the bucketed run agrees to rounding.
+    to a month is bit-equal with any later months; the bucketed run agrees to rounding.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def run_lstm_online(
     state : pair of Tensor of shape (n_assets, hidden)
         Hidden and cell state before the first month.
     starts : sequence of int
-        Months whose incoming state is wanted; ``n_times`` stands for the state at the end.
+        Months whose incoming state is wanted; ``n_times`` is the state at the end.
 
     Returns
     -------

@@ -181,7 +181,7 @@ class Mixture(NamedTuple):
         """Draw from the exact mixture posterior of the potential; also its log density."""
         logits, posterior = self._regimes(potential)
         logits = logits.expand(*noise.shape[:-1], logits.shape[-1])
-        # a broken bound is told by its value; a draw must not stop on the way there
+        # an invalid bound is detected by its value; a draw must not stop on the way there
         known = torch.where(logits.isnan(), 0.0, logits)
         regime = torch.distributions.Categorical(logits=known, validate_args=False).sample()
         deviation = posterior.deviate(noise.unsqueeze(-2).expand_as(posterior.mean))
@@ -235,7 +235,7 @@ def from_pyro(distribution: object) -> object:
     -------
     Gaussian or StudentT
         The same distribution, but for ``StudentT``: its marginals are kept, and the factors of a
-        month share one shock instead of having independent ones. What is no distribution is
+        month share one shock instead of having independent ones. An invalid distribution is
         returned as it is.
 
     Raises

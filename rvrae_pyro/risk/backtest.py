@@ -1,4 +1,4 @@
-"""Holding risk forecasts against what happened."""
+"""Backtests of risk forecasts."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def backtest(
         Realised excess returns of the forecast's months and assets, NaN where not observed;
         months in any order and dated by any of their days.
     portfolios : mapping from name to weights, optional
-        Each as :func:`portfolio` takes it, for all months or some. Unless told, one with equal
+        Each as :func:`portfolio` takes it, for all months or some. Default: one with equal
         weights on all assets that have a forecast.
     tail : float or sequence of float
         Tail probabilities, each in (0, 1).
     num_simulations : int
         Simulated histories behind each null, and bootstrap samples behind each band.
     block : float, optional
-        Mean block of the stationary bootstrap in months; the cube root of their number unless
-        told.
+        Mean block of the stationary bootstrap in months; Default: the cube root of
+        their number.
     max_missing : float
         A portfolio's month does not count if more than this share of its gross weight has no
-        return. Below it, the portfolio is tested on what was observed: weights without a return
-        are set to 0 in forecast and outcome alike.
+        return. Below it, the portfolio is tested on observed returns: weights without a return
+        are set to 0 in both forecast and outcome.
     seed : int
 
     Returns
@@ -89,7 +89,7 @@ def backtest(
         ``z2_p``,
         ``quantile_score``, ``fz0`` and their ``_se``, ``verdict``; ``pit_share``, ``pit_lower``,
         ``pit_upper`` (bin), a 95 % band, ``pit_distance``, ``pit_p``. ``portfolio`` has these
-        histograms too. Attribute ``conclusion`` says it in words.
+        histograms too. Attribute ``conclusion`` is a summary in words.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def backtest(
     ``rate_p_simulated`` has at most its nominal size if the forecast is right, less where the
     number of exceptions takes few values.
 
-    The null of ``z2``, and of the pooled rate, draws one forecast draw a month as if it were
+    The null of ``z2``, and of the pooled rate, draws one forecast draw per month as if it were
     the truth, the same for all assets: it keeps the dependence between assets that the forecast
     claims, so it tests that too. ``rate_p`` and the PIT bands take dependence between assets
     from the data: months are the clusters, and the bootstrap resamples blocks of months. With
@@ -343,7 +343,7 @@ def _group(
     for i, p_values in unscaled.items():
         never = np.nanmax(scores.expected[:, :, i], axis=1) == 0.0
         table["z2_p"][:, i] = np.where(never, np.nan, p_values)
-    # What the first rejection takes under Holm's adjustment, by tail.
+    # Level of the first rejection under Holm's adjustment, by tail.
     levels = _LEVEL / np.maximum(1, (~np.isnan(table["kupiec_p_exact"])).sum(axis=1))
     table["power"], table["months_needed"] = _power(scores, levels)
     for name in _HOLM:
@@ -561,7 +561,7 @@ def _verdict(p_values: Mapping[str, float], *, enough: bool) -> str:
 
 
 def _conclude(groups: Mapping[str, xr.Dataset], tails: tuple[float, ...]) -> str:
-    """Say in a few sentences what was found."""
+    """Summarise the results in a few sentences."""
     sentences = []
     for tail in tails:
         pooled = groups["pooled"].sel(tail=tail)

@@ -55,7 +55,7 @@ def covariance(
     panel : Dataset
         May be longer than the training panel; its last month may be live.
     times : label, slice or list, optional
-        Months of the result; all unless told. The panel is read up to the last of them.
+        Months of the result. Default: all. The panel is read up to the last of them.
     num_samples, seed : int
         Draws behind ``S_t``, whose entries then have a relative error near
         ``sqrt(2 / num_samples)``.
@@ -76,10 +76,10 @@ def covariance(
     Notes
     -----
     Information set: month t's covariance knows data up to t-1. ``S_t`` is the covariance of the
-    predicted factors, with what is unknown about their state. What is unknown about the weights
-    is in the differences between members, and nowhere where there is only one. M > 1 members
+    predicted factors, including uncertainty about their state. Uncertainty about the weights
+    is in the differences between members; a single member has none. M > 1 members
     have a root of M (K + 1) columns: K a member and one for its mean, so ``factor`` then counts
-    columns ("member 1 factor 2", "member 1 mean"). Cost: one filtering pass a member, then
+    columns ("member 1 factor 2", "member 1 mean"). Cost: one filtering pass per member, then
     O(T N M^2 (K + 1)^2).
     """
     if not isinstance(fit, Moments):
@@ -120,8 +120,8 @@ class FactorCovariance:
     -----
     Vectors go in as a Series by asset, a DataFrame by month or a DataArray (then with one more
     dim if wished), aligned by label, and come out as DataArrays, NaN where not listed; one number
-    stands for a vector that holds it at every listed asset. A product, solve or determinant costs
-    O(N K) a month once the first has prepared O(N K^2).
+    means a vector that holds it at every listed asset. A product, solve or determinant costs
+    O(N K) per month once the first has prepared O(N K^2).
     """
 
     beta: xr.DataArray
@@ -177,7 +177,7 @@ class FactorCovariance:
         """Take the covariance behind a forecast's draws, without a fit.
 
         Where weights have a posterior it is that of the mean loadings; :func:`covariance` of the
-        fit also holds what is unknown about them.
+        fit also includes uncertainty about them.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class FactorCovariance:
         scale = None if constant is None else constant.to_dataset().get("idio_scale")
         if forecast.factors is None or forecast.beta is None or scale is None:
             raise ShapeError(
-                "`tree` must hold 'factors' beside its returns, and 'beta' and 'idio_scale' in "
+                "`tree` must hold 'factors' with its returns, and 'beta' and 'idio_scale' in "
                 "group 'predictions_constant_data'. `fit.forecast` writes them."
             )
         if forecast.beta.sizes[CHAIN] > 1 or CHAIN in scale.dims:
@@ -260,7 +260,7 @@ class FactorCovariance:
         Parameters
         ----------
         assets : list of labels, optional
-            Rows and columns; all unless told. Memory is O(T n^2).
+            Rows and columns. Default: all. Memory is O(T n^2).
 
         Raises
         ------

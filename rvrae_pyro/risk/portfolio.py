@@ -59,7 +59,7 @@ def portfolio(
         ``sd``, ``var`` and ``es``. A dim ``portfolio`` comes last where the weights have one.
         Group ``predictions`` holds the draws: ``portfolio_returns`` (chain, draw, time). With a
         benchmark also ``benchmark_returns`` and ``active_returns``, and the groups ``benchmark``
-        and ``active`` hold for them what the root holds for the portfolio; ``active/sd`` is the
+        and ``active`` hold the same variables for them; ``active/sd`` is the
         tracking error.
 
         Of a forecast over several periods (``fit.forecast(panel, horizon=h)``) all but
@@ -91,7 +91,7 @@ def portfolio(
     and Silverman's bandwidth: it has no bias where returns are elliptical, and sums to VaR
     because it reproduces linear functions. A single position's part of VaR and ES rests on few
     draws; with 1000 draws and a tail of 5 %, its error is near 1/7 of its sd in the tail.
-    Marginals are NaN where the portfolio has no risk. Cost O(T S N) a portfolio.
+    Marginals are NaN where the portfolio has no risk. Cost O(T S N) per portfolio.
 
     References
     ----------
@@ -143,7 +143,7 @@ def portfolio_draws(tree: xr.DataTree, weights: Weights) -> xr.DataArray:
     Parameters
     ----------
     tree, weights
-        See :func:`portfolio`, which also says what it raises.
+        See :func:`portfolio`, also for the errors.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def to_scenarios(tree: xr.DataTree, time: object) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a draw, all chains, equally likely; one column a listed asset; returns as
+        One row per draw, all chains, equally likely; one column a listed asset; returns as
         decimals.
 
     Raises

@@ -1,4 +1,4 @@
-"""What a forecast says once a factor or a portfolio is given."""
+"""Forecasts conditional on a factor or a portfolio."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def scenario(
     r"""Condition a forecast on a factor, on a portfolio's return, or on several at once.
 
     "Factor 1 falls by 2 sd" is ``factors={1: -2.0}``; "the market falls 10 %" is
-    ``weights=market, value=-0.10``. With returns and factors :math:`x`, what is given
+    ``weights=market, value=-0.10``. With returns and factors :math:`x`, the condition
     :math:`y` and its value :math:`c`:
 
     .. math::
@@ -99,10 +99,10 @@ def scenario(
         draw. "kernel" weights draws by how near they come to the condition and draws from them
         anew; it assumes no distribution, yet needs draws near the condition.
     bandwidth : float, optional
-        Of the normal kernel, in predictive standard deviations of what is given;
-        ``n ** (-1 / (4 + m))`` unless told, for n draws and m conditions.
+        Of the normal kernel, in predictive standard deviations of the conditions. Default:
+        ``n ** (-1 / (4 + m))``, for n draws and m conditions.
     seed : int
-        For drawing anew.
+        For drawing again.
     step : int, optional
         For a forecast over several periods: the step in which the condition holds. Whole paths
         are weighed, so that earlier and later steps follow. Default: the last one.
@@ -112,7 +112,7 @@ def scenario(
     DataTree
         For a forecast: a forecast like it, given the scenario, for :func:`summarize` and
         :func:`portfolio`. Group ``scenario`` holds ``distance`` (time), how many standard
-        deviations the condition is from what is expected (Mahalanobis), and
+        deviations the condition is from its expectation (Mahalanobis), and
         ``effective_draws`` (time).
     Dataset
         For a covariance: ``mean_shift`` and ``sd`` (time, asset), ``factor_shift`` and
@@ -124,7 +124,7 @@ def scenario(
         If nothing or half a condition is given, a factor is unknown, a portfolio has no risk, or
         no draw comes near the condition ("kernel").
     ShapeError
-        If the tree lacks what the method needs, or weights do not fit it.
+        If the tree lacks variables of the method, or weights do not fit it.
 
     Warns
     -----
@@ -133,10 +133,10 @@ def scenario(
 
     Notes
     -----
-    Information set: that of the source; a scenario is no forecast. It says what else is likely
+    Information set: that of the source; a scenario is no forecast. It shows what else is likely
     to happen in the same month, under the model's dependence, not what causes what. Factors are
-    identified up to rotation: name one only after looking at what it is. Several members with
-    loadings of their own need "kernel", whose result then has no factors. Cost O(T S N).
+    identified up to rotation: name one only after looking at its loadings. Several members with
+    different loadings need "kernel", whose result then has no factors. Cost O(T S N).
 
     References
     ----------
@@ -228,7 +228,7 @@ def _months(tree: xr.DataTree, held: xr.DataArray | None) -> xr.DataTree:
 def _given(
     forecast: Forecast, factors: Shocks, held: xr.DataArray | None, value: float | None
 ) -> tuple[Array, Array]:
-    """Draws of what is given (draw, time, condition), and the values asked for."""
+    """Draws of the conditions (draw, time, condition), and their values."""
     parts, targets = [], []
     if factors:
         if forecast.factors is None:
@@ -281,7 +281,7 @@ def _weigh_draws(
     bandwidth: float | None,
     seed: int,
 ) -> xr.DataTree:
-    """Draw anew from the draws that come near the condition."""
+    """Resample the draws that come near the condition."""
     forecast = read_forecast(tree)
     held = None if weights is None else one_portfolio(weights, forecast.listed)
     tree = _months(tree, held)
@@ -312,7 +312,7 @@ def _weigh(
     sd = given.std(axis=0)
     moving = sd > rounding(forecast.returns) * np.abs(given).max(axis=0)
     if not moving.all():
-        raise ConfigError("What is given must have risk in every month; some has none.")
+        raise ConfigError("Conditions must have risk in every month; some have none.")
     width = size ** (-1.0 / (4 + count)) if bandwidth is None else bandwidth
     logs = -0.5 * (((given - target) / (width * sd)) ** 2).sum(axis=-1)
     kernel = np.exp(logs - logs.max(axis=0))
@@ -338,7 +338,7 @@ def _weigh_paths(
     seed: int,
     step: int,
 ) -> xr.DataTree:
-    """Draw whole paths anew from those that come near the condition in one of their steps."""
+    """Resample whole paths that come near the condition in one of their steps."""
     forecast = read_forecast(at_step(tree, step))
     held = None if weights is None else one_portfolio(weights, forecast.listed)
     tree = _months(tree, held)
@@ -443,7 +443,7 @@ def one_portfolio(weights: Weights, listed: xr.DataArray) -> xr.DataArray:
 
 
 class Gains:
-    """Covariances of factors and returns with what is given, and what they imply."""
+    """Covariances of factors and returns with the conditions, and the regression on them."""
 
     def __init__(self, cov: FactorCovariance, factors: Shocks, held: xr.DataArray | None) -> None:
         rows = factor_rows(cov.beta[FACTOR], factors)
@@ -472,7 +472,7 @@ class Gains:
             with_returns = np.concatenate([with_returns, last_returns], axis=-1)
         sd = np.sqrt(np.diagonal(between, axis1=-2, axis2=-1))
         if not (sd > 0).all():
-            raise ConfigError("What is given must have risk in every month; some has none.")
+            raise ConfigError("Conditions must have risk in every month; some have none.")
         correlation = between / (sd[..., :, None] * sd[..., None, :])
         if (np.linalg.eigvalsh(correlation)[..., 0] < 1e-10).any():
             raise ConfigError("The conditions must not determine each other; drop one of them.")

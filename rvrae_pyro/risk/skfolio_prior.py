@@ -179,7 +179,7 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
         else:
             self._warn_of_seen(getattr(fitted, "attrs", {}), row)
         ahead = xr.DataArray(np.arange(row + 1) < row, dims=TIME)
-        seen = seen.assign({RETURNS: seen[RETURNS].where(ahead)})  # also what is not to be read
+        seen = seen.assign({RETURNS: seen[RETURNS].where(ahead)})  # hides later returns
         found: xr.DataTree = fitted.forecast(
             seen, num_samples=self.num_samples, seed=self.seed, **options
         )

@@ -35,7 +35,7 @@ _PREDICTIONS: Final = "predictions"
 _CONSTANT: Final = "predictions_constant_data"
 _COMPOUNDED: Final = "compounded_"
 _OWN_ONLY: Final = ("weights", "exposure", "factor_var", "idio_var")
-"""What has no counterpart for compounded returns, which are not linear in factors."""
+"""Variables without a counterpart for compounded returns, which are not linear in factors."""
 
 
 def has_steps(tree: object) -> bool:
@@ -155,7 +155,7 @@ def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]
 
 
 def _stacked(each: list[xr.Dataset], steps: list[int]) -> xr.Dataset:
-    """Concatenate along ``step``, which follows ``time``; what has no time stays as it is."""
+    """Concatenate along ``step``, which follows ``time``; variables without time are unchanged."""
     varying = [name for name, values in each[0].data_vars.items() if TIME in values.dims]
     fixed = each[0][[name for name in each[0].data_vars if name not in varying]]
     if not varying:

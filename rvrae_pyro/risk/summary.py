@@ -43,8 +43,8 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
         \underbrace{\mathrm E_m[\mathrm{Var}_m(r_{it})] - \text{factor}}_{\text{idiosyncratic}} +
         \underbrace{\mathrm{Var}_m(\mathrm E_m[r_{it}])}_{\text{parameter}}
 
-    with members :math:`m`: one a chain, or one a draw of the weights where the coordinate
-    ``weight_draw`` says which draws share theirs.
+    with members :math:`m`: one per chain, or per draw of the weights where the coordinate
+    ``weight_draw`` labels the draws that share theirs.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     posterior). Without them it is the spread of the means of the members' draws, less their
     Monte-Carlo error of about ``sd**2`` over the draws of a member (0 where that is larger); this
     presumes that members' draws are independent. With one member it is 0 because it was *not
-    measured*; its ``note`` says so. Without ``factors`` or ``beta``, ``factor_var`` and
-    ``idio_var`` are NaN. Cost O(S) a cell, a block of months at a time.
+    measured*; its ``note`` states so. Without ``factors`` or ``beta``, ``factor_var`` and
+    ``idio_var`` are NaN. Cost O(S) per cell, a block of months at a time.
 
     References
     ----------
@@ -193,7 +193,7 @@ def _moments(
 
 
 def _factor_variance(forecast: Forecast, months: slice, like: Array) -> Array:
-    """Mean over members of beta' Cov(f) beta; NaN where the tree does not say."""
+    """Mean over members of beta' Cov(f) beta; NaN where the tree lacks them."""
     if forecast.factors is None or forecast.beta_by_member is None:
         return np.full_like(like, np.nan)
     factors = forecast.factors.isel({TIME: months}).values.astype(np.float64)
@@ -208,7 +208,7 @@ def _factor_variance(forecast: Forecast, months: slice, like: Array) -> Array:
         of = beta[number * len(beta) // forecast.n_members]
         share = len(own) / len(factors)
         explained += share * np.einsum("tnk,tkl,tnl->tn", of, cov, of, optimize=True)
-    # a cell that is not forecast has no variance, whatever its loadings
+    # a cell that is not forecast has no variance
     return np.where(np.isnan(like), np.nan, explained)
 
 

@@ -1,4 +1,4 @@
-"""Forecasts and risk as tables, one row an asset and month."""
+"""Forecasts and risk as tables, one row per asset and month."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Scoring forecasts of many columns month by month, with a null simulated from their draws."""
+"""Scores of tail forecasts by month, with a null simulated from the draws."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Walk:
     shape : (n_times, n_columns)
     tails : tuple of float
     picks : int array of shape (n_times, n_simulations)
-        Which draw stands for the truth, by month and simulation: the same one for every column,
-        so that simulated months depend across columns as the forecast says.
+        Draw that serves as the truth, by month and simulation: the same one for every column,
+        so that simulated months depend across columns as in the forecast.
     rounding : float
         Relative rounding error of draws and returns; differences within it are ties.
     ratios : bool

@@ -87,7 +87,7 @@ def test_warnings_of_the_package_are_one_line(capsys: pytest.CaptureFixture[str]
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
         before = warnings.showwarning
-        with console.warnings_told():
+        with console.warnings_as_lines():
             warnings.warn("returns are odd", rv.RvraeWarning, stacklevel=1)
             warnings.warn("something else", DeprecationWarning, stacklevel=1)
         assert warnings.showwarning is before
@@ -96,7 +96,7 @@ def test_warnings_of_the_package_are_one_line(capsys: pytest.CaptureFixture[str]
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    console.say_json({"a": [float("nan"), 1.5, {"b": float("inf")}], "c": None})
+    console.echo_json({"a": [float("nan"), 1.5, {"b": float("inf")}], "c": None})
     said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert said == {"a": [None, 1.5, {"b": None}], "c": None}
 

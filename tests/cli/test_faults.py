@@ -109,7 +109,7 @@ def test_a_terminated_fit_keeps_its_state_and_goes_on(
         stopped = rvrae(*command, run)
     assert stopped.code == 1
     assert "interrupted" in stopped.err
-    assert "The same command goes on" in stopped.err
+    assert "The same command resumes" in stopped.err
     assert "Traceback" not in stopped.err
     assert signal.getsignal(signal.SIGTERM) is before
     assert rv.load(run / "model").stopped == "interrupted"

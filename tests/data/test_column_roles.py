@@ -202,7 +202,7 @@ def test_a_changed_table_is_read_as_any_other():
         back = from_frame(changed)
     assert back.attrs["transform"] == "none"
     rate = to_frame(_panel(risk_free=True)).assign(size=1.0)
-    with pytest.raises(PanelError, match=r"does not say whether `ret` is in excess"):
+    with pytest.raises(PanelError, match=r"without stating whether `ret` is in excess"):
         from_frame(rate)
     assert "risk_free" in from_frame(rate, excess=True)
 

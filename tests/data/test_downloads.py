@@ -172,7 +172,7 @@ def test_downloads_that_are_refused(bad, match):
 def test_the_other_door_names_the_levels():
     with pytest.raises(PanelError, match=r"levels \['Price', 'Ticker'\].*from_prices"):
         characteristics_from_prices(download(FIELDS), excess=True)
-    with pytest.raises(PanelError, match=r"`volume` must have one column an asset"):
+    with pytest.raises(PanelError, match=r"`volume` must have one column per asset"):
         characteristics_from_prices(FIELDS["Close"], download(FIELDS), excess=True)
     for rule in ("ME", "QE", "W"):
         with pytest.raises(PanelError, match=r"a row for each trading day.*days apart.*from_wide"):

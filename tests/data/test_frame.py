@@ -125,8 +125,8 @@ def test_a_rate_that_looks_annual_warns_once_and_is_used(frequency, annual):
     assert caught[0].filename == __file__
     text = str(caught[0].message)
     periods = {"monthly": 12, "daily": 252}[frequency]
-    assert f"annual rate: its median is {annual} a period" in text
-    assert f"{annual * periods:.0%} a year" in text
+    assert f"annual rate: its median is {annual} per period" in text
+    assert f"{annual * periods:.0%} per year" in text
     assert f"divide it by {periods}" in text
     assert (panel["risk_free"].dropna("time") == annual).all()
 

@@ -141,7 +141,7 @@ def test_an_index_of_labels_is_read_too(tmp_path):
 
 def test_a_rate_beside_returns_of_unknown_kind_is_refused(tmp_path):
     long_table().assign(risk_free=0.001).to_csv(tmp_path / "own.csv", index=False)
-    with pytest.raises(PanelError, match=r"does not say whether `ret` is in excess"):
+    with pytest.raises(PanelError, match=r"without stating whether `ret` is in excess"):
         read_panel(tmp_path / "own.csv")
 
 

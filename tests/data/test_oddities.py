@@ -40,7 +40,7 @@ def test_extremes_that_are_no_codes():
 def test_codes_in_characteristics_are_named(code, name):
     table = market()
     table.loc[np.random.default_rng(1).choice(len(table), 8, replace=False), name] = code
-    told = [text for text in _told(table) if "stands for a missing one" in text]
+    told = [text for text in _told(table) if "marks a missing one" in text]
     assert told
     assert f"'{name}' ({code:g}, " in told[0]
 

@@ -122,7 +122,7 @@ def test_misuse(tmp_path):
     with pytest.raises(rv.PanelError, match="damaged or no table"):
         read_long(tmp_path / "broken.parquet")
     datashare().to_csv(tmp_path / "datashare.csv", index=False)
-    with pytest.raises(rv.PanelError, match="no row between the months asked for"):
+    with pytest.raises(rv.PanelError, match="no row between the requested months"):
         read_gkx(tmp_path / "datashare.csv", start="1990-01")
     with pytest.raises(rv.ConfigError, match="`start` must be a month or a year"):
         read_gkx(tmp_path / "datashare.csv", start="soon")

@@ -258,7 +258,7 @@ def test_misuse(settings, error, match, tmp_path):
 
 
 def test_all_failing_is_an_error():
-    with pytest.raises(rv.FitError, match="every fit failed; the first said: RuntimeError"):
+    with pytest.raises(rv.FitError, match="every fit failed; the first error: RuntimeError"):
         compare(MARKET, [Slope(fails=(0,))], split=SPLIT, seeds=1, num_samples=200)
 
 

@@ -272,5 +272,5 @@ def test_bad_arguments_are_refused():
         cov.dot(equal_weights(make_forecast(n_assets=6)[0]).isel(time=[0]))
     tree, _ = make_forecast(draws=200)
     del tree["predictions_constant_data"]
-    with pytest.raises(ShapeError, match="`tree` must hold 'factors' beside its returns"):
+    with pytest.raises(ShapeError, match="`tree` must hold 'factors' with its returns"):
         FactorCovariance.from_forecast(tree)

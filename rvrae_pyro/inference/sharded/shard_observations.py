@@ -22,7 +22,7 @@ from rvrae_pyro.nn.month_summary import MonthStatistics
 
 @dataclass(frozen=True)
 class Cells:
-    """What is known of a shard's cells once its networks have run; small beside their inputs."""
+    """Outputs of the networks for a shard's observations; small compared with their inputs."""
 
     batch: Batch
     beta: Tensor
@@ -79,7 +79,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Samples:
-    """Assets of a shard that a step looks at, None for all, and what one of them stands for."""
+    """Assets of a shard in a step, None for all, and the weight of each."""
 
     returns: Tensor | None
     potentials: Tensor | None
@@ -92,7 +92,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Mode:
-    """Point about which a robust likelihood is expanded, and what the month leaves open."""
+    """Point about which a robust likelihood is expanded, and the remaining covariance."""
 
     mean: Tensor
     covariance: Tensor
@@ -101,7 +101,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class DrawnPath:
-    """A draw of the factors, with what the objective needs of it."""
+    """A draw of the factors, with its terms of the objective."""
 
     factors: Tensor
     level: Tensor | None

@@ -56,7 +56,7 @@ class Shards(Protocol):
 
 
 class Scratch:
-    """Tensors in nameless files, paged in as they are read and let go of when told.
+    """Tensors in temporary files, paged in as they are read and released on demand.
 
     Nothing is left behind, however the process ends.
 
@@ -79,7 +79,7 @@ class Scratch:
             On an I/O error.
         """
         if not value.numel() or not value.is_contiguous() or value.device.type != "cpu":
-            return value  # nothing, a number that stands for many, or not in this memory at all
+            return value  # empty, an expanded number, or not in this memory
         with self.pile() as pile:
             pile.add(value.unsqueeze(0))
             return pile.joined().squeeze(0)
@@ -117,7 +117,7 @@ class Pile:
         self._like: Tensor | None = None
 
     def add(self, piece: Tensor) -> None:
-        """Write a tensor; all but the first dimension are alike in all that are added."""
+        """Write a tensor; all but the first dimension agree in all that are added."""
         array = piece.detach().cpu().contiguous().numpy()
         with room_in(self._folder):
             self._file.write(array.data)
@@ -147,7 +147,7 @@ class CutPanel:
     ----------
     batch : Batch
     size : int, optional
-        Assets a shard; all unless told.
+        Assets a shard. Default: all.
     rank, n_processes : int
         This process looks after every ``n_processes``-th asset, from the ``rank``-th on.
     """
@@ -225,7 +225,7 @@ class SpilledPanel:
             self._spill(panel)
 
     def _put_light(self, light: Batch, place: Tensor) -> Batch:
-        """Write returns and marks of a shard to files too, and count what is observed."""
+        """Write returns and marks of a shard to files too, and count the observed ones."""
         light = dataclasses.replace(light, characteristics=light.characteristics[..., :0])
         shard = light.select(place.to(light.returns.device))
         self._seen += shard.observed.sum(1).cpu().numpy()
@@ -261,11 +261,11 @@ class SpilledPanel:
         return int(self._seen[start:stop].sum())
 
     def put(self, value: Tensor) -> Tensor:
-        """Keep a tensor that grows with the assets in a file beside the shards'."""
+        """Keep a tensor that grows with the assets in a file next to the shards."""
         return self._scratch.put(value)
 
     def release(self) -> None:
-        """Let go of the memory behind such tensors."""
+        """Release the memory behind such tensors."""
         self._scratch.release()
 
 

@@ -63,7 +63,7 @@ class Streamed:
         Those of this process.
     config : FitConfig
     total : Total
-        Sum over processes; this one alone unless told.
+        Sum over processes. Default: this one alone.
     rank : int
         Number of this process.
 
@@ -76,7 +76,7 @@ class Streamed:
     Notes
     -----
     The loss and its gradient are those of ``Trace_ELBO`` on the whole panel, up to rounding. The
-    factors' noise comes from the global stream, alike in every process.
+    factors' noise comes from the global stream, identical in every process.
 
     With ``config.asset_batch`` the guide still knows the whole cross-section, by a pass without
     gradient. The likelihood is taken over one random sample of each shard and scaled up, and the
@@ -96,7 +96,7 @@ class Streamed:
         if model.drawn_sites:
             raise ConfigError(
                 f"`model` draws {model.drawn_sites[0]!r}: weights with a posterior "
-                "(`inference='posterior'`) and parameters with a prior of their own need the whole "
+                "(`inference='posterior'`) and parameters with a prior need the whole "
                 "panel at once. Train in one process on a panel in memory, or use "
                 "inference='map' and numbers."
             )
@@ -205,7 +205,7 @@ class Streamed:
             self.shards.release()
 
     def _turns(self, cells: Sequence[Cells]) -> Iterator[Cells]:
-        """Cells of one shard after another; what they took is let go of in between."""
+        """Cells of one shard after another; memory is released in between."""
         for each in cells:
             yield each
             self.shards.release()
@@ -221,7 +221,7 @@ class Streamed:
         if self.asset_batch is None:
             return [Samples(None, None, 1.0) for _ in sizes]
         n_assets = float(self.total(torch.tensor([float(sum(sizes))], dtype=torch.float64)))
-        key = int(torch.randint(2**62, (1,)))  # alike in every process, whatever it looks after
+        key = int(torch.randint(2**62, (1,)))  # identical in every process
         generator = torch.Generator().manual_seed(key + self.rank)
         samples = []
         for size in sizes:
@@ -384,7 +384,7 @@ class Streamed:
         penalty: Tensor,
         factor: float,
     ) -> list[Tensor]:
-        """Add the months' own gradient, alike in every process; derivatives by the sums."""
+        """Add the months' gradient, identical in every process; derivatives by the sums."""
         drawn = [each for each in (path.factors, path.level) if each is not None]
         objective = path.divergence - penalty
         for each, pull in zip(drawn, pulls, strict=True):
