@@ -137,7 +137,7 @@ def test_extra_all_names_every_other_extra() -> None:
 def test_installed_version_is_the_one_written_in_the_package() -> None:
     assert metadata.version(OWN_NAME) == __version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
-    assert f"## Unreleased ({__version__})" in (ROOT / "docs" / "changelog.md").read_text()
+    assert f"## {__version__}" in (ROOT / "docs" / "changelog.md").read_text()
 
 
 def test_makefile_runs_the_documented_commands_word_for_word() -> None:

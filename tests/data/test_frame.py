@@ -188,7 +188,7 @@ def test_market_values_are_characteristic_and_weight_alike_where_both_are_asked_
     )
     left = from_frame(table, **wanted)  # unasked it is the weight alone
     assert "cap" not in left["characteristic"].values
-    with pytest.raises(PanelError, match=r"asked for twice: cap .*Name each once"):
+    with pytest.raises(PanelError, match=r"named twice: cap .*Name each once"):
         from_frame(table, characteristics=["cap", "cap"], **wanted)
 
 
@@ -279,7 +279,7 @@ def test_asked_for_characteristics_must_exist_be_numeric_and_free():
         from_frame(table, characteristics=["beta"], excess=True)
     with pytest.raises(PanelError, match="'word' must be numeric"):
         from_frame(table, characteristics=["word"], excess=True)
-    with pytest.raises(PanelError, match="asked for twice: ret"):
+    with pytest.raises(PanelError, match="named twice: ret"):
         from_frame(table, characteristics=["ret"], excess=True)
     with pytest.raises(PanelError, match="must be a list of columns; got 'size'"):
         from_frame(table, characteristics="size", excess=True)
