@@ -127,7 +127,9 @@ def test_truncated_parquet(
 
 
 def test_column_options_for_a_panel_are_refused(rvrae: Command, panel_file: Path) -> None:
-    assert_refused(rvrae("check", panel_file, "--returns", "ret"), "is a panel and states its columns")
+    assert_refused(
+        rvrae("check", panel_file, "--returns", "ret"), "is a panel and states its columns"
+    )
 
 
 def test_training_months_without_a_return(rvrae: Command, tmp_path: Path) -> None:

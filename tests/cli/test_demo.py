@@ -166,7 +166,8 @@ def test_an_interrupted_demo_writes_nothing(
 
 
 def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rvrae_pyro.cli import demo, scores
+    from rvrae_pyro.cli import demo_command as demo
+    from rvrae_pyro.cli import scores
 
     score = scores.Score("total_r2", "Total R2, %", 0.8, 0.02, float("nan"), float("nan"), 100)
     metrics = {"periods": {"test": ["2016-04-30", "2017-03-31"]}}

@@ -279,7 +279,9 @@ def test_what_cannot_be_is_refused(batch: Batch) -> None:
     model = build("default")
     with pytest.raises(rv.ConfigError, match="`reduction` must be 'sum' or 'mean', got 'max'"):
         rv.elbo.AnnealedELBO(reduction="max")
-    with pytest.raises(rv.ConfigError, match=r"num_particles in addition\. Pass them to Trace_ELBO"):
+    with pytest.raises(
+        rv.ConfigError, match=r"num_particles in addition\. Pass them to Trace_ELBO"
+    ):
         rv.elbo.AnnealedELBO(estimator=Trace_ELBO(), num_particles=2)
     # text, and the class for an instance of it
     for wrong in ("x", rv.schedules.Linear):
