@@ -152,7 +152,7 @@ def test_rows_may_be_reordered_but_not_dropped(tmp_path):
     path.write_text("\n".join([head, names, *reversed(rows)]) + "\n")
     assert_same(panel, read_panel(path))
     path.write_text("\n".join([head, names, *rows[:-1]]) + "\n")
-    with pytest.raises(PanelError, match=rf"tells of {len(rows)} rows; there are {len(rows) - 1}"):
+    with pytest.raises(PanelError, match=rf"states {len(rows)} rows; there are {len(rows) - 1}"):
         read_panel(path)
     path.write_text("\n".join([head, names, *rows])[:-3])
     with pytest.raises(PanelError, match="the last line has no end"):
