@@ -15,7 +15,7 @@ from rvrae_pyro.cli.compare_command import (
     options_named,
     with_returns,
 )
-from rvrae_pyro.cli.console import interruptible, progress, say, say_json, say_table, strict
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible, progress, strict
 from rvrae_pyro.cli.files import assembled, write_table, write_text
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
@@ -109,7 +109,7 @@ def walk_forward(
         write_text(folder / _REFITS, json.dumps(strict(summary), indent=2) + "\n")
         _draw(trees, seen, folder)
     if as_json:
-        say_json({"out": str(out), **summary, "scores": rows})
+        echo_json({"out": str(out), **summary, "scores": rows})
         return
     first, last = (str(t)[:7] for t in seen[TIME].values[[0, -1]])
     table = [
@@ -119,8 +119,8 @@ def walk_forward(
     title = (
         f"One step ahead, {first} to {last}: {summary['months']} rows, {summary['refits']} refits"
     )
-    say_table(("", *found), table, title)
-    say(f"Wrote {out}: {', '.join(sorted(entry.name for entry in out.iterdir()))}.")
+    echo_table(("", *found), table, title)
+    echo(f"Wrote {out}: {', '.join(sorted(entry.name for entry in out.iterdir()))}.")
 
 
 def _months(split: str) -> tuple[int, int, int]:
