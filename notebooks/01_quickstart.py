@@ -349,7 +349,7 @@ identical
 #
 # Next: [swap a prior and check it](02_swapping_priors.ipynb),
 # [bring your own data](../docs/howto_own_data.md),
-# [what is known when](../docs/information_set.md).
+# [information sets](../docs/information_set.md).
 
 # %% [markdown]
 # ## The claim of this notebook, asserted

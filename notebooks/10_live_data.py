@@ -293,7 +293,7 @@ plt.show()
 #   month by month. A refit starts from the old weights with `rv.fit(..., init=fit)`.
 #
 # See also [unbalanced panels](../docs/howto_unbalanced.md) and
-# [what is known when](../docs/information_set.md).
+# [information sets](../docs/information_set.md).
 
 # %% [markdown]
 # ## The claim of this notebook, asserted
