@@ -10,7 +10,6 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.data.batch import to_light_batch
 from rvrae_pyro.data.chunks import each_row, row_blocks
 
 SCATTERED = """
@@ -104,6 +103,10 @@ def lazy_panel(n_assets: int) -> xr.Dataset:
     )
 
 
+def light_batch(panel: xr.Dataset) -> object:
+    return pytest.importorskip("rvrae_pyro.data.batch").to_light_batch(panel)
+
+
 @pytest.mark.parametrize(
     ("work", "most"),
     [
@@ -113,7 +116,7 @@ def lazy_panel(n_assets: int) -> xr.Dataset:
         (rv.data.market_context, 2.0),
         (rv.data.rank_characteristics, 2.0),
         (lambda panel: rv.data.split(panel, 60, 20, 10), 2.0),
-        (to_light_batch, 8.0),  # four of returns, one of each mask, and marks while it is checked
+        (light_batch, 8.0),  # four of returns, one of each mask, and marks while it is checked
     ],
     ids=["check", "listed", "fingerprint", "context", "rank", "split", "batch"],
 )
