@@ -266,7 +266,7 @@ def test_a_stopped_forecast_of_draws_goes_on_to_the_same_bits(
         assert stopped.returncode == -signal.SIGKILL
     else:
         assert stopped.returncode == 1
-        assert "months that are done are kept beside" in stopped.stderr
+        assert "months that are done are kept next to" in stopped.stderr
         assert "Traceback" not in stopped.stderr
     assert [p.name for p in tmp_path.iterdir()] == [".f.partial"]
     monkeypatch.setattr("rvrae_pyro.predictive.months._CELLS_A_BLOCK", 1)
