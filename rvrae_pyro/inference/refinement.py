@@ -35,8 +35,8 @@ _DF = 7.0
 
 _NEWTON = 50
 _ROUNDS = 12
-_ENOUGH = 0.5
-"""Rounds at the most, and the effective share of the draws that ends them."""
+_ENOUGH, _GAIN = 0.5, 1.2
+"""Rounds at the most, and the effective share of the draws, or its growth, that ends them."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,10 @@ def refine(
             scale = covariance.diagonal().mean()
             ridge = 1e-9 * scale * torch.eye(len(mean)).to(covariance)
             root = torch.linalg.cholesky(covariance + ridge)
-            share = float(1.0 / torch.softmax(ratio, 0).square().sum()) / num_draws
+            before, share = share, float(1.0 / torch.softmax(ratio, 0).square().sum()) / num_draws
             log_evidence = float(torch.logsumexp(ratio, 0)) - math.log(num_draws)
-            if power == 1.0 and (share > _ENOUGH or rounds == _ROUNDS):
+            # noise of a particle filter bounds the share: then no round betters it by much
+            if power == 1.0 and (share > _ENOUGH or share < _GAIN * before):
                 break
     values = torch.cat([x.reshape(num_draws, -1) for x in guide.split(free).values()], -1)
     mean, root = _match(guide.transform, mean, root, weight, values)
