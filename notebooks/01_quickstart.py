@@ -154,23 +154,17 @@ fit = rv.fit(model, train, valid, config=config, seed=SEED, progress=False)
 fit.check(train)
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-cells = {"elbo": train["returns"].count(), "valid_elbo": valid["returns"].count()}
-for column, label in (("elbo", "training"), ("valid_elbo", "validation")):
-    left.plot(fit.history["step"], fit.history[column] / cells[column].item(), label=label)
-left.axvline(fit.best_step, color="0.6", linestyle=":", label="state that was kept")
-left.set(xlabel="gradient step", ylabel="bound on the log density,\nnats a return")
-left.legend()
-kept = fit.kl_total.sel(step=fit.best_step)
-right.plot(kept["time"], kept)
-right.set(xlabel="training month", ylabel="KL(guide, prior), nats a month", ylim=(0, None))
-plt.show()
+_ = rv.plots.training(fit)
+
+# %%
+_ = rv.plots.elbo(fit)
 
 # %% [markdown]
-# *How to read it.* Left: the bound should rise and then level off; validation lies higher or lower
-# than training because its months are calmer or wilder. Right: how much each month's returns
-# taught about that month's factors. Peaks are months that the prior did not expect; a line at zero
-# would mean that the factors are not used.
+# *How to read it.* First picture: the bound should rise and then level off; validation lies higher
+# or lower than training because its months have another volatility. Second: the KL is the distance
+# between expected log likelihood and bound; by month, how much the returns taught about the
+# factors. Bright months are those that the prior did not expect; a dark picture would mean that the
+# factors are not used.
 
 # %% [markdown]
 # ## The factors
@@ -178,27 +172,13 @@ plt.show()
 # *Filtered* means: known at the end of the month, from returns up to it and none after.
 
 # %%
-factors = fit.factors(recent, kind="filtered", num_samples=SIZES["draws"], seed=SEED)
-shown = factors.sel(time=slice(None, test.time[-1])).isel(time=slice(-72, None))
-band = azs.eti(shown["factors"], prob=0.9)
-n_factors = SIZES["n_factors"]
-figure, axes = plt.subplots(
-    n_factors, 1, figsize=(10, 1.3 * n_factors + 0.6), sharex=True, layout="constrained"
-)
-for axis, k in zip(axes, shown["factor"], strict=True):
-    axis.fill_between(shown["time"], *band.sel(factor=k).transpose("ci_bound", "time"), alpha=0.35)
-    axis.plot(shown["time"], shown["mean"].sel(factor=k), linewidth=1)
-    axis.axvspan(test.time.values[0], test.time.values[-1], color="0.93", zorder=0)
-    axis.set_ylabel(f"factor {k.item()}")
-figure.supylabel("factor, in units of its starting prior sd")
-axes[-1].set_xlabel("month (shaded: test)")
-plt.show()
+filtered = fit.filter(recent, num_samples=SIZES["draws"], seed=SEED)
+_ = rv.plots.factors(filtered, marks={"valid": valid.time[0], "test": test.time[0]})
 
 # %% [markdown]
-# *How to read it.* Line and band: mean and 90 % interval. The factors are of order one; the
-# loadings carry the unit of returns. Which factor comes first, and its sign, mean nothing: turning
-# all factors and loadings together leaves every return unchanged, so read the bands' width and
-# common movements, and do not name a single factor.
+# *How to read it.* Line and band: mean and 90 % interval. Turning all factors and loadings together
+# leaves every return unchanged, so the picture shows their principal axes, the largest first, each
+# in the size of its effect on the assets' returns.
 
 # %% [markdown]
 # ## Could the fitted model have made these data?
@@ -208,10 +188,7 @@ plt.show()
 # %%
 replicates = fit.posterior_predictive(train, num_samples=50, seed=SEED)
 azp.plot_ppc_dist(replicates, num_samples=50, figure_kwargs={"figsize": (7, 3.6)})
-axis = plt.gca()
-axis.set(xlabel="excess return a month, decimal", ylabel="density", xlim=(-0.25, 0.25))
-axis.set_title("replicates (thin lines) and training returns (thick)")
-plt.show()
+_ = plt.gca().set(xlabel="excess return, decimal per month", ylabel="density", xlim=(-0.25, 0.25))
 
 # %% [markdown]
 # *How to read it.* The thick line should run inside the bundle. Where it leaves it, the model makes
@@ -246,17 +223,7 @@ table = pd.DataFrame(
 table.head(8).style.format(precision=3)
 
 # %%
-figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
-draws = 100 * forecast["predictions"]["returns"].isel(time=0).sel(asset=table.index.to_numpy())
-for prob, width in ((0.9, 1.2), (0.5, 4.0)):
-    low, high = azs.eti(draws, prob=prob).transpose("ci_bound", "asset").values
-    axis.hlines(table["portfolio"], low, high, linewidth=width, color="C0", label=f"{prob:.0%}")
-axis.plot(100 * table["mean"], table["portfolio"], "o", color="white", markeredgecolor="C0")
-axis.axvline(0, color="0.6", linewidth=0.8)
-axis.invert_yaxis()
-axis.set_xlabel(f"excess return in {str(live.values)[:7]}, %")
-figure.legend(title="interval", loc="outside right upper")
-plt.show()
+_ = rv.plots.forecast(forecast, panel)
 
 # %% [markdown]
 # *How to read it.* Dots are predictive means, bars 50 % and 90 % intervals. The means differ by
@@ -305,21 +272,16 @@ print(
 )
 
 # %%
-average = 100 * draws.mean("asset")
-figure, axis = plt.subplots(figsize=(10, 3.4), layout="constrained")
-for prob, shade in ((0.9, 0.25), (0.5, 0.45)):
-    low, high = azs.eti(average, prob=prob).transpose("ci_bound", "time").values
-    axis.fill_between(average["time"], low, high, color="C0", alpha=shade, label=f"{prob:.0%}")
-axis.plot(test["time"], 100 * test["returns"].mean("asset"), "o", color="black", label="realised")
-axis.set(xlabel="test month", ylabel="mean excess return of\nthe 30 portfolios, %")
-figure.legend(loc="outside upper right", ncols=3)
-plt.show()
+_ = rv.plots.calibration(checked, test)
+
+# %%
+_ = rv.plots.volatility(checked, test, quantity="cross_section")
 
 # %% [markdown]
-# *How to read it.* Each month's band was drawn before the month. One dot in ten should lie outside
-# the wide band and half of them outside the narrow one. Bands that stay wide through calm months
-# mean that the model is slow to notice the calm; several misses in a row, that it is slow to notice
-# a storm.
+# *How to read it.* First picture: a flat histogram and a line on the diagonal are right; the grey
+# bands show what chance alone does to forecasts that are right, for assets of one month move
+# together. Second: each month's band was known before the month; one dot in ten should lie outside.
+# A band that stays wide through low-volatility months reacts slowly.
 
 # %% [markdown]
 # ## Keep it

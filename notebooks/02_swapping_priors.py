@@ -174,16 +174,8 @@ fits = {
 # ## Did they converge?
 
 # %%
-figure, axes = plt.subplots(1, len(PRIORS), figsize=(13, 3), sharey=True, layout="constrained")
 cells = valid["returns"].count().item()
-for axis, name in zip(axes, PRIORS, strict=True):
-    for seed in SIZES["seeds"]:
-        history = fits[name, seed].history
-        axis.plot(history["step"], history["valid_elbo"] / cells, label=f"seed {seed}")
-    axis.set(title=name, xlabel="gradient step")
-axes[0].set_ylabel("validation bound, nats a return")
-axes[0].legend()
-plt.show()
+_ = rv.plots.training({f"{name}, seed {seed}": fit for (name, seed), fit in fits.items()})
 
 # %% [markdown]
 # *How to read it.* Curves should level off before their end, and seeds should end close to each
@@ -238,22 +230,15 @@ tree = azb.from_dict(
     dims={name: ["time"] for name in SHOWN},
     coords={"time": test.time},
 )
-azp.plot_ppc_dist(tree, num_samples=50, figure_kwargs={"figsize": (11, 3.2)})
-for axis in plt.gcf().axes:
-    axis.set(xlabel="average excess return, decimal", xlim=(-0.25, 0.25))
-plt.gcf().axes[0].set_ylabel("density")
-plt.show()
+azp.plot_ppc_dist(tree, num_samples=50, kind="ecdf", figure_kwargs={"figsize": (11, 3.2)})
+_ = plt.gcf().supxlabel("average excess return, decimal per month", y=-0.05)
 
 # %% [markdown]
-# *How to read it.* Thin lines: distributions of as many months as the test has, made up one month
-# ahead. Thick line: the test months.
+# *How to read it.* Thin lines: distribution functions of as many months as the test has, simulated
+# one month ahead. Thick line: the test months.
 
 # %%
-azp.plot_ppc_pit(tree, figure_kwargs={"figsize": (11, 3.4), "layout": "constrained"})
-for axis in plt.gcf().axes:
-    axis.set(xlabel="share of draws below the outcome", ylabel="")
-plt.gcf().axes[0].set_ylabel("its distribution, less uniform")
-plt.show()
+_ = azp.plot_ppc_pit(tree, figure_kwargs={"figsize": (11, 3.4), "layout": "constrained"})
 
 # %% [markdown]
 # *How to read it.* For each month, the share of draws below what happened. If forecasts are
@@ -325,14 +310,9 @@ answer = pd.DataFrame({name: compare(each) for name, each in pairs.items()}).T
 answer.round(2)
 
 # %%
-figure, axis = plt.subplots(figsize=(10, 3.4), layout="constrained")
-for name in ("AR1", "VRNN"):
-    won = gain(name, "StandardNormal").mean("seed").cumsum("time")
-    axis.plot(test["time"], won, label=name)
-axis.axhline(0, color="0.5", linewidth=0.8)
-axis.set(xlabel="test month", ylabel="cumulative log score over\nStandardNormal, nats")
-axis.legend()
-plt.show()
+averaged = scores.mean("seed")
+table = rv.evaluation.compare({name: averaged.sel(prior=name, drop=True) for name in PRIORS})
+_ = rv.plots.comparison(table, kind="cumulative", reference="StandardNormal")
 
 # %% [markdown]
 # *How to read it.* A rising line gains on the standard normal prior. A steady climb is a habit, one

@@ -98,13 +98,7 @@ fits = {
     name: rv.fit(build(name), train, valid, config=config, seed=SEED, progress=False)
     for name in LIKELIHOODS
 }
-cells = valid["returns"].count().item()
-figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-for name, fit in fits.items():
-    axis.plot(fit.history["step"], fit.history["valid_elbo"] / cells, label=name)
-axis.set(xlabel="gradient step", ylabel="validation bound, nats a return")
-axis.legend()
-plt.show()
+_ = rv.plots.training(fits)
 
 # %% [markdown]
 # ## In sample, and one month ahead
@@ -131,26 +125,17 @@ p_values = pd.DataFrame(
 p_values.round(2)
 
 # %%
-azp.plot_ppc_tstat(checks["StudentT", "in_sample"], var_names=["kurtosis"], t_stat="mean")
-plt.show()
+_ = azp.plot_ppc_tstat(checks["StudentT", "in_sample"], var_names=["kurtosis"], t_stat="mean")
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
-for axis, habit in zip(axes, ("kurtosis", "tails", "comovement"), strict=True):
-    for name in fits:
-        tree = checks[name, "ahead"]
-        made = tree["posterior_predictive"][habit]
-        values = (made.mean("time") if "time" in made.dims else made).values.ravel()
-        axis.hist(values, bins=30, alpha=0.5, density=True, label=name)
-    axis.axvline(tree["observed_data"][habit].mean().item(), color="black", label="seen")
-    axis.set(title=f"{habit}, one month ahead", yticks=[])
-axes[0].legend()
-plt.show()
+for name in fits:
+    azp.plot_ppc_tstat(checks[name, "ahead"], var_names=["kurtosis", "tails"], t_stat="mean")
+    plt.suptitle(f"{name}, one month ahead", y=1.05)
 
 # %% [markdown]
-# *How to read it.* The black line should lie among the draws. In sample the factors were inferred
-# from the months themselves, so that spread and co-movement agree almost by construction; the tails
-# do not, and judge the likelihood. One month ahead nothing is given away.
+# *How to read it.* The dot, the data, should lie among the draws. In sample the factors were
+# inferred from the months themselves, so that spread and co-movement agree almost by construction;
+# the tails do not, and judge the likelihood. One month ahead nothing is given away.
 
 # %% [markdown]
 # ## Are the intervals right? The transform of each portfolio average
@@ -166,8 +151,7 @@ for name, fit in fits.items():
     below = (drawn < average).sum(("chain", "draw"))
     pits[name] = ((below + 0.5) / (drawn.sizes["draw"] + 1)).rename(time="draw").drop_vars("draw")
 tree = xr.DataTree.from_dict({"prior_sbc": xr.Dataset(pits).expand_dims(chain=[0])})
-azp.plot_ecdf_pit(tree)
-plt.show()
+_ = azp.plot_ecdf_pit(tree)
 
 # %% [markdown]
 # *How to read it.* The line should stay inside the band. Thirty-six months show gross faults only.

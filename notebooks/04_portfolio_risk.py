@@ -44,9 +44,7 @@ if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes; the numb
     }
 
 # %%
-import arviz_plots as azp
 import arviz_stats as azs
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -84,20 +82,10 @@ fit.check()
 # %%
 forecast = fit.forecast(recent, num_samples=SIZES["draws"], seed=SEED, times=live)
 risk = rv.risk.summarize(forecast).isel(time=0)
-shown = risk.sortby("sd")
-
-figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
-names = panel["name"].sel(asset=shown.asset).values
-share = shown["factor_var"] / shown["sd"] ** 2
-axis.barh(names, 100 * shown["sd"] * share, color="C0", label="from the factors")
-axis.barh(names, 100 * shown["sd"] * (1 - share), left=100 * shown["sd"] * share, color="C1",
-          label="idiosyncratic")  # fmt: skip
-axis.set_xlabel(f"standard deviation in {str(live.values)[:7]}, %, cut by share of variance")
-axis.legend(loc="lower right")
-plt.show()
+_ = rv.plots.risk_split(forecast, panel)
 
 # %% [markdown]
-# *How to read it.* Length is risk. For diversified portfolios nearly all of it is blue: holding
+# *How to read it.* For diversified portfolios most of the variance comes from the factors: holding
 # more of them does not help.
 
 # %% [markdown]
@@ -144,15 +132,6 @@ azs.summary(
     round_to="none",
 ).round(4)
 
-# %%
-azp.plot_forest(
-    result,
-    group="predictions",
-    var_names=["portfolio_returns", "benchmark_returns", "active_returns"],
-    combined=True,
-)
-plt.show()
-
 # %% [markdown]
 # ## Which positions carry the risk
 #
@@ -181,13 +160,7 @@ carried[carried["weight"] > 0].round(3)
 fallen = rv.risk.scenario(forecast, weights=benchmark, value=-0.10)
 after = rv.risk.portfolio(fallen, ours, benchmark=benchmark)
 before, given = (100 * each["predictions"]["portfolio_returns"] for each in (result, after))
-figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-bins = np.linspace(-20, 20, 80)
-axis.hist(before.values.ravel(), bins, density=True, alpha=0.5, label="forecast")
-axis.hist(given.values.ravel(), bins, density=True, alpha=0.5, label="benchmark falls 10 %")
-axis.set(xlabel="return of our portfolio, %", ylabel="density")
-axis.legend()
-plt.show()
+_ = rv.plots.forecast(fallen, panel)
 distance = fallen["scenario"]["distance"].item()
 print(
     f"Such a fall is {distance:.1f} standard deviations away. Our portfolio then returns "
@@ -227,33 +200,16 @@ tested = rv.risk.backtest(past, test, {"ours": ours, "benchmark": benchmark}, se
 print(tested.attrs["conclusion"].replace(". ", ".\n"))
 
 # %%
-books = tested["portfolio"].to_dataset().sel(tail=0.05, portfolio="ours")
-figure, (left, right) = plt.subplots(
-    1, 2, figsize=(11, 3.6), width_ratios=(2, 1), layout="constrained"
-)
-left.plot(books["time"], -100 * books["var"], label="minus VaR 5 %", color="C3")
-left.plot(books["time"], 100 * books["realised"], ".", color="black", label="realised")
-left.set(xlabel="test month", ylabel="return of our portfolio, %")
-left.legend()
-pooled = tested["pooled"].to_dataset()
-left_edge = pooled["bin"] - 0.05
-right.bar(left_edge, 10 * pooled["pit_share"], 0.1, align="edge", alpha=0.6)
-right.errorbar(
-    pooled["bin"],
-    10 * pooled["pit_share"],
-    10 * np.abs(np.stack([pooled["pit_share"] - pooled["pit_lower"],
-                          pooled["pit_upper"] - pooled["pit_share"]])),
-    fmt="none",
-    color="black",
-)  # fmt: skip
-right.axhline(1, color="0.5")
-right.set(xlabel="where returns fell in their forecast", ylabel="density, 95 % bands")
-plt.show()
+_ = rv.plots.var_backtest(tested, portfolio="ours")
+
+# %%
+_ = rv.plots.calibration(tested)
 
 # %% [markdown]
-# *How to read it.* Left: about one dot in twenty should lie under the line, and not several in a
-# row. Right: flat is right; a hump in the middle means that intervals are too wide. Bars carry
-# bands from resampling blocks of months, for the assets of a month are not separate evidence.
+# *How to read it.* First picture: about one return in twenty should lie below the line, and not
+# several in a row. Second: flat is right; a hump in the middle means that intervals are too wide.
+# The band comes from resampling blocks of months, for the assets of a month are not separate
+# evidence.
 #
 # At full size the answer is **no**: of the ten years to 2017 about one month in ten, not one in
 # twenty, lost more than its VaR, half of them in 2008 and early 2009. One fit that ended before

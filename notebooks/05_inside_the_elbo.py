@@ -102,19 +102,16 @@ fits = {
 with torch.no_grad():
     batch = rv.data.to_batch(panel, dtype=torch.float64)
     evidence = rv.exact.evidence(truth(rv.guides.Conjugate()), batch).item()
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-for name, fit in fits.items():
-    for axis, term in zip(axes, ("elbo", "log_likelihood", "kl"), strict=True):
-        axis.plot(fit.history["step"][1:], fit.history[term][1:] / SIZES["months"], label=name)
-        axis.set(title=f"{term}, nats a month", xlabel="gradient step")
-axes[0].axhline(evidence / SIZES["months"], color="0.4", linewidth=0.8)
-axes[0].legend()
-plt.show()
+axis = rv.plots.training(fits)
+axis.axhline(evidence / panel["returns"].count().item(), color="0.4", linestyle="--")
+
+# %%
+_ = rv.plots.elbo(fits["weight 1/T"])
 
 # %% [markdown]
-# *How to read it.* The bound cannot rise above the line, the exact evidence. Under 1/T the
-# likelihood term is bought with divergence: higher in the middle, worse on the left, because the
-# guide commits to more than the data say.
+# *How to read it.* First picture: the bound cannot rise above the dashed line, the exact evidence,
+# and under 1/T it ends lower. Second: why, under 1/T: a higher likelihood term is bought with a
+# larger KL, because the guide commits to more than the data say.
 
 # %% [markdown]
 # ## Collapse, provoked and cured
@@ -200,7 +197,6 @@ table.round(3)
 for name in ("exact guide", "recurrent, weight 1/T"):
     azp.plot_ecdf_pit(ranked[name], var_names=["factors"], coords={"time": year.time[-1].values})
     plt.title(name)
-    plt.show()
 
 # %% [markdown]
 # *How to read it.* Inside the band: calibrated. An S that leaves it: ranks pile up at both ends,

@@ -35,9 +35,8 @@ if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes
     SIZES["forecast"] = 200
 
 # %%
-import arviz_plots as azp
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import rvrae_pyro as rv
 
@@ -81,17 +80,14 @@ def build(prior: object) -> rv.RVRAE:
     return rv.RVRAE(n, 3, loadings=rv.loadings.MLP(n, 3, hidden=(8,), weights=prior))
 
 
-figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-month = train.isel(time=slice(0, 1))
+month, shares = train.isel(time=slice(0, 1)), {}
 for name, prior in priors.items():
     drawn = rv.prior_predictive(build(prior), month, num_samples=200, seed=SEED)["prior"]
     weights = drawn["loadings.network.0.weight"].to_numpy()[0]
     norms = np.sort(np.linalg.norm(weights, axis=1), axis=1)[:, ::-1]
-    shares = (norms**2 / (norms**2).sum(1, keepdims=True)).mean(0)
-    axis.plot(np.arange(1, len(shares) + 1), shares, "o-", label=name)
-axis.set(xlabel="characteristic, largest first", ylabel="share of squared weights", yscale="log")
-axis.legend()
-plt.show()
+    shares[name] = (norms**2 / (norms**2).sum(1, keepdims=True)).mean(0)
+axis = pd.DataFrame(shares).plot(logy=True, figsize=(8, 3.4))
+_ = axis.set(xlabel="characteristic, largest first", ylabel="share of squared weights")
 
 # %% [markdown]
 # *How to read it.* A flat line is a prior that shrinks all alike. The steeper the line, the more
@@ -106,13 +102,7 @@ fits = {
     name: rv.fit(build(priors[name]), train, valid, config=config, seed=SEED, progress=False)
     for name in ("GroupLog", "Horseshoe")
 }
-figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
-for name, fit in fits.items():
-    history = fit.history
-    axis.plot(history["step"], history["valid_elbo"] / valid["returns"].size, label=name)
-axis.set(xlabel="step", ylabel="validation bound, nats a return")
-axis.legend()
-plt.show()
+_ = rv.plots.training(fits)
 
 # %% [markdown]
 # *How to read it.* The bound of months that training does not see. It should level off; if it
@@ -130,9 +120,7 @@ ranked = {
     name: tree["posterior"]["relevance"].mean(("chain", "draw")) for name, tree in trees.items()
 }
 order = names[np.argsort(-ranked["GroupLog"].to_numpy())]
-shown = trees["GroupLog"].sel(characteristic=order[:8])
-azp.plot_forest(shown, var_names=["relevance"], backend="matplotlib")
-plt.show()
+_ = rv.plots.relevance(trees["GroupLog"], variable="relevance", max_characteristics=8)
 
 # %% [markdown]
 # *How to read it.* Intervals of the slope of the loadings, one row a characteristic. Those that

@@ -50,7 +50,6 @@ if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes; the numb
     }
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
 
 import rvrae_pyro as rv
@@ -106,30 +105,21 @@ def table(number):
     return next(shown for k, _, shown in result.readable() if k == number).set_index("Model")
 
 
-def draw(axis, number, metric, label, scale=1.0, omitted=0):
-    rows = result.tables[number].query("metric == @metric and omitted == @omitted")
-    axis.errorbar(
-        scale * rows["estimate"],
-        rows["model"],
-        xerr=2 * scale * rows["standard_error"],
-        fmt="o",
-        color="C0",
-    )
-    axis.axvline(0, color="0.6", linewidth=0.8)
-    axis.invert_yaxis()
-    axis.set_xlabel(label)
+def draw(number, metric, label, scale=1.0, omitted=0):
+    rows = result.tables[number].query("metric == @metric and omitted == @omitted")[::-1]
+    rows = rows.set_index("model")[["estimate", "standard_error"]] * scale
+    options = {"figsize": (7, 2.8), "legend": False, "title": "bars: two standard errors"}
+    rows.plot.barh(y="estimate", xerr=2 * rows["standard_error"], xlabel=label, **options)
 
 
 table("1")
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3), layout="constrained")
-draw(left, "1", "total_r2", "total R2, own factors, %", 100)
-draw(right, "1", "predictive_r2", "predictive R2, %", 100)
-plt.show()
+draw("1", "total_r2", "total R2, own factors, %", 100)
+draw("1", "predictive_r2", "predictive R2, %", 100)
 
 # %% [markdown]
-# *How to read it.* Dots are means over seeds, bars two standard errors to each side: over the
+# *How to read it.* Bars are means over seeds, lines two standard errors to each side: over the
 # test months (Newey-West) and over seeds together. Monthly returns are nearly unpredictable, so
 # predictive R2 lies around zero for everyone; what differs is the width of the bars.
 
@@ -147,11 +137,9 @@ table("2")
 table("3")
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3), layout="constrained")
-draw(axes[0], "2", "sharpe_net", "Sharpe ratio, net, annualised")
 most = max(SIZES["omit"])
-draw(axes[1], "3", "rank_ic", f"Rank IC of {most} assets never trained on", omitted=most)
-plt.show()
+draw("2", "sharpe_net", "Sharpe ratio, net, annualised")
+draw("3", "rank_ic", f"Rank IC of {most} assets never trained on", omitted=most)
 
 # %% [markdown]
 # *How to read it.* Bars that cross zero, and one another, are the rule: three years of months
@@ -171,15 +159,10 @@ table("4")
 result.p_values.round(4)
 
 # %%
-tests = result.p_values.query("score == 'log_score'")
-figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
-axis.errorbar(tests["difference"], tests["model"], xerr=2 * tests["standard_error"], fmt="o")
-axis.axvline(0, color="0.6", linewidth=0.8)
-axis.set_xlabel("log score of RVRAE less the other's, nats a return")
-plt.show()
+_ = result.plot()
 
 # %% [markdown]
-# *How to read it.* Right of the line, RVRAE gave what happened a higher density. FactorVAE is
+# *How to read it.* Left of the line, the best gave what happened a higher density. FactorVAE is
 # trained, as published, on the density of each asset by itself; the joint density that its factors
 # imply is then far too sure of what assets share, which CRPS, a score of single assets, cannot see.
 
@@ -187,7 +170,7 @@ plt.show()
 # ## Answer
 
 # %%
-for row in tests.itertuples():
+for row in result.p_values.query("score == 'log_score'").itertuples():
     clear = row.p_value < 0.05
     verdict = "better" if row.difference > 0 else "worse"
     print(

@@ -33,8 +33,8 @@ if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes
     SIZES = {"months": {"train": 72, "valid": 12, "test": 12}, "factors": 2, "steps": 60}
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import torch
 from torch import nn
@@ -140,12 +140,11 @@ rv.testing.check_part("factor_prior", lambda: Garch(rv.testing.N_FACTORS))
 prior_model = rv.RVRAE(P, K, factor_prior=Garch(K))
 tree = rv.prior_predictive(prior_model, train, num_samples=20, seed=SEED)
 simulated = tree["prior_predictive"]["returns"].isel(chain=0).mean("asset")
-fig, ax = plt.subplots(figsize=(9, 3))
-ax.plot(train.time, 100 * simulated.T, color="C0", alpha=0.25, lw=0.8)
-ax.plot(train.time, 100 * train["returns"].mean("asset"), color="black", lw=1.0, label="data")
-ax.set(xlabel="month", ylabel="average portfolio, % a month", title="Prior predictive histories")
-ax.legend()
-plt.show()
+axis = (100 * simulated.transpose("time", "draw").to_pandas()).plot(
+    color="C0", alpha=0.25, lw=0.8, figsize=(9, 3), legend=False
+)
+axis.plot(train.time, 100 * train["returns"].mean("asset"), color="black", lw=1.0)
+_ = axis.set(xlabel="month", ylabel="average portfolio, % per month", title="Prior predictive")
 
 # %% [markdown]
 # ## Does it beat the default?
@@ -173,16 +172,7 @@ table.drop_dims("time").to_dataframe().round(2)
 # two standard errors is none. The picture shows when it arises.
 
 # %%
-order = table["model"].to_numpy()
-gap = table["log_scores"] - table["log_scores"].sel(model="default")
-fig, ax = plt.subplots(figsize=(9, 3))
-for name in order:
-    if name != "default":
-        ax.plot(test.time, gap.sel(model=name).cumsum("time"), label=name)
-ax.axhline(0, color="black", lw=0.8)
-ax.set(xlabel="month", ylabel="nats, cumulated", title="Log score less that of the default")
-ax.legend()
-plt.show()
+_ = rv.plots.comparison(table, kind="cumulative", reference="default")
 
 # %% [markdown]
 # What the prior of our own learned: the share of long-run variance, of last month's variance and
@@ -191,15 +181,8 @@ plt.show()
 # %%
 with torch.no_grad():
     shares = torch.softmax(fits["own prior"].model.factor_prior.logits, 0).numpy()
-fig, ax = plt.subplots(figsize=(6, 3))
-bottom = np.zeros(K)
-for label, share in zip(["long run", "memory", "shock"], shares, strict=True):
-    ax.bar(np.arange(K), share, bottom=bottom, label=label)
-    bottom += share
-ax.set(xlabel="factor", ylabel="weight in the variance", title="What the GARCH prior learned")
-ax.set_xticks(np.arange(K))
-ax.legend()
-plt.show()
+parts = pd.DataFrame(shares.T, columns=["long run", "memory", "shock"]).rename_axis("factor")
+_ = parts.plot.bar(stacked=True, ylabel="weight in the variance", figsize=(6, 3), rot=0)
 
 # %% [markdown]
 # ## Save and load

@@ -44,8 +44,6 @@ if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes; the numb
     }
 
 # %%
-import arviz_stats as azs
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -99,15 +97,9 @@ train, valid, test = rv.data.split(panel, **SIZES["months"])
 listed, observed = rv.data.listed(panel), panel["returns"].notnull()
 shown = slice(-1 - n_test - 24, None)
 state = (listed.astype(int) + (listed & observed)).isel(time=shown)
-figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-image = axis.pcolormesh(
-    state["time"], names.sel(asset=state["asset"]), state.T, cmap="Blues", vmin=0, vmax=2
-)
-bar = figure.colorbar(image, ticks=[0, 1, 2])
-bar.ax.set_yticklabels(["not listed", "listed, no return", "listed, return seen"])
-axis.set(xlabel="month", title="who takes part, and whose return trains")
-axis.tick_params(axis="y", labelsize=7)
-plt.show()
+options = {"levels": [-0.5, 0.5, 1.5, 2.5], "cmap": "Blues", "figsize": (9, 6.5)}
+state = state.assign_coords(asset=names.sel(asset=state["asset"]).values).drop_attrs()
+state.rename("0 not listed, 1 listed, no return, 2 return seen").plot(x="time", **options)
 
 # %% [markdown]
 # *How to read it.* Dark cells train. Medium ones, the closed month and the live one at the right
@@ -151,29 +143,21 @@ fit.check()
 # %%
 test_months = slice(test["time"][0], test["time"][-1])
 recent = slice(train["time"][0], None)
-draws = {}
+draws, trees = {}, {}
 for label, (one, data) in {"never seen": (fit, panel), "seen": (spared, whole)}.items():
     tree = one.forecast(
         data.sel(time=recent), num_samples=SIZES["draws"], seed=SEED, times=test_months
     )
-    draws[label] = tree["predictions"]["returns"]
+    draws[label], trees[label] = tree["predictions"]["returns"], tree
 truth = whole["returns"].sel(time=test_months)
 
-figure, axes = plt.subplots(2, 1, figsize=(9, 5), sharex=True, sharey=True, layout="constrained")
-for axis, (label, drawn) in zip(axes, draws.items(), strict=True):
-    mine = 100 * drawn.sel(asset=newcomer)
-    low, high = azs.eti(mine, prob=0.9).transpose("ci_bound", "time").values
-    axis.fill_between(mine["time"], low, high, alpha=0.3, label="90 % interval")
-    axis.plot(mine["time"], mine.mean(("chain", "draw")), label="mean")
-    axis.plot(truth["time"], 100 * truth.sel(asset=newcomer), "k.", label="realised")
-    axis.set_ylabel(f"{label} in training,\nexcess return, %")
-axes[0].legend(ncols=3, loc="upper left")
-axes[1].set_xlabel("test month")
-plt.show()
+book = {newcomer: pd.Series(panel["asset"].values == newcomer, panel["asset"].values, float)}
+for label, tree in trees.items():
+    rv.plots.var_backtest(tree, truth, portfolios=book).set_xlabel(f"month; {label} in training")
 
 # %% [markdown]
-# *How to read it.* The bands should look alike: what characteristics say about a portfolio's
-# exposure is learned from the others. Dots in the upper panel are months whose returns the
+# *How to read it.* The lines should look alike: what characteristics say about a portfolio's
+# exposure is learned from the others. Dots in the first picture are months whose returns the
 # model had to forecast for an asset it knew by its characteristics alone.
 
 # %%
@@ -204,24 +188,10 @@ spread = {
     for kind in ("predicted", "filtered")
 }
 window = slice(closed - np.timedelta64(200, "D"), closed + np.timedelta64(120, "D"))
-figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
-for kind, marker in (("predicted", "o--"), ("filtered", "s-")):
-    mean_sd = spread[kind].mean("factor").sel(time=window)
-    axis.plot(
-        mean_sd["time"],
-        mean_sd,
-        marker,
-        label=f"{kind}: returns up to "
-        + ("the month before" if kind == "predicted" else "the month"),
-    )
-axis.axvline(closed, color="0.6", linestyle=":", label="month without returns")
-axis.set(
-    xlabel="month",
-    ylabel="sd of a factor, mean over factors\n(its starting prior sd is 1)",
-    ylim=(0, None),
-)
-axis.legend(fontsize=8)
-plt.show()
+sds = {kind: one.mean("factor").sel(time=window).to_series() for kind, one in spread.items()}
+axis = pd.DataFrame(sds).plot(marker="o", figsize=(9, 3.4), xlabel="month", ylim=(0, None))
+axis.axvline(closed, color="0.6", linestyle=":")
+_ = axis.set_ylabel("sd of a factor, mean over factors\n(its starting prior sd is 1)")
 evidence = fit.log_evidence(around, num_samples=SIZES["draws"], seed=SEED).sel(time=closed).item()
 
 # %% [markdown]
@@ -260,27 +230,18 @@ risk = {
     str(tree["predictions"]["time"].values[0])[:7]: rv.risk.summarize(tree, tail=0.05).isel(time=0)
     for tree in (old, new)
 }
-happened = 100 * panel["returns"].sel(time=march)
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-first, second = risk.values()
-left.errorbar(
-    100 * first["mean"], happened, xerr=100 * first["sd"], fmt="o", alpha=0.6, elinewidth=0.6
-)
-left.axhline(0, color="0.7", linewidth=0.8)
-left.set(xlabel="forecast of 2017-03, mean and sd, %", ylabel="what happened in 2017-03, %")
-right.scatter(100 * first["sd"], 100 * second["sd"])
-limits = [
-    100 * min(first["sd"].min(), second["sd"].min()).item(),
-    100 * max(first["sd"].max(), second["sd"].max()).item(),
-]
-right.plot(limits, limits, color="0.6", linestyle=":")
-right.set(xlabel="sd forecast for 2017-03, %", ylabel="sd forecast for 2017-04, %")
-plt.show()
+_ = rv.plots.forecast(old, panel)
+
+# %%
+sds = pd.DataFrame({month: 100 * one["sd"].to_series() for month, one in risk.items()})
+axis = sds.plot.scatter(*sds.columns, xlabel="sd forecast for 2017-03, %", figsize=(5, 4))
+axis.axline((sds.min().min(), sds.min().min()), slope=1, color="0.6", linestyle=":")
+_ = axis.set_ylabel("sd forecast for 2017-04, %")
 
 # %% [markdown]
-# *How to read it.* Left: a month's returns against their forecasts; the bars are wide because one
-# month is nearly all surprise. Right: each portfolio's predicted volatility in both months. Points
-# below the line: March was calmer than expected, and the model has noticed.
+# *How to read it.* First picture: the forecasts of March; intervals are wide because one month is
+# nearly all surprise. Second: each portfolio's predicted volatility in both months. Points below
+# the line: March was less volatile than expected, and the model has noticed.
 
 # %% [markdown]
 # ## Limits
@@ -313,4 +274,4 @@ assert np.allclose(
 assert abs(evidence) < 1e-6
 assert draws["never seen"].sel(asset=leaver, time=slice(middle, None)).isnull().all()
 assert unchanged
-assert second["sd"].sel(asset=newcomer) > 0
+assert sds.iloc[:, 1][newcomer] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -24,8 +24,9 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
 
     Parameters
     ----------
-    source : Fit or DataFrame
-        A fit, or its ``history``.
+    source : Fit or DataFrame, or mapping from name to these
+        A fit, or its ``history``. A mapping draws one line per fit: of the validation months,
+        or of the training months where a fit has none.
     ax : Axes, optional
         Default: a new pyplot figure.
     style : {"light", "dark"}, optional
@@ -49,6 +50,8 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
     >>> rv.plots.training(history).get_ylabel()
     'nats'
     """
+    if isinstance(source, Mapping):
+        return _several(source, ax, style)
     history, attrs = _history(source)
     counts = [_count(attrs, name) for name in ("n_train_returns", "n_valid_returns")]
     curves = {"training": history["elbo"].to_numpy(float) / (counts[0] or 1)}
@@ -66,6 +69,37 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
     _late_limits(axes, steps, list(curves.values()))
     unit = "nats" if counts[0] is None else "nats per return"
     dress(axes, theme, "Evidence lower bound", "gradient step", unit)
+    legend(axes, theme)
+    return axes
+
+
+def _several(sources: Mapping[str, object], ax: Axes | None, style: Style | None) -> Axes:
+    """Draw the bound of several fits, on their validation months if all have some."""
+    if not sources:
+        raise ConfigError("`source` must map at least one name to a fit, got an empty mapping.")
+    found = {str(name): _history(each) for name, each in sources.items()}
+    judged = all(
+        "valid_elbo" in history and bool(history["valid_elbo"].notna().any())
+        for history, _ in found.values()
+    )
+    column, count = ("valid_elbo", "n_valid_returns") if judged else ("elbo", "n_train_returns")
+    counts = {name: _count(attrs, count) for name, (_, attrs) in found.items()}
+    known = all(counts.values())
+    on = canvas(ax, style, size=(7.5, 3.4))
+    axes, theme = on.axes[0], on.theme
+    curves, last = [], 0.0
+    for k, (name, (history, _)) in enumerate(found.items()):
+        steps = history["step"].to_numpy(float)
+        curve = history[column].to_numpy(float) / (counts[name] or 1 if known else 1)
+        axes.plot(steps, curve, color=theme.colour(k), linewidth=1.5, label=name)
+        curves.append(curve[steps >= 0.1 * steps[-1]])
+        last = max(last, float(steps[-1]))
+    shown = np.concatenate(curves)
+    _late_limits(axes, np.full(shown.size, last), [shown])
+    axes.set_xlim(0.0, last)
+    months = "validation" if judged else "training"
+    unit = "nats per return" if known else "nats"
+    dress(axes, theme, f"Evidence lower bound, {months} months", "gradient step", unit)
     legend(axes, theme)
     return axes
 
@@ -224,7 +258,8 @@ def comparison(
         raise ConfigError(f"`kind` must be 'difference' or 'cumulative'; got {kind!r}.")
     table = source
     if not isinstance(source, xr.Dataset | pd.DataFrame):
-        table = getattr(source, "table", source)
+        scores = getattr(source, "scores", None)
+        table = scores if isinstance(scores, xr.Dataset) else getattr(source, "table", source)
     if isinstance(table, pd.DataFrame):
         table = table if table.index.name == _MODEL or _MODEL not in table else (
             table.set_index(_MODEL)

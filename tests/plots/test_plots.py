@@ -464,3 +464,14 @@ def test_misuse_is_one_clear_error(call: Callable[[], object], message: str) -> 
     with pytest.raises(rv.ConfigError, match=message):
         call()
     assert plt.get_fignums() == []
+
+
+def test_training_of_several_fits_shares_a_picture() -> None:
+    axes = rv.plots.training({"one": FIT, "two": FIT})
+    assert axes.get_title("left") == "Evidence lower bound, validation months"
+    assert axes.get_ylabel() == "nats per return"
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), HISTORY["valid_elbo"] / 5)
+    plain = rv.plots.training({"one": HISTORY[["step", "elbo"]]})
+    assert plain.get_title("left") == "Evidence lower bound, training months"
+    with pytest.raises(rv.ConfigError, match="at least one name"):
+        rv.plots.training({})
