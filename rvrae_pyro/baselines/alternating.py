@@ -163,7 +163,7 @@ def _probe(squares: Tensor, n_factors: int) -> Tensor:
 
 
 def _full_rank(forms: Tensor) -> Tensor:
-    """Whether each Gram matrix (n_months, k, k) has rank k."""
+    """Test whether each Gram matrix (n_months, k, k) has rank k."""
     values = torch.linalg.eigvalsh(forms)
     enough: Tensor = values[:, 0] > _SINGULAR * values[:, -1]
     return enough
@@ -171,7 +171,7 @@ def _full_rank(forms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Solution:
-    """Where alternating least squares ended.
+    """Result of alternating least squares.
 
     Attributes
     ----------

@@ -150,12 +150,12 @@ class Baseline(ABC):
     """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
 
     has_distribution: ClassVar[bool] = False
-    """Whether ``forecast``, ``log_evidence`` and ``moments`` are defined."""
+    """True if ``forecast``, ``log_evidence`` and ``moments`` are defined."""
 
     _filtered: ClassVar[type[FilteredBaseline]] = FilteredBaseline
 
     has_factors: ClassVar[bool] = False
-    """Whether ``reconstruct`` and ``factor_parts`` are defined."""
+    """True if ``reconstruct`` and ``factor_parts`` are defined."""
 
     def __init__(self) -> None:
         self._history: pd.DataFrame | dict[str, Sequence[object]] = {}
@@ -178,7 +178,7 @@ class Baseline(ABC):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is something to forecast with."""
+        """True after ``fit`` or ``load``."""
         return bool(self._names)
 
     @property
@@ -575,7 +575,7 @@ class Baseline(ABC):
         return to_batch(panel, device, dtype)
 
     def _wants_double(self) -> bool:
-        """Whether fitting runs in double precision where the panel has it."""
+        """Test whether fitting runs in double precision where the panel has it."""
         return False
 
     def _require_fit(self) -> None:

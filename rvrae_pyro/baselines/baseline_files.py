@@ -21,7 +21,7 @@ _NUMBERS, _META = "baseline.safetensors", "baseline.json"
 
 
 def is_baseline(folder: Path) -> bool:
-    """Whether a folder holds a saved baseline."""
+    """Test whether a folder holds a saved baseline."""
     return (folder / _META).exists()
 
 

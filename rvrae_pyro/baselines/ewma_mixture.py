@@ -197,6 +197,6 @@ def _grid(name: str, values: object, interval: str) -> tuple[float, ...]:
     if not listed or len(set(listed)) < len(listed):
         raise ConfigError(
             f"`{name}` must be a sequence of distinct numbers; got {values!r}. Pass (0.98, 0.99), "
-            "say."
+            "choose."
         )
     return tuple(check_number(name, value, interval) for value in listed)

@@ -30,7 +30,7 @@ from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import Block
 
 Refit = Literal["model", "ols"]
-"""Whose factors: the model's own estimate, or the month's cross-sectional least squares."""
+"""Source of factors: the model's estimate, or the month's cross-sectional least squares."""
 
 
 class FactorBaseline(Baseline):

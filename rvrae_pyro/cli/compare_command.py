@@ -194,7 +194,7 @@ def check_results_folder(path: Path, mark: str = "cells", what: str = "a compari
     mark : str
         Name of an entry of earlier results.
     what : str
-        What the folder may hold, for the message.
+        Expected content of the folder, for the message.
 
     Raises
     ------

@@ -78,13 +78,13 @@ def _check_permission(path: Path) -> None:
 
 
 def visible(path: Path) -> bool:
-    """Whether a name is none of the hidden ones that a killed run may leave behind."""
+    """Test that a name is none of the hidden ones that a killed run may leave behind."""
     return not path.name.startswith(".")
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file that takes its place on success.
+    """Give a temporary name next to a file that takes its place on success.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def assembled(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target`` whose content moves there on success.
+    """Give an empty folder next to ``target`` whose content moves there on success.
 
     Entries of an earlier run are replaced one by one; other content stays.
 

@@ -17,7 +17,7 @@ _PLAIN: Final = "Plain long tables (.csv, .parquet)"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a plain long table is laid out; see ``rv.data.from_frame``. None: its default."""
+    """Layout of a plain long table; see ``rv.data.from_frame``. None: its default."""
 
     time: Annotated[
         str | None,

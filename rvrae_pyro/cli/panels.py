@@ -81,7 +81,7 @@ def _is_embedded(path: Path) -> bool:
 
 
 def _describes_itself(path: Path) -> bool:
-    """Whether a file is a panel with labels and attributes, not a plain table."""
+    """Test whether a file is a panel with labels and attributes, not a plain table."""
     suffix = path.suffix.lower()
     if suffix not in _TABLES:
         return True

@@ -253,7 +253,7 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
 
 
 def _any_usable(panel: xr.Dataset) -> bool:
-    """Whether a listed asset has a return; stops at the first."""
+    """Test whether a listed asset has a return; stops at the first."""
     returns = panel[RETURNS].values
     for first, block in row_blocks(panel[CHARACTERISTICS]):
         for month, row in zip(block, returns[first:], strict=False):

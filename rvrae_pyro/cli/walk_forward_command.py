@@ -1,4 +1,4 @@
-"""``rvrae walk-forward``: refits as time goes on, their joined forecasts, scores and pictures."""
+"""``rvrae walk-forward``: repeated refits, their joined forecasts, scores and pictures."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def walk_forward(
     *,
     layout: Layout,
 ) -> None:
-    """Refit as time goes on and forecast the months between, one step ahead; score beside EWMA.
+    """Refit repeatedly and forecast the months between, one step ahead; score against EWMA.
 
     Each month is forecast by the last refit before it. Writes forecast.nc (draws), scores.csv, and
     pictures of volatility, calibration and the cumulative log score.

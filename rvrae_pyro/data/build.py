@@ -31,8 +31,8 @@ def _unicode(values: NDArray[Any]) -> NDArray[Any]:
 def canonical(panel: xr.Dataset) -> xr.Dataset:
     """Give every label its canonical dtype, so that equal panels have equal dtypes.
 
-    String coordinates become fixed-width unicode and dates ``datetime64[ns]``, whatever
-    pandas or a file format made of them. Values are not copied.
+    String coordinates become fixed-width unicode and dates ``datetime64[ns]``, from any
+    dtype of pandas or of a file format. Values are not copied.
     """
     changed: dict[Hashable, Any] = {}
     for name, coord in panel.coords.items():

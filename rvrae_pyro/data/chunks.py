@@ -20,7 +20,7 @@ _MOST: Final = 4 * _CELLS
 
 
 def is_lazy(panel: xr.Dataset) -> bool:
-    """Whether the characteristics of a panel are on disk, or yet to be computed."""
+    """Test whether the characteristics of a panel are on disk, or yet to be computed."""
     return CHARACTERISTICS in panel.variables and panel[CHARACTERISTICS].chunks is not None
 
 

@@ -68,7 +68,7 @@ _DATES: Final = frozenset({"date", "time", "datetime", "month", "eom", "day", "t
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the table is what."""
+    """Roles of the columns of a table."""
 
     time: str
     asset: str

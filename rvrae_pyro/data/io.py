@@ -32,7 +32,7 @@ from rvrae_pyro.errors import PanelError, RvraeError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RETURNS, TIME
 
 FORMAT_KEY: Final = "rvrae-panel"
-"""Where a file holds the header: a key of Parquet's metadata, the first line of a CSV."""
+"""Place of the header in a file: a key of Parquet's metadata, the first line of a CSV."""
 
 _CSV_MARK: Final = f"# {FORMAT_KEY} "
 _JSON_MARK: Final = "json:"

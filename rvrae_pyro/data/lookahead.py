@@ -94,7 +94,7 @@ def find_lookahead(panel: xr.Dataset) -> list[str]:
     cells, or if the mean over months of its rank correlation with one of these, with the return
     compounded over 3 or 12 rows from its own on, or between its change since the row before and
     the return of its row, is 0.5 or more in size, 5 standard deviations of independent ranks, and
-    4 of its own standard errors. One that is the same for all assets is compared with the mean
+    4 standard errors. One that is the same for all assets is compared with the mean
     return of the row in time. Data known before a return do not come near these values.
     """
     names = [str(name) for name in panel[CHARACTERISTIC].values]

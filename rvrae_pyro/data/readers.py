@@ -27,7 +27,7 @@ _SIZE: Final = "mvel1"
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """Which column of a long table is what.
+    """Roles of the columns of a long table.
 
     Parameters
     ----------

@@ -374,7 +374,7 @@ def simulate_dynamic(
 def _listing(
     rng: np.random.Generator, n_times: int, n_assets: int, turnover: float
 ) -> NDArray[np.bool_]:
-    """Which assets are listed when: late entries, early exits, suspensions of three months."""
+    """Draw listed cells (time, asset): late entries, early exits, suspensions of three months."""
     month = np.arange(n_times)[:, None]
     kind = rng.uniform(size=n_assets)
     moment = rng.integers(1, n_times, size=n_assets)

@@ -93,7 +93,7 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     Two features per characteristic: the median over assets, and the interquartile range.
     Both are taken in logs where the characteristic measures volatility or trading costs,
     so positive and skewed. Each feature is then standardised by the mean and standard
-    deviation of its own rows up to and including t and clipped to [-4, 4].
+    deviation of its rows up to and including t and clipped to [-4, 4].
 
     Parameters
     ----------

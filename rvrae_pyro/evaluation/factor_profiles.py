@@ -1,4 +1,4 @@
-"""What latent factors are like: their correlations with portfolios that have names."""
+"""Profiles of latent factors: their correlations with known portfolios."""
 
 from __future__ import annotations
 

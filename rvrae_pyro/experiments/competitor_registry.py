@@ -214,7 +214,7 @@ def check_distinct(entrants: Iterable[Entrant]) -> None:
 
 
 def names_all(models: object) -> bool:
-    """Whether ``models`` holds the name ``"all"``."""
+    """Test whether ``models`` holds the name ``"all"``."""
     if isinstance(models, str) or not isinstance(models, Iterable):
         models = [models]
     return any(isinstance(each, str) and each.strip().lower() == "all" for each in models)

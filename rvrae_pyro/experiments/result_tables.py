@@ -331,14 +331,14 @@ def compare_evidence(results: Mapping[Cell, Result], models: Sequence[str]) -> x
         series = _monthly(results, model, LOG_EVIDENCE)
         if series is None:
             continue
-        beside = {}
+        extra = {}
         errors = _each(results, model, EVIDENCE_ERROR)
         if errors:
             squares = sum(error**2 for error in errors)
-            beside[FILTER_ERROR] = (TIME, (squares**0.5 / len(errors)).data)
+            extra[FILTER_ERROR] = (TIME, (squares**0.5 / len(errors)).data)
             sizes = xr.concat(_each(results, model, ESS), "seed").min("seed")
-            beside[ESS] = (TIME, sizes.data)
-        kept = series.assign_coords(beside).dropna(TIME)
+            extra[ESS] = (TIME, sizes.data)
+        kept = series.assign_coords(extra).dropna(TIME)
         if kept.sizes[TIME] > 1:
             scores[model] = kept
     return compare(scores) if len(scores) > 1 else None

@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Configuration of training."""
 
 from __future__ import annotations
 

@@ -161,12 +161,12 @@ class AnnealedELBO(ELBO):
 
     @property
     def differentiable(self) -> bool:
-        """Whether the estimator gives a differentiable loss; some only take their own gradient."""
+        """True if the estimator gives a differentiable loss; some only take their own gradient."""
         return hasattr(self.estimator, "differentiable_loss")
 
     @property
     def annealed(self) -> bool:
-        """Whether a weight is still below its final value at this step."""
+        """True if a weight is still below its final value at this step."""
         if self._pull() < 1.0:
             return True
         weight = self.schedule.weight(self.step, self.n_times or 1)

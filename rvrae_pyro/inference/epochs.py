@@ -1,4 +1,4 @@
-"""What training leaves behind: epochs, recoveries and how it ended."""
+"""Results of training: epochs, recoveries and the reason for its end."""
 
 from __future__ import annotations
 

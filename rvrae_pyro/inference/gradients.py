@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 
 class Slopes(Protocol):
-    """Where a training loop gets its gradients from: one panel, many shards, many processes."""
+    """Source of gradients of a training loop: one panel, many shards, many processes."""
 
     device: torch.device
 

@@ -41,7 +41,7 @@ _ENOUGH, _GAIN = 0.5, 1.2
 
 @dataclass(frozen=True)
 class Refinement:
-    """What importance sampling found.
+    """Result of importance sampling.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ def together() -> Iterator[None]:
 
 
 def months_apart() -> bool:
-    """Whether each month is computed separately, so that no bit depends on how many follow."""
+    """Test whether months are computed one by one, so that no bit depends on how many follow."""
     return not (torch.is_grad_enabled() or _together.get())
 
 

@@ -389,7 +389,7 @@ _GRID: Final = np.linspace(0.05, 0.95, 19)
 def bootstrap_counts(
     realised: Array, block: float | None, num_samples: int, rng: np.random.Generator
 ) -> Array:
-    """How often each bootstrap sample holds each month: (sample, time), 0 where unobserved."""
+    """Count each month in each bootstrap sample (sample, time), 0 where unobserved."""
     months = np.flatnonzero(~np.isnan(realised).all(axis=1))
     size = len(months)
     length = max(1.0, size ** (1 / 3)) if block is None else block

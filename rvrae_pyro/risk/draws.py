@@ -44,7 +44,7 @@ class Forecast:
 
     @property
     def member(self) -> NDArray[np.int64]:
-        """Whose draw it is, from 0: (chain, draw).
+        """Member of each draw, from 0: (chain, draw).
 
         Members are chains, or within each chain the draws of the weights behind its draws.
         """
@@ -52,7 +52,7 @@ class Forecast:
 
     @property
     def n_members(self) -> int:
-        """How many members there are."""
+        """Number of members."""
         return int(self.member.max()) + 1
 
     @property
@@ -222,7 +222,7 @@ def check_tails(
 
 
 def is_empty(tail: float, n_draws: int) -> bool:
-    """Whether a tail holds less than one draw."""
+    """Test whether a tail holds less than one draw."""
     return tail * n_draws < 1 - 1e-9
 
 

@@ -97,7 +97,7 @@ def scenario(
         returns no formula moves. For a forecast: "gaussian" moves every draw by the formula,
         which is exact where factors and returns are normal, and meets the condition in every
         draw. "kernel" weights draws by how near they come to the condition and draws from them
-        anew; it assumes no distribution, yet needs draws near the condition.
+        again; it assumes no distribution, yet needs draws near the condition.
     bandwidth : float, optional
         Of the normal kernel, in predictive standard deviations of the conditions. Default:
         ``n ** (-1 / (4 + m))``, for n draws and m conditions.

@@ -17,7 +17,7 @@ from rvrae_pyro.risk.steps import at_step
 
 try:
     from skfolio.prior import BasePrior, ReturnDistribution
-except ImportError:  # an extra; the class then says so when it is used
+except ImportError:  # an extra; the class then raises when it is used
     BasePrior, ReturnDistribution = object, None
 
 __all__ = ["ForecastPrior"]

@@ -39,7 +39,7 @@ _OWN_ONLY: Final = ("weights", "exposure", "factor_var", "idio_var")
 
 
 def has_steps(tree: object) -> bool:
-    """Whether a tree is a forecast over several periods."""
+    """Test whether a tree is a forecast over several periods."""
     children = getattr(tree, "children", {})
     return _PREDICTIONS in children and STEP in children[_PREDICTIONS].dims
 

@@ -1,4 +1,4 @@
-"""Where shards of assets come from: a panel in memory or on disk, cut into pieces."""
+"""Shards of assets, cut from a panel in memory or on disk."""
 
 from __future__ import annotations
 
