@@ -12,7 +12,7 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
 from rvrae_pyro.nn.asset_sums import along_assets, along_factors, information, spread_of
-from rvrae_pyro.nn.gaussian import Dispersion, Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
 
 __all__ = [
     "LevelSearch",
@@ -273,6 +273,11 @@ class LevelSearch:
     prior, then the level by Fisher scoring under a Normal(0, 1) prior, which only matters in
     months with few returns.
 
+    The factors' prior is widened in months of large factors, as a common volatility would. With a
+    fixed one, such a month looks like one of large residuals: the prior pulls the factors back,
+    what they leave raises the level, and a higher level lets the prior pull harder. A month that
+    has converged stays as it is, so that it does not depend on the others.
+
     Parameters
     ----------
     likelihood : RobustLikelihood
@@ -293,23 +298,37 @@ class LevelSearch:
         posterior = start.update(plain)
         self.mode, self.covariance = posterior.mean, posterior.covariance()
         self.level = torch.zeros_like(plain.shift[..., 0])
-        self.steps = likelihood.sweeps + _LEVEL_SWEEPS
+        self.moving = torch.ones_like(self.level, dtype=torch.bool)
+        self.steps = 0
 
     @property
     def unfinished(self) -> bool:
         """Whether there is a step to take."""
-        return self.steps > 0
+        return self.steps < _LEVEL_SWEEPS and bool(self.moving.any())
 
     def step(self, pull: Tensor, scale_score: Tensor) -> None:
         """Move mode and level, given the gradients there."""
         precision = self.fisher * torch.exp(-2.0 * self.level)[..., None, None]
         shift = pull + (precision @ self.mode.unsqueeze(-1)).squeeze(-1)
-        posterior = self.start.update(Potential(precision, shift))
-        self.mode, self.covariance = posterior.mean, posterior.covariance()
+        posterior = self._prior().update(Potential(precision, shift))
         slope = scale_score - self.level
-        move = slope / (self.count * self.scale_information + 1.0)
-        self.level = self.level + move.clamp(-1.0, 1.0)
-        self.steps -= 1
+        move = (slope / (self.count * self.scale_information + 1.0)).clamp(-1.0, 1.0)
+        moved = posterior.mean - self.mode
+        length = (moved * (precision @ moved.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        here = self.moving.unsqueeze(-1)
+        self.mode = torch.where(here, posterior.mean, self.mode)
+        self.covariance = torch.where(here.unsqueeze(-1), posterior.covariance(), self.covariance)
+        self.level = torch.where(self.moving, self.level + move, self.level)
+        self.moving = self.moving & ((length > _SETTLED**2) | (move.abs() > _SETTLED))
+        self.steps += 1
+
+    def _prior(self) -> Transition:
+        """Factor prior as wide as the month's own factors are, or wider."""
+        if not isinstance(self.start, Gaussian):
+            return self.start
+        loc, scale = self.start
+        size = ((self.mode - loc) / scale).square().mean(-1, keepdim=True).sqrt()
+        return Gaussian(loc, scale * size.clamp_min(1.0))
 
     def dispersion(self, scale_score: Tensor, potential: Potential) -> Dispersion:
         """Dispersion whose gradient and expected curvature at the mode are the likelihood's."""
@@ -320,8 +339,11 @@ class LevelSearch:
         return Dispersion(at_mode + inner, at_mode - scale_score, self.level)
 
 
-_LEVEL_SWEEPS = 2
-"""Further sweeps of a mode that includes the level."""
+_LEVEL_SWEEPS = 30
+"""Sweeps of a mode that includes the level, at the most; an ordinary month takes 4 to 6."""
+
+_SETTLED = 0.05
+"""Last move of the level, and of the factors in posterior standard deviations."""
 
 
 def require_additive(likelihood: Likelihood) -> None:

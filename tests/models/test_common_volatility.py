@@ -282,6 +282,39 @@ def test_the_filter_does_not_degenerate_on_wide_cross_sections(name: str) -> Non
     assert float(x[5]) > float(x[4]) + 0.2
 
 
+def test_the_filter_survives_a_month_of_extreme_factors() -> None:
+    """30 assets; factors of five times their scale in one month, residuals as the model has it."""
+    n_factors = 6
+    model = rv.RVRAE(
+        P,
+        n_factors,
+        loadings=rv.loadings.AssetEffects(
+            rv.loadings.Linear(P, n_factors), [f"A{i:02d}" for i in range(30)]
+        ),
+        factor_prior=rv.priors.CommonVolatility(rv.priors.StandardNormal(n_factors), 0.9, 0.3, 0.5),
+        likelihood=rv.likelihoods.StudentT(df=9.0),
+    ).double()
+    panel = random_panel(6, 30, seed=1)
+    panel = panel.assign_coords(asset=[f"A{i:02d}" for i in range(30)])
+    rng = np.random.default_rng(1)
+    effects, factors = rng.normal(size=(30, n_factors)), rng.normal(size=(6, n_factors))
+    factors[3] *= 5.0
+    with torch.no_grad():
+        model.loadings.effects[:30] = torch.as_tensor(effects)
+        model.likelihood.scale.log_scale.fill_(math.log(0.3))
+        model.parts.return_scale.fill_(0.05)
+        batch = double(panel)
+        beta = model.loadings(batch).numpy()
+    noise = 0.3 * rng.standard_t(9.0, size=(6, 30))
+    noise[3] *= 5.0**0.5
+    returns = 0.05 * (np.einsum("tik,tk->ti", beta, factors) + noise)
+    panel["returns"] = ("time", "asset"), returns
+    clouds = [smc_filter(model, double(panel), n, seed=0) for n in (1_000, 8_000)]
+    assert float(clouds[0].ess.min()) > 50
+    # standard errors of about 0.1 and 0.03 nats
+    assert clouds[0].log_evidence[3] == pytest.approx(float(clouds[1].log_evidence[3]), abs=0.4)
+
+
 @pytest.mark.slow
 def test_simulated_persistence_and_volatility_are_recovered() -> None:
     """One panel of 60 assets and 240 months, seed fixed; tolerances are 4 posterior sds or more."""
