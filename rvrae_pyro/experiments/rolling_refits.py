@@ -136,8 +136,8 @@ def _enter(model: object, config: FitConfig | None, n_factors: int) -> Entrant:
         return named
     if not isinstance(named, FactoryEntrant):
         raise ConfigError(
-            f"`config` is of an RVRAE; {named.name} has settings in its constructor. Pass the baseline "
-            "itself instead of its name."
+            f"`config` is of an RVRAE; {named.name} has settings in its constructor. Pass the "
+            "baseline itself instead of its name."
         )
     return replace(named, config=config)
 
