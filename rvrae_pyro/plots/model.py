@@ -251,7 +251,7 @@ def relevance(
 
 
 def prior_posterior(
-    source: xr.DataTree,
+    source: object,
     *,
     var_names: Sequence[str] | str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -261,9 +261,9 @@ def prior_posterior(
 
     Parameters
     ----------
-    source : DataTree
+    source : DataTree, Fit or Ensemble
         With groups ``prior`` and ``posterior``, as ``fit.posterior()`` returns; variables have
-        the dims ``chain`` and ``draw`` and any others.
+        the dims ``chain`` and ``draw`` and any others. Or a fit.
     var_names : str or sequence of str, optional
         Variables. Default: all that both groups have.
     ax : Axes or sequence of Axes, optional
@@ -293,6 +293,8 @@ def prior_posterior(
     >>> rv.plots.prior_posterior(xr.DataTree.from_dict(groups)).get_xlabel()
     'persistence'
     """
+    if not isinstance(source, xr.DataTree) and callable(getattr(source, "posterior", None)):
+        source = source.posterior()  # type: ignore[attr-defined]
     prior, posterior = group_of(source, "prior"), group_of(source, "posterior")
     if prior is None or posterior is None:
         raise wrong("source", "a DataTree with groups `prior` and `posterior`", source,

@@ -40,6 +40,17 @@ def test_a_fit_and_its_panel_are_enough(fit: rv.Fit, panel: xr.Dataset) -> None:
     assert rv.plots.forecast(fit, panel).get_xlabel() == "excess return, % per month"
 
 
+def test_hyperparameters_of_a_fit(panel: xr.Dataset) -> None:
+    import pyro.distributions as dist
+
+    prior = rv.priors.AR1(2, coefficient=dist.Uniform(-1.0, 1.0))
+    model = rv.RVRAE(2, 2, factor_prior=prior)
+    fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=3), progress=False)
+    figure = rv.plots.prior_posterior(fit)
+    assert isinstance(figure, Figure)
+    assert figure.axes[1].get_xlabel() == "factor_prior.coefficient[2]"
+
+
 def test_a_filtered_panel_is_enough(fit: rv.Fit, panel: xr.Dataset) -> None:
     filtered = fit.filter(panel, num_samples=200)
     axes = rv.plots.volatility(filtered, marks={"test": panel.time[25]})
