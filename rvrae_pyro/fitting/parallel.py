@@ -31,18 +31,6 @@ Answer = TypeVar("Answer")
 _TURN = threading.Lock()
 
 
-class Future(Protocol):
-    """What an executor hands back at once."""
-
-    def result(self) -> Any:
-        """Wait for the value, or raise what was raised."""
-        ...
-
-    def add_done_callback(self, fn: Callable[[Any], object]) -> Any:
-        """Call ``fn`` with the future when it is done."""
-        ...
-
-
 class Submits(Protocol):
     """An executor as in :mod:`concurrent.futures`; see ``rv.experiments.connect`` for dask."""
 
