@@ -341,7 +341,8 @@ class RVRAE(nn.Module):
         """Show the parts as a table."""
         rows = [(name, *_described(part), _count(part)) for name, part in self._named_parts()]
         table = _html.grid(("part", "kind", "settings", "weights"), rows)
-        return _html.card(self._title(), table)
+        notes = [] if self.choice is None else [_html.listing([self.choice])]
+        return _html.card(self._title(), table, *notes)
 
     def _title(self) -> str:
         return (

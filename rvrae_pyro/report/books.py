@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, TIME, WEIGHT
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, RETURNS, STEP, TIME, WEIGHT
 from rvrae_pyro.risk import FactorCovariance, portfolio, portfolio_draws, scenario
 
 EQUAL: Final = "Equal weights"
@@ -18,6 +18,7 @@ SPREAD: Final = "Best fifth less worst fifth"
 LEAST: Final = "Least variance, long and short"
 PORTFOLIO: Final = "portfolio"
 _SHARE: Final = 0.2
+_STEPS: Final = (1, 3, 6, 12)
 _SHOCK: Final = 2.0  # standard deviations of a scenario
 
 
@@ -241,6 +242,29 @@ def scenario_table(
             **{kind: float(held[kind]) for kind in ("mean", "sd", "var")},
         }
     return pd.DataFrame(rows).T
+
+
+def horizon_table(paths: xr.DataTree, weights: xr.DataArray) -> pd.DataFrame:
+    """Risk of the held portfolio, bought now, by the number of periods it is kept.
+
+    Parameters
+    ----------
+    paths : DataTree
+        Forecast over several periods from one origin.
+    weights : DataArray (asset)
+
+    Returns
+    -------
+    DataFrame
+        By period 1, 3, 6, 12, as far as the paths reach: ``mean``, ``sd``, ``var`` and ``es`` (5 %)
+        of the compounded excess return, and ``prob_loss``.
+    """
+    found = portfolio(paths, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
+    steps = [int(step) for step in found[STEP].values if int(step) in _STEPS]
+    names = ("mean", "sd", "var", "es", "prob_loss")
+    chosen = found.sel({STEP: steps})
+    columns = {name: chosen[f"compounded_{name}"].values for name in names}
+    return pd.DataFrame(columns, pd.Index(steps, name=STEP))
 
 
 def by_asset(means: pd.Series[float], like: xr.DataArray) -> xr.DataArray:

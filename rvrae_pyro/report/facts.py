@@ -24,6 +24,7 @@ from rvrae_pyro.report.books import (
     by_asset,
     changes,
     group_table,
+    horizon_table,
     live_books,
     parts_of,
     scenario_table,
@@ -103,6 +104,8 @@ class Facts:
         Of ``books.scenario_table``.
     paths : DataTree or None
         Forecast over the next periods; None where the model cannot make one.
+    horizons : DataFrame
+        Of ``books.horizon_table``; empty without paths.
     """
 
     fit: Fit
@@ -130,6 +133,7 @@ class Facts:
     groups: pd.DataFrame | None
     scenarios: pd.DataFrame
     paths: xr.DataTree | None
+    horizons: pd.DataFrame
 
     @property
     def ranked(self) -> bool:
@@ -214,7 +218,7 @@ def gather(
         earlier = filtered.forecast([before])
         both["before"] = filtered.predict([before]).isel({TIME: 0}).to_series().reindex(both.index)
     changed, moved = changes(tree, earlier, own, both)
-    names = _names(raw)
+    names, paths_ahead = _names(raw), _paths(filtered, live)
     alike = equal.isel({TIME: 0}, drop=True)
     return Facts(
         fit,
@@ -241,7 +245,8 @@ def gather(
         moved,
         _groups(tree, raw, own, means),
         scenario_table(tree, alike, own, names),
-        _paths(filtered, live),
+        paths_ahead,
+        pd.DataFrame() if paths_ahead is None else horizon_table(paths_ahead, own),
     )
 
 

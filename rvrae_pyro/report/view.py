@@ -44,6 +44,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
         "parts": _parts(facts),
         "parts_note": _parts_note(facts),
         "scenarios": _scenarios(facts),
+        "horizons": _horizons(facts),
         "changed": _changed(facts),
         "moved": _moved(facts),
         "ranking": _ranking(facts),
@@ -159,6 +160,25 @@ def _scenarios(facts: Facts) -> Table:
         Column("VaR 5 %", "loss exceeded with probability 5 %, in %"),
     ]
     return Table("scenarios", f"Scenarios for {words.inside(facts.held)}", columns, rows)
+
+
+def _horizons(facts: Facts) -> Table | None:
+    if facts.horizons.empty:
+        return None
+    rows = [
+        [
+            str(step),
+            *_three(*row[["mean", "sd", "var", "es"]]),
+            percent(row["prob_loss"], 0),
+        ]
+        for step, row in facts.horizons.iterrows()
+    ]
+    columns = [
+        Column(f"{facts.period.capitalize()}s", numeric=False),
+        *map(Column, ("Mean %", "Sd %", "VaR 5 %", "ES 5 %", "P(loss) %")),
+    ]
+    caption = f"{facts.held}, bought now and held: compounded excess return"
+    return Table("horizons", caption, columns, rows)
 
 
 def _three(*values: Any) -> list[str]:

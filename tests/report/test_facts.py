@@ -333,3 +333,12 @@ def test_a_given_portfolio_is_backtested_with_the_weights_of_today(
     assert found.judged is not None
     assert "Mine" in found.judged.backtest["portfolio"]["portfolio"].values
     assert set(found.parts.index) == set(weights.index[weights > 0])
+
+
+def test_horizons_are_those_of_the_paths(facts: Facts) -> None:
+    assert facts.paths is not None
+    assert facts.horizons.index.tolist() == [1, 3, 6, 12]
+    drawn = rv.risk.portfolio_draws(facts.paths, facts.weights).isel(time=0)
+    sd = drawn.std(("chain", "draw")).sel(step=[1, 3, 6, 12])
+    np.testing.assert_allclose(facts.horizons["sd"], sd, rtol=1e-6)
+    assert facts.horizons["sd"].is_monotonic_increasing
