@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from rvrae_pyro.baselines.baseline import Fitting, network_of, network_state
 from rvrae_pyro.baselines.factor_baseline import FactorBaseline
 from rvrae_pyro.baselines.linear_gaussian import FactorView
 from rvrae_pyro.baselines.network_training import (
     TrainConfig,
-    return_scale,
-    train_network,
     training_of,
 )
-from rvrae_pyro.baselines.sequence_baseline import last_months, over_buckets, target_months
+from rvrae_pyro.baselines.sequence_baseline import WindowedNetwork, last_months, over_buckets
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 
@@ -218,7 +215,7 @@ class Network(nn.Module):
         return loss
 
 
-class FactorVAE(FactorBaseline):
+class FactorVAE(WindowedNetwork, FactorBaseline):
     r"""Variational autoencoder with a prior that predicts the factors.
 
     .. math:: r_{it} = \alpha_{it} + \beta_{it}' z_t, \quad
@@ -270,40 +267,18 @@ class FactorVAE(FactorBaseline):
         kl_weight: float = 1.0,
         config: TrainConfig | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(window, training_of(config, TrainConfig(months=24)))
         self.n_factors = check_count("n_factors", n_factors)
         self.hidden = check_count("hidden", hidden)
         self.n_portfolios = check_count("n_portfolios", n_portfolios)
-        self.window = check_count("window", window)
         self.kl_weight = check_number("kl_weight", kl_weight, "(0, inf)")
-        self.config = training_of(config, TrainConfig(months=24))
-        self._network: Network | None = None
-        self._scale = torch.ones((), dtype=torch.float64)
-
-    @classmethod
-    def _read_settings(cls, described: dict[str, Any]) -> dict[str, Any]:
-        return {**described, "config": TrainConfig(**described["config"])}
 
     def _build(self, n_characteristics: int) -> Network:
         return Network(n_characteristics, self.n_factors, self.hidden, self.n_portfolios)
 
-    def _learn(self, fitting: Fitting) -> None:
-        batch, n_train = fitting.batch, fitting.n_train
-        scale = return_scale(batch.returns[:n_train], batch.observed[:n_train])
-        network = self._build(batch.n_characteristics).to(batch.returns)
-
-        def objective(start: int, stop: int) -> tuple[Tensor, int]:
-            count = int(batch.observed[start:stop].sum())
-            if count == 0:
-                return batch.returns.new_zeros(()), 0
-            block, first = target_months(batch, start, stop, self.window)
-            return network.loss(block, first, scale, self.kl_weight), count
-
-        self.history = train_network(
-            network, objective, fitting, self.config, name=type(self).__name__
-        )
-        self._network = network.cpu().double().eval()
-        self._scale = torch.tensor(scale, dtype=torch.float64)
+    def _loss(self, network: nn.Module, block: Batch, first: int, scale: float) -> Tensor:
+        assert isinstance(network, Network)
+        return network.loss(block, first, scale, self.kl_weight)
 
     def _views(self, panel: xr.Dataset, batch: Batch) -> Iterator[FactorView]:
         shape, k = batch.returns.shape, self.n_factors
@@ -328,7 +303,7 @@ class FactorVAE(FactorBaseline):
     def _month(self, batch: Batch, t: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Assets listed in month t, and their distribution and that of the factors."""
         network = self._network
-        assert network is not None
+        assert isinstance(network, Network)
         block, assets = last_months(batch, t, self.window)
         features = network.features(block)[-1:]
         alpha, beta = network.decoder.parts(features)
@@ -345,11 +320,3 @@ class FactorVAE(FactorBaseline):
             prior.scale[0],
             posterior,
         )
-
-    def _state(self) -> dict[str, Tensor]:
-        assert self._network is not None
-        return {"scale": self._scale, **network_state(self._network)}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self._scale = state["scale"]
-        self._network = network_of(state, self._build(len(self._names)))

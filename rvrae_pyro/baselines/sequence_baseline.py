@@ -77,13 +77,13 @@ def last_months(batch: Batch, t: int, window: int) -> tuple[Batch, Tensor]:
     return block.select(assets), assets
 
 
-class SequenceForecaster(Baseline):
-    """A forecaster of returns from the last months' characteristics. It has no factors.
+class WindowedNetwork(Baseline):
+    """A baseline that trains one network on windows of consecutive months.
 
-    A subclass gives ``_build`` and keeps ``window`` and ``config``. Training takes a few
-    target months per step together with the ``window - 1`` months before them, so that
-    neighbouring windows share their computation: a target month then knows at least
-    ``window`` months of history, if the panel has them, and a forecast knows exactly that many.
+    A subclass gives ``_build`` and ``_loss``. Training takes a few target months per step together
+    with the ``window - 1`` months before them, so that neighbouring windows share their
+    computation: a target month then knows at least ``window`` months of history, if the panel has
+    them, and a forecast knows exactly that many.
     """
 
     window: int
@@ -102,7 +102,11 @@ class SequenceForecaster(Baseline):
 
     @abstractmethod
     def _build(self, n_characteristics: int) -> nn.Module:
-        """Return a network from a batch to forecasts (n_times, n_assets) per unit of scale."""
+        """Return an untrained network."""
+
+    @abstractmethod
+    def _loss(self, network: nn.Module, block: Batch, first: int, scale: float) -> Tensor:
+        """Sum of the losses of the months of ``block`` from ``first`` on, per unit of scale."""
 
     def _penalty(self, network: nn.Module) -> Tensor | float:
         """Penalty that is added to the mean loss per observation."""
@@ -118,9 +122,7 @@ class SequenceForecaster(Baseline):
             if count == 0:
                 return batch.returns.new_zeros(()), 0
             block, first = target_months(batch, start, stop, self.window)
-            seen = block.observed[first:]
-            error = network(block)[first:][seen] - block.returns[first:][seen] / scale
-            return error.square().sum(), count
+            return self._loss(network, block, first, scale), count
 
         self.history = train_network(
             network,
@@ -133,6 +135,27 @@ class SequenceForecaster(Baseline):
         self._network = network.cpu().double().eval()
         self._scale = torch.tensor(scale, dtype=torch.float64)
 
+    def _state(self) -> dict[str, Tensor]:
+        assert self._network is not None
+        return {"scale": self._scale, **network_state(self._network)}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._scale = state["scale"]
+        self._network = network_of(state, self._build(len(self._names)))
+
+
+class SequenceForecaster(WindowedNetwork):
+    """A forecaster of returns from the last months' characteristics. It has no factors.
+
+    A subclass gives ``_build``, whose network maps a batch to forecasts (n_times, n_assets) per
+    unit of scale.
+    """
+
+    def _loss(self, network: nn.Module, block: Batch, first: int, scale: float) -> Tensor:
+        seen = block.observed[first:]
+        error: Tensor = network(block)[first:][seen] - block.returns[first:][seen] / scale
+        return error.square().sum()
+
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
         assert self._network is not None
         forecast = torch.zeros_like(batch.returns)
@@ -141,11 +164,3 @@ class SequenceForecaster(Baseline):
             if assets.numel():
                 forecast[t, assets] = self._network(block)[-1] * self._scale
         return forecast
-
-    def _state(self) -> dict[str, Tensor]:
-        assert self._network is not None
-        return {"scale": self._scale, **network_state(self._network)}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self._scale = state["scale"]
-        self._network = network_of(state, self._build(len(self._names)))
