@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.baselines.baseline_files import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.hashing import fingerprint
@@ -205,7 +205,7 @@ class Baseline(ABC):
         offered += ["forecast", "log_evidence", "moments"] if self.has_distribution else []
         offered += ["reconstruct"] if self.has_factors else []
         rows["offers"] = ", ".join(offered)
-        return _html.card(type(self).__name__, _html.pairs(rows))
+        return displays.card(type(self).__name__, displays.pairs(rows))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the training panel behind when a copy goes to another process."""

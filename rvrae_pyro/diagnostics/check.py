@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, NO_PRIOR, SINGLE, advise
 from rvrae_pyro.names import TIME
 
@@ -82,14 +82,14 @@ class Check:
         for finding in self.findings:
             remedy = f"<br>Try: {escape(finding.remedy)}" if finding.remedy else ""
             rows.append(
-                f"<tr><td>{_html.badge(finding.verdict)}</td>"
+                f"<tr><td>{displays.badge(finding.verdict)}</td>"
                 f'<th scope="row">{escape(finding.question)}</th>'
                 f"<td>{escape(finding.answer)}{remedy}</td></tr>"
             )
-        limits = _html.fold("Not known from this fit", _html.listing(self.limits))
+        limits = displays.fold("Not known from this fit", displays.listing(self.limits))
         table = f"<table><tbody>{''.join(rows)}</tbody></table>"
         title = "Check: nothing bad found" if self.trusted else "Check: not to be trusted yet"
-        return _html.card(title, table, limits)
+        return displays.card(title, table, limits)
 
 
 def check_training(

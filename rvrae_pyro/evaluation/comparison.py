@@ -10,8 +10,8 @@ from scipy import stats
 
 from rvrae_pyro.data.timeline import in_time_order, labels_like, match_months, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.evaluation._scored import ESS, FILTER_ERROR, LogEvidence, monthly_scores
 from rvrae_pyro.evaluation.aggregation import hac_standard_error, varying
+from rvrae_pyro.evaluation.evidence_scores import ESS, FILTER_ERROR, LogEvidence, monthly_scores
 from rvrae_pyro.evaluation.stacking import MODEL, stacking_weights
 from rvrae_pyro.names import RETURNS, TIME
 

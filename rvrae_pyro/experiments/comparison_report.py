@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.forecast_tree import Fitted
@@ -31,8 +31,8 @@ from rvrae_pyro.experiments.result_tables import (
     with_printed,
 )
 from rvrae_pyro.names import ASSET, TIME
-from rvrae_pyro.plots._files import save_picture
-from rvrae_pyro.plots._style import canvas, dress
+from rvrae_pyro.plots.picture_files import save_picture
+from rvrae_pyro.plots.style import canvas, dress
 
 PAGE: Final = "report.md"
 TITLE: Final = "# Comparison"
@@ -173,11 +173,11 @@ class Comparison:
                 _titled("Predictive statistics of the months", show_statistics(self.statistics))
             )
         tables = [_titled(title, table) for _, title, table in self.readable()]
-        parts += [_html.fold("Other scores", "".join(tables))] if parts and tables else tables
+        parts += [displays.fold("Other scores", "".join(tables))] if parts and tables else tables
         if self.failures:
             failed = [f"{each.cell.model}: {each.message}" for each in self.failures]
-            parts.append(_html.fold(f"{len(failed)} fits failed", _html.listing(failed)))
-        return _html.card("Comparison", *parts)
+            parts.append(displays.fold(f"{len(failed)} fits failed", displays.listing(failed)))
+        return displays.card("Comparison", *parts)
 
     def readable(self, *, published: bool = False) -> Iterator[tuple[str, str, pd.DataFrame]]:
         """Yield number, title and text of every table that has rows.
@@ -224,7 +224,7 @@ def show_statistics(statistics: xr.Dataset) -> pd.DataFrame:
 
 
 def _titled(title: str, table: pd.DataFrame) -> str:
-    return f"<p>{escape(title)}</p>{_html.grid(list(map(str, table.columns)), table.values)}"
+    return f"<p>{escape(title)}</p>{displays.grid(list(map(str, table.columns)), table.values)}"
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:

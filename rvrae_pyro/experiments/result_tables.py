@@ -13,7 +13,7 @@ import xarray as xr
 
 from rvrae_pyro.diagnostics.check_panel import SUSPECT, judge_skill
 from rvrae_pyro.evaluation import compare, diebold_mariano
-from rvrae_pyro.evaluation._scored import ESS, FILTER_ERROR
+from rvrae_pyro.evaluation.evidence_scores import ESS, FILTER_ERROR
 from rvrae_pyro.experiments.forecast_tree import EVIDENCE_ERROR, LOG_EVIDENCE
 from rvrae_pyro.experiments.jobs import Cell, Result
 from rvrae_pyro.experiments.metrics import METRICS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.fitting.checking import judge_fit
 from rvrae_pyro.fitting.record import TrainingRecord
@@ -78,8 +78,8 @@ class Fit(TrainingRecord, Results):
             kept = self.history.loc[self.history["step"] == self.best_step, column]
             if count and kept.notna().any():
                 rows[f"bound, {label}"] = f"{float(kept.iloc[-1]) / count:.3f} nats per return"
-        model = _html.fold(repr(self.model).partition("\n")[0], self.model._repr_html_())
-        return _html.card("Fit", _html.pairs(rows), model)
+        model = displays.fold(repr(self.model).partition("\n")[0], self.model._repr_html_())
+        return displays.card("Fit", displays.pairs(rows), model)
 
     @property
     def _records(self) -> tuple[Fit, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.diagnostics.alignment import align
 from rvrae_pyro.diagnostics.check import Check
@@ -96,9 +96,9 @@ class Ensemble(Results):
         ]
         head = ("chain", "seed", "stopped", "kept step", "factor correlation with chain 0")
         model = self.members[0].model
-        folded = _html.fold(repr(model).partition("\n")[0], model._repr_html_())
-        return _html.card(
-            f"Ensemble of {len(self.members)} members", _html.grid(head, rows), folded
+        folded = displays.fold(repr(model).partition("\n")[0], model._repr_html_())
+        return displays.card(
+            f"Ensemble of {len(self.members)} members", displays.grid(head, rows), folded
         )
 
     @property

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
@@ -340,9 +340,9 @@ class RVRAE(nn.Module):
     def _repr_html_(self) -> str:
         """Show the parts as a table."""
         rows = [(name, *_described(part), _count(part)) for name, part in self._named_parts()]
-        table = _html.grid(("part", "kind", "settings", "weights"), rows)
-        notes = [] if self.choice is None else [_html.listing([self.choice])]
-        return _html.card(self._title(), table, *notes)
+        table = displays.grid(("part", "kind", "settings", "weights"), rows)
+        notes = [] if self.choice is None else [displays.listing([self.choice])]
+        return displays.card(self._title(), table, *notes)
 
     def _title(self) -> str:
         return (

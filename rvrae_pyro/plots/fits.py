@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import TIME
-from rvrae_pyro.plots._sources import described, period_of, wrong
-from rvrae_pyro.plots._style import BAND, Style, canvas, date_axis, dress, legend
+from rvrae_pyro.plots.plot_sources import described, period_of, wrong
+from rvrae_pyro.plots.style import BAND, Style, canvas, date_axis, dress, legend
 
 _MODEL: Final = "model"
 

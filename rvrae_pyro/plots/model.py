@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS, SAMPLE_DIMS, TIME
-from rvrae_pyro.plots._sources import described, factor_draws, group_of, period_of, wrong
-from rvrae_pyro.plots._style import (
+from rvrae_pyro.plots.plot_sources import described, factor_draws, group_of, period_of, wrong
+from rvrae_pyro.plots.plot_summaries import principal_factors
+from rvrae_pyro.plots.style import (
     BAND,
     Canvas,
     Style,
@@ -25,7 +26,6 @@ from rvrae_pyro.plots._style import (
     mark_dates,
     note,
 )
-from rvrae_pyro.plots._summaries import principal_factors
 
 _FEW: Final = 100
 """Draws below which a density is drawn as its empirical distribution function."""

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, CHAIN, COMPOUNDED_RETURNS, DRAW, RETURNS, STEP, TIME
-from rvrae_pyro.plots._sources import (
+from rvrae_pyro.plots.plot_sources import (
     asset_texts,
     forecast_tree,
     group_of,
@@ -26,7 +26,8 @@ from rvrae_pyro.plots._sources import (
     predicted_returns,
     realised_returns,
 )
-from rvrae_pyro.plots._style import (
+from rvrae_pyro.plots.plot_summaries import calibrate, typical_size
+from rvrae_pyro.plots.style import (
     BAND,
     Style,
     Theme,
@@ -37,7 +38,6 @@ from rvrae_pyro.plots._style import (
     mark_dates,
     note,
 )
-from rvrae_pyro.plots._summaries import calibrate, typical_size
 from rvrae_pyro.risk.portfolio import portfolio_draws
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, read_weights
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import ASSET, TIME
-from rvrae_pyro.plots._sources import (
+from rvrae_pyro.plots.plot_sources import (
     asset_texts,
     forecast_tree,
     group_of,
@@ -22,7 +22,7 @@ from rvrae_pyro.plots._sources import (
     predicted_returns,
     realised_returns,
 )
-from rvrae_pyro.plots._style import Style, canvas, date_axis, dress, legend
+from rvrae_pyro.plots.style import Style, canvas, date_axis, dress, legend
 from rvrae_pyro.risk.backtest import backtest
 from rvrae_pyro.risk.summary import summarize
 

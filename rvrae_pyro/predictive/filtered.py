@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
@@ -109,7 +109,7 @@ class Filtered:
             "smallest effective sample size": f"{float(ess[worst]):.0f} in "
             f"{str(self.batch.times[worst])[:10]}",
         }
-        return _html.card("Filtered panel", _html.pairs(rows))
+        return displays.card("Filtered panel", displays.pairs(rows))
 
     @cached_property
     def draw_attrs(self) -> dict[str, str | int]:

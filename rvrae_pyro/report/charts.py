@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from rvrae_pyro import plots
 from rvrae_pyro.names import FACTOR, TIME
-from rvrae_pyro.plots._style import canvas
+from rvrae_pyro.plots.style import canvas
 from rvrae_pyro.report.books import EQUAL, PORTFOLIO
 from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.text import percent

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro import _html
+from rvrae_pyro import displays
 from rvrae_pyro.diagnostics.check import Check, Finding
 
 CONFIG = rv.FitConfig(max_steps=3)
@@ -96,7 +96,7 @@ def test_baselines(panel: xr.Dataset) -> None:
 def test_what_comes_from_data_is_escaped() -> None:
     bad = "<script>alert(1)</script>"
     check = Check([Finding(bad, "bad", bad, bad)], [bad])
-    shown = check._repr_html_() + _html.pairs({bad: bad}) + _html.grid([bad], [[bad]])
-    shown += _html.card(bad) + _html.fold(bad, "") + _html.badge(bad)
+    shown = check._repr_html_() + displays.pairs({bad: bad}) + displays.grid([bad], [[bad]])
+    shown += displays.card(bad) + displays.fold(bad, "") + displays.badge(bad)
     assert "<script" not in shown
     assert shown.count("&lt;script") >= 10
