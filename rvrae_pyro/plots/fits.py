@@ -24,9 +24,9 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
 
     Parameters
     ----------
-    source : Fit or DataFrame, or mapping from name to these
-        A fit, or its ``history``. A mapping draws one line per fit: of the validation months,
-        or of the training months where a fit has none.
+    source : Fit, Ensemble or DataFrame, or mapping from name to these
+        A fit, or its ``history``. A mapping or an ensemble draws one line per fit: of the
+        validation months, or of the training months where a fit has none.
     ax : Axes, optional
         Default: a new pyplot figure.
     style : {"light", "dark"}, optional
@@ -50,6 +50,9 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
     >>> rv.plots.training(history).get_ylabel()
     'nats'
     """
+    members = getattr(source, "members", None)
+    if isinstance(members, tuple):  # an ensemble
+        source = {f"seed {each.seed}": each for each in members}
     if isinstance(source, Mapping):
         return _several(source, ax, style)
     history, attrs = _history(source)

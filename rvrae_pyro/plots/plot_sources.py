@@ -12,7 +12,7 @@ import xarray as xr
 from rvrae_pyro.data.calendar import infer_frequency
 from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, RETURNS, STEP, TIME
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, OBS, RETURNS, STEP, TIME
 
 _UNITS: Final = {"monthly": "month", "weekly": "week", "daily": "day"}
 
@@ -62,6 +62,10 @@ def forecast_tree(
     if predictions is not None and RETURNS in predictions:
         assert isinstance(source, xr.DataTree)  # as it has groups
         return source
+    replicates = group_of(source, "posterior_predictive")
+    if replicates is not None and RETURNS in replicates:
+        wide = xr.Dataset({RETURNS: _wide(replicates[RETURNS])})
+        return xr.DataTree.from_dict({"predictions": wide})
     expected = "a forecast (DataTree with `predictions/returns`) or a fitted model"
     remedy = "Pass fit.forecast(panel), fit.filter(panel), or the fit and its panel."
     if isinstance(source, xr.DataTree | xr.Dataset | xr.DataArray | pd.DataFrame):
@@ -100,8 +104,14 @@ def predicted_returns(tree: xr.DataTree) -> xr.DataArray:
 def realised_returns(source: object, panel: object) -> xr.DataArray:
     """Return realised returns (time, asset) of a panel, an array, or a filtered panel."""
     given = panel
+    own = getattr(source, "panel", None)
+    if given is None and isinstance(own, xr.Dataset):
+        given = own
     if given is None:
-        given = getattr(source, "panel", None)
+        observed = group_of(source, "observed_data")
+        given = None if observed is None else observed.get(RETURNS)
+    if isinstance(given, xr.DataArray) and OBS in given.dims:
+        given = _wide(given)
     if isinstance(given, xr.Dataset) and RETURNS in given:
         given = given[RETURNS]
     if not isinstance(given, xr.DataArray) or set(given.dims) != {TIME, ASSET}:
@@ -112,6 +122,28 @@ def realised_returns(source: object, panel: object) -> xr.DataArray:
             "Pass the panel whose months were forecast.",
         )
     return given.transpose(TIME, ASSET)
+
+
+def has_returns(source: object, panel: object) -> bool:
+    """Whether realised returns are at hand: a panel, a filtered panel's, or a tree's own."""
+    observed = group_of(source, "observed_data")
+    return (
+        panel is not None
+        or isinstance(getattr(source, "panel", None), xr.Dataset)
+        or (observed is not None and RETURNS in observed)
+    )
+
+
+def _wide(values: xr.DataArray) -> xr.DataArray:
+    """Turn observations along ``obs`` into (time, asset), NaN where there is none."""
+    if OBS not in values.dims:
+        return values
+    index = pd.MultiIndex.from_arrays(
+        [values[TIME].values, values[ASSET].values], names=[TIME, ASSET]
+    )
+    coords = xr.Coordinates.from_pandas_multiindex(index, OBS)
+    plain = values.reset_coords(drop=True).drop_vars(OBS, errors="ignore")
+    return plain.assign_coords(coords).unstack(OBS)
 
 
 def factor_draws(

@@ -19,6 +19,7 @@ from rvrae_pyro.plots.plot_sources import (
     asset_texts,
     forecast_tree,
     group_of,
+    has_returns,
     month_label,
     months_of,
     one_time,
@@ -343,7 +344,8 @@ def volatility(
     source : DataTree, Filtered, Fit, Ensemble, baseline, or mapping from name to these
         One-step-ahead forecasts. A mapping draws one line per model.
     panel : Dataset or DataArray (time, asset), optional
-        Realised returns; needed unless ``source`` is a filtered panel.
+        Realised returns. Default: those of a filtered panel or of the tree's ``observed_data``;
+        without any, a portfolio's predicted volatility is drawn alone.
     quantity : {"portfolio", "cross_section"}
         Standard deviation of a portfolio (default) against the root mean square of its returns
         in the months around; or the root mean square return over the assets of each month,
@@ -383,12 +385,16 @@ def volatility(
             "`source` must be one forecast, or with quantity='portfolio' a mapping of one or more; "
             f"got {len(sources)} with quantity={quantity!r}."
         )
-    returns = realised_returns(next(iter(sources.values())), panel)
     draws = {}
     for name, each in sources.items():
         where = f"source[{name!r}]" if several else "source"
         draws[str(name)] = predicted_returns(forecast_tree(each, panel, name=where))
-    first = next(iter(draws.values()))
+    first, alone = next(iter(draws.values())), next(iter(sources.values()))
+    if quantity == "portfolio" and not has_returns(alone, panel):
+        # nothing to compare with: every asset that is forecast is held
+        returns = first.isel({CHAIN: 0, DRAW: 0}, drop=True) * 0.0
+    else:
+        returns = realised_returns(alone, panel)
     months = returns.indexes[TIME].intersection(first.indexes[TIME])
     for one in draws.values():
         months = months.intersection(one.indexes[TIME])
@@ -449,8 +455,9 @@ def _draw_portfolio(
     earned = (returns.fillna(0.0) * share).sum(ASSET).where((share != 0).any(ASSET))
     realised = (earned**2).rolling({TIME: window}, center=True).mean() ** 0.5
     times = returns[TIME].values
-    text = f"realised, {window} {period}s around"
-    axes.plot(times, 100 * realised.values, color=theme.muted, linewidth=1.6, label=text)
+    if bool((earned != 0.0).any()):
+        text = f"realised, {window} {period}s around"
+        axes.plot(times, 100 * realised.values, color=theme.muted, linewidth=1.6, label=text)
     for k, (name, one) in enumerate(draws.items()):
         drawn = xr.dot(one.fillna(0.0), share, dim=ASSET)
         predicted = drawn.std((CHAIN, DRAW)).transpose(TIME)

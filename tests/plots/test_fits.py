@@ -64,3 +64,16 @@ def test_baselines_are_drawn_too(panel: xr.Dataset) -> None:
     ewma = rv.baselines.EWMA().fit(panel)
     assert rv.plots.forecast(ewma, panel).get_ylabel() == "asset"
     assert rv.plots.volatility({"EWMA": ewma}, panel).get_xlabel() == "month"
+
+
+def test_training_of_an_ensemble(panel: xr.Dataset) -> None:
+    config = rv.FitConfig(max_steps=3)
+    ensemble = rv.fit_ensemble(
+        lambda: rv.RVRAE(2, 2), panel, seeds=2, config=config, progress=False
+    )
+    axes = rv.plots.training(ensemble)
+    assert [line.get_label() for line in axes.lines] == ["seed 0", "seed 1"]
+
+
+def test_replicates_of_a_fit(fit: rv.Fit, panel: xr.Dataset) -> None:
+    assert isinstance(rv.plots.calibration(fit.posterior_predictive(panel, 50)), Figure)

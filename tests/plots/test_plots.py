@@ -422,7 +422,10 @@ def ewma() -> xr.DataTree:
         (lambda: rv.plots.fan(TREE), r"several steps \(dim `step`\).*horizon=12"),
         (lambda: rv.plots.fan(STEPS, asset="zz"), "`asset` must be one of the 5 assets"),
         (lambda: rv.plots.fan(STEPS, asset="a1", weights=1), "exclude each other"),
-        (lambda: rv.plots.volatility(TREE), "`panel` must be a panel or its returns"),
+        (
+            lambda: rv.plots.volatility(TREE, quantity="cross_section"),
+            "`panel` must be a panel or its returns",
+        ),
         (lambda: rv.plots.volatility(TREE, PANEL, quantity="x"), "`quantity` must be"),
         (lambda: rv.plots.volatility({}, PANEL), "`source` must be one forecast"),
         (
@@ -475,3 +478,32 @@ def test_training_of_several_fits_shares_a_picture() -> None:
     assert plain.get_title("left") == "Evidence lower bound, training months"
     with pytest.raises(rv.ConfigError, match="at least one name"):
         rv.plots.training({})
+
+
+def test_a_tree_alone_is_enough_where_it_holds_the_returns() -> None:
+    alone = rv.plots.volatility(TREE)
+    assert [line.get_label() for line in alone.lines] == ["predicted"]
+    both = xr.DataTree.from_dict(
+        {
+            "predictions": TREE["predictions"].to_dataset(),
+            "observed_data": PANEL[["returns"]].drop_vars("name"),
+        }
+    )
+    assert isinstance(rv.plots.calibration(both), Figure)
+    assert len(rv.plots.volatility(both).lines) == 2
+    flat = PANEL["returns"].drop_vars("name").stack(obs=["time", "asset"])
+    drawn = TREE["predictions/returns"].stack(obs=["time", "asset"])
+    coords = {"time": ("obs", flat["time"].values), "asset": ("obs", flat["asset"].values)}
+    replicates = xr.DataTree.from_dict(
+        {
+            "posterior_predictive": xr.Dataset(
+                {"returns": (("chain", "draw", "obs"), drawn.values)}, coords
+            ),
+            "observed_data": xr.Dataset({"returns": ("obs", flat.values)}, coords),
+        }
+    )
+    figure = rv.plots.calibration(replicates, kind="coverage")
+    same = rv.plots.calibration(both, kind="coverage")
+    assert isinstance(figure, Axes)
+    assert isinstance(same, Axes)
+    np.testing.assert_allclose(figure.lines[1].get_ydata(), same.lines[1].get_ydata())
