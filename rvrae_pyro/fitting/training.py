@@ -186,8 +186,8 @@ def fit(
             keep=keep,
             slopes=slopes,
         )
-    if model.hyper_sites and is_exact(model):
-        refine(model, batch.window(0, n_train, every_asset=True), seed=seed)
+    if model.hyper_sites and (is_exact(model) or config.refine_draws is not None):
+        refine(model, batch.window(0, n_train, every_asset=True), config.refine_draws, seed=seed)
     model.parts.mark_trained()
     return outcome(model, config, seed, times, about["attrs"], trained)
 

@@ -67,6 +67,11 @@ class FitConfig:
     passes : int
         Passes over the training months per epoch. Each epoch begins with a filter pass, which
         costs about as much as a step on all months: worth several passes where ``window`` is None.
+    refine_draws : int or None
+        Draws per round of the importance sampling that ends training where an interpretable
+        parameter has a prior (:func:`rvrae_pyro.inference.refine`), 20 or more. Default: 2000 where
+        the evidence has a closed form, which costs seconds, and no such sampling elsewhere, where
+        each draw costs a particle filter.
     dtype : torch.dtype
     device : str
 
@@ -90,6 +95,7 @@ class FitConfig:
     clip_norm: float = 5.0
     patience: int = 25
     passes: int = 1
+    refine_draws: int | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -116,6 +122,8 @@ class FitConfig:
                 )
         for name in ("max_steps", "num_particles", "patience", "passes"):
             check_count(name, getattr(self, name))
+        if self.refine_draws is not None:
+            check_count("refine_draws", self.refine_draws, 20)
         for name in ("window", "asset_batch", "shard_size"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

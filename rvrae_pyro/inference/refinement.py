@@ -144,9 +144,10 @@ def refine(
 
     Notes
     -----
-    ``rv.fit`` does this at the end of training where the evidence has a closed form. Elsewhere the
-    guide keeps what the bound gave, which is biased towards what makes the factors' guide good;
-    call this with the training batch for the cost of ``num_draws`` particle filters per round.
+    ``rv.fit`` does this at the end of training where the evidence has a closed form, and with
+    ``FitConfig(refine_draws=200)`` elsewhere. Without it the guide keeps what the bound gave, which
+    is biased towards what makes the factors' guide good. Costs ``num_draws`` particle filters per
+    round; two to six rounds.
 
     References
     ----------
@@ -188,6 +189,7 @@ def refine(
     mean, root = guide.moments(parts)
     root = 2.0 * root  # wide at first: what is missed cannot be weighted
     share, log_evidence, rounds = 0.0, math.nan, 0
+    kept: list[tuple[Tensor, Tensor]] = []
     with seeded(seed):
         for _ in range(_ROUNDS):
             rounds += 1
@@ -196,23 +198,33 @@ def refine(
             ratio = torch.where(ratio.isfinite(), ratio, -math.inf)
             power = _temper(ratio)
             weight = torch.softmax(power * ratio, 0)
-            mean = (weight.unsqueeze(-1) * free).sum(0)
-            off = free - mean
-            covariance = (weight[:, None, None] * off[:, :, None] * off[:, None, :]).sum(0)
-            scale = covariance.diagonal().mean()
-            ridge = 1e-9 * scale * torch.eye(len(mean)).to(covariance)
-            root = torch.linalg.cholesky(covariance + ridge)
+            mean, root = _moments(weight, free)
             before, share = share, float(1.0 / torch.softmax(ratio, 0).square().sum()) / num_draws
             log_evidence = float(torch.logsumexp(ratio, 0)) - math.log(num_draws)
+            if power == 1.0:
+                kept.append((share * torch.softmax(ratio, 0), free))
             # noise of a particle filter bounds the share: then no round betters it by much
             if power == 1.0 and (share > _ENOUGH or share < _GAIN * before):
                 break
-    values = torch.cat([x.reshape(num_draws, -1) for x in guide.split(free).values()], -1)
+    if kept:  # every round that was not tempered tells of the posterior, by its effective draws
+        weight, free = (torch.cat(list(each)) for each in zip(*kept, strict=True))
+        weight = weight / weight.sum()
+        mean, root = _moments(weight, free)
+    values = torch.cat([x.reshape(len(free), -1) for x in guide.split(free).values()], -1)
     mean, root = _match(guide.transform, mean, root, weight, values)
     model.parts.weight_guide.set_moments(
         model.parts, mean.to(model.return_scale), root.to(model.return_scale)
     )
     return Refinement(rounds, share, log_evidence)
+
+
+def _moments(weight: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and root (d, d) of the covariance of weighted draws (n, d)."""
+    mean = (weight.unsqueeze(-1) * free).sum(0)
+    off = free - mean
+    covariance = (weight[:, None, None] * off[:, :, None] * off[:, None, :]).sum(0)
+    ridge = 1e-9 * covariance.diagonal().mean() * torch.eye(len(mean)).to(covariance)
+    return mean, torch.linalg.cholesky(covariance + ridge)
 
 
 def _propose(mean: Tensor, root: Tensor, n: int) -> tuple[Tensor, Tensor]:
