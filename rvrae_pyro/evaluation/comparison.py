@@ -1,13 +1,13 @@
-"""Rank fits by what they said of months before they came, with errors of the differences."""
+"""Comparison of fits by one-step-ahead log scores, with errors of the differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy import stats
 
+from rvrae_pyro.data.resampling import stationary_bootstrap
 from rvrae_pyro.data.timeline import in_time_order, labels_like, match_months, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation.aggregation import hac_standard_error, varying
@@ -196,21 +196,7 @@ def _errors(
     block = max(1.0, n_times ** (1 / 3)) if lags is None else float(lags)
     if block < 1:
         raise ConfigError(f"`lags` must be at least 1 with error='bootstrap'; got {lags!r}.")
-    picks = _stationary_bootstrap(n_times, block, num_samples, np.random.default_rng(seed))
+    picks = stationary_bootstrap(n_times, num_samples, block, np.random.default_rng(seed))
     values = series.transpose(..., TIME).to_numpy()
     means = values[..., picks].mean(-1)
     return series.isel({TIME: 0}, drop=True).copy(data=means.std(-1, ddof=1))
-
-
-def _stationary_bootstrap(
-    n_times: int, block: float, num_samples: int, random: np.random.Generator
-) -> NDArray[np.int64]:
-    """Months of every resample, in wrapped blocks of geometric length."""
-    starts = random.integers(0, n_times, (num_samples, n_times))
-    fresh = random.random((num_samples, n_times)) < 1.0 / block
-    fresh[:, 0] = True
-    picks = np.empty((num_samples, n_times), np.int64)
-    for t in range(n_times):
-        onward = (picks[:, t - 1] + 1) % n_times if t else starts[:, 0]
-        picks[:, t] = np.where(fresh[:, t], starts[:, t], onward)
-    return picks

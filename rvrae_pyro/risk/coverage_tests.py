@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import xlogy
 
+from rvrae_pyro.data.resampling import stationary_bootstrap
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_number
 from rvrae_pyro.risk.draws import Array, exceeds
@@ -347,35 +348,6 @@ def holm(p_values: ArrayLike) -> Array:
     steps = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * steps), 1.0)
     return adjusted
-
-
-def stationary_bootstrap(
-    size: int, num_samples: int, block: float, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """Draw indices (num_samples, size) of the stationary bootstrap: blocks of random length.
-
-    Parameters
-    ----------
-    size : int
-        Months.
-    num_samples : int
-    block : float
-        Mean length of a block, at least 1.
-    rng : Generator
-
-    References
-    ----------
-    Politis and Romano (1994), Journal of the American Statistical Association 89, 1303-1313.
-    """
-    check_number("block", block, "[1, inf)", "It counts months.")
-    starts = rng.uniform(size=(num_samples, size)) < 1.0 / block
-    starts[:, 0] = True
-    jumps = rng.integers(size, size=(num_samples, size))
-    months = np.arange(size)
-    begun = np.maximum.accumulate(np.where(starts, months, 0), axis=1)
-    base = np.take_along_axis(jumps, begun, axis=1)
-    indices: NDArray[np.intp] = (base + months - begun) % size
-    return indices
 
 
 def _check_tail(tail: float) -> None:

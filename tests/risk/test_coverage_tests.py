@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from rvrae_pyro.data.resampling import stationary_bootstrap
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.risk import coverage_tests as ct
 
@@ -175,7 +176,7 @@ def test_bootstrap_has_the_variance_of_the_stationary_bootstrap():
     keep = (1 - 1 / block) ** np.arange(size)
     weights = (1 - np.arange(size) / size) * keep
     known = (circular[0] + 2 * np.sum(weights[1:] * circular[1:])) / size
-    ours = series[ct.stationary_bootstrap(size, 4000, block, rng)].mean(axis=1)
+    ours = series[stationary_bootstrap(size, 4000, block, rng)].mean(axis=1)
     assert ours.var() == pytest.approx(known, rel=0.09)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -195,4 +196,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ShapeError, match="must have one dimension"):
         ct.christoffersen(np.zeros((2, 2)), 0.05)
     with pytest.raises(ConfigError, match="`block` must be at least 1"):
-        ct.stationary_bootstrap(10, 5, 0.5, np.random.default_rng(0))
+        stationary_bootstrap(10, 5, 0.5, np.random.default_rng(0))
