@@ -13,6 +13,7 @@ from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.scales import Alpha, GlobalScale, Scale
 from rvrae_pyro.nn.asset_sums import along_assets, along_factors, information, spread_of
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
+from rvrae_pyro.nn.sequences import under_vmap
 
 __all__ = [
     "LevelSearch",
@@ -304,7 +305,10 @@ class LevelSearch:
     @property
     def unfinished(self) -> bool:
         """Whether there is a step to take."""
-        return self.steps < _LEVEL_SWEEPS and bool(self.moving.any())
+        if self.steps >= _LEVEL_SWEEPS:
+            return False
+        # a month that has converged stays, so that further steps for all change nothing
+        return under_vmap(self.moving) or bool(self.moving.any())
 
     def step(self, pull: Tensor, scale_score: Tensor) -> None:
         """Move mode and level, given the gradients there."""

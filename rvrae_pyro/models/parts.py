@@ -150,8 +150,11 @@ class Parts(InParameterStore):
         if self.likelihood.alpha is not None:
             alpha = call_with(self, sites, "likelihood.alpha", weights, batch)
         returns = batch.returns / unit
+        # where a potential starts from: the guide's business, for which the middle of the
+        # posterior will do, once for all draws; an observed recurrence is driven by it
+        prior = placed.factor_prior if self.factor_prior.observed else self.factor_prior
         with torch.no_grad():
-            start = placed.factor_prior.start(batch.context)
+            start = prior.start(batch.context)
         residual = returns if alpha is None else returns - alpha
         cells, dispersion = (residual, beta, scale, batch.observed), None
         if self.factor_prior.reads_dispersion:

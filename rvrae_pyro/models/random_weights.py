@@ -553,7 +553,8 @@ def raw_values(
         plain = _without_plates(weights[site.name], len(shape))
         found[site.parameter.removeprefix(prefix)] = site.to_raw(parts, plain)
         own = plain.shape[: plain.ndim - len(shape)]
-        particles = torch.broadcast_shapes(particles, own)
+        # numpy's, for torch's imports sympy
+        particles = torch.Size(np.broadcast_shapes(particles, own))
     if particles:
         raws = {site.parameter.removeprefix(prefix): site.parameter for site in sites}
         for name, value in found.items():

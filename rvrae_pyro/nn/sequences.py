@@ -109,13 +109,18 @@ def rnn_weights(rnn: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return w_in, w_state, b_in, b_state
 
 
+def under_vmap(*tensors: Tensor) -> bool:
+    """Whether ``torch.vmap`` has a dimension of a tensor, which no branch may then look into."""
+    return any(torch._C._functorch.is_batchedtensor(tensor) for tensor in tensors)
+
+
 def gru_step(gru: nn.GRU, inputs: Tensor, hidden: Tensor) -> Tensor:
     """One step of a gated recurrent unit, of shape (n, size); also under ``torch.vmap``.
 
     torch's own cell has no batching rule; written out it costs three times as much.
     """
     weights = rnn_weights(gru)
-    if not any(torch._C._functorch.is_batchedtensor(t) for t in (inputs, hidden)):
+    if not under_vmap(inputs, hidden):
         stepped: Tensor = torch.gru_cell(inputs, hidden, *weights)
         return stepped
     w_in, w_state, b_in, b_state = weights
