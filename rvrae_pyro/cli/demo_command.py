@@ -92,7 +92,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit 30 real portfolios; write next month's forecast and risk, scores and pictures."""
+    """Fit 30 real portfolios; write next month's forecast and risk, scores, pictures, a report."""
     check_folder(out)
     sizes = QUICK if quick else FULL
     with _one_thread(), assembled(out) as folder:
@@ -126,6 +126,8 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
     _write_forecasts(market, folder)
     scores = score_forecasts(market.filtered, market.tree, market.factors["mean"], market.cut.test)
     _draw_market(market, folder)
+    progress("writing the report")
+    _write_report(market, sizes, seed, folder)
     metrics = {
         "seed": seed,
         "sizes": asdict(sizes),
@@ -210,6 +212,15 @@ def _draw_market(market: _Market, folder: Path) -> None:
     }
     for name, picture in pictures.items():
         save_picture(picture, folder / f"{name}.png")
+
+
+def _write_report(market: _Market, sizes: Sizes, seed: int, folder: Path) -> None:
+    from rvrae_pyro.report.facts import gather
+    from rvrae_pyro.report.page import write_page
+
+    raw = market.raw.sel({TIME: market.panel[TIME]})
+    facts = gather(market.fit, market.panel, raw, sizes.num_samples, seed)
+    write_text(folder / "report.html", write_page(facts))
 
 
 def _report(

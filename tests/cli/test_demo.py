@@ -28,6 +28,7 @@ FILES = {
     "forecast.nc",
     "metrics.json",
     "model",
+    "report.html",
     "risk.csv",
     *(f"{name}.png" for name in PICTURES),
 }
