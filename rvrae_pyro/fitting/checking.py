@@ -144,7 +144,8 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
     """
     panel, num_samples = subject.filtered.panel, subject.filtered.num_samples
     ess, exact = subject.filtered.ess, is_exact(fit.model)
-    findings = [check_filter(ess, num_samples, exact), _bound(subject, fit.seed, used)]
+    n_particles = subject.filtered.n_particles
+    findings = [check_filter(ess, n_particles, exact), _bound(subject, fit.seed, used)]
     findings.append(check_weights(psis(fit, panel, max(100, num_samples), fit.seed), used))
     findings.append(_spread(subject, fit.seed, used))
     trained = fit.kl_total[TIME].to_numpy()

@@ -10,7 +10,7 @@ import xarray as xr
 
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.models import likelihoods, loadings, priors
-from rvrae_pyro.names import ASSET, CHARACTERISTIC, CONTEXT, FEATURE, TIME
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 
 __all__ = ["PanelKind", "choose_parts", "describe_panel_kind"]
 
@@ -24,8 +24,8 @@ _MANY: Final = 200
 """Listed assets from which characteristics are small factors of their own."""
 _MOST_SMALL: Final = 60
 """Characteristics up to which each is a small factor."""
-_SMALL: Final = 8
-"""Small factors of a fixed universe at the most, one for every three assets."""
+_MORE: Final = 8
+"""Further factors of a fixed universe at the most, one for every three assets."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,13 @@ class PanelKind:
     n_times : int
     stays : float
         Share of months in which an asset is listed, on average over assets.
-    n_characteristics, n_context : int
+    n_characteristics : int
     """
 
     n_assets: int
     n_times: int
     stays: float
     n_characteristics: int
-    n_context: int
 
     @classmethod
     def of(cls, panel: xr.Dataset) -> PanelKind:
@@ -58,7 +57,6 @@ class PanelKind:
             n_times=len(live),
             stays=float(live[:, ever].mean()) if ever.any() else 0.0,
             n_characteristics=panel.sizes[CHARACTERISTIC],
-            n_context=panel.sizes[FEATURE] if CONTEXT in panel else 0,
         )
 
     @property
@@ -72,15 +70,15 @@ class PanelKind:
         return self.n_assets >= _MANY and self.n_characteristics <= _MOST_SMALL
 
     @property
-    def n_small(self) -> int:
-        """Small factors in addition to those with dynamics."""
+    def n_more(self) -> int:
+        """Factors in addition to those asked for."""
         if self.fixed_universe:
-            return min(_SMALL, self.n_assets // 3)
+            return min(_MORE, self.n_assets // 3)
         return self.n_characteristics if self.many_stocks else 0
 
 
 def choose_parts(
-    panel: xr.Dataset, n_factors: int, given: int | None = None
+    panel: xr.Dataset, n_factors: int, n_context: int = 0, given: int | None = None
 ) -> tuple[int, dict[str, Any], str]:
     """Choose the parts for a panel.
 
@@ -89,6 +87,8 @@ def choose_parts(
     panel : Dataset
     n_factors : int
         Factors with dynamics.
+    n_context : int
+        Features of context that the prior and the scale read.
     given : int, optional
         Number of factors of a part that the caller brings; then there are no small ones.
 
@@ -102,46 +102,46 @@ def choose_parts(
         What was chosen and why, in one line.
     """
     kind = PanelKind.of(panel)
-    n_characteristics, n_small = kind.n_characteristics, kind.n_small
+    n_characteristics, n_more = kind.n_characteristics, kind.n_more
     if given is not None:
-        n_factors, n_small = given, 0
-    total = n_factors + n_small
-    # context pays for single stocks; portfolios' own volatility is better measured by x_t
-    n_context = 0 if kind.fixed_universe else kind.n_context
-    base: priors.FactorPrior = priors.Recurrent(n_factors, n_context=n_context, idio_level=False)
+        n_factors, n_more = given, 0
+    total = n_factors + n_more
+    n_dynamic = total if kind.fixed_universe else n_factors
+    base: priors.FactorPrior = priors.Recurrent(
+        n_dynamic, n_context=n_context, idio_level=n_context > 0
+    )
     scale: likelihoods.Scale = likelihoods.CharacteristicScale(n_characteristics, n_context)
     learned: loadings.Loadings = loadings.LSTM(n_characteristics, n_factors)
     student: type[likelihoods.Likelihood] = likelihoods.StudentT
-    if n_small:
-        base = priors.Augmented(base, n_small)
     if kind.fixed_universe:
         labels = panel[ASSET].values.tolist()
         learned = loadings.AssetEffects(loadings.LSTM(n_characteristics, total), labels)
         scale = likelihoods.AssetScale(scale, labels)
-    elif n_small:
+    elif n_more:
         learned, student = loadings.Augmented(learned), likelihoods.SkewStudentT
+        base = priors.Augmented(base, n_more)
     parts = {
         "loadings": learned,
-        "factor_prior": priors.CommonVolatility(base),
+        "factor_prior": priors.CommonVolatility(base, persistence=0.97, gain=0.3),
         "likelihood": student(scale),
         "n_context": n_context,
     }
-    return total, parts, describe_panel_kind(kind, n_factors, n_small)
+    return total, parts, describe_panel_kind(kind, n_factors, n_more, n_context)
 
 
-def describe_panel_kind(kind: PanelKind, n_factors: int, n_small: int) -> str:
+def describe_panel_kind(kind: PanelKind, n_factors: int, n_more: int, n_context: int) -> str:
     """State the choice and its reason."""
     seen = f"{kind.n_assets} assets per month, listed {kind.stays:.0%} of {kind.n_times} months"
-    read = f", {kind.n_context} features of context" if kind.n_context else ""
+    read = f", {n_context} features of context" if n_context else ", no context"
     if kind.fixed_universe:
         chosen = (
-            f"a fixed universe with history: loadings and scales by asset, {n_factors} dynamic and "
-            f"{n_small} small factors, no context"
+            f"a fixed universe with history: loadings and scales by asset, {n_factors} factors and "
+            f"{n_more} more for what single assets share{read}"
         )
-    elif n_small:
+    elif n_more:
         chosen = (
             f"many stocks: no effects by asset, {n_factors} learned factors and a small one per "
-            f"characteristic ({n_small}), two-piece Student-t returns{read}"
+            f"characteristic ({n_more}), two-piece Student-t returns{read}"
         )
     else:
         chosen = f"no effects by asset, {n_factors} factors, Student-t returns{read}"

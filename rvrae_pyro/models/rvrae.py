@@ -63,7 +63,7 @@ class RVRAE(nn.Module):
     loadings : Loadings, optional
         B_t from characteristics; an LSTM with a feed-forward path unless told.
     factor_prior : FactorPrior, optional
-        p(z_t | h_{t-1}); the VRNN prior unless told.
+        p(z_t | h_{t-1}). Default: the VRNN prior inside a common volatility.
     decoder : Decoder, optional
         From code to factors; the identity unless told.
     likelihood : Likelihood, optional
@@ -139,7 +139,9 @@ class RVRAE(nn.Module):
         if loadings is None:
             loadings = _loadings.LSTM(n_characteristics, n_factors)
         if factor_prior is None:
-            factor_prior = priors.Recurrent(n_factors, n_context=n_context)
+            # without context a level of its own would only repeat the common volatility
+            base = priors.Recurrent(n_factors, n_context=n_context, idio_level=n_context > 0)
+            factor_prior = priors.CommonVolatility(base, persistence=0.97, gain=0.3)
         decoder = decoders.Identity() if decoder is None else decoder
         guide = guides.Conjugate() if guide is None else guide
         sizes = {
@@ -225,18 +227,20 @@ class RVRAE(nn.Module):
         )
 
     @classmethod
-    def for_panel(cls, panel: xr.Dataset, n_factors: int = 5, **parts: Any) -> RVRAE:
+    def for_panel(
+        cls, panel: xr.Dataset, n_factors: int = 5, *, n_context: int = 0, **parts: Any
+    ) -> RVRAE:
         """Build the best model known for a kind of panel, by one rule.
 
         The rule reads the listing of assets and the number of characteristics, no return:
 
         - A fixed universe, of up to 100 assets that are listed in 90 % of 60 months or more:
           loadings and scales by asset (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
-          :class:`~rvrae_pyro.models.scales.AssetScale`), a small factor for every three assets
-          (8 at the most), no context.
+          :class:`~rvrae_pyro.models.scales.AssetScale`), one more factor for every three assets
+          (8 at the most), for such assets have covariances that few factors do not span.
         - 200 listed assets per month or more with up to 60 characteristics: a small factor for
-          every characteristic and two-piece tails, as in :meth:`for_stocks`; the panel's context.
-        - Others: an LSTM and Student-t returns; the panel's context.
+          every characteristic and two-piece tails, as in :meth:`for_stocks`.
+        - Others: an LSTM and Student-t returns.
 
         All have the common volatility around a VRNN prior
         (:class:`~rvrae_pyro.models.priors.CommonVolatility`).
@@ -244,12 +248,15 @@ class RVRAE(nn.Module):
         Parameters
         ----------
         panel : Dataset
-            The training panel, ranked, with ``context`` if it is to be read.
+            The training panel, ranked.
         n_factors : int
-            Factors with dynamics; ``model.n_factors`` counts the small ones too.
+            Factors before those that the rule adds; ``model.n_factors`` counts all.
+        n_context : int
+            Features of the panel's context to read. Default: none, for with a common volatility
+            they paid on none of the panels tried.
         **parts
             Arguments of ``RVRAE`` in place of those chosen. A given factor prior, or given
-            loadings, decide the number of factors, and there are no small ones beyond it.
+            loadings, decide the number of factors, and the rule adds none.
 
         Returns
         -------
@@ -274,7 +281,7 @@ class RVRAE(nn.Module):
         check_panel(panel, returns_required=False)
         check_count("n_factors", n_factors)
         sizes = [parts[slot].n_factors for slot in _SIZED if slot in parts]
-        total, chosen, reason = choose_parts(panel, n_factors, *sizes[:1])
+        total, chosen, reason = choose_parts(panel, n_factors, n_context, *sizes[:1])
         model = cls(panel.sizes[CHARACTERISTIC], total, **{**chosen, **parts})
         replaced = f"; given: {', '.join(sorted(parts))}" if parts else ""
         model.choice = reason + replaced

@@ -121,6 +121,11 @@ class Filtered:
         }
 
     @property
+    def n_particles(self) -> int:
+        """Particles of each filter: ``num_samples``, or fewer for each of many draws of weights."""
+        return self.chains[0][0].n_particles
+
+    @property
     def n_factors(self) -> int:
         """Number of factors."""
         return self.chains[0][0].model.n_factors
@@ -129,7 +134,7 @@ class Filtered:
     def ess(self) -> xr.DataArray:
         """Effective sample size of the particle filter (time,), the smallest over all chains.
 
-        ``num_samples`` in every month where the model is exact and no filter is needed.
+        :attr:`n_particles` in every month where the model is exact and no filter is needed.
         """
         each = [draw.states.ess for chain in self.chains for draw in chain]
         values = torch.stack(each).amin(0).cpu().numpy()
@@ -148,7 +153,7 @@ class Filtered:
             [torch.stack([d.states.log_evidence for d in c]) for c in self.chains]
         )
         ess = torch.stack([torch.stack([d.states.ess for d in c]) for c in self.chains])
-        variance = (1.0 / ess - 1.0 / self.num_samples).clamp_min(0.0)
+        variance = (1.0 / ess - 1.0 / self.n_particles).clamp_min(0.0)
         # of the mixture with equal weights over chains and their draws of the weights
         share = torch.softmax(evidence.flatten(0, 1), 0)
         error = (share.square() * variance.flatten(0, 1)).sum(0).sqrt().cpu().numpy()
@@ -169,14 +174,14 @@ class Filtered:
             Empty if every month has :data:`LEAST_ESS` or more.
         """
         ess = self.ess
-        low = ess[((ess < LEAST_ESS) & (ess < self.num_samples)).values]  # exact: never
+        low = ess[((ess < LEAST_ESS) & (ess < self.n_particles)).values]  # exact: never
         if not low.size:
             return {}
         first = ", ".join(str(t)[:10] for t in low[TIME].values[:3])
         more = ", ..." if low.size > 3 else ""
         text = (
             f"{low.size} of {ess.size} months have fewer than {LEAST_ESS:.0f} effective particles "
-            f"of {self.num_samples} ({first}{more}; smallest {float(low.min()):.1f}): evidence and "
+            f"of {self.n_particles} ({first}{more}; smallest {float(low.min()):.1f}): evidence and "
             "filtered factors of these months, and what follows from them, are rough. Use more "
             "particles (`num_samples`)."
         )
@@ -259,7 +264,7 @@ class Filtered:
         else:
             each = self._each(
                 lambda chain: draw_paths(
-                    chain, self.panel, self.batch, months, rows, self.num_samples, self.draw_attrs
+                    chain, self.panel, self.batch, months, rows, self.n_particles, self.draw_attrs
                 )
             )
         if self.rotation is None:

@@ -123,11 +123,14 @@ class FilteredDraw:
         With this draw's part of all samples.
     seed : int
         Seed of all that is drawn given these weights.
+    n_particles : int
+        Particles of the filter.
     """
 
     model: RVRAE
     states: FilteredStates
     seed: int
+    n_particles: int
 
 
 def light_batch(model: RVRAE, panel: xr.Dataset) -> Batch:
@@ -150,8 +153,8 @@ def filter_panel(
     batch : Batch
         The same panel, as :func:`light_batch` makes it.
     num_samples : int
-        Draws under all weights together. Each filter runs with as many particles as if it were
-        alone, and keeps its part.
+        Draws under all weights together. Each filter has four times as many particles as the
+        draws that it keeps, 250 or more, and no more than if it were alone.
     seed : int
 
     Returns
@@ -160,12 +163,17 @@ def filter_panel(
         Costs a filter, a copy of the weights and the loadings of all months for each.
     """
     sizes = block_sizes(model, num_samples)
+    n_particles = min(num_samples, max(_LEAST_PARTICLES, 4 * max(sizes)))
     draws = []
     for (fixed, key), size in zip(fixed_models(model, len(sizes), seed), sizes, strict=True):
         cross = stream_cross_section(fixed, panel, batch)
-        states = filter_states(fixed, batch, num_samples, key, cross)
-        draws.append(FilteredDraw(fixed, states.first(size), key))
+        states = filter_states(fixed, batch, n_particles, key, cross)
+        draws.append(FilteredDraw(fixed, states.first(size), key, n_particles))
     return tuple(draws)
+
+
+_LEAST_PARTICLES = 250
+"""Particles per draw of the weights: evidence averages over the draws, and so does its error."""
 
 
 @torch.no_grad()

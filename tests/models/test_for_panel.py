@@ -58,12 +58,12 @@ def test_no_return_moves_the_choice() -> None:
     assert str(rv.RVRAE.for_panel(panel)) == str(rv.RVRAE.for_panel(other))
 
 
-def test_context_is_read_by_stocks_only() -> None:
-    context = (("time", "feature"), np.zeros((72, 2)))
-    stocks = market(30, 72).assign(context=context).assign_coords(feature=["a", "b"])
-    assert rv.RVRAE.for_panel(stocks).n_context == 2
-    portfolios = fixed().assign(context=context).assign_coords(feature=["a", "b"])
-    assert rv.RVRAE.for_panel(portfolios).n_context == 0
+@pytest.mark.parametrize("panel", [fixed(), market(30, 72)], ids=["fixed", "entry"])
+def test_context_is_read_on_request(panel) -> None:
+    assert rv.RVRAE.for_panel(panel).n_context == 0
+    model = rv.RVRAE.for_panel(panel, n_context=2)
+    assert model.n_context == model.factor_prior.n_context == 2
+    assert "2 features of context" in model.choice
 
 
 @pytest.mark.parametrize("panel", [fixed(), fixed(n_assets=200, n_times=12)])
