@@ -116,7 +116,7 @@ def test_unit_of_returns_is_set_for_parts_that_cannot_be_rebuilt(
 
 
 def test_touched_weights_are_kept(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
-    model = rv.RVRAE(P, K)
+    model = rv.RVRAE(P, K, factor_prior=rv.priors.Recurrent(K))
     with torch.no_grad():
         model.factor_prior.head.bias[0] = 1.25
     config = rv.FitConfig(max_steps=1, learning_rate=1e-12)
@@ -142,7 +142,7 @@ def test_validation_stops_early_and_restores_the_best_state(panel: xr.Dataset) -
         kl_schedule=rv.schedules.Constant(),
         dtype=torch.float64,
     )
-    model = rv.RVRAE(P, K)
+    model = rv.RVRAE(P, K, factor_prior=rv.priors.Recurrent(K))
     states = {}
     original = model.walk
 
@@ -173,7 +173,7 @@ def test_warm_start(parts: tuple[xr.Dataset, xr.Dataset], fitted: rv.Fit) -> Non
 
 
 def test_a_second_fit_goes_on_where_the_first_ended(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
-    model = rv.RVRAE(P, K)
+    model = rv.RVRAE(P, K, factor_prior=rv.priors.Recurrent(K))
     first = rv.fit(model, parts[0], config=SMALL, progress=False)
     kept = weights(model)
     config = rv.FitConfig(max_steps=1, learning_rate=1e-12, window=4)

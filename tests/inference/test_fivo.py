@@ -92,6 +92,7 @@ def test_it_trains_every_kind_of_model(kind: str) -> None:
         "decoded": {"decoder": rv.decoders.MLP(2), "guide": rv.guides.Recurrent(2)},
         "robust": {},
     }[kind]
+    parts = {"factor_prior": rv.priors.Recurrent(2), **parts}
     model = rv.RVRAE(4, 2, loadings=rv.loadings.Linear(4, 2), **parts)
     config = rv.FitConfig(max_steps=4, window=4, kl_schedule=rv.schedules.Linear(0.3, 2))
     elbo = rv.inference.FIVO(num_particles=3)

@@ -125,7 +125,10 @@ def test_heavy_tailed_filter_equals_quadrature() -> None:
 
 def test_filter_is_no_worse_than_importance_sampling_with_a_recurrent_prior() -> None:
     batch = double(random_panel(10, 15))
-    model = stir(rv.RVRAE(CHARACTERISTICS, FACTORS).double(), size=0.2)
+    model = stir(
+        rv.RVRAE(CHARACTERISTICS, FACTORS, factor_prior=rv.priors.Recurrent(FACTORS)).double(),
+        size=0.2,
+    )
     weights = log_weights(model, batch, 20_000)
     importance = (torch.logsumexp(weights, 0) - math.log(20_000)).item()
     spread = (weights - importance).exp().std().item() / math.sqrt(20_000)

@@ -23,7 +23,9 @@ from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
 
 MODELS = {
-    "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "default": lambda: rv.RVRAE(
+        P, K, factor_prior=rv.priors.Recurrent(K, n_context=2), n_context=2
+    ),
     "both": lambda: rv.RVRAE(
         P,
         K,

@@ -170,8 +170,8 @@ def test_saves_prints_and_loads(tmp_path: object) -> None:
     np.testing.assert_array_equal(loaded.predict(PANEL), fit.predict(PANEL))
     assert loaded.model.loadings.assets == Labels(ASSETS)
     many = rv.loadings.AssetEffects(rv.loadings.MLP(3, 2), [f"asset {i}" for i in range(5000)])
-    assert len(repr(rv.RVRAE(3, 2, loadings=many))) < 2000
-    assert "5000 labels" in repr(rv.RVRAE(3, 2, loadings=many))
+    assert len(str(rv.RVRAE(3, 2, loadings=many))) < 2000
+    assert "5000 labels" in str(rv.RVRAE(3, 2, loadings=many))
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def test_redraw_depends_on_the_seed_alone_and_spares_touched_weights() -> None:
         return torch.cat([p.detach().flatten() for p in model.parts.parameters()])
 
     torch.manual_seed(1)
-    first = rv.RVRAE(P, K)
+    first = rv.RVRAE(P, K, factor_prior=rv.priors.Recurrent(K))
     torch.manual_seed(2)
-    second = rv.RVRAE(P, K)
+    second = rv.RVRAE(P, K, factor_prior=rv.priors.Recurrent(K))
     state = torch.get_rng_state()
     assert first.redraw(5)
     assert second.redraw(5)

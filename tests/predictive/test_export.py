@@ -249,9 +249,15 @@ def test_output_of_predictive_itself(panel, parallel, decoded):
     from rvrae_pyro.data.batch import to_batch
 
     if decoded:
-        model = rv.RVRAE(4, K, decoder=rv.decoders.Recurrent(K), guide=rv.guides.Recurrent(K))
+        model = rv.RVRAE(
+            4,
+            K,
+            factor_prior=rv.priors.Recurrent(K),
+            decoder=rv.decoders.Recurrent(K),
+            guide=rv.guides.Recurrent(K),
+        )
     else:
-        model = rv.RVRAE(4, K)
+        model = rv.RVRAE(4, K, factor_prior=rv.priors.Recurrent(K))
     batch = to_batch(panel).without_returns()
     predictive = Predictive(model.model, guide=model.guide, num_samples=5, parallel=parallel)
     samples = predictive(batch)

@@ -18,7 +18,9 @@ from tests.helpers import double, random_panel, stir
 from tests.predictive.test_forecast import as_fit
 
 MODELS = {
-    "default": lambda: rv.RVRAE(P, K, n_context=2),
+    "default": lambda: rv.RVRAE(
+        P, K, factor_prior=rv.priors.Recurrent(K, n_context=2), n_context=2
+    ),
     "paper": lambda: rv.RVRAE.paper(P, K, hidden=4),
     "observed": lambda: rv.RVRAE(
         P,
