@@ -18,7 +18,7 @@ from rvrae_pyro.cli.panels import Preparation, prepare
 from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
-from rvrae_pyro.names import CHARACTERISTIC, FEATURE, RETURNS, TIME
+from rvrae_pyro.names import RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
 from rvrae_pyro.risk.forecast_tables import forecast_table, risk_table
 
@@ -161,7 +161,7 @@ def _fit_market(sizes: Sizes, seed: int) -> _Market:
     from rvrae_pyro.inference.config import FitConfig
     from rvrae_pyro.models.rvrae import RVRAE
 
-    model = RVRAE(panel.sizes[CHARACTERISTIC], _N_FACTORS, n_context=panel.sizes[FEATURE])
+    model = RVRAE.for_panel(cut.train, _N_FACTORS)
     progress(f"fitting {panel.sizes['asset']} portfolios, {sizes.train} months")
     config = FitConfig(max_steps=sizes.max_steps)
     fit = fit_model(model, cut.train, cut.valid, config=config, seed=seed).uninterrupted()

@@ -54,7 +54,9 @@ class FitConfig:
         after another, for the same gradient in less memory and more passes
         (:mod:`rvrae_pyro.inference.sharded.streaming`). Default of a panel on disk: 1024.
     kl_schedule : Schedule
-        KL weight over steps and months, ending at 1.
+        KL weight over steps and months, ending at 1. Default: from 0.5 to 1 over 200 steps. With
+        a smaller start and many factors, scales of assets that a factor can follow go to zero
+        while the factors' KL costs nothing, and training breaks.
     kl_reduction : {"sum", "mean"}
         ``"mean"`` divides the KL by the number of training months, regardless of ``window``, as
         the paper's eq. (31): **not a bound**, an ablation.
@@ -89,7 +91,7 @@ class FitConfig:
     asset_batch: int | None = None
     asset_sampling: Literal["composite", "whole"] = "composite"
     shard_size: int | None = None
-    kl_schedule: Schedule = field(default_factory=Linear)
+    kl_schedule: Schedule = field(default_factory=lambda: Linear(start=0.5))
     kl_reduction: Literal["sum", "mean"] = "sum"
     num_particles: int = 1
     clip_norm: float = 5.0
@@ -157,6 +159,7 @@ class FitConfig:
             learning_rate=1e-3,
             rate_schedule=Flat(),
             weights_warmup=0.0,
+            kl_schedule=Linear(),
             max_steps=1000,
             window=None,
             kl_reduction="mean",
