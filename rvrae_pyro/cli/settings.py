@@ -74,8 +74,16 @@ class Settings:
             parts = dict(zip(("train", "valid", "test"), split_parts(split), strict=True))
         return dataclasses.replace(self, model=model, split=parts)
 
+    @property
+    def n_factors(self) -> int:
+        """Factors asked for."""
+        count: int = self.model.get("n_factors", 5)
+        return count
+
     def build_model(self, panel: xr.Dataset) -> "RVRAE":
         """Build the model for a prepared panel.
+
+        By ``RVRAE.for_panel`` where the settings name no part.
 
         Raises
         ------
@@ -83,10 +91,13 @@ class Settings:
             If a part or one of its settings is unknown or cannot be.
         """
         from rvrae_pyro.models.registry import build_model  # torch takes seconds
+        from rvrae_pyro.models.rvrae import RVRAE
 
+        if not self.model.keys() - {"n_factors"}:
+            return RVRAE.for_panel(panel, self.n_factors)
         spec = {
-            "n_factors": 5,
             **self.model,
+            "n_factors": self.n_factors,
             "n_characteristics": panel.sizes[CHARACTERISTIC],
             "n_context": panel.sizes.get(FEATURE, 0),
         }
@@ -282,14 +293,25 @@ def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
     sizes = {name: described[name] for name in _SIZES}
     stated = [*_SLOTS, *(name for name in _PRIORS if name in described)]
     parts = {slot: _without_sizes(described[slot], sizes) for slot in stated}
+    by_rule = model.choice is not None  # parts follow from the panel, as sizes do
+    chosen = (
+        {"n_factors": settings.n_factors} if by_rule else {"n_factors": model.n_factors, **parts}
+    )
     content: dict[str, Any] = {
         "data": {"rank": True, "context": True, **settings.data},
-        "model": {"n_factors": model.n_factors, **parts},
+        "model": chosen,
         "fit": describe_config(config),
     }
     if settings.split:
         content["split"] = dict(settings.split)
     lines = [line for name, section in content.items() for line in _section(name, section)]
+    if by_rule:
+        found = [line for line in _section("model", parts) if line not in ("", "[model]")]
+        at = lines.index("[model]")
+        lines[at + 2 : at + 2] = [
+            f"# Without parts here, a rule chooses them for the panel. {model.choice}:",
+            *(f"# {line}" for line in found),
+        ]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 

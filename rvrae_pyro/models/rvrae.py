@@ -140,8 +140,8 @@ class RVRAE(nn.Module):
             loadings = _loadings.LSTM(n_characteristics, n_factors)
         if factor_prior is None:
             # without context a level of its own would only repeat the common volatility
-            base = priors.Recurrent(n_factors, n_context=n_context, idio_level=n_context > 0)
-            factor_prior = priors.CommonVolatility(base, persistence=0.97, gain=0.3)
+            vrnn = priors.Recurrent(n_factors, n_context=n_context, idio_level=n_context > 0)
+            factor_prior = priors.CommonVolatility(vrnn, persistence=0.97, gain=0.3)
         decoder = decoders.Identity() if decoder is None else decoder
         guide = guides.Conjugate() if guide is None else guide
         sizes = {

@@ -134,7 +134,7 @@ def test_settings_choose_the_parts(panel: xr.Dataset, tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_library(panel: xr.Dataset) -> None:
     built = describe_model(Settings().build_model(panel))
-    assert built == describe_model(rv.RVRAE(4, 5, n_context=2))
+    assert built == describe_model(rv.RVRAE.for_panel(panel))
     assert Settings().build_config() == rv.FitConfig()
 
 
