@@ -129,7 +129,9 @@ def log_weights(model: rv.RVRAE, batch: Batch, num_particles: int, seed: int = 0
         trace = poutine.trace(poutine.replay(plate(model.model), guide)).get_trace(batch)
         guide.compute_log_prob()
         trace.compute_log_prob()
-        total = -guide.nodes["factors"]["log_prob"].sum((-1, -2))
-        for site in ("factors", "returns"):
-            total = total + trace.nodes[site]["log_prob"].sum((-1, -2))
+        latents = [site for site in ("log_volatility", "factors") if site in guide.nodes]
+        total = trace.nodes["returns"]["log_prob"].sum((-1, -2))
+        for site in latents:
+            ratio = trace.nodes[site]["log_prob"] - guide.nodes[site]["log_prob"]
+            total = total + ratio.sum((-1, -2))
     return total

@@ -24,7 +24,7 @@ N_CHAINS = {"Ensemble": 2, "ConditionalAutoencoder": 2}
 
 
 def _model() -> rv.RVRAE:
-    return rv.RVRAE(MARKET.sizes["characteristic"], 2)
+    return rv.RVRAE(MARKET.sizes["characteristic"], 2, factor_prior=rv.priors.Recurrent(2))
 
 
 def _make(kind: str) -> Fitted:

@@ -132,7 +132,7 @@ def make() -> tuple[rv.RVRAE, Batch]:
     batch = random_batch(N_TIMES, N_ASSETS, N_CHARACTERISTICS)
     common = batch.characteristics[..., :K] @ (0.1 * torch.randn(N_TIMES, K, 1))
     batch.returns.add_(common[..., 0])
-    model = rv.RVRAE(N_CHARACTERISTICS, K)
+    model = rv.RVRAE(N_CHARACTERISTICS, K, factor_prior=rv.priors.Recurrent(K))
     with torch.no_grad():
         for weight in model.parts.parameters():
             weight.add_(0.1 * torch.randn_like(weight))

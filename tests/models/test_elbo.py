@@ -190,13 +190,10 @@ def test_closed_form_divergence_is_unbiased_for_a_path() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
-def test_more_particles_tighten_the_importance_weighted_bound_of_the_vrnn_prior() -> None:
+def test_more_particles_tighten_the_importance_weighted_bound_of_the_default_model() -> None:
     """Student-t returns and a recurrent prior: no closed form, yet the order must hold."""
     batch = double(random_panel(10, 12))
-    model = stir(
-        rv.RVRAE(CHARACTERISTICS, FACTORS, factor_prior=rv.priors.Recurrent(FACTORS)).double(),
-        size=0.2,
-    )
+    model = stir(rv.RVRAE(CHARACTERISTICS, FACTORS).double(), size=0.2)
     draws = log_weights(model, batch, 4000)
     bounds = [means(draws, size)[0] for size in (1, 10, 100)]
     assert bounds[0] < bounds[1] < bounds[2]

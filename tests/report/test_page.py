@@ -135,7 +135,7 @@ def test_thousands_of_assets_fit(facts: Facts) -> None:
     shares = pd.DataFrame(
         {"weight": 1 / count, "part": 1 / count, "sd_part": 1 / count}, parts.index
     )
-    large = dataclasses.replace(facts, ranking=many, attribution=parts, parts=shares)
+    large = dataclasses.replace(facts, ranking=many, attribution=parts, parts=shares, ranked=True)
     page = write_page(large)
     assert len(page.encode()) < 5_000_000
     assert f"5000 assets; the {MOST_ROWS // 2} at either end are shown" in page
