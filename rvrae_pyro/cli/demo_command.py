@@ -57,8 +57,8 @@ _UNKNOWN: Final = (
     "standard error from {test} months is itself rough, and a difference of less than two of them "
     "is no difference; whether one model ranks assets better than another cannot be determined. "
     "Portfolios are diversified: single stocks are noisier, enter and leave. Trading costs are "
-    "left out, and the weights are held at their fitted values, so the intervals leave out what "
-    "is unknown about them. Naive: a Normal with the mean and covariance of the {past} months "
+    "left out, and the network's weights are held at their fitted values: only effects by asset "
+    "have a posterior. Naive: a Normal with the mean and covariance of the {past} months "
     "before the test. EWMA: rv.baselines.EWMA, fitted to the same months."
 )
 

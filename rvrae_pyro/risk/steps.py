@@ -148,7 +148,7 @@ def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]
         of_own = stacked(own, path)
         of_whole = stacked(compounded, path).drop_vars(_OWN_ONLY, errors="ignore")
         renamed = of_whole.rename({name: f"{_COMPOUNDED}{name}" for name in of_whole.data_vars})
-        groups[path] = of_own.merge(renamed, combine_attrs="override")
+        groups[path] = of_own.merge(renamed, combine_attrs="override", compat="no_conflicts")
     result = xr.DataTree.from_dict(groups)
     result.attrs.update(own[0].attrs)
     return result
