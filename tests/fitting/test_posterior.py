@@ -62,6 +62,16 @@ def test_tree_has_prior_and_posterior_of_all_sites(fit: rv.Fit) -> None:
     assert not fit.posterior(50, seed=2)["posterior"].ds.equals(tree["posterior"].ds)
 
 
+def test_the_stored_tree_has_this_form(fit: rv.Fit) -> None:
+    """That of tests/plots, which ArviZ reads without torch."""
+    with xr.open_datatree(Path(__file__).parents[1] / "plots" / "posterior.nc") as stored:
+        now = fit.posterior(60, seed=1)
+        assert set(stored.children) == set(now.children)
+        for group in stored.children:
+            assert set(stored[group].variables) == set(now[group].variables)
+            assert stored[group].sizes == now[group].sizes
+
+
 def test_draws_have_the_mean_of_hyperparameters(fit: rv.Fit) -> None:
     drawn = fit.posterior(4000)["posterior"]
     for name, mean in fit.model.hyperparameters().items():
