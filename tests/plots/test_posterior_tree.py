@@ -38,9 +38,20 @@ def test_summaries(tree: xr.DataTree) -> None:
         assert len(stats.psense_summary(tree)) == len(summary) == 6
 
 
-@pytest.mark.parametrize("name", ["plot_prior_posterior", "plot_forest", "plot_rank"])
+@pytest.mark.parametrize("name", ["plot_prior_posterior", "plot_forest"])
 def test_pictures_of_arviz(azp, tree: xr.DataTree, name: str) -> None:
     assert getattr(azp, name)(tree, backend="matplotlib") is not None
+
+
+def test_ranks_compare_the_chains_of_an_ensemble(azp, tree: xr.DataTree) -> None:
+    """ArviZ 1.x wants two chains or more: members of an ensemble, here halves of the draws."""
+    posterior = tree["posterior"].to_dataset()
+    halves = [
+        posterior.isel(draw=slice(half, half + 30)).assign_coords(draw=np.arange(30))
+        for half in (0, 30)
+    ]
+    members = xr.concat(halves, "chain").assign_coords(chain=[0, 1])
+    assert azp.plot_rank(xr.DataTree.from_dict({"posterior": members}), backend="matplotlib")
 
 
 def test_picture_of_the_package(tree: xr.DataTree) -> None:
