@@ -219,7 +219,7 @@ def _write_report(market: _Market, sizes: Sizes, seed: int, folder: Path) -> Non
     from rvrae_pyro.report.page import write_page
 
     raw = market.raw.sel({TIME: market.panel[TIME]})
-    facts = gather(market.fit, market.panel, raw, sizes.num_samples, seed)
+    facts = gather(market.fit, market.panel, raw, sizes.num_samples, seed, filtered=market.filtered)
     write_text(folder / "report.html", write_page(facts))
 
 

@@ -161,6 +161,7 @@ def gather(
     num_samples: int = 1000,
     seed: int = 0,
     given: Mapping[str, pd.Series[float]] | None = None,
+    filtered: Filtered | None = None,
 ) -> Facts:
     """Work out what the page says.
 
@@ -174,6 +175,8 @@ def gather(
     num_samples, seed : int
     given : mapping from name to Series by asset, optional
         Weights of further portfolios, 0 where an asset has no forecast.
+    filtered : Filtered, optional
+        ``fit.filter(panel, num_samples, seed)`` where that is known already.
 
     Returns
     -------
@@ -192,7 +195,7 @@ def gather(
         raise PanelError("no asset is listed in any row: there is nothing to report.")
     live = panel[TIME].values[rows[-1]]
     spans = spans_of(fit, panel)
-    filtered = fit.filter(panel, num_samples, seed)
+    filtered = fit.filter(panel, num_samples, seed) if filtered is None else filtered
     tree = filtered.forecast([live])
     equal = standard_books(tree)[EQUAL]
     sd = float(portfolio_draws(tree, equal).std())
