@@ -53,6 +53,8 @@ extensions = [
 exclude_patterns = ["_build", "_ext", "_inventories", "_templates", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 nitpicky = True
+# torch's own docstring of Module.forward, which parts inherit, names it without its package
+nitpick_ignore = [("py:class", "Module")]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -328,7 +328,7 @@ class Baseline(ABC):
         Returns
         -------
         DataTree
-            As :meth:`rvrae_pyro.fitting.fit.Fit.forecast` returns it: ``predictions`` with
+            As ``Fit.forecast`` returns it: ``predictions`` with
             ``returns`` (chain, draw, time, asset), NaN where not listed. Models with factors add
             ``factors`` and the group ``predictions_constant_data``. Members are chains.
 
@@ -411,7 +411,7 @@ class Baseline(ABC):
         Returns
         -------
         Dataset
-            As :meth:`rvrae_pyro.fitting.fit.Fit.moments` returns it, so that
+            As ``Fit.moments`` returns it, so that
             :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
             asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset), the standard
             deviation of the mixture of all members. A dense covariance has as many columns of

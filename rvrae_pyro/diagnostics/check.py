@@ -119,7 +119,7 @@ def check_training(
     n_train, n_valid : int
         Observed returns in the two spans.
     common : Dataset, optional
-        As from :func:`rvrae_pyro.diagnostics.common_variation.common_variation`, of the model as
+        As from ``rvrae_pyro.diagnostics.common_variation``, of the model as
         it is now.
     used : collection of str
         What the fit uses already, and advice must not recommend.

@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Log scores by model, best first; nats per month. Empty without :attr:`scores`."""
+        """Log scores by model, best first; nats per month. Empty without ``scores``."""
         if self.scores is None:
             return pd.DataFrame(index=pd.Index([], name="model"))
         frame: pd.DataFrame = self.scores.drop_dims(TIME).to_dataframe()

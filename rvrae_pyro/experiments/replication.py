@@ -135,7 +135,7 @@ def paper(
     Notes
     -----
     The paper's data are not public, and its figures have no standard errors: its figures
-    is shown for context, under :data:`~rvrae_pyro.experiments.published.NOT_COMPARABLE`.
+    is shown for context, under ``NOT_COMPARABLE``.
 
     References
     ----------

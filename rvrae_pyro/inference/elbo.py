@@ -45,7 +45,7 @@ class AnnealedELBO(ELBO):
     estimator : pyro.infer.ELBO, optional
         Any Pyro ELBO, which estimates the objective. Default: ``Trace_ELBO(**options)``.
     n_times : int, optional
-        Training months T, of which a batch may be a window (:attr:`Batch.first` is its
+        Training months T, of which a batch may be a window (``Batch.first`` is its
         position). Default: the months of the batch.
     weights_warmup : float
         Steps over which the weight of latents outside the plate ``time``, such as network weights

@@ -100,7 +100,7 @@ class PriorView:
     def auxiliary_path(
         self, potential: Potential, dispersion: Dispersion | None, *, together: bool
     ) -> AuxiliaryPath:
-        """Path of the auxiliary latent; see :class:`AuxiliaryPath`."""
+        """Path of the auxiliary latent; see ``AuxiliaryPath``."""
         return AuxiliaryPath(
             self.prior,
             potential,

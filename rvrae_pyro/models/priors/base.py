@@ -109,7 +109,7 @@ class FactorPrior(Part):
             Location and scale of shape (*batch, n_factors). A subclass may return Pyro's
             ``Normal``, ``MultivariateNormal`` (diagonal), ``MultivariateStudentT`` (diagonal) or
             ``StudentT``, which callers receive converted by
-            :func:`~rvrae_pyro.nn.transitions.from_pyro`.
+            ``rvrae_pyro.nn.transitions.from_pyro``.
         """
         raise NotImplementedError(
             f"{type(self).__name__} needs a method `transition(state, context)`."

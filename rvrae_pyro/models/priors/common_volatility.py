@@ -148,7 +148,7 @@ class CommonVolatility(FactorPrior):
     **Proposal.** Guides and filters draw :math:`x_t` and :math:`z_t` of a month together: x from
     its posterior given the past, factors integrated out, by quadrature (for Normal returns exact
     but for the Gaussian shape; for heavy tails to second order about the month's mode), then the
-    factors given x. See :class:`rvrae_pyro.nn.log_volatility.VolatilityEvidence`.
+    factors given x. See ``rvrae_pyro.nn.log_volatility.VolatilityEvidence``.
 
     Costs one eigenvalue decomposition of K x K per month and particle in addition to the base.
 
