@@ -320,9 +320,9 @@ def _other_problems(panel: xr.Dataset) -> Iterator[str]:
 
 def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
     returns = panel.variables[RETURNS].values
-    n_finite = int(np.isfinite(returns).sum())
+    n_finite = sum(int(np.isfinite(row).sum()) for row in returns)
     n_large = sum(int((np.abs(row) > _PERCENT_MEDIAN).sum()) for row in returns)
-    if np.isinf(returns).any():
+    if any(np.isinf(row).any() for row in returns):
         yield f"`returns` are infinite at {_cells(panel, np.isinf(returns))}. Set them to NaN."
     if not n_finite:
         if required:
@@ -364,9 +364,8 @@ def _characteristic_problems(panel: xr.Dataset, scan: CellScan) -> Iterator[str]
 
 def _warn_below_minus_one(panel: xr.Dataset) -> None:
     returns = panel.variables[RETURNS].values
-    below = returns < -1.0
-    if below.any():
-        at = _cells(panel, below)
+    if any((row < -1.0).any() for row in returns):
+        at = _cells(panel, returns < -1.0)
         warnings.warn(
             f"`returns` are below -1 at {at}: more than everything was lost. "
             "Look for bad prices or percent returns.",
