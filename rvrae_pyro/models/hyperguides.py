@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 __all__ = ["HyperGuide", "MeanField", "MultivariateNormal"]
 
 
 @dataclass(frozen=True)
-class HyperGuide:
+class HyperGuide(ABC):
     """Base of the families: a Normal in unconstrained space about the parts' own parameters."""
 
     @property
+    @abstractmethod
     def full(self) -> bool:
         """Whether parameters are correlated."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

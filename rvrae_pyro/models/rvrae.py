@@ -253,7 +253,7 @@ class RVRAE(nn.Module):
             Factors before those that the rule adds; ``model.n_factors`` counts all.
         n_context : int
             Features of the panel's context to read. Default: none, for with a common volatility
-            they paid on none of the panels tried.
+            they added nothing to the log density of the two panels of stocks tried.
         **parts
             Arguments of ``RVRAE`` in place of those chosen. A given factor prior, or given
             loadings, decide the number of factors, and the rule adds none.
