@@ -23,7 +23,7 @@ from rvrae_pyro.baselines.network_training import (
 )
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.panel_match import in_order
-from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.data.transforms import managed_portfolios
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.nn.seeding import seeded

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from rvrae_pyro import displays
 from rvrae_pyro.baselines.baseline_files import read_folder, write_folder
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.data.hashing import fingerprint
-from rvrae_pyro.data.panel_match import describe_panel, match_panel
+from rvrae_pyro.data.panel_match import describe_panel, fingerprint, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, check_count
 from rvrae_pyro.names import CHARACTERISTICS, TIME

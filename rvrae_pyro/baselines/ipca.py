@@ -25,7 +25,7 @@ from rvrae_pyro.baselines.linear_gaussian import (
     refit_factors,
 )
 from rvrae_pyro.data.batch import Batch, to_light_batch
-from rvrae_pyro.data.portfolios import CONSTANT
+from rvrae_pyro.data.transforms import CONSTANT
 from rvrae_pyro.errors import (
     FitError,
     PanelError,

@@ -20,7 +20,7 @@ from rvrae_pyro.data.datasets import load_french, load_sp500
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.io import FORMAT_KEY, write_panel
 from rvrae_pyro.data.io import read_panel as read_file
-from rvrae_pyro.data.plain_files import read_plain
+from rvrae_pyro.data.plain_tables import read_plain
 from rvrae_pyro.data.transforms import market_context, rank_characteristics
 from rvrae_pyro.errors import CheckpointError, PanelError
 from rvrae_pyro.names import ASSET, CONTEXT, FEATURE

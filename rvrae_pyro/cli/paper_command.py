@@ -22,8 +22,7 @@ from rvrae_pyro.cli.compare_command import (
 from rvrae_pyro.cli.console import interruptible
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel, read_table
-from rvrae_pyro.data.paper_characteristics import PAPER_CHARACTERISTICS
-from rvrae_pyro.data.readers import read_gkx
+from rvrae_pyro.data.vendors import PAPER_CHARACTERISTICS, read_gkx
 from rvrae_pyro.errors import ConfigError, PanelError
 
 _GKX = "Gu, Kelly and Xiu's datashare"

@@ -9,8 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import xarray as xr
 
-from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.plain_files import column_names, read_plain
+from rvrae_pyro.data.plain_tables import asset_ids, column_names, read_plain
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, TIME

@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rvrae_pyro.data.calendar import periods_per_year
 from rvrae_pyro.data.datasets import load_french, load_french_factors, load_sp500
-from rvrae_pyro.data.downloads import from_prices
 from rvrae_pyro.data.frame import from_frame, to_frame
-from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.io import read_panel, write_panel
-from rvrae_pyro.data.paper_characteristics import PAPER_CHARACTERISTICS, PAPER_GROUPS
-from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.prices import characteristics_from_prices
-from rvrae_pyro.data.readers import GKX_COLUMNS, ColumnMap, read_gkx, read_long
+from rvrae_pyro.data.readers import ColumnMap, read_long
 from rvrae_pyro.data.splits import Split, split, walk_forward
-from rvrae_pyro.data.transforms import context_changes, market_context, rank_characteristics
+from rvrae_pyro.data.transforms import (
+    context_changes,
+    managed_portfolios,
+    market_context,
+    rank_characteristics,
+)
 from rvrae_pyro.data.validation import check_panel, listed
-from rvrae_pyro.data.vendors import read_jkp, read_openap
-from rvrae_pyro.data.wide import from_wide
+from rvrae_pyro.data.vendors import (
+    GKX_COLUMNS,
+    PAPER_CHARACTERISTICS,
+    PAPER_GROUPS,
+    read_gkx,
+    read_jkp,
+    read_openap,
+)
+from rvrae_pyro.data.wide import from_prices, from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch

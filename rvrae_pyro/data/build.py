@@ -1,12 +1,18 @@
-"""Assembly of a panel in canonical form."""
+"""Assembly of panels: excess returns, and labels and attributes in canonical form."""
 
+import warnings
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from pandas.api import types as pdt
 
+from rvrae_pyro.data.calendar import Frequency, period_ends
+from rvrae_pyro.data.validation import first_three
+from rvrae_pyro.errors import PanelError, RvraeWarning
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -99,3 +105,123 @@ def build_panel(
         "source": source,
     }
     return canonical(xr.Dataset(variables, coords=coords, attrs=attrs))
+
+
+Floats = NDArray[np.floating[Any]]
+
+_UNSHOWN_KIND: Final = "simple, taken as excess"
+_PERCENT_MEDIAN: Final = 0.05
+_PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
+_HIGH_YEARLY: Final = 0.144
+"""1.2 % a month: the median month of 1980-82, the dearest years of US bills, is below."""
+
+
+def excess_returns(
+    raw: Floats,
+    rate: "Floats | pd.Series[Any] | None",
+    excess: bool,
+    *,
+    times: NDArray[np.datetime64],
+    frequency: Frequency,
+    stacklevel: int = 3,
+) -> tuple[Floats, Floats | None, str]:
+    """Subtract the risk-free rate where it is still in the returns.
+
+    Parameters
+    ----------
+    raw : array of shape (n_times, n_assets)
+        Returns over (t-1, t], decimal.
+    rate : array of shape (n_times,), Series by date, or None
+        Decimal per period.
+    excess : bool
+        Whether ``raw`` is in excess of the rate already.
+    times : datetime64 array of shape (n_times,)
+    frequency : {"monthly", "weekly", "daily"}
+    stacklevel : int
+        Whose line the warning shows.
+
+    Returns
+    -------
+    net : array of shape (n_times, n_assets)
+    rate : array of shape (n_times,) or None
+        Aligned with ``times``; NaN only in rows without a return.
+    kind : str
+        For the panel's attribute ``return_kind``.
+
+    Raises
+    ------
+    PanelError
+        If a row with a return lacks its rate, dates of the rate repeat, or it is in percent.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing states that the returns are excess, or the rate is as high as an annual one.
+    """
+    if rate is None:
+        if not excess:
+            warnings.warn(
+                "the returns are taken as excess returns: nothing was subtracted. Pass "
+                "risk_free=... to subtract a rate, or excess=True if they are excess already.",
+                RvraeWarning,
+                stacklevel=stacklevel,
+            )
+        return raw, None, "simple excess" if excess else _UNSHOWN_KIND
+    aligned = rate if isinstance(rate, np.ndarray) else _align_rate(rate, times, frequency)
+    bare = ~np.isfinite(aligned) & np.isfinite(raw).any(axis=1)
+    if bare.any():
+        days = times[bare].astype("datetime64[D]")
+        raise PanelError(
+            f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
+            "Complete the series or cut the returns to its span."
+        )
+    _check_size(aligned[np.isfinite(aligned)], frequency, stacklevel + 1)
+    return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"
+
+
+def _check_size(known: Floats, frequency: Frequency, stacklevel: int) -> None:
+    """Reject a rate that must be in percent; warn of one that few markets have ever paid."""
+    if not known.size:
+        return
+    median, periods = float(np.median(np.abs(known))), _PERIODS_A_YEAR[frequency]
+    if median > _PERCENT_MEDIAN:
+        raise PanelError(
+            f"`risk_free` looks like percent: its median is {median:.3g} per period, decimals are "
+            f"expected (0.002 for 0.2 %). Divide by 100, or an annual rate by {periods}."
+        )
+    if median > _HIGH_YEARLY / periods:
+        warnings.warn(
+            f"`risk_free` looks like an annual rate: its median is {median:.3g} per period, or "
+            f"{median * periods:.0%} per year, and a rate per period is expected in a {frequency} "
+            f"panel. If it is annual, divide it by {periods}.",
+            RvraeWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _align_rate(
+    rate: "pd.Series[Any]", times: NDArray[np.datetime64], frequency: Frequency
+) -> Floats:
+    if not isinstance(rate, pd.Series):
+        raise PanelError(
+            f"`risk_free` must be a column name or a Series by date; got {type(rate).__name__}."
+        )
+    if not pdt.is_numeric_dtype(rate.dtype):
+        raise PanelError(f"`risk_free` must be numeric; its dtype is {rate.dtype}.")
+    if isinstance(rate.index, pd.RangeIndex):
+        raise PanelError(
+            "`risk_free` must be indexed by date; its index only counts rows. "
+            "Use table.set_index('date')['rf']."
+        )
+    try:
+        ends = period_ends(rate.index, frequency)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise PanelError(f"`risk_free` must be indexed by date: {error}.") from error
+    series = pd.Series(rate.to_numpy(dtype=np.float64, na_value=np.nan), index=ends)
+    repeated = ends[ends.duplicated()]
+    if len(repeated):
+        raise PanelError(
+            f"`risk_free` has several rates for {first_three(repeated.strftime('%Y-%m-%d'))}. "
+            f"One per row of a {frequency} panel is expected."
+        )
+    return series.reindex(pd.DatetimeIndex(times)).to_numpy()

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as pdt
 
-from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.readable import is_numeric, is_text, not_numeric
+from rvrae_pyro.data.plain_tables import asset_ids, is_numeric, is_text, not_numeric
 from rvrae_pyro.data.validation import first_three, raise_problems
 from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import (

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.build import build_panel
+from rvrae_pyro.data.build import build_panel, excess_returns
 from rvrae_pyro.data.calendar import (
     Frequency,
     check_frequency,
@@ -17,9 +17,8 @@ from rvrae_pyro.data.calendar import (
     period_ends,
 )
 from rvrae_pyro.data.column_roles import Columns, find_columns, index_to_columns
-from rvrae_pyro.data.ids import asset_ids
 from rvrae_pyro.data.oddities import warn_of_oddities
-from rvrae_pyro.data.risk_free import excess_returns
+from rvrae_pyro.data.plain_tables import asset_ids
 from rvrae_pyro.data.validation import check_panel, first_three, listed, raise_problems
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import (

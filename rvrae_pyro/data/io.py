@@ -26,7 +26,7 @@ from rvrae_pyro.atomic import replacing
 from rvrae_pyro.data.build import canonical
 from rvrae_pyro.data.chunks import is_lazy
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.data.plain_files import read_plain
+from rvrae_pyro.data.plain_tables import read_plain
 from rvrae_pyro.data.validation import check_panel, first_three
 from rvrae_pyro.errors import PanelError, RvraeError
 from rvrae_pyro.names import ASSET, CHARACTERISTICS, RETURNS, TIME

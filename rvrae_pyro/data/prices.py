@@ -10,9 +10,8 @@ import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.build import build_panel
+from rvrae_pyro.data.build import build_panel, excess_returns
 from rvrae_pyro.data.calendar import infer_frequency, month_end, next_row, period_ends
-from rvrae_pyro.data.risk_free import excess_returns
 from rvrae_pyro.data.rounding import constant
 from rvrae_pyro.data.validation import check_panel, first_three, raise_problems
 from rvrae_pyro.errors import PanelError, RvraeWarning

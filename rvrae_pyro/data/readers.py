@@ -1,6 +1,5 @@
 """Readers for long tables in files, through a map of their columns."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,15 +13,19 @@ from pandas.api.types import is_integer_dtype
 
 from rvrae_pyro.data.calendar import date_spans, month_end, period_ends
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.plain_files import column_names, read_in_pieces, read_rest
-from rvrae_pyro.data.readable import is_numeric, require_numeric
+from rvrae_pyro.data.plain_tables import (
+    asset_ids,
+    column_names,
+    is_numeric,
+    read_in_pieces,
+    read_rest,
+    require_numeric,
+)
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 _RETURN: Final = "_own_return"
-_SIZE: Final = "mvel1"
 
 
 @dataclass(frozen=True)
@@ -79,93 +82,6 @@ class ColumnMap:
         if self.characteristics is not None:
             return list(self.characteristics)
         return [name for name in columns if name not in {*named, *self.drop}]
-
-
-GKX_COLUMNS: Final = ColumnMap(
-    time="DATE", asset="permno", returns="RET", drop=("Unnamed: 0",), label="sic2"
-)
-"""Columns of the ``datashare.csv`` that Gu, Kelly and Xiu publish (June 2021; earlier ones lack
-RET): permno, DATE (YYYYMMDD, the month's last trading day), RET, 94 characteristics that are
-lagged already, sic2."""
-
-
-def read_gkx(
-    path: str | os.PathLike[str],
-    *,
-    returns: "pd.Series[Any] | None" = None,
-    risk_free: "pd.Series[Any] | None" = None,
-    excess: bool = False,
-    characteristics: tuple[str, ...] | None = None,
-    start: object | None = None,
-    end: object | None = None,
-) -> xr.Dataset:
-    """Read the characteristics file of Gu, Kelly and Xiu (``datashare.csv``).
-
-    Parameters
-    ----------
-    path : str or path
-        The csv file, or the same table as parquet.
-    returns : Series, optional
-        Simple decimal returns indexed by (permno, date), for files without RET; it takes the
-        place of RET where there is one.
-    risk_free : Series by date, optional
-        Decimal rate per month, subtracted unless ``excess``.
-    excess : bool
-        Whether the returns are in excess of the rate already.
-    characteristics : tuple of str, optional
-        A choice of the 94. Default: all.
-    start, end : month or year, optional
-        First and last month to keep, such as "2004-12" or a Period; "2004" is the whole year.
-
-    Returns
-    -------
-    Dataset
-        Raw characteristics, float32, known at the end of t-1 as the file's authors lag them.
-        ``weight`` is mvel1 where the file has it; the coordinate ``sic2`` labels assets with
-        their last industry.
-
-    Raises
-    ------
-    PanelError
-        If the file is missing, damaged, or lacks columns or returns.
-
-    Warns
-    -----
-    RvraeWarning
-        If nothing states that the returns are excess.
-
-    Notes
-    -----
-    Characteristics that are missing stay NaN until ``rank_characteristics``. Letters in RET,
-    CRSP's codes for missing returns, become NaN: the row is live. The whole file makes a dense
-    panel of more than 100 GB; choose ``start``, ``end`` and ``characteristics``. Read in pieces
-    of half a million rows.
-
-    References
-    ----------
-    Gu, Kelly and Xiu (2020), Empirical asset pricing via machine learning, Review of Financial
-    Studies 33, internet appendix and the description that comes with the file.
-    """
-    names = column_names(Path(path))
-    columns = GKX_COLUMNS
-    if columns.returns not in names:
-        columns = dataclasses.replace(columns, returns=None)
-    if columns.label not in names:
-        columns = dataclasses.replace(columns, label=None)
-    sized, chosen = _SIZE in names, characteristics
-    if sized and chosen is not None and _SIZE not in chosen:
-        chosen = (*chosen, _SIZE)
-    columns = dataclasses.replace(columns, characteristics=chosen)
-    panel = read_long(
-        path, columns, returns=returns, risk_free=risk_free, excess=excess, start=start, end=end
-    )
-    if sized:
-        size = panel["characteristics"].sel(characteristic=_SIZE, drop=True)
-        panel["weight"] = size.where(size > 0).astype("float64")
-        if chosen != characteristics:
-            panel = panel.sel(characteristic=list(characteristics or ()))
-    panel.attrs["source"] = "Gu, Kelly and Xiu, datashare"
-    return panel
 
 
 def read_long(

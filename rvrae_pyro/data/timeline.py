@@ -1,4 +1,6 @@
-"""Months of labelled arrays: put in order, matched with each other, and picked by date."""
+"""Months of labelled arrays: put in order, matched, picked by date, and resampled."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -9,14 +11,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from rvrae_pyro.data.calendar import (
-    Frequency,
-    date_spans,
-    infer_frequency,
-    period_ends,
-    read_days,
-)
-from rvrae_pyro.errors import ConfigError, RvraeError, ShapeError, warn_user
+from rvrae_pyro.data.calendar import Frequency, date_spans, infer_frequency, period_ends, read_days
+from rvrae_pyro.errors import ConfigError, RvraeError, ShapeError, check_number, warn_user
 from rvrae_pyro.names import SAMPLE_DIMS, TIME
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
@@ -366,3 +362,32 @@ def _span(labels: pd.Index) -> str:
     if not len(labels):
         return "none"
     return f"{_label(labels[0])} to {_label(labels[-1])}"
+
+
+def stationary_bootstrap(
+    size: int, num_samples: int, block: float, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Draw indices (num_samples, size) of the stationary bootstrap: blocks of random length.
+
+    Parameters
+    ----------
+    size : int
+        Months.
+    num_samples : int
+    block : float
+        Mean length of a block, at least 1.
+    rng : Generator
+
+    References
+    ----------
+    Politis and Romano (1994), Journal of the American Statistical Association 89, 1303-1313.
+    """
+    check_number("block", block, "[1, inf)", "It counts months.")
+    starts = rng.uniform(size=(num_samples, size)) < 1.0 / block
+    starts[:, 0] = True
+    jumps = rng.integers(size, size=(num_samples, size))
+    months = np.arange(size)
+    begun = np.maximum.accumulate(np.where(starts, months, 0), axis=1)
+    base = np.take_along_axis(jumps, begun, axis=1)
+    indices: NDArray[np.intp] = (base + months - begun) % size
+    return indices

@@ -1,9 +1,13 @@
-"""Readers for the Global Factor Data and Open Source Asset Pricing."""
+"""Readers of published data: Gu, Kelly and Xiu; Global Factor Data; Open Source Asset Pricing."""
+
+from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pandas as pd
@@ -11,15 +15,8 @@ import xarray as xr
 
 from rvrae_pyro.data.calendar import month_end
 from rvrae_pyro.data.frame import from_frame
-from rvrae_pyro.data.ids import asset_ids
-from rvrae_pyro.data.plain_files import column_names, read_rest
-from rvrae_pyro.data.readers import (
-    ColumnMap,
-    last_labels,
-    month_bounds,
-    read_long,
-    read_rows,
-)
+from rvrae_pyro.data.plain_tables import asset_ids, column_names, read_rest
+from rvrae_pyro.data.readers import ColumnMap, last_labels, month_bounds, read_long, read_rows
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
@@ -40,6 +37,93 @@ _NO_CHARACTERISTICS: Final = frozenset(
 """Columns of ids, flags, codes, returns and amounts in money; `prc` is one of the 153."""
 
 _OPENAP: Final = ColumnMap(time="yyyymm", asset="permno", returns=None, lag=1)
+
+
+GKX_COLUMNS: Final = ColumnMap(
+    time="DATE", asset="permno", returns="RET", drop=("Unnamed: 0",), label="sic2"
+)
+"""Columns of the ``datashare.csv`` that Gu, Kelly and Xiu publish (June 2021; earlier ones lack
+RET): permno, DATE (YYYYMMDD, the month's last trading day), RET, 94 characteristics that are
+lagged already, sic2."""
+
+
+def read_gkx(
+    path: str | os.PathLike[str],
+    *,
+    returns: pd.Series[Any] | None = None,
+    risk_free: pd.Series[Any] | None = None,
+    excess: bool = False,
+    characteristics: tuple[str, ...] | None = None,
+    start: object | None = None,
+    end: object | None = None,
+) -> xr.Dataset:
+    """Read the characteristics file of Gu, Kelly and Xiu (``datashare.csv``).
+
+    Parameters
+    ----------
+    path : str or path
+        The csv file, or the same table as parquet.
+    returns : Series, optional
+        Simple decimal returns indexed by (permno, date), for files without RET; it takes the
+        place of RET where there is one.
+    risk_free : Series by date, optional
+        Decimal rate per month, subtracted unless ``excess``.
+    excess : bool
+        Whether the returns are in excess of the rate already.
+    characteristics : tuple of str, optional
+        A choice of the 94. Default: all.
+    start, end : month or year, optional
+        First and last month to keep, such as "2004-12" or a Period; "2004" is the whole year.
+
+    Returns
+    -------
+    Dataset
+        Raw characteristics, float32, known at the end of t-1 as the file's authors lag them.
+        ``weight`` is mvel1 where the file has it; the coordinate ``sic2`` labels assets with
+        their last industry.
+
+    Raises
+    ------
+    PanelError
+        If the file is missing, damaged, or lacks columns or returns.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing states that the returns are excess.
+
+    Notes
+    -----
+    Characteristics that are missing stay NaN until ``rank_characteristics``. Letters in RET,
+    CRSP's codes for missing returns, become NaN: the row is live. The whole file makes a dense
+    panel of more than 100 GB; choose ``start``, ``end`` and ``characteristics``. Read in pieces
+    of half a million rows.
+
+    References
+    ----------
+    Gu, Kelly and Xiu (2020), Empirical asset pricing via machine learning, Review of Financial
+    Studies 33, internet appendix and the description that comes with the file.
+    """
+    names = column_names(Path(path))
+    columns = GKX_COLUMNS
+    if columns.returns not in names:
+        columns = dataclasses.replace(columns, returns=None)
+    if columns.label not in names:
+        columns = dataclasses.replace(columns, label=None)
+    sized, chosen = "mvel1" in names, characteristics
+    if sized and chosen is not None and "mvel1" not in chosen:
+        chosen = (*chosen, "mvel1")
+    columns = dataclasses.replace(columns, characteristics=chosen)
+    panel = read_long(
+        path, columns, returns=returns, risk_free=risk_free, excess=excess, start=start, end=end
+    )
+    if sized:
+        size = panel["characteristics"].sel(characteristic="mvel1", drop=True)
+        panel["weight"] = size.where(size > 0).astype("float64")
+        if chosen != characteristics:
+            panel = panel.sel(characteristic=list(characteristics or ()))
+    panel.attrs["source"] = "Gu, Kelly and Xiu, datashare"
+    return panel
 
 
 def read_jkp(
@@ -115,7 +199,7 @@ def read_jkp(
     if countries is not None and _COUNTRY not in names:
         raise PanelError(f"{path} has no column {_COUNTRY!r} to choose `countries` by.")
 
-    def where(rows: pd.DataFrame) -> "pd.Series[bool]":
+    def where(rows: pd.DataFrame) -> pd.Series[bool]:
         kept = pd.Series(True, index=rows.index)
         for flag in flags:
             if flag in _SCREENS and screens:
@@ -142,7 +226,7 @@ def _panel(
     frame: pd.DataFrame,
     columns: ColumnMap,
     chosen: list[str],
-    labels: "pd.Series[Any] | None",
+    labels: pd.Series[Any] | None,
     path: Path,
 ) -> xr.Dataset:
     text = [name for name in chosen if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
@@ -171,9 +255,9 @@ def _panel(
 
 def read_openap(
     path: str | os.PathLike[str],
-    returns: "pd.Series[Any]",
+    returns: pd.Series[Any],
     *,
-    risk_free: "pd.Series[Any] | None" = None,
+    risk_free: pd.Series[Any] | None = None,
     excess: bool = False,
     characteristics: Sequence[str] | None = None,
     start: object | None = None,
@@ -240,3 +324,48 @@ def read_openap(
     )
     panel.attrs["source"] = "Chen and Zimmermann, Open Source Asset Pricing"
     return panel
+
+
+PAPER_GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "past returns": ("mom1m", "mom6m", "mom12m", "mom36m", "chmom", "indmom"),
+        "investment": ("agr", "egr", "invest", "chcsho", "chinv", "grcapx", "grltnoa"),
+        "profitability": (
+            "gma",
+            "operprof",
+            "roaq",
+            "roeq",
+            "roic",
+            "chatoia",
+            "chpmia",
+            "depr",
+            "cashdebt",
+        ),
+        "intangibles": ("acc", "absacc", "pctacc", "pchgm_pchsale"),
+        "value": ("bm", "bm_ia", "cash", "cfp", "cfp_ia", "dy", "ep", "lev", "sp"),
+        "trading frictions": (
+            "baspread",
+            "beta",
+            "betasq",
+            "dolvol",
+            "idiovol",
+            "ill",
+            "maxret",
+            "mvel1",
+            "retvol",
+            "std_turn",
+            "turn",
+        ),
+    }
+)
+"""Characteristics by group, under the names of ``datashare.csv``.
+
+Wang and Guo (2024) use 46 characteristics and do not print their names; the number is that of
+Chen, Pelger and Zhu (2024, Management Science), whose six groups these are. For every group the
+file's characteristics nearest to theirs were chosen; some of theirs are not in the file (operating
+leverage, standard unexplained volume, closeness to the 52-week high), and others of the group take
+their place.
+"""
+
+PAPER_CHARACTERISTICS: Final[tuple[str, ...]] = tuple(chain(*PAPER_GROUPS.values()))
+"""All 46, group by group."""

@@ -7,8 +7,13 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from rvrae_pyro.data.resampling import stationary_bootstrap
-from rvrae_pyro.data.timeline import in_time_order, labels_like, match_months, pick_rows
+from rvrae_pyro.data.timeline import (
+    in_time_order,
+    labels_like,
+    match_months,
+    pick_rows,
+    stationary_bootstrap,
+)
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.evaluation.aggregation import hac_standard_error, varying
 from rvrae_pyro.evaluation.evidence_scores import ESS, FILTER_ERROR, LogEvidence, monthly_scores

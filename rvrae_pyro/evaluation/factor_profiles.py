@@ -9,9 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.calendar import read_days
-from rvrae_pyro.data.portfolios import CONSTANT
 from rvrae_pyro.data.rounding import constant, rounding, scaled
 from rvrae_pyro.data.timeline import common_labels, in_time_order
+from rvrae_pyro.data.transforms import CONSTANT
 from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.evaluation.matching import check_array
 from rvrae_pyro.names import CHARACTERISTIC, FACTOR, TIME

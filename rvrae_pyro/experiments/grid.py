@@ -13,7 +13,7 @@ import xarray as xr
 
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.data.batch import to_light_batch
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel

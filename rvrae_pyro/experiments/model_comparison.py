@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from rvrae_pyro.data.calendar import periods_per_year
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.errors import ConfigError, check_count, check_seeds
 from rvrae_pyro.experiments.comparison_report import TITLE, Comparison, refuse_foreign

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.errors import ConfigError, FitError, check_count

@@ -14,9 +14,8 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.hashing import fingerprint
-from rvrae_pyro.data.panel_match import match_panel
-from rvrae_pyro.data.portfolios import managed_portfolios
+from rvrae_pyro.data.panel_match import fingerprint, match_panel
+from rvrae_pyro.data.transforms import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import check_count
 from rvrae_pyro.evaluation.factor_profiles import factor_profile

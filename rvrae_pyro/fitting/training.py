@@ -18,8 +18,7 @@ from rvrae_pyro._version import __version__
 from rvrae_pyro.atomic import only_run, scratch_folder
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.chunks import give_back, is_lazy
-from rvrae_pyro.data.hashing import fingerprint
-from rvrae_pyro.data.panel_match import describe_panel, match_panel
+from rvrae_pyro.data.panel_match import describe_panel, fingerprint, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rvrae_pyro import displays
 from rvrae_pyro.data.batch import Batch, to_batch
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model

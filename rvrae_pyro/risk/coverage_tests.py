@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import xlogy
 
-from rvrae_pyro.data.resampling import stationary_bootstrap
 from rvrae_pyro.data.rounding import rounding
+from rvrae_pyro.data.timeline import stationary_bootstrap
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_number
 from rvrae_pyro.risk.draws import Array, exceeds
 

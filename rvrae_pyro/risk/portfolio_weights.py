@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.calendar import read_days
-from rvrae_pyro.data.ids import asset_ids
+from rvrae_pyro.data.plain_tables import asset_ids
 from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
 from rvrae_pyro.names import ASSET, TIME

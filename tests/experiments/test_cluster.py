@@ -18,7 +18,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
-from rvrae_pyro.data.hashing import fingerprint
+from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.experiments import BaselineEntrant, cluster, connect
 from rvrae_pyro.experiments.grid import run_cells

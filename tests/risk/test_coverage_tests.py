@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rvrae_pyro.data.resampling import stationary_bootstrap
+from rvrae_pyro.data.timeline import stationary_bootstrap
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.risk import coverage_tests as ct
 

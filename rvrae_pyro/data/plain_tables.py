@@ -1,17 +1,194 @@
-"""Plain tables in .csv and .parquet files, read without pandas' guesses at ids and labels."""
+"""Plain tables of other programs: their ids, numbers and text, and the files that hold them."""
 
+import datetime
+import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from decimal import Decimal
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pandas.api import types as pdt
 
-from rvrae_pyro.data.readable import MISSING, is_text, numbers_of, returns_of
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
+
+_WHOLE: Final = re.compile(r"([+-]?\d+)\.0*")
+_EXACT: Final = {"float16": 2.0**11, "float32": 2.0**24}
+"""Largest whole number up to which a type holds all of them; 2**53 for the others."""
+
+
+def asset_ids(values: "pd.Series[Any] | pd.Index", source: str) -> NDArray[np.object_]:
+    """Write ids as text: 10001, 10001.0, '10001' and '10001.0' are one id.
+
+    Parameters
+    ----------
+    values : Series or Index
+        Ids of any dtype: text, integers, floats, decimals, categories, pandas' nullable and
+        Arrow types.
+    source : str
+        Where they are from, for error messages, such as "column 'permno'".
+
+    Returns
+    -------
+    array of str or None
+        None where the id is missing: NaN, None, NaT, pandas.NA or empty text. Text such as "NA",
+        "NULL" or "nan" is a ticker. White space around an id is removed.
+
+    Raises
+    ------
+    PanelError
+        If numbers have fractions or are too large for their type, or the values are dates.
+    """
+    dtype = values.dtype
+    if isinstance(dtype, pd.DatetimeTZDtype | pd.PeriodDtype) or dtype.kind in "mM":
+        raise PanelError(f"{source} holds dates where ids are expected. Swap the columns?")
+    plain: Any = values
+    if not isinstance(dtype, np.dtype | pd.CategoricalDtype):
+        plain = values.astype(object).to_numpy()
+    try:
+        codes, found = pd.factorize(plain)
+    except TypeError as error:
+        raise PanelError(f"{source} holds objects that are no ids: {error}.") from error
+    limit = _EXACT.get(str(dtype).lower(), 2.0**53)
+    texts = np.array([*(_text(v, limit, source) for v in found), None], dtype=object)
+    return texts[codes]  # -1, a missing id, is the last
+
+
+def _text(value: Hashable, limit: float, source: str) -> str | None:
+    """Write one id as text; None if it is empty."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, str):
+        text = value.strip().strip("\ufeff").strip()
+        whole = _WHOLE.fullmatch(text)
+        return (whole[1] if whole else text) or None
+    if isinstance(value, datetime.date | pd.Period | np.datetime64):
+        raise PanelError(
+            f"{source} holds dates, such as {value!s}, where ids are expected. Swap the columns?"
+        )
+    if isinstance(value, Real | Decimal) and not isinstance(value, Integral | np.bool_):
+        number = float(value)
+        if not math.isfinite(number):
+            return None
+        if number != int(number):
+            raise PanelError(
+                f"{source} holds {value}, a number with a fraction, where ids are expected. Name "
+                "the column of ids, or convert it to text."
+            )
+        if isinstance(value, float | np.floating) and abs(number) > limit:
+            raise PanelError(
+                f"{source} holds {number:.0f}, too large a float to be exact: different ids may "
+                "have become one. Read the column as integers or text."
+            )
+        return str(int(value))
+    return str(value)
+
+
+MISSING: Final = frozenset(
+    {"", ".", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a"}
+    | {"nan", "null", "-NaN", "-nan", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}
+)
+"""Marks of a missing number in files of pandas, R, SAS, Stata, SQL and spreadsheets."""
+
+_CRSP: Final = frozenset({*"ABCDEPST", *(f".{letter}" for letter in "ABCDEPST")})
+"""CRSP's codes for a return that does not exist: letters, in SAS files behind a dot."""
+
+_FORMS: Final = (
+    (r"[\u2212\u2012\u2013\u2014\ufe63\uff0d]", "a typeset minus; write '-'"),
+    (r"^\(.*\)$", "brackets for losses; write '-0.05' for '(0.05)'"),
+    (r"%", "per cent signs; write 0.05 for '5%'"),
+    (r"\d,\d", "commas; write 0.05 for '0,05' and 1234 for '1,234'"),
+    (r"\d[\s\u00a0\u202f]\d", "spaces within numbers"),
+)
+
+
+def is_numeric(column: "pd.Series[Any]") -> bool:
+    """Return whether a column has numbers that a panel can hold."""
+    return pdt.is_numeric_dtype(column.dtype) and not pdt.is_complex_dtype(column.dtype)
+
+
+def is_text(column: "pd.Series[Any]") -> bool:
+    """Return whether a column may hold text, or objects of any kind."""
+    return pdt.is_object_dtype(column.dtype) or pdt.is_string_dtype(column.dtype)
+
+
+def numbers_of(column: "pd.Series[Any]", none: frozenset[str] = MISSING) -> "pd.Series[Any] | None":
+    """Read text as numbers, or return None if any of it is neither a number nor missing.
+
+    Parameters
+    ----------
+    column : Series
+    none : frozenset of str
+        Marks of a missing number.
+
+    Returns
+    -------
+    Series of float or None
+        NaN where a number is missing. None also where there is no number at all.
+    """
+    if is_numeric(column):
+        return column
+    if pdt.is_datetime64_any_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype):
+        return None
+    numbers, bad = _read(column, none)
+    return None if bad.any() or not numbers.notna().any() else numbers
+
+
+def returns_of(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read returns, in which CRSP's letters for a return that does not exist are missing.
+
+    Returns
+    -------
+    Series
+        Floats; the column as it is where any of its text is neither a number, nor a mark of a
+        missing one, nor such a letter.
+    """
+    found = numbers_of(column, MISSING | _CRSP)
+    return column if found is None else found
+
+
+def _read(
+    column: "pd.Series[Any]", none: frozenset[str]
+) -> "tuple[pd.Series[Any], pd.Series[bool]]":
+    """Convert to numbers; mark text that is neither a number nor missing."""
+    text = column.astype(object).map(lambda v: v.strip() if isinstance(v, str) else v)
+    missing = text.isna() | text.isin(none)
+    numbers = pd.to_numeric(text.mask(missing, None), errors="coerce").astype("float64")
+    return numbers, numbers.isna() & ~missing
+
+
+def not_numeric(column: "pd.Series[Any]") -> str:
+    """Describe the values of a column that are no numbers: how many, which form, the remedy."""
+    _, bad = _read(column, MISSING | _CRSP)
+    if not bad.any():
+        _, bad = _read(column, frozenset())
+    rows = column[bad]
+    shown = first_three(map(repr, rows.head(3)), len(rows)) if len(rows) else repr(column.iloc[0])
+    forms = [
+        text for form, text in _FORMS if any(re.search(form, str(v).strip()) for v in rows.head(99))
+    ]
+    hint = f" They have {'; '.join(forms)}." if forms else ""
+    return (
+        f"column {column.name!r} must be numeric; it has dtype {column.dtype} with "
+        f"values such as {shown}.{hint} Convert it with pandas.to_numeric."
+    )
+
+
+def require_numeric(values: "pd.Series[Any]", source: str) -> "pd.Series[Any]":
+    """Read returns given with a file, or raise a ``PanelError`` that counts the others."""
+    found = returns_of(values)
+    if not is_numeric(found):
+        raise PanelError(f"{source}: {not_numeric(values)}")
+    return found
+
 
 _ROWS: Final = 500_000  # of a csv file held at a time
 _TAIL: Final = 1 << 16  # bytes at the end of a file that are searched for its last line
