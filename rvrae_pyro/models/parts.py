@@ -14,7 +14,7 @@ from rvrae_pyro.data.batch import Batch, State, check_batch
 from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
-from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.cross_section import CrossSection, join_dispersions
 from rvrae_pyro.models.guides import PriorView
 from rvrae_pyro.models.hand_over import HandOver, Shared
 from rvrae_pyro.models.hyperguides import HyperGuide, MultivariateNormal
@@ -37,6 +37,9 @@ __all__ = ["Parts"]
 
 NO_WEIGHTS: Weights = MappingProxyType({})
 _NONE: Mapping[str, WeightPrior | None] = MappingProxyType({})
+
+_BLOCK, _BLOCK_CELLS = 64, 8192
+"""Months, and returns of months, whose potentials are computed at once when filtering."""
 
 
 @dataclass(frozen=True)
@@ -142,25 +145,18 @@ class Parts(InParameterStore):
             Drawn values; the parts' own where there are none.
         """
         unit, sites, placed = self.return_scale, self.weight_guide.sites, self.placed(weights)
-        likelihood = placed.likelihood
         beta = call_with(self, sites, "loadings", weights, batch) if beta is None else beta
         log_scale = call_with(self, sites, "likelihood.scale", weights, batch)
         scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
         alpha = None
         if self.likelihood.alpha is not None:
             alpha = call_with(self, sites, "likelihood.alpha", weights, batch)
-        returns = batch.returns / unit
-        # where a potential starts from: the guide's business, for which the middle of the
-        # posterior will do, once for all draws; an observed recurrence is driven by it
-        prior = placed.factor_prior if self.factor_prior.observed else self.factor_prior
-        with torch.no_grad():
-            start = prior.start(batch.context)
-        residual = returns if alpha is None else returns - alpha
-        cells, dispersion = (residual, beta, scale, batch.observed), None
-        if self.factor_prior.reads_dispersion:
-            potential, dispersion = likelihood.dispersed_potential(*cells, start)
-        else:
-            potential = likelihood.potential(*cells, start)
+        residual = batch.returns / unit
+        if alpha is not None:
+            residual = residual - alpha
+        potential, dispersion = self._potentials(
+            placed, batch.context, residual, beta, scale, batch.observed
+        )
         return CrossSection(
             unit * beta,
             None if alpha is None else unit * alpha,
@@ -169,18 +165,78 @@ class Parts(InParameterStore):
             dispersion,
         )
 
+    def _potentials(
+        self,
+        placed: Placed,
+        context: Tensor | None,
+        residual: Tensor,
+        beta: Tensor,
+        scale: Tensor,
+        observed: Tensor,
+    ) -> tuple[Potential, Dispersion | None]:
+        """Quadratic form and dispersion of every month, in units of ``return_scale``."""
+        # where a potential starts from: the guide's business, for which the middle of the
+        # posterior will do, once for all draws; an observed recurrence is driven by it
+        prior = placed.factor_prior if self.factor_prior.observed else self.factor_prior
+        with torch.no_grad():
+            start = prior.start(context)
+        cells = (residual, beta, scale, observed, start)
+        if self.factor_prior.reads_dispersion:
+            return placed.likelihood.dispersed_potential(*cells)
+        return placed.likelihood.potential(*cells), None
+
     @torch.no_grad()
     def online_cross_section(self, batch: Batch) -> CrossSection:
-        """As :meth:`cross_section`, with every month's arithmetic on that month's rows alone.
+        """As :meth:`cross_section`, with no month's arithmetic depending on later rows.
 
         Bit-equal up to any month whatever happens after it, also in a longer or shorter panel.
         """
         beta, _ = self.loadings.online(batch)
         months = [
-            self.cross_section(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
+            self.loadings_and_scales(batch.window(t, t + 1, every_asset=True), beta[t : t + 1])
             for t in range(batch.n_times)
         ]
-        return CrossSection.joined(months)
+        betas, alphas, scales = zip(*months, strict=True)
+        alpha = None if self.likelihood.alpha is None else torch.cat(alphas)
+        return self.online_potentials(batch, torch.cat(betas), alpha, torch.cat(scales))
+
+    def loadings_and_scales(
+        self, month: Batch, beta: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Put a month's loadings, mispricing and scales in return units."""
+        unit = self.return_scale
+        scale = self.likelihood.scale(month).exp().expand(month.n_times, month.n_assets)
+        alpha = None if self.likelihood.alpha is None else unit * self.likelihood.alpha(month)
+        return unit * beta, alpha, unit * scale
+
+    @torch.no_grad()
+    def online_potentials(
+        self, batch: Batch, beta: Tensor, alpha: Tensor | None, scale: Tensor
+    ) -> CrossSection:
+        """Complete what :meth:`loadings_and_scales` found of every month.
+
+        Small months are taken some at a time, the last ones repeated up to that number: a tensor's
+        shape decides how its numbers are rounded, and later months may not change a bit.
+        """
+        unit, placed, found = self.return_scale, self.placed(NO_WEIGHTS), []
+        step = max(1, min(_BLOCK, _BLOCK_CELLS // max(1, batch.n_assets)))
+        for first in range(0, batch.n_times, step):
+            months = torch.arange(first, first + step, device=beta.device)
+            months = months.clamp_max(batch.n_times - 1)
+            residual = batch.returns[months]
+            if alpha is not None:
+                residual = residual - alpha[months]
+            context = None if batch.context is None else batch.context[months]
+            cells = (residual / unit, beta[months] / unit, scale[months] / unit)
+            known = slice(min(step, batch.n_times - first))
+            seen = batch.observed[months]
+            potential, dispersion = self._potentials(placed, context, *cells, seen)
+            if dispersion is not None:
+                dispersion = Dispersion(*(field[known] for field in dispersion))
+            found.append((Potential(*(field[known] for field in potential)), dispersion))
+        potentials, dispersions = zip(*found, strict=True)
+        joined = Potential(*(torch.cat(field) for field in zip(*potentials, strict=True)))
+        return CrossSection(beta, alpha, scale, joined, join_dispersions(dispersions))
 
     def prepare(
         self,

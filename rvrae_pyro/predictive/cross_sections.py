@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,10 +17,9 @@ import xarray as xr
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.data.chunks import is_lazy, row_blocks
 from rvrae_pyro.inference.sharded.shards import Scratch
-from rvrae_pyro.models.cross_section import CrossSection, join_dispersions
+from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
-from rvrae_pyro.nn.gaussian import Potential
 from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models
 
 __all__ = ["mean_loadings", "stream_cross_section"]
@@ -76,36 +76,36 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
         On an I/O error.
     """
     months = _months_of(model, panel, light)
+    has_alpha = model.likelihood.alpha is not None
     if not is_lazy(panel) or light.returns.device.type != "cpu":
-        return CrossSection.joined(list(months))
-    return _stored(months, model.likelihood.alpha is not None)
+        betas, alphas, scales = zip(*months, strict=True)
+        alpha = torch.cat(alphas) if has_alpha else None
+        return model.parts.online_potentials(light, torch.cat(betas), alpha, torch.cat(scales))
+    return _stored(model, months, light, has_alpha)
 
 
-def _stored(months: Iterator[CrossSection], has_alpha: bool) -> CrossSection:
+def _stored(model: RVRAE, months: Iterator[_Month], light: Batch, has_alpha: bool) -> CrossSection:
     """Put months together in nameless files."""
     scratch = Scratch(Path(gettempdir()))
     with ExitStack() as stack:
         betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))
-        potentials, dispersions = [], []
-        for month in months:
-            betas.add(month.beta)
-            scales.add(month.scale)
-            if month.alpha is not None:
-                alphas.add(month.alpha)
-            potentials.append(month.potential)
-            dispersions.append(month.dispersion)
-        return _StoredCrossSection(
-            betas.joined(),
-            alphas.joined() if has_alpha else None,
-            scales.joined(),
-            Potential(*(torch.cat(each) for each in zip(*potentials, strict=True))),
-            join_dispersions(dispersions),
-            scratch=scratch,
-        )
+        for beta, alpha, scale in months:
+            betas.add(beta)
+            scales.add(scale)
+            if alpha is not None:
+                alphas.add(alpha)
+        alpha = alphas.joined() if has_alpha else None
+        found = model.parts.online_potentials(light, betas.joined(), alpha, scales.joined())
+        scratch.release()
+        return _StoredCrossSection(**vars(found), scratch=scratch)
 
 
-def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossSection]:
-    """Read a panel a few months at a time and compute each month's cross-section on its own."""
+_Month: TypeAlias = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+"""Loadings, mispricing and scales of a month."""
+
+
+def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[_Month]:
+    """Read a panel a few months at a time and compute each month's loadings on their own."""
     parts, like = model.parts, light.returns
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)
     state: State = ()
@@ -123,7 +123,7 @@ def _months_of(model: RVRAE, panel: xr.Dataset, light: Batch) -> Iterator[CrossS
             state = states[months.n_times]
             for t in range(months.n_times):
                 month = months.window(t, t + 1, every_asset=True)
-                yield parts.cross_section(month, beta[t : t + 1])
+                yield parts.loadings_and_scales(month, beta[t : t + 1])
         del block  # or it would stay while the next is read
 
 

@@ -16,7 +16,7 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.hyperpriors import POSITIVE, UNIT, moved
 from rvrae_pyro.models.priors.base import FactorPrior, Transition, Updated
 from rvrae_pyro.names import LOG_VOLATILITY
-from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.log_volatility import VolatilityEvidence, propose_volatility
 
 __all__ = ["CommonVolatility"]
@@ -271,18 +271,25 @@ class CommonVolatility(FactorPrior):
     ) -> Updated:
         """Gaussian with the moments of x given the past and the month, factors integrated out."""
         assert isinstance(ahead, Gaussian)
-        with torch.no_grad():
-            if dispersion is None:  # a guide's own potential, of the code
-                nothing = torch.zeros_like(potential.shift[..., 0])
-                dispersion = Dispersion(nothing, nothing + 1.0, nothing)
-            factors, level = self._base_ahead(state, context)
-            if level is not None:  # that of the base is known: x is measured beyond it
-                dispersion = dispersion._replace(level=dispersion.level - level)
-            return propose_volatility(
-                ahead,
-                VolatilityEvidence.of(factors, potential, dispersion),
-                self.idio_elasticity,
-            )
+        factors, level = self._base_ahead(state, context)
+        return self._proposal(ahead, factors, level, potential, dispersion)
+
+    @torch.no_grad()
+    def _proposal(
+        self,
+        ahead: Gaussian,
+        factors: Gaussian,
+        level: Tensor | None,
+        potential: Potential,
+        dispersion: Dispersion | None,
+    ) -> Posterior:
+        if dispersion is None:  # a guide's own potential, of the code
+            nothing = torch.zeros_like(potential.shift[..., 0])
+            dispersion = Dispersion(nothing, nothing + 1.0, nothing)
+        if level is not None:  # that of the base is known: x is measured beyond it
+            dispersion = dispersion._replace(level=dispersion.level - level)
+        evidence = VolatilityEvidence.of(factors, potential, dispersion)
+        return propose_volatility(ahead, evidence, self.idio_elasticity)
 
     def draw_auxiliary(
         self,
@@ -293,13 +300,28 @@ class CommonVolatility(FactorPrior):
         dispersion: Dispersion | None,
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Draw from a Student-t about the proposal, whose tails cover the posterior's."""
-        found = self.propose_auxiliary(ahead, state, context, potential, dispersion)
+        """Draw each particle's x from a Student-t, whose tails cover the posterior's.
+
+        Particles differ little in the scales of the factors, and the proposal need not be exact,
+        so that the month is decomposed once, for their average. A particle's posterior mean moves
+        with its prior mean by the ratio of posterior to prior variance, to first order.
+        """
+        assert isinstance(ahead, Gaussian)
+        factors, level = self._base_ahead(state, context)
+        centre = Gaussian(ahead.loc.mean(0, keepdim=True), ahead.scale[:1])
+        found = self._proposal(
+            centre,
+            Gaussian(factors.loc.mean(0, keepdim=True), factors.scale.log().mean(0).exp()[None]),
+            None if level is None else level.mean(0, keepdim=True),
+            potential,
+            dispersion,
+        )
         scale = found.deviate(torch.ones_like(noise))
+        mean = found.mean + (scale / ahead.scale).square() * (ahead.loc - centre.loc)
         shape = (*noise.shape[:-1], 1)
         chi2 = dist.Chi2(noise.new_full(shape, _TAIL_DF)).sample() / _TAIL_DF
-        value = found.mean + scale * noise / chi2.sqrt()
-        law = dist.StudentT(_TAIL_DF, found.mean, scale, validate_args=False)
+        value = mean + scale * noise / chi2.sqrt()
+        law = dist.StudentT(_TAIL_DF, mean, scale, validate_args=False)
         return value, law.log_prob(value).squeeze(-1)
 
     def _base_ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
