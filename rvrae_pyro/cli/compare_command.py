@@ -106,6 +106,7 @@ _OPTIONS: Final = {
     "n_factors": "--factors",
     "n_jobs": "--jobs",
     "num_samples": "--num-samples",
+    "warm_start": "--warm-start",
     **{name: f"--{name}" for name in ("ablation", "models", "omit", "reps", "seeds", "split")},
 }
 

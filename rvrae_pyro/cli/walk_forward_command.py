@@ -9,14 +9,15 @@ import pandas as pd
 import typer
 import xarray as xr
 
+from rvrae_pyro.atomic import remove
 from rvrae_pyro.cli.compare_command import (
     JobsOption,
     check_results_folder,
     options_named,
     with_returns,
 )
-from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible, progress, strict
-from rvrae_pyro.cli.files import assembled, write_table, write_text
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible, strict
+from rvrae_pyro.cli.files import CHECKPOINT, assembled, write_table, write_text
 from rvrae_pyro.cli.layout import Layout, takes_layout
 from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
 from rvrae_pyro.cli.settings import read_settings, split_parts
@@ -47,6 +48,13 @@ def walk_forward(
     rolling: Annotated[
         bool, typer.Option("--rolling", help="Training spans keep their length (default: grow).")
     ] = False,
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start",
+            help="Start every refit from the first fit, with three tenths of the steps.",
+        ),
+    ] = False,
     factors: Annotated[
         int | None, typer.Option(help="Factors (default: those of --config, or 5).")
     ] = None,
@@ -60,12 +68,14 @@ def walk_forward(
     """Refit repeatedly and forecast the months between, one step ahead; score against EWMA.
 
     Each month is forecast by the last refit before it. Writes forecast.nc (draws), scores.csv, and
-    pictures of volatility, calibration and the cumulative log score.
+    pictures of volatility, calibration and the cumulative log score. Every refit is kept as soon as
+    it is done; the same command resumes.
     """
     spans = _months(split)
     if num_samples < _LEAST:
         raise ConfigError(f"`--num-samples` must be at least {_LEAST}; got {num_samples}.")
-    check_results_folder(out, _REFITS, "a walk-forward")
+    begun = (out / CHECKPOINT).is_dir()
+    check_results_folder(out, CHECKPOINT if begun else _REFITS, "a walk-forward")
     settings = read_settings(config).with_options(factors=factors)
     ready, _ = prepare(
         with_returns(read_panel(panel, layout)),
@@ -84,11 +94,17 @@ def walk_forward(
         "num_samples": num_samples,
         "seed": seed,
     }
-    with options_named(), interruptible("nothing was written."):
-        progress("refitting")
+    own: dict[str, Any] = {
+        "config": training,
+        "warm_start": warm_start,
+        "checkpoint": out / CHECKPOINT,
+        "n_jobs": jobs,
+    }
+    kept = f"refits that are done are kept in {out}, and the same command resumes."
+    with options_named(), interruptible(kept):
         trees = {
-            "RVRAE": walk(ready, model, config=training, n_jobs=jobs, **common),
-            "EWMA": walk(ready, EWMA(), **common),
+            "RVRAE": walk(ready, model, **own, **common),
+            "EWMA": walk(ready, EWMA(), progress=False, **common),
         }
     observed = trees["RVRAE"]["observed_data"].to_dataset()[RETURNS]
     seen = observed.dropna(TIME, how="all")
@@ -105,9 +121,13 @@ def walk_forward(
     with assembled(out) as folder:
         write_tree(trees["RVRAE"], folder / "forecast.nc")
         write_table(pd.DataFrame(rows), folder / _SCORES)
-        summary = _summary(trees["RVRAE"], seen, spans, seed, num_samples)
+        summary = {
+            **_summary(trees["RVRAE"], seen, spans, seed, num_samples),
+            "warm_start": warm_start,
+        }
         write_text(folder / _REFITS, json.dumps(strict(summary), indent=2) + "\n")
         _draw(trees, seen, folder)
+    remove(out / CHECKPOINT)
     if as_json:
         echo_json({"out": str(out), **summary, "scores": rows})
         return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit as fit_rvrae
+from rvrae_pyro.fitting.training import load as load_rvrae
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.registry import chosen_parts, describe_model
@@ -118,6 +120,23 @@ class ModelEntrant:
         )
         return fit.uninterrupted()
 
+    def warm(self, first: Fit, config: FitConfig | None = None) -> ModelEntrant:
+        """Return the same model, each fit of which starts from an earlier fit.
+
+        Parameters
+        ----------
+        first : Fit
+        config : FitConfig, optional
+            Of the warm fits. Default: :meth:`FitConfig.warm` of this model's configuration.
+        """
+        config = (self.config or FitConfig()).warm() if config is None else config
+        return replace(self, config=config, options={**self.options, "init": first})
+
+    def load(self, path: str | os.PathLike[str]) -> Fit:
+        """Read a saved fit of this model, user-defined parts and schedules included."""
+        config = FitConfig() if self.config is None else self.config
+        return load_rvrae(path, copy.deepcopy(self.template), config=config)
+
 
 @dataclass(frozen=True, eq=False)
 class FactoryEntrant:
@@ -138,13 +157,14 @@ class FactoryEntrant:
 
     def describe(self, panel: xr.Dataset) -> dict[str, Any]:
         """Describe what the function makes."""
-        return self._made(panel).describe(panel)
+        return self.made(panel).describe(panel)
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         """Make it for the training panel and fit it."""
-        return self._made(train).fit(train, valid, seed)
+        return self.made(train).fit(train, valid, seed)
 
-    def _made(self, panel: xr.Dataset) -> Entrant:
+    def made(self, panel: xr.Dataset) -> Entrant:
+        """Make the competitor for a training panel."""
         return as_entrant(self.make(panel), name=self.name, config=self.config)
 
 
@@ -160,6 +180,29 @@ class _Renamed:
 
     def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> Fitted:
         return self.entrant.fit(train, valid, seed)
+
+
+def model_entrant(entrant: Entrant, panel: xr.Dataset) -> ModelEntrant:
+    """Return the RVRAE that a competitor fits to a training panel.
+
+    Raises
+    ------
+    ConfigError
+        If it is no RVRAE.
+    """
+    found = entrant
+    while not isinstance(found, ModelEntrant):
+        if isinstance(found, _Renamed):
+            found = found.entrant
+        elif isinstance(found, FactoryEntrant):
+            found = found.made(panel)
+        else:
+            raise ConfigError(
+                "`warm_start` needs an RVRAE: an untrained model, its name, or a function that "
+                f"makes one from the training panel; got {entrant.name!r}. Leave `warm_start` for "
+                "other models."
+            )
+    return found
 
 
 def _own(*values: object) -> dict[str, str]:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
 
+from rvrae_pyro._version import __version__
+from rvrae_pyro.data.hashing import fingerprint
 from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.experiments.competitor_registry import find_entrant
-from rvrae_pyro.experiments.competitors import Entrant, FactoryEntrant, as_entrant
+from rvrae_pyro.experiments.competitors import (
+    Entrant,
+    FactoryEntrant,
+    as_entrant,
+    model_entrant,
+)
 from rvrae_pyro.experiments.forecast_tree import forecast_tree
+from rvrae_pyro.experiments.grid import hold
+from rvrae_pyro.experiments.refit_files import RefitFiles
+from rvrae_pyro.fitting.describe import describe_config
+from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models.identity import own_identity
+from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.names import RETURNS, TIME
+from rvrae_pyro.progress import progress_bar
+
+_LAYOUT = 1
 
 
 def walk_forward(
@@ -32,11 +53,14 @@ def walk_forward(
     expanding: bool = True,
     partial: bool = True,
     config: FitConfig | None = None,
+    warm_start: bool | FitConfig = False,
     seed: int = 0,
     num_samples: int = 1000,
     n_factors: int = 5,
+    checkpoint: str | os.PathLike[str] | None = None,
     n_jobs: int = 1,
     executor: Submits | None = None,
+    progress: bool = True,
 ) -> xr.DataTree:
     """Refit again and again as months go by, and join the forecasts between the refits.
 
@@ -58,18 +82,30 @@ def walk_forward(
         Keep a last test span shorter than ``test``.
     config : FitConfig, optional
         Of an RVRAE.
+    warm_start : bool or FitConfig
+        Start every refit of an RVRAE but the first from the first fit, the earliest in time, so
+        that they still run in parallel. True trains them with :meth:`FitConfig.warm` of
+        ``config``; a FitConfig is used as it is. Effects by asset map by label; those of assets
+        that the first fit does not know start from the prior. Default: every refit starts from
+        ``seed``.
     seed : int
         Every refit and its draws take it: the joined draws are those of ``Fit.forecast``.
     num_samples : int
         Predictive draws.
     n_factors : int
         Of a model given by name.
+    checkpoint : path, optional
+        Folder that keeps every refit as soon as it is done, and the first fit of a warm start. The
+        same call again takes them over, for the result of an uninterrupted run; of a longer panel
+        only new refits are run.
     n_jobs : int
         Processes. More than 1 needs a script whose top level is safe to import, and gives every
         refit one thread.
     executor : object with ``submit``, optional
         As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.connect` gives:
         takes the refits instead.
+    progress : bool
+        Show a bar on a terminal.
 
     Returns
     -------
@@ -87,13 +123,18 @@ def walk_forward(
     PanelError
         If the panel is too short for one span.
     ConfigError
-        If a count is not a whole number of at least 1, ``step`` exceeds ``test``, or ``model``
-        is nothing that can take part.
+        If a count is not a whole number of at least 1, ``step`` exceeds ``test``, ``model``
+        is nothing that can take part, or ``warm_start`` is given and ``model`` is no RVRAE or
+        changes its parts or sizes between refits.
+    CheckpointError
+        If another run writes to ``checkpoint``, or an I/O error occurs; refits that are there are
+        kept.
 
     Notes
     -----
     Information set: the forecast of month t knows returns up to t-1, and weights from a refit
-    whose validation months end before t. Factors of different refits are identified up to
+    whose validation months end before t; the first fit, from which warm refits start, saw none
+    later than the first validation span. Factors of different refits are identified up to
     rotation: join ``beta`` and ``factors`` within a month, not factors over time. With
     ``step`` below ``test`` the later refit's forecast of a month is kept.
     """
@@ -106,19 +147,23 @@ def walk_forward(
         )
     cuts = list(cut_forward(panel, train, valid, test, gap, expanding=expanding, partial=partial))
     check_count("n_jobs", n_jobs)
+    warm = _warm_config(warm_start, entrant, cuts[0].train)
     source, refits = InMemory(panel), {}
     for number, cut in enumerate(cuts):
         months = cut.test[TIME].values
         if number + 1 < len(cuts):
             months = months[months < cuts[number + 1].test[TIME].values[0]]
         ends = tuple((part[TIME].values[0], part[TIME].values[-1]) for part in cut[:2])
-        refits[number] = _Refit(entrant, source, ends, months, num_samples, seed)
-    found: dict[int, xr.DataTree] = {}
-    with closing(outcomes(_run_refit, refits, n_jobs=n_jobs, executor=executor)) as running:
-        for number, outcome in running:
-            if isinstance(outcome, Exception):
-                raise outcome
-            found[number] = outcome
+        refits[number] = _Refit(entrant, source, ends, months, num_samples, seed, warm)
+    folder = None if checkpoint is None else Path(checkpoint)
+    with hold(folder), progress_bar("refitting", len(refits), progress) as show:
+        runner = _Runner(
+            files=None if folder is None else RefitFiles(folder),
+            n_jobs=n_jobs,
+            executor=executor,
+            show=show,
+        )
+        found = runner.run(refits)
     joined = _join([_number(found[number], number) for number in refits])
     records = [
         {"attrs": dict(found[number].attrs), **_spans(cut), "seed": seed}
@@ -142,9 +187,28 @@ def _enter(model: object, config: FitConfig | None, n_factors: int) -> Entrant:
     return replace(named, config=config)
 
 
+def _warm_config(
+    warm_start: bool | FitConfig, entrant: Entrant, panel: xr.Dataset
+) -> FitConfig | None:
+    """Return the configuration of warm refits; None for cold ones."""
+    if not isinstance(warm_start, bool | FitConfig):
+        raise ConfigError(
+            f"`warm_start` must be True, False or an rv.FitConfig of the refits; got "
+            f"{describe_kind(warm_start)}."
+        )
+    if warm_start is False:
+        return None
+    first = model_entrant(entrant, panel)
+    return (first.config or FitConfig()).warm() if warm_start is True else warm_start
+
+
 @dataclass(frozen=True, eq=False)
 class _Refit:
-    """One refit and the months it forecasts."""
+    """One refit and the months it forecasts.
+
+    ``warm`` is the configuration of refits that start from ``first``; the refit that has ``warm``
+    and no ``first`` is the first one.
+    """
 
     entrant: Entrant
     source: Source
@@ -152,17 +216,113 @@ class _Refit:
     months: np.ndarray
     num_samples: int
     seed: int
+    warm: FitConfig | None = None
+    first: Fit | None = None
+
+    def panels(self) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+        """Training, validation, and all months up to the last forecast."""
+        panel = self.source.load()
+        train, valid = (panel.sel({TIME: slice(*span)}) for span in self.spans)
+        return train, valid, panel.sel({TIME: slice(self.spans[0][0], self.months[-1])})
+
+    def key(self, first: str | None) -> str:
+        """Hash what the numbers depend on.
+
+        Parameters
+        ----------
+        first : str, optional
+            Key of the refit that this one starts from.
+        """
+        train, _, seen = self.panels()
+        warm = None if first is None or self.warm is None else self.warm
+        content = {
+            "layout": _LAYOUT,
+            "versions": [__version__, torch.__version__],
+            "entrant": self.entrant.describe(train),
+            "data": fingerprint(seen),
+            "spans": [*np.ravel(self.spans).astype(str), *self.months[[0, -1]].astype(str)],
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "warm": None if warm is None else [first, describe_config(warm), own_identity(warm)],
+        }
+        text = json.dumps(content, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _run_refit(job: _Refit) -> xr.DataTree:
-    panel = job.source.load()
-    train, valid = (panel.sel({TIME: slice(*span)}) for span in job.spans)
-    fitted = job.entrant.fit(train, valid, job.seed)
-    seen = panel.sel({TIME: slice(job.spans[0][0], job.months[-1])})
+def _run_refit(job: _Refit) -> tuple[xr.DataTree, Fit | None]:
+    """Fit and forecast; also the fit where others are to start from it."""
+    train, valid, seen = job.panels()
+    if job.first is None:
+        fitted = job.entrant.fit(train, valid, job.seed)
+    else:
+        warm = model_entrant(job.entrant, train).warm(job.first, job.warm)
+        try:
+            fitted = warm.fit(train, valid, job.seed)
+        except ShapeError as error:
+            raise ConfigError(
+                "`warm_start` needs the same parts and sizes in all refits; `model` made others "
+                f"for training months from {str(job.spans[0][0])[:10]} to "
+                f"{str(job.spans[0][1])[:10]} than for the first. Pass one untrained model instead."
+            ) from error
     tree = forecast_tree(fitted, seen, job.months, job.num_samples, job.seed)
-    observed = panel[[RETURNS]].sel({TIME: job.months}).reset_coords(drop=True)
+    observed = seen[[RETURNS]].sel({TIME: job.months}).reset_coords(drop=True)
     tree["observed_data"] = xr.DataTree(observed)
-    return tree
+    kept = fitted if job.warm is not None and job.first is None else None
+    return tree, kept if isinstance(kept, Fit) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Runner:
+    """Run refits, take over those that are in a folder, and keep each as soon as it is done."""
+
+    files: RefitFiles | None
+    n_jobs: int
+    executor: Submits | None
+    show: Callable[..., None]
+
+    def run(self, refits: Mapping[int, _Refit]) -> dict[int, xr.DataTree]:
+        """Return the forecasts of all refits, the first of which others may start from."""
+        keys: dict[int, str] = {}
+        found: dict[int, xr.DataTree] = {}
+        if self.files is not None:
+            keys[0] = refits[0].key(None)
+            keys |= {n: job.key(keys[0]) for n, job in refits.items() if n}
+            kept = {n: self.files.read(key) for n, key in keys.items()}
+            found = {n: tree for n, tree in kept.items() if tree is not None}
+        self.show(advance=len(found))
+        todo = {n: job for n, job in refits.items() if n not in found}
+        if refits[0].warm is not None and todo:
+            first = self._first(refits[0], keys.get(0), found)
+            todo = {n: replace(job, first=first) for n, job in todo.items() if n}
+        self._run(todo, keys, found)
+        return found
+
+    def _first(self, job: _Refit, key: str | None, found: dict[int, xr.DataTree]) -> Fit | None:
+        """Return the first fit: read where its forecasts are there, too, or fitted."""
+        if self.files is not None and key is not None and 0 in found:
+            model = model_entrant(job.entrant, job.panels()[0])
+            kept = self.files.read_fit(key, model)
+            if kept is not None:
+                return kept
+        return self._run({0: job}, {} if key is None else {0: key}, found)[0]
+
+    def _run(
+        self, jobs: Mapping[int, _Refit], keys: Mapping[int, str], found: dict[int, xr.DataTree]
+    ) -> dict[int, Fit | None]:
+        """Add the forecasts of some refits to those found; return fits that others start from."""
+        fits: dict[int, Fit | None] = {}
+        runs = outcomes(_run_refit, jobs, n_jobs=self.n_jobs, executor=self.executor)
+        with closing(runs) as running:
+            for number, outcome in running:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                tree, fits[number] = outcome
+                if self.files is not None:
+                    self.files.keep(keys[number], tree, fits[number])
+                if number not in found:
+                    self.show(advance=1, note=f"to {str(jobs[number].months[-1])[:7]}")
+                found[number] = tree
+        return fits
 
 
 def _spans(cut: Split) -> dict[str, list[str]]:

@@ -86,7 +86,7 @@ def outcomes(
     jobs : mapping from key to a dataclass
         Fields that hold an ``InMemory`` panel are sent once to each process, not with each job.
     n_jobs : int
-        Processes; 1 runs in this one, with its threads. In others a fit has one thread.
+        Processes; 1 runs in this one, with its threads. With more a fit has one thread.
     executor : Submits, optional
         Takes the jobs instead; it is not shut down.
 
@@ -103,9 +103,10 @@ def outcomes(
     if executor is not None:
         yield from _submitted(InTurn(fn), jobs, executor)
     elif n_jobs == 1 or len(jobs) < 2:
+        run = fn if n_jobs == 1 else InTurn(fn)
         for key, job in jobs.items():
             try:
-                answer: Answer | Exception = fn(job)
+                answer: Answer | Exception = run(job)
             except Exception as error:  # whatever a model of the user's own may raise
                 answer = error
             yield key, answer

@@ -156,6 +156,9 @@ def fit(
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     attrs["last_seen_month"] = str(batch.times[-1])[:10]
+    if init is not None:  # its weights know its months
+        earlier = str(init.attrs.get("last_seen_month", ""))
+        attrs["last_seen_month"] = max(str(attrs["last_seen_month"]), earlier)
     times, together = batch.times[:n_train], team()
     together.share(model.parts.state_dict())
     with (

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.inference.schedules import (
+    Constant,
     Cosine,
     Flat,
     Linear,
     RateSchedule,
     Schedule,
 )
+
+_WARM_STEPS = 0.3
+"""Share of the steps of a fit that a warm refit takes."""
+_WARM_RATE = 0.5
+"""Share of the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,26 @@ class FitConfig:
             )
         if self.kl_reduction not in ("sum", "mean"):
             raise ConfigError(f"`kl_reduction` must be 'sum' or 'mean'; got {self.kl_reduction!r}.")
+
+    def warm(self) -> FitConfig:
+        """Derive the settings of a refit that starts from an earlier fit (``rv.fit(init=)``).
+
+        Three tenths of the steps at half the learning rate, with KL and weight priors in full from
+        the first step on: annealing again would undo what the earlier fit has learned. All states,
+        the first one included, then compare on the validation months.
+
+        Examples
+        --------
+        >>> FitConfig().warm().max_steps
+        300
+        """
+        return replace(
+            self,
+            max_steps=math.ceil(_WARM_STEPS * self.max_steps),
+            learning_rate=_WARM_RATE * self.learning_rate,
+            kl_schedule=Constant(),
+            weights_warmup=0.0,
+        )
 
     @classmethod
     def paper(cls) -> FitConfig:

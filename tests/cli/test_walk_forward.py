@@ -1,12 +1,20 @@
 """``rvrae walk-forward``: refits, forecasts, scores and pictures."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import xarray as xr
 
+from rvrae_pyro.cli.files import CHECKPOINT
 from rvrae_pyro.predictive.export import read_tree
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import content, long_table
@@ -20,6 +28,20 @@ FILES = {
     "scores.csv",
     "volatility.png",
 }
+
+
+def begin(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rvrae_pyro", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def once(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+    """Wait until a file is there."""
+    limit = time.monotonic() + 300
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +83,58 @@ def test_forecasts_are_joined_and_scored(
     said = json.loads(again.out)
     assert said["refits"] == 2
     assert said["scores"][0]["estimate"] == pytest.approx(scores["estimate"][0])
+
+
+def test_a_killed_command_resumes_with_warm_refits(
+    rvrae: Command, table: Path, settings: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "walk", tmp_path / "whole"
+    call = ("walk-forward", table, "--excess", *SIZES, "--config", settings, "--warm-start")
+    process = begin(*call, "--out", out)
+    once(process, out / CHECKPOINT, "refit-*.nc")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "forecast.nc").exists()  # killed on the way, not after
+    kept = {path: path.stat().st_mtime_ns for path in (out / CHECKPOINT).glob("refit-*.nc")}
+    assert kept
+    before = rvrae(*call, "--out", out, "--seed", "-1")
+    assert_refused(before, "seed")  # leaves what is there
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    resumed, done = rvrae(*call, "--out", out), rvrae(*call, "--out", whole)
+    assert (resumed.code, done.code) == (0, 0), resumed.err + done.err
+    assert set(content(out)) == FILES
+    one, other = (read_tree(folder / "forecast.nc") for folder in (out, whole))
+    xr.testing.assert_identical(one, other)
+    starts = [each["attrs"]["start"] for each in json.loads(one.attrs["refits"])]
+    assert starts == ["seed", "init"]
+    summary = json.loads((out / "refits.json").read_text())
+    assert summary["warm_start"] is True
+    for name in ("refits.json", "scores.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_terminated_command_says_what_is_kept(
+    rvrae: Command, table: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = torch.optim.Adam.step, []
+
+    def terminate(self: torch.optim.Adam, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:  # in the second refit
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args, **kwargs)
+
+    out = tmp_path / "walk"
+    call = ("walk-forward", table, "--excess", *SIZES, "--config", settings, "--out", out)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.Adam, "step", terminate)
+        stopped = rvrae(*call)
+    assert stopped.code == 1
+    assert "refits that are done are kept in" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert len(list((out / CHECKPOINT).glob("refit-*.nc"))) == 1
+    assert rvrae(*call).code == 0
+    assert set(content(out)) == FILES
 
 
 @pytest.mark.parametrize(

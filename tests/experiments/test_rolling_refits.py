@@ -80,18 +80,22 @@ def test_an_rvrae_gives_the_draws_of_its_own_forecast():
     )
 
 
-@pytest.mark.parametrize("name", ["rvrae", "ipca"])
+@pytest.mark.parametrize("name", ["rvrae", "warm", "ipca"])
 def test_nothing_looks_ahead(name):
     """Later returns leave every forecast up to their month, its refit included, bit-equal."""
     market = panel(26, 8)
     config = rv.FitConfig(max_steps=2)
     models = {
         "rvrae": ModelEntrant("RVRAE", small_model(market), config),
+        "warm": ModelEntrant("RVRAE", small_model(market), config),
         "ipca": rv.baselines.IPCA(2),
     }
 
     def run(shown: xr.Dataset) -> xr.DataTree:
-        return walk_forward(shown, models[name], train=12, valid=3, test=4, num_samples=10)
+        warm = name == "warm" and config
+        return walk_forward(
+            shown, models[name], train=12, valid=3, test=4, num_samples=10, warm_start=warm
+        )
 
     month = market.time.values[20]  # of the second test span
     changed = market.copy(deep=True)

@@ -122,3 +122,13 @@ def test_paper_settings() -> None:
     assert paper.kl_reduction == "mean"
     assert paper.window is None
     assert paper.kl_schedule == rv.schedules.Linear()
+
+
+def test_warm_settings_have_no_warm_up_and_keep_the_others() -> None:
+    given = rv.FitConfig(max_steps=50, learning_rate=0.1, window=7, patience=3)
+    warm = given.warm()
+    assert (warm.max_steps, warm.learning_rate) == (15, pytest.approx(0.05))
+    assert (warm.window, warm.patience) == (7, 3)
+    assert warm.weights_warmup == 0.0
+    assert warm.kl_schedule.weight(0, 12) == 1.0
+    assert rv.FitConfig(max_steps=1).warm().max_steps == 1
