@@ -4,6 +4,7 @@
     python -m tests.benchmarks.french_risk --model mine --factory my_module:make --refit 36
     python -m tests.benchmarks.french_risk --model RVRAE --against EWMA MultivariateT
     python -m tests.benchmarks.french_risk --model EWMA --panel portfolios.nc --years 2000 2018
+    python -m tests.benchmarks.french_risk --model mine --factory my_module:make --warm
 
 Prints every measure of ``rv.experiments.risk_scores`` by period, and the paired differences to the
 models that ``--against`` names, with the same refits and years. Months of a refit are kept in
@@ -13,8 +14,10 @@ continues.
 Baselines see all months from 1955 to the refit. An RVRAE sees the last 216, of which the last 36
 stop its training, or ``--train`` and ``--valid`` months. A factory takes the training panel and
 returns a model, a baseline or an entrant, which carries its own training configuration; ``--steps``
-bounds the training of a model. ``--panel FILE`` scores another panel: any file that
-``rv.data.read_panel`` reads, ranked, with context where a model reads it.
+bounds the training of a model. ``--warm`` starts every refit of an RVRAE from its first one, as
+``rv.experiments.walk_forward(warm_start=True)`` does; ``--against`` its own name compares it with
+cold refits. ``--panel FILE`` scores another panel: any file that ``rv.data.read_panel`` reads,
+ranked, with context where a model reads it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import EWMA, Baseline, EWMAMixture, FactorGARCH, MultivariateT
 from rvrae_pyro.experiments.competitor_registry import find_entrant
-from rvrae_pyro.experiments.competitors import as_entrant
+from rvrae_pyro.experiments.competitors import as_entrant, model_entrant
+from rvrae_pyro.fitting.describe import describe_config
 
 FIRST = "1955"
 FOLDER = Path("runs/french_risk")
@@ -91,6 +95,7 @@ class Spec:
     steps: int | None = None
     factory: str | None = None
     file: Path | None = None
+    warm: bool = False
 
     def panel(self) -> xr.Dataset:
         """Panel that is scored."""
@@ -116,7 +121,29 @@ class Spec:
         return [(start, min(start + self.refit, int(last) + 1)) for start in starts]
 
 
-def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Dataset:
+def spans(spec: Spec, panel: xr.Dataset, start: int) -> tuple[xr.Dataset, xr.Dataset, int]:
+    """Training and validation months of an RVRAE that is fitted before ``start``, and the first."""
+    first = max(0, start - spec.train - spec.valid)
+    train = panel.isel(time=slice(first, start - spec.valid))
+    return train, panel.isel(time=slice(start - spec.valid, start)), first
+
+
+def first_fit(spec: Spec, panel: xr.Dataset, folder: Path) -> rv.Fit:
+    """Fit that warm refits start from: the earliest, kept in ``folder``."""
+    start, stop = spec.refits(panel)[0]
+    train, valid, _ = spans(spec, panel, start)
+    model = model_entrant(spec.make(panel.isel(time=slice(start))), train)
+    key = _key(replace(spec, warm=False), panel, start, stop)
+    path = folder / _slug(spec.name) / f"fit-{key}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.fit(train, valid, spec.seed).save(path)
+    return model.load(path)
+
+
+def run_refit(
+    spec: Spec, panel: xr.Dataset, start: int, stop: int, first: rv.Fit | None = None
+) -> xr.Dataset:
     """Fit on months before ``start`` and record the months to ``stop``."""
     past = panel.isel(time=slice(start))
     entrant = spec.make(past)
@@ -125,11 +152,12 @@ def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Datase
         fitted = entrant.fit(past, None, spec.seed)
         seen = panel.isel(time=slice(start, stop))
     else:
-        rows = max(0, start - spec.train - spec.valid)
-        train = panel.isel(time=slice(rows, start - spec.valid))
-        valid = panel.isel(time=slice(start - spec.valid, start))
+        train, valid, row = spans(spec, panel, start)
+        if first is not None:
+            entrant = model_entrant(entrant, train).warm(first)
         fitted = entrant.fit(train, valid, spec.seed)
-        seen = panel.isel(time=slice(rows, stop))
+        seen = panel.isel(time=slice(row, stop))
+    trained = time.process_time()
     record = rv.experiments.risk_record(
         fitted,
         seen,
@@ -137,8 +165,11 @@ def run_refit(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> xr.Datase
         num_samples=spec.num_samples,
         seed=spec.seed,
     )
-    seconds = np.full(record.sizes["time"], (time.process_time() - began) / record.sizes["time"])
-    return record.assign(cpu_seconds=("time", seconds))
+    seconds = np.ones(record.sizes["time"]) / record.sizes["time"]
+    return record.assign(
+        cpu_seconds=("time", (time.process_time() - began) * seconds),
+        fit_seconds=("time", (trained - began) * seconds),
+    )
 
 
 def _is_baseline(entrant: Any) -> bool:
@@ -147,11 +178,15 @@ def _is_baseline(entrant: Any) -> bool:
 
 def run(spec: Spec, folder: Path = FOLDER) -> xr.Dataset:
     """Records of all refits, joined; refits that are kept in ``folder`` are read."""
-    panel, records = spec.panel(), []
-    for start, stop in spec.refits(panel):
-        path = folder / _slug(spec.name) / f"{_key(spec, panel, start, stop)}.nc"
+    panel, records, first = spec.panel(), [], None
+    for number, (start, stop) in enumerate(spec.refits(panel)):
+        warm = spec.warm and number > 0  # the first refit is a cold one
+        key = _key(replace(spec, warm=warm), panel, start, stop)
+        path = folder / _slug(spec.name) / f"{key}.nc"
         if not path.exists():
-            record = run_refit(spec, panel, start, stop)
+            if warm and first is None:
+                first = first_fit(spec, panel, folder)
+            record = run_refit(spec, panel, start, stop, first if warm else None)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.partial")
             record.to_netcdf(partial)
@@ -175,9 +210,16 @@ def _key(spec: Spec, panel: xr.Dataset, start: int, stop: int) -> str:
     content = [described, start, stop, spec.num_samples, spec.seed, spec.train, spec.valid]
     if spec.file is not None:
         content.append(rv.data.fingerprint(panel))
+    if spec.warm:
+        content.append({"warm": describe_config(_config(spec, past).warm()), "from": spec.years[0]})
     text = json.dumps(content, sort_keys=True, default=str)
     month = str(panel["time"].to_numpy()[start])[:7]
     return f"{month}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _config(spec: Spec, past: xr.Dataset) -> rv.FitConfig:
+    """Training configuration of an RVRAE."""
+    return model_entrant(spec.make(past), past).config or rv.FitConfig()
 
 
 def _periods(record: xr.Dataset) -> dict[str, slice]:
@@ -191,7 +233,9 @@ def print_scores(name: str, record: xr.Dataset) -> None:
         key: months for key, months in PERIODS.items() if record.sel(time=months).sizes["time"]
     }
     table = rv.experiments.risk_scores(record, periods)
-    print(f"\n{name}: {record.sizes['time']} months; CPU {float(record.cpu_seconds.sum()):.1f} s")
+    spent = float(record.cpu_seconds.sum())
+    fits = float(record.fit_seconds.sum()) if "fit_seconds" in record else float("nan")
+    print(f"\n{name}: {record.sizes['time']} months; CPU {spent:.1f} s, of which fits {fits:.1f} s")
     print(f"{'':<22}" + "".join(f"{key:>17}" for key in periods))
     for measure in table["measure"].to_numpy():
         row = table.sel(measure=measure)
@@ -230,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--against", nargs="*", default=(), help="names to compare with")
+    parser.add_argument("--warm", action="store_true", help="refits start from the first one")
     parser.add_argument("--panel", type=Path, help="file of another panel, ranked")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
@@ -244,12 +289,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.steps,
         given.factory,
         given.panel,
+        given.warm,
     )
     record = run(spec, given.folder)
-    print_scores(f"{spec.name}, refit every {spec.refit} months", record)
-    for other in (name for name in given.against if name != spec.name):
-        rival = replace(spec, name=other, steps=None, factory=None, train=180, valid=36)
-        print_difference(spec.name, other, record, run(rival, given.folder))
+    how = " from the first fit" if spec.warm else ""
+    print_scores(f"{spec.name}, refit every {spec.refit} months{how}", record)
+    for other in given.against:
+        if other == spec.name:  # its cold refits
+            rival = replace(spec, warm=False)
+        else:
+            rival = replace(spec, name=other, steps=None, factory=None, train=180, valid=36)
+            rival = replace(rival, warm=False)
+        if rival != spec:
+            label = f"{other}, cold refits" if other == spec.name else other
+            print_difference(spec.name, label, record, run(rival, given.folder))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,41 @@ def test_another_panel_and_ones_own_model_from_the_command_line(tmp_path, capsys
     model = rv.baselines.MultivariateT().fit(short.sel(time=slice(None, "1985")))
     evidence = model.log_evidence(short.sel(time="1986"))
     np.testing.assert_allclose(record["log_evidence"].sel(time="1986"), evidence)
+
+
+def test_warm_refits_start_from_the_first_one(tmp_path, capsys):
+    """The first refit is the cold one, the others are not; a second run reads all."""
+    factory = "tests.benchmarks.test_french_risk:short"
+    own = (
+        "--model",
+        "mine",
+        "--factory",
+        factory,
+        "--train",
+        "48",
+        "--valid",
+        "12",
+        "--steps",
+        "6",
+    )
+    call = [*own, "--years", "1986", "1987", "--num-samples", "20", "--folder", str(tmp_path)]
+    main([*call, "--warm", "--against", "mine"])
+    said = capsys.readouterr().out
+    assert "refit every 12 months from the first fit: 24 months" in said
+    assert "mine less mine, cold refits" in said
+    spec = Spec("mine", 12, (1986, 1987), 48, 12, 20, 0, 6, factory)
+    cold, warm = run(spec, tmp_path), run(replace(spec, warm=True), tmp_path)
+    same = (cold["log_evidence"] == warm["log_evidence"]).groupby("time.year").all()
+    assert same.values.tolist() == [True, False]
+    kept = sorted(tmp_path.rglob("*.nc"))
+    assert len([path for path in kept if path.parent.name == "mine"]) == 3
+
+
+def short(panel: xr.Dataset) -> rv.RVRAE:
+    """A model as the command line takes it."""
+    n = panel.sizes["characteristic"]
+    linear, prior = rv.loadings.Linear(n, 1), rv.priors.AR1(1)
+    return rv.RVRAE(n, 1, loadings=linear, factor_prior=prior, likelihood=rv.likelihoods.Normal())
 
 
 def small(panel: xr.Dataset) -> rv.baselines.IPCA:

@@ -168,6 +168,9 @@ def test_warm_start(parts: tuple[xr.Dataset, xr.Dataset], fitted: rv.Fit) -> Non
     torch.testing.assert_close(weights(warm.model), weights(fitted.model), rtol=1e-5, atol=1e-6)
     assert warm.model.return_scale == fitted.model.return_scale
     assert warm.model is not fitted.model
+    last = str(parts[0].time.values[-1])[:10]
+    assert last < fitted.attrs["last_seen_month"]  # which the weights of the warm start know
+    assert warm.attrs["last_seen_month"] == fitted.attrs["last_seen_month"]
     with pytest.raises(rv.ShapeError, match="`init` must be a fit of the same parts"):
         rv.fit(rv.RVRAE(P, K + 1), parts[0], init=fitted, progress=False)
 
