@@ -26,6 +26,13 @@ patience = 100
 dtype = "{dtype}"
 """
 
+COMMON = """
+[model.factor_prior]
+kind = "CommonVolatility"
+[model.factor_prior.base]
+kind = "AR1"
+"""
+
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -70,11 +77,14 @@ def test_two_processes_go_on_where_one_stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
+@pytest.mark.parametrize(
+    ("dtype", "prior", "tolerance"),
+    [("float32", "", 1e-5), ("float64", "", 1e-9), ("float64", COMMON, 1e-9)],
+)
 def test_twenty_steps_of_two_processes(
-    dtype: str, tolerance: float, rvrae: Command, panel_file: Path, tmp_path: Path
+    dtype: str, prior: str, tolerance: float, rvrae: Command, panel_file: Path, tmp_path: Path
 ) -> None:
-    settings = write_settings(tmp_path / "settings.toml", SETTINGS.format(dtype=dtype))
+    settings = write_settings(tmp_path / "settings.toml", SETTINGS.format(dtype=dtype) + prior)
     command = ("fit", panel_file, "--config", settings, "--out")
     assert rvrae(*command, tmp_path / "alone").code == 0
     finished = torchrun(*command, tmp_path / "together")

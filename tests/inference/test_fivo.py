@@ -83,11 +83,12 @@ def test_one_particle_is_the_elbo_of_its_proposal() -> None:
     assert fivo == pytest.approx(elbo, abs=4 * (error + elbo_error) + 0.02)
 
 
-@pytest.mark.parametrize("kind", ["volatility", "regimes", "decoded", "robust"])
+@pytest.mark.parametrize("kind", ["volatility", "common", "regimes", "decoded", "robust"])
 def test_it_trains_every_kind_of_model(kind: str) -> None:
     panel = random_panel(8, 9)
     parts: dict[str, object] = {
         "volatility": {"factor_prior": rv.priors.StochasticVolatility(2)},
+        "common": {"factor_prior": rv.priors.CommonVolatility(rv.priors.Recurrent(2), gain=0.5)},
         "regimes": {"factor_prior": rv.priors.RegimeSwitching(2)},
         "decoded": {"decoder": rv.decoders.MLP(2), "guide": rv.guides.Recurrent(2)},
         "robust": {},

@@ -29,6 +29,9 @@ MODELS = {
         ),
     ),
     "paper": lambda: rv.RVRAE.paper(P, K, hidden=4),
+    "common volatility": lambda: rv.RVRAE(
+        P, K, factor_prior=rv.priors.CommonVolatility(rv.priors.AR1(K))
+    ),
 }
 
 
