@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = {}
     for name in given.models:
         each = [record(name, seed, given.steps) for seed in sorted(given.seeds)]
-        records[name] = xr.concat(each, "time", join="outer")
+        records[name] = xr.concat(each, "time", data_vars="all", join="outer")
         scores = rv.experiments.risk_scores(records[name]).isel(period=0)
         print(f"\n{name}: CPU {float(records[name].cpu_seconds.sum()):.0f} s")
         for measure in SHOWN:

@@ -10,9 +10,9 @@ before; with ``--fit-once`` by the one that was stopped on the year before the f
 - ``memoryless``: the same around ``StandardNormal``, so that only the volatility has a memory;
 - ``none``: ``RVRAE.for_stocks`` with context, whose scales are a function of the past.
 
-Prints the measures of ``rv.experiments.risk_scores`` by year, and paired differences. Records are
-kept in ``runs/us_common_volatility``, one per fit and year; after a change of the code that moves
-numbers, clear the folder. Needs the panel that RVRAE_US_PANEL names, of which it reads no month
+Prints the measures of ``rv.experiments.risk_scores`` by year, and paired differences. Fits and
+records are kept in ``runs/us_common_volatility``; after a change of the code that moves numbers,
+clear the folder. Needs the panel that RVRAE_US_PANEL names, of which it reads no month
 after the last year.
 """
 
@@ -78,14 +78,16 @@ class Spec:
     num_samples: int = 1000
     seed: int = 0
 
-    def trained(self, year: int) -> int:
-        """The first year that the model of a year has not seen."""
-        return FIRST if self.fit_once else year
+    def forecasts(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The first year that a fit has not seen, and the years that it forecasts."""
+        if self.fit_once:
+            return [(FIRST, self.years)]
+        return [(year, (year,)) for year in self.years]
 
-    def path(self, year: int) -> Path:
-        """Where the record of a year is kept."""
-        name = f"{self.model}-{self.trained(year)}-{self.steps}-{self.num_samples}-{self.seed}"
-        return FOLDER / f"{name}-{year}.nc"
+    def path(self, until: int, years: tuple[int, ...]) -> Path:
+        """Where a record is kept."""
+        of = f"{self.model}-{until}-{self.steps}-{self.seed}"
+        return FOLDER / f"{of}-{self.num_samples}-{'-'.join(map(str, years))}.nc"
 
 
 @functools.cache
@@ -94,39 +96,40 @@ def panel_until(year: int) -> xr.Dataset:
     return load().sel(time=slice(None, str(year)))
 
 
-@functools.lru_cache(maxsize=1)
-def train(model: str, year: int, steps: int, seed: int) -> tuple[rv.Fit, float]:
-    """Fit on the months before a year, the last twelve for validation; and its CPU seconds."""
-    panel = panel_until(year - 1)
-    began = time.process_time()
-    fit = rv.fit(
-        MODELS[model](panel),
-        panel.sel(time=slice(None, str(year - 2))),
-        panel.sel(time=str(year - 1)),
-        config=rv.FitConfig(max_steps=steps),
-        seed=seed,
-        progress=False,
-    )
-    return fit, time.process_time() - began
-
-
-def record_of(spec: Spec, year: int) -> xr.Dataset:
-    """Record of a year, read where it is kept."""
-    path = spec.path(year)
+def train(model: str, year: int, steps: int, seed: int) -> rv.Fit:
+    """Fit on the months before a year, the last twelve for validation."""
+    path = FOLDER / f"{model}-{year}-{steps}-{seed}"
     if not path.exists():
-        fit, seconds = train(spec.model, spec.trained(year), spec.steps, spec.seed)
+        panel = panel_until(year - 1)
+        fit = rv.fit(
+            MODELS[model](panel),
+            panel.sel(time=slice(None, str(year - 2))),
+            panel.sel(time=str(year - 1)),
+            config=rv.FitConfig(max_steps=steps),
+            seed=seed,
+            progress=False,
+        )
+        fit.save(path)
+    fit = rv.load(path)
+    assert isinstance(fit, rv.Fit)
+    return fit
+
+
+def record_of(spec: Spec, until: int, years: tuple[int, ...]) -> xr.Dataset:
+    """Record of the years that one fit forecasts, read where it is kept."""
+    path = spec.path(until, years)
+    if not path.exists():
+        fit = train(spec.model, until, spec.steps, spec.seed)
+        panel = panel_until(years[-1])
+        months = panel["time"].to_numpy()[panel["time"].dt.year.isin(years).to_numpy()]
         began = time.process_time()
-        panel = panel_until(year)
-        months = panel["time"].sel(time=str(year)).to_numpy()
         found = rv.experiments.risk_record(
             fit, panel, months, num_samples=spec.num_samples, seed=spec.seed
         )
+        seconds = (time.process_time() - began) / len(months)
         found = found.assign(
-            pit=found["pit"].astype("float32"),
-            fit_seconds=seconds,
-            forecast_seconds=time.process_time() - began,
+            pit=found["pit"].astype("float32"), cpu_seconds=("time", [seconds] * len(months))
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         found.to_netcdf(partial)
         partial.replace(path)
@@ -135,8 +138,9 @@ def record_of(spec: Spec, year: int) -> xr.Dataset:
 
 
 def record(spec: Spec) -> xr.Dataset:
-    """Records of all years, joined."""
-    return xr.concat([record_of(spec, year) for year in spec.years], "time", join="outer")
+    """Records of all fits, joined."""
+    each = [record_of(spec, *one) for one in spec.forecasts()]
+    return xr.concat(each, "time", data_vars="all", join="outer")
 
 
 def periods(years: Sequence[int]) -> dict[str, slice]:
