@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rvrae_pyro.loading import load
     from rvrae_pyro.models import decoders, exact, guides, likelihoods, loadings, priors, weights
     from rvrae_pyro.models.rvrae import RVRAE
-    from rvrae_pyro.predictive.prior import prior_predictive
+    from rvrae_pyro.predictive.simulate import prior_predictive
 
 __all__ = [
     "RVRAE",
@@ -111,7 +111,7 @@ _LAZY_NAMES = {
     "fit": "rvrae_pyro.fitting.training",
     "fit_ensemble": "rvrae_pyro.fitting.ensemble",
     "load": "rvrae_pyro.loading",
-    "prior_predictive": "rvrae_pyro.predictive.prior",
+    "prior_predictive": "rvrae_pyro.predictive.simulate",
     "swap": "rvrae_pyro.experiments.swap",
 }
 

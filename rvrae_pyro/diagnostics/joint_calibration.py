@@ -19,9 +19,8 @@ from rvrae_pyro.models.random_weights import Weights
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import load
-from rvrae_pyro.predictive.parameters import label_parameter
-from rvrae_pyro.predictive.prior import simulate_with_draws
-from rvrae_pyro.predictive.weight_draws import in_double
+from rvrae_pyro.predictive.simulate import simulate_with_draws
+from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
 __all__ = ["sbc_forecast"]
 

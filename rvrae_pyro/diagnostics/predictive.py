@@ -16,7 +16,7 @@ from rvrae_pyro.data.validation import listed
 from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
-from rvrae_pyro.predictive.prior import prior_predictive
+from rvrae_pyro.predictive.simulate import prior_predictive
 
 __all__ = ["Predicts", "predictive_check", "statistics"]
 

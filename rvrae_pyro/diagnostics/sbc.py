@@ -17,7 +17,7 @@ from rvrae_pyro.inference.importance import guide_paths, path_log_likelihood
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.months import factor_coord, load, pick_months
-from rvrae_pyro.predictive.prior import simulate
+from rvrae_pyro.predictive.simulate import simulate
 from rvrae_pyro.predictive.weight_draws import in_double
 
 __all__ = ["sbc", "uniformity"]

@@ -34,10 +34,10 @@ from rvrae_pyro.models.exact import is_exact
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
+from rvrae_pyro.predictive.attribution import typical_batch
 from rvrae_pyro.predictive.filtered import Filtered, filter_models
 from rvrae_pyro.predictive.filtering import FilteredStates, Kind, filter_states
 from rvrae_pyro.predictive.months import load
-from rvrae_pyro.predictive.relevance import typical_batch
 from rvrae_pyro.predictive.replicates import posterior_predictive
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import in_double

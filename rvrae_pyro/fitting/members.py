@@ -26,7 +26,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN
 from rvrae_pyro.predictive.chains import stack_arrays
 from rvrae_pyro.predictive.filtered import Filtered
-from rvrae_pyro.predictive.tree_files import write_tree
+from rvrae_pyro.predictive.storage import write_tree
 
 __all__ = ["META", "Ensemble"]
 

@@ -22,14 +22,12 @@ from rvrae_pyro.evaluation.factor_profiles import factor_profile
 from rvrae_pyro.fitting.record import TrainingRecord
 from rvrae_pyro.names import TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import replicates as _replicates
+from rvrae_pyro.predictive.attribution import relevance_of
 from rvrae_pyro.predictive.chains import join_drawings, stack_arrays, stack_datasets
-from rvrae_pyro.predictive.cross_sections import mean_loadings
 from rvrae_pyro.predictive.filtered import Filtered, filter_models, label_loadings
-from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights
-from rvrae_pyro.predictive.parameters import parameter_tree
-from rvrae_pyro.predictive.relevance import relevance_of
+from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights, mean_loadings
 from rvrae_pyro.predictive.storage import assemble
-from rvrae_pyro.predictive.weight_draws import chain_seed
+from rvrae_pyro.predictive.weight_draws import chain_seed, parameter_tree
 
 __all__ = ["Results"]
 

@@ -25,8 +25,8 @@ from rvrae_pyro.names import (
     RETURNS,
     TIME,
 )
+from rvrae_pyro.predictive.storage import read_tree, write_tree
 from rvrae_pyro.predictive.tree import DIMS, LATENTS, PLATES, build_tree, to_numpy
-from rvrae_pyro.predictive.tree_files import read_tree, write_tree
 
 if TYPE_CHECKING:
     from pyro.infer import MCMC

@@ -30,11 +30,9 @@ from rvrae_pyro.predictive.chains import (
 )
 from rvrae_pyro.predictive.filtering import FilteredDraw, Kind, filter_panel, light_batch
 from rvrae_pyro.predictive.forecast import draw_forecasts
-from rvrae_pyro.predictive.horizon import draw_paths
-from rvrae_pyro.predictive.later_rows import later_rows
-from rvrae_pyro.predictive.moments import idio_variance, moments
+from rvrae_pyro.predictive.horizon import draw_paths, later_rows
+from rvrae_pyro.predictive.moments import idio_variance, moments, summarise_state
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
-from rvrae_pyro.predictive.state_summary import summarise_state
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed
 

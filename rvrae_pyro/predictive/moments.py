@@ -1,4 +1,4 @@
-"""First two moments of next month's returns, one set for every draw of the weights."""
+"""Moments of next month's returns, and summaries of the factor prior's hidden state."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import xarray as xr
 from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, CHAIN, FACTOR, OTHER_FACTOR, TIME
 from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.months import factor_coord
+from rvrae_pyro.predictive.tree import label_months
 
-__all__ = ["idio_variance", "label_moments", "moments"]
+__all__ = ["idio_variance", "label_moments", "moments", "summarise_state"]
 
 
 def moments(chain: Sequence[FilteredDraw], batch: Batch, months: Sequence[int]) -> xr.Dataset:
@@ -87,3 +89,30 @@ def _moments_of(draw: FilteredDraw, rows: list[int], hidden: Tensor) -> dict[str
     found["beta"] = states.cross.beta[rows].masked_fill(hidden.unsqueeze(-1), torch.nan)
     found["factor_cov"] = centred.mT @ centred / draws.shape[1]
     return {name: values.detach().cpu().numpy() for name, values in found.items()}
+
+
+def summarise_state(
+    chain: Sequence[FilteredDraw], batch: Batch, attrs: Mapping[str, str | int]
+) -> xr.Dataset:
+    """Average the prior's named quantities over particles that know returns up to the month.
+
+    See :meth:`rvrae_pyro.fitting.fit.Fit.prior_state`. Names are those of the prior's
+    ``reading``; one of a user-defined prior has the dim ``<name>_dim``.
+    """
+    each = [draw.states.state_summary for draw in chain]
+    if not each[0]:
+        raise ConfigError(
+            f"`factor_prior` {type(chain[0].model.factor_prior).__name__} has a state without a "
+            "reading; rv.priors.RegimeSwitching, StochasticVolatility and CommonVolatility have "
+            "one, and so has a user-defined prior with a method `reading(state)`. For the factors "
+            "use fit.factors(panel)."
+        )
+    values: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    coords: dict[str, np.ndarray] = {TIME: batch.times}
+    for name in each[0]:
+        draws = torch.cat([summary[name] for summary in each], 1)
+        dims, mean = label_months(name, draws.mean(1).cpu().numpy())
+        sd = label_months(name, draws.std(1, correction=0).cpu().numpy())[1]
+        values |= {name: (dims, mean), f"{name}_sd": (dims, sd)}
+        coords |= {dim: factor_coord(draws.shape[-1]) for dim in dims if dim != TIME}
+    return xr.Dataset(values, coords=coords, attrs=dict(attrs))

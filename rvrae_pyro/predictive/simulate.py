@@ -1,19 +1,45 @@
-"""Simulation of a model month by month, from any state: factors, returns, and what they move."""
+"""Simulate a model month by month: paths from any state, and prior predictive draws."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from pyro import poutine
 from torch import Tensor
 
-from rvrae_pyro.data.batch import State
+from rvrae_pyro.data.batch import Batch, State
+from rvrae_pyro.data.panel_match import fingerprint
+from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.parts import Parts, Placed
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.registry import describe_model
+from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import at_level
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, TIME
+from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.gaussian import Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
+from rvrae_pyro.predictive.export import provenance
+from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.tree import label_months
+from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
-__all__ = ["Cells", "Draw", "Moment", "PathState", "advance", "draw_month", "for_each"]
+__all__ = [
+    "Cells",
+    "Draw",
+    "Moment",
+    "PathState",
+    "advance",
+    "draw_month",
+    "for_each",
+    "prior_predictive",
+    "simulate",
+    "simulate_with_draws",
+]
 
 
 class PathState(NamedTuple):
@@ -187,3 +213,205 @@ def _with_month(ahead: Transition) -> Transition:
         for field, dims in zip(ahead, ahead.event_dims, strict=True)
     ]
     return type(ahead)(*fields)
+
+
+_CELLS = 20_000_000
+"""Hidden values of the networks that are held at a time."""
+
+
+def prior_predictive(
+    model: RVRAE, panel: xr.Dataset, num_samples: int = 500, seed: int = 0
+) -> xr.DataTree:
+    """Draw factors and returns from the model before it has seen any return.
+
+    Parameters
+    ----------
+    model : RVRAE
+        Trained or not: weights at their MAP are as they are; those with a posterior, and
+        interpretable parameters with a prior, are drawn from it for every draw.
+    panel : xarray.Dataset
+        Its characteristics, context and listing are used. A latent recurrence uses no return at
+        all; one that conditions on history is simulated month by month, each month's return drawn
+        before the next state is computed.
+    num_samples, seed : int
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``prior`` (``factors``, the prior's auxiliary latent where it has one, such as
+        ``log_volatility``, and drawn weights by the name of their site) and
+        ``prior_predictive`` (``returns`` (chain, draw, time, asset), NaN where not listed).
+        Attributes: seed, versions, the model's description, the panel's fingerprint.
+    """
+    require_model(model)
+    batch, device = load(model, panel)
+    precise = in_double(model).to(device)
+    codes, returns, others = _simulate(precise, batch, num_samples, seed)
+    latent = precise.factor_prior.auxiliary
+    months = {} if latent is None else {latent.site: others.pop(latent.site)}
+    factors = precise.decoder(codes, None)
+    drawn = returns.cpu().numpy().astype(np.float32)
+    drawn[:, ~batch.listed.cpu().numpy()] = np.nan
+    coords = sample_coords(num_samples)
+    labels = {TIME: batch.times, ASSET: batch.assets}
+    with torch.no_grad():
+        values = factors.unsqueeze(0).cpu().numpy()
+    tree = xr.DataTree.from_dict(
+        {
+            "prior": xr.Dataset(
+                {
+                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
+                    **{name: _labelled_months(name, path) for name, path in months.items()},
+                    **{name: _labelled(model, name, drawn) for name, drawn in others.items()},
+                },
+                coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
+            ),
+            "prior_predictive": xr.Dataset(
+                {RETURNS: ((CHAIN, DRAW, TIME, ASSET), drawn[None])}, coords={**coords, **labels}
+            ),
+        }
+    )
+    tree.attrs.update(provenance(seed, {"model": describe_model(model)}, fingerprint(panel)))
+    return tree
+
+
+@torch.no_grad()
+def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw codes and the returns of all assets from the model, whatever was observed.
+
+    Weights are as they are, those with a posterior at its mean.
+
+    Parameters
+    ----------
+    model : RVRAE
+        In the batch's floating type.
+    batch : Batch
+        Characteristics, context and listing; its returns are not used.
+    num_samples, seed : int
+
+    Returns
+    -------
+    codes : Tensor of shape (num_samples, n_times, n_factors)
+    returns : Tensor of shape (num_samples, n_times, n_assets)
+    """
+    codes, returns, _ = _simulate(model, batch, num_samples, seed, fixed=True)
+    return codes, returns
+
+
+@torch.no_grad()
+def simulate_with_draws(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """As :func:`simulate`, with weights and parameters drawn from their prior for every draw.
+
+    Also these, by site, of shape (num_samples, *shape).
+    """
+    return _simulate(model, batch, num_samples, seed)
+
+
+_Run = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Codes, returns, and by site weights and auxiliary latent (num_samples, *shape)."""
+
+
+@torch.no_grad()
+def _simulate(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
+) -> _Run:
+    run = _simulate_forward if model.factor_prior.conditions_on_history else _simulate_at_once
+    with month_random(seed, batch.times[0], "prior"):
+        runs = [run(model, batch, size, fixed) for size in _chunks(model, batch, num_samples)]
+    codes, returns = torch.cat([r[0] for r in runs]), torch.cat([r[1] for r in runs])
+    return codes, returns, {n: torch.cat([r[2][n] for r in runs]) for n in runs[0][2]}
+
+
+def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
+    """Draws at a time: with weights of their own, each needs loadings and networks of its own."""
+    size = num_samples
+    if model.drawn_sites:
+        parts = model.parts
+        widths = [parts.get_parameter(name).shape[0] for name in model.weight_sites]
+        widest = max([parts.loadings.n_factors, *widths])
+        size = max(1, _CELLS // (batch.listed.numel() * widest))
+    return [min(size, num_samples - start) for start in range(0, num_samples, size)]
+
+
+def _labelled(model: RVRAE, name: str, drawn: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Name the dims of drawn weights and parameters (draw, *shape)."""
+    dims = tuple(f"{name}_dim_{i}" for i in range(drawn.ndim - 1))
+    if name in model.hyper_sites:
+        dims, _ = label_parameter(model, name, drawn.shape[1:])
+    return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
+
+
+def _labelled_months(name: str, path: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Name the dims of an auxiliary latent (draw, n_times, size)."""
+    dims, values = label_months(name, path.unsqueeze(0).cpu().numpy())
+    return (CHAIN, DRAW, *dims), values
+
+
+def _at_means(model: RVRAE, num_samples: int) -> dict[str, Tensor]:
+    """Means of all weights that have a posterior, the same for every draw."""
+    sites = model.parts.weight_guide.sites
+    each = {site.name: site.value(model.parts).detach() for site in sites}
+    return {name: mean.expand(num_samples, *mean.shape) for name, mean in each.items()}
+
+
+def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
+    """Run the Pyro model itself, with particles on a plate of their own."""
+    known = _at_means(model, num_samples) if fixed else {}
+    given = poutine.condition(model.model, {n: w[:, None, None] for n, w in known.items()})
+    with pyro.plate("particles", num_samples, dim=-3), pyro.validation_enabled(False):
+        trace = poutine.trace(given).get_trace(batch.without_returns())
+    codes, returns = trace.nodes[FACTORS]["value"], trace.nodes[RETURNS]["value"]
+    assert isinstance(codes, Tensor)
+    assert isinstance(returns, Tensor)
+    codes = codes.squeeze(-2)
+    shapes = {s.name: s.shape(model.parts) for s in model.parts.weight_guide.sites}
+    latent = model.factor_prior.auxiliary
+    if latent is not None:
+        shapes[latent.site] = torch.Size((batch.n_times, latent.n_factors))
+    others = {}
+    for name, shape in shapes.items():
+        drawn = trace.nodes[name]["value"]
+        assert isinstance(drawn, Tensor)
+        others[name] = drawn.reshape(torch.Size((num_samples, *shape)))
+    return codes, returns.expand(num_samples, *returns.shape[-2:]), others
+
+
+def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
+    """Simulate a prior that conditions on history: a month's returns move the next state."""
+    whole = model.parts
+    guide = whole.weight_guide
+    weights = _at_means(model, num_samples)
+    if not fixed:
+        shape = torch.Size((num_samples,))
+        weights = {s.name: guide.prior(whole, s).expand(shape).sample() for s in guide.sites}
+    # no return enters it: loadings and scales of all months are known beforehand
+    sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
+    parts = whole.placed(sites)
+    cross = (
+        whole.cross_section(batch, weights=sites) if sites else whole.online_cross_section(batch)
+    )
+    state = PathState.initial(parts, num_samples)
+    codes, returns = [], []
+    for t in range(batch.n_times):
+        moment = Moment.of(parts, None if batch.context is None else batch.context[t])
+        draw = draw_month(parts, state, moment, num_samples)
+        cells = Cells(
+            cross.beta[..., t, :, :],
+            None if cross.alpha is None else cross.alpha[..., t, :],
+            cross.scale[..., t, :],
+            batch.listed[t],
+        )
+        decoder_state = parts.decoder.advance(state.decoder, draw.codes)
+        loc = along_factors(cells.beta, parts.decoder.read(decoder_state, draw.codes))
+        loc = loc if cells.alpha is None else loc + cells.alpha
+        scale = cells.scale.expand_as(loc)
+        scale = scale if draw.level is None else scale * draw.level.exp().unsqueeze(-1)
+        # with a month, so that draws of the likelihood's parameters are particles
+        law = parts.likelihood.distribution(loc.unsqueeze(-2), scale.unsqueeze(-2))
+        value = law.sample().squeeze(-2)
+        state = advance(parts, state, moment, draw, cells, value)
+        codes.append(draw.codes)
+        returns.append(value)
+    return torch.stack(codes, 1), torch.stack(returns, 1), weights

@@ -28,7 +28,7 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT,
 )
-from rvrae_pyro.predictive.tree_files import encode_attrs
+from rvrae_pyro.predictive.storage import encode_attrs
 
 __all__ = ["DIMS", "LATENTS", "PLATES", "build_tree", "label_months", "to_numpy"]
 

@@ -1,17 +1,22 @@
-"""Draws of the weights from their posterior, for forecasts that integrate over them."""
+"""Draws of weights and interpretable parameters from their posterior."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+import xarray as xr
+from torch import Tensor
 
-from rvrae_pyro.errors import check_count
+from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURNS
 from rvrae_pyro.nn.seeding import seeded
+from rvrae_pyro.predictive.months import factor_coord
 
 __all__ = [
     "block_sizes",
@@ -19,6 +24,8 @@ __all__ = [
     "drawn_weights",
     "fixed_models",
     "in_double",
+    "label_parameter",
+    "parameter_tree",
     "weight_labels",
 ]
 
@@ -82,3 +89,117 @@ def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, in
 def weight_labels(sizes: Sequence[int]) -> np.ndarray:
     """Return the number of the weight draw behind every draw."""
     return np.repeat(np.arange(len(sizes)), sizes)
+
+
+@torch.no_grad()
+def parameter_tree(
+    models: Sequence[RVRAE], num_samples: int, seed: int, attrs: Mapping[str, str | int]
+) -> xr.DataTree:
+    """Draw interpretable parameters from their posterior and their prior.
+
+    Parameters
+    ----------
+    models : sequence of RVRAE
+        Members, one per chain.
+    num_samples, seed : int
+        Draws per chain.
+    attrs : mapping
+
+    Returns
+    -------
+    DataTree
+        See :meth:`rvrae_pyro.fitting.fit.Fit.posterior`.
+
+    Raises
+    ------
+    ConfigError
+        If no parameter has a prior.
+    """
+    num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
+    if not models[0].hyper_sites:
+        raise ConfigError(
+            "`posterior` needs an interpretable parameter with a prior; all are numbers. Fit a "
+            'model with one, as model.with_priors({"factor_prior.scale": dist.Gamma(2., 2.)}).'
+        )
+    names = json.loads(str(attrs.get("characteristics", "null")))
+    groups: dict[str, list[xr.Dataset]] = {}
+    for chain, model in enumerate(models):
+        with seeded(chain_seed(seed, chain)):
+            drawn = _draw(in_double(model), num_samples)
+        for group, values in drawn.items():
+            labelled = _labelled(model, values, names, chain)
+            groups.setdefault(group, []).append(labelled)
+    joined = {
+        group: xr.concat(each, CHAIN) if len(each) > 1 else each[0]
+        for group, each in groups.items()
+    }
+    tree = xr.DataTree.from_dict(joined)
+    tree.attrs.update({**attrs, "draw_seed": seed})
+    return tree
+
+
+def label_parameter(
+    model: RVRAE, name: str, shape: Sequence[int], characteristics: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Names of the dimensions of a parameter, with coordinates of those that are known.
+
+    Parameters
+    ----------
+    model : RVRAE
+    name : str
+        Its site.
+    shape : sequence of int
+    characteristics : sequence of str, optional
+    """
+    dims, coords = [], {}
+    for i, size in enumerate(shape):
+        last, of_factors = i == len(shape) - 1, name.startswith("factor_prior.")
+        if of_factors and last and size == model.n_factors:
+            dims.append(FACTOR)
+            coords[FACTOR] = np.asarray(factor_coord(size))
+        elif of_factors and len(shape) == 2 and i == 0:
+            dims.append(REGIME)
+        elif name.startswith("likelihood.alpha.") and size == model.n_characteristics:
+            dims.append(CHARACTERISTIC)
+            if characteristics is not None and len(characteristics) == size:
+                coords[CHARACTERISTIC] = np.asarray(characteristics)
+        else:
+            dims.append(f"{name}_dim_{i}")
+    return tuple(dims), coords
+
+
+def _draw(model: RVRAE, num_samples: int) -> dict[str, dict[str, Tensor]]:
+    """Draws by group and site, each (num_samples, *shape)."""
+    parts, guide = model.parts, model.parts.weight_guide
+    size = torch.Size((num_samples,))
+    mean, root = guide.moments(parts)
+    noise = torch.randn(num_samples, len(mean), dtype=mean.dtype, device=mean.device)
+    free = mean + noise @ root.mT
+    posterior = guide.split(free)
+    prior = {site.name: site.prior(parts).expand(size).sample() for site in guide.parameters_}
+    log_prior = {
+        site.name: site.prior(parts).log_prob(posterior[site.name]) for site in guide.parameters_
+    }
+    # the posterior is prior times likelihood, up to a constant: what the guide takes the
+    # likelihood of all returns to be, in the same space
+    law = torch.distributions.MultivariateNormal(mean, scale_tril=root)
+    implied = law.log_prob(free) - guide.log_joint_prior(parts, free)
+    return {
+        "posterior": posterior,
+        "prior": prior,
+        "log_prior": log_prior,
+        "log_likelihood": {RETURNS: implied},
+    }
+
+
+def _labelled(
+    model: RVRAE, values: Mapping[str, Tensor], names: Sequence[str] | None, chain: int
+) -> xr.Dataset:
+    coords: dict[str, object] = {CHAIN: [chain]}
+    variables = {}
+    for name, value in values.items():
+        dims, known = label_parameter(model, name, value.shape[1:], names)
+        variables[name] = ((CHAIN, DRAW, *dims), value.unsqueeze(0).cpu().numpy())
+        coords[DRAW] = np.arange(len(value))
+        coords |= known
+    return xr.Dataset(variables, coords=coords)

@@ -18,8 +18,8 @@ from rvrae_pyro.cli.panels import settled
 from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.chunks import is_lazy, row_blocks
 from rvrae_pyro.inference.sharded.shards import CutPanel, Scratch, SpilledPanel
-from rvrae_pyro.predictive import cross_sections
-from rvrae_pyro.predictive.cross_sections import stream_cross_section
+from rvrae_pyro.predictive import filtering
+from rvrae_pyro.predictive.filtering import stream_cross_section
 from tests.helpers import FACTORS as K
 from tests.helpers import random_panel
 
@@ -243,7 +243,7 @@ def test_a_streamed_cross_section_is_that_of_memory_and_lets_go_of_it(
 def test_months_of_a_panel_in_memory_come_alike_however_many_at_a_time(
     panel: xr.Dataset, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_sections, "_CELLS", cells)
+    monkeypatch.setattr(filtering, "_CELLS", cells)
     model = rv.RVRAE(4, K).double()
     light = to_light_batch(ready(panel), dtype=torch.float64)
     streamed = stream_cross_section(model, ready(panel), light)

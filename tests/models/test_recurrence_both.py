@@ -18,7 +18,7 @@ from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.particle_filter import smc_filter
 from rvrae_pyro.models.pair import prior_distribution
 from rvrae_pyro.nn.month_summary import MonthStatistics
-from rvrae_pyro.predictive.prior import simulate
+from rvrae_pyro.predictive.simulate import simulate
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir

@@ -11,8 +11,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.predictive import storage
-from rvrae_pyro.predictive.storage import Block, Drawing, assemble
-from rvrae_pyro.predictive.tree_files import write_tree
+from rvrae_pyro.predictive.storage import Block, Drawing, assemble, write_tree
 
 
 def blocks(sizes: tuple[int, ...] = (2, 1, 3)) -> Iterator[dict[str, xr.Dataset]]:
