@@ -20,7 +20,7 @@ from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
 from rvrae_pyro.names import RETURNS, TIME
 from rvrae_pyro.predictive.export import write_tree
-from rvrae_pyro.risk.forecast_tables import forecast_table, risk_table
+from rvrae_pyro.risk.summary import forecast_table, risk_table
 
 if TYPE_CHECKING:
     from rvrae_pyro.cli.scores import Score

@@ -118,7 +118,7 @@ class Settings:
         """
         import torch
 
-        from rvrae_pyro.fitting.describe import build_config
+        from rvrae_pyro.fitting.saved import build_config
         from rvrae_pyro.inference.config import FitConfig
 
         _refuse_unknown("[fit]", self.fit, [f.name for f in dataclasses.fields(FitConfig)])
@@ -286,7 +286,7 @@ def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
 
     Sizes that follow from the panel are left out, so that the file serves other panels.
     """
-    from rvrae_pyro.fitting.describe import describe_config
+    from rvrae_pyro.fitting.saved import describe_config
     from rvrae_pyro.models.registry import describe_model
 
     described = describe_model(model)

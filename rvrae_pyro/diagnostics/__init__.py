@@ -1,13 +1,11 @@
 """What can be trusted, and what cannot."""
 
-from rvrae_pyro.diagnostics.alignment import align, rotate
-from rvrae_pyro.diagnostics.check import Check, Finding, check_training
-from rvrae_pyro.diagnostics.check_members import check_members
-from rvrae_pyro.diagnostics.factors import active_units
-from rvrae_pyro.diagnostics.joint_calibration import sbc_forecast
+from rvrae_pyro.diagnostics.alignment import active_units, align, rotate
+from rvrae_pyro.diagnostics.check import Check, Finding, check_members
+from rvrae_pyro.diagnostics.check_training import check_training
 from rvrae_pyro.diagnostics.predictive import predictive_check, statistics
 from rvrae_pyro.diagnostics.psis import psis, psis_weights
-from rvrae_pyro.diagnostics.sbc import sbc, uniformity
+from rvrae_pyro.diagnostics.sbc import sbc, sbc_forecast, uniformity
 
 __all__ = [
     "Check",

@@ -1,4 +1,4 @@
-"""Bring factors of several fits to one rotation, order and sign."""
+"""Factors of several fits in one rotation, order and sign; factors in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.chains import REFERENCE, rotate
 
-__all__ = ["Freedom", "align", "rotate"]
+__all__ = ["Freedom", "active_units", "align", "rotate"]
 
 Array = NDArray[np.float64]
 Freedom = Literal["linear", "rotation", "signs"]
@@ -163,3 +163,27 @@ def _roots(centred: Array) -> tuple[Array, Array]:
     largest = float(values.max())
     values = np.maximum(values, 1e-6 * largest if largest > 0.0 else 1.0)
     return (vectors / np.sqrt(values)) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T
+
+
+def active_units(means: xr.DataArray, threshold: float = 0.01) -> xr.DataArray:
+    """Which factors the posterior uses: those whose mean varies over time.
+
+    Parameters
+    ----------
+    means : DataArray (time, factor)
+        Posterior means of the latent codes, of order one.
+    threshold : float
+        Smallest variance over time that counts.
+
+    Returns
+    -------
+    DataArray (factor,)
+        True where the variance over time exceeds the threshold.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov (2016), section 5.
+    """
+    if TIME not in means.dims:
+        raise ShapeError(f"`means` must have a dimension {TIME!r}; got {means.dims}.")
+    return means.var(TIME) > threshold

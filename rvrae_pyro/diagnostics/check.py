@@ -1,4 +1,4 @@
-"""A page of plain words on what a fit can be trusted with."""
+"""A page of findings on a fit or an ensemble, and advice that leaves out what is in use."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final, Literal
 
-import numpy as np
-import pandas as pd
 import xarray as xr
 
 from rvrae_pyro import displays
-from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, NO_PRIOR, SINGLE, advise
-from rvrae_pyro.names import TIME
+from rvrae_pyro.models.priors import Recurrent, RegimeSwitching, StochasticVolatility
+from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import ASSET, CHAIN, TIME
 
-__all__ = ["Check", "Finding", "Verdict", "check_evidence", "check_training"]
+__all__ = [
+    "CONTEXT",
+    "FULL_WEIGHT",
+    "HEAVY_TAILS",
+    "LAGGED",
+    "MEMORY",
+    "NO_PRIOR",
+    "SINGLE",
+    "Check",
+    "Finding",
+    "Verdict",
+    "advise",
+    "check_members",
+    "in_use",
+]
 
 Verdict = Literal["good", "look", "bad"]
 
@@ -92,260 +105,152 @@ class Check:
         return displays.card(title, table, limits)
 
 
-def check_training(
-    history: pd.DataFrame,
-    kl: xr.DataArray,
-    stopped: str,
-    best_step: int,
-    kl_reduction: str,
-    n_train: int,
-    n_valid: int,
-    *,
-    common: xr.Dataset | None = None,
-    used: Collection[str] = (),
-) -> list[Finding]:
-    """Judge a training run from its records, and the loadings that it left.
+CONTEXT: Final = "market context"
+MEMORY: Final = "memory of volatility"
+HEAVY_TAILS: Final = "heavy tails"
+FULL_WEIGHT: Final = "a KL weight of 1"
+SINGLE: Final = "one factor"
+LAGGED: Final = "lagged characteristics"
+NO_PRIOR: Final = "loadings without a weight prior"
+
+_HEAVY: Final = ("StudentT", "SkewStudentT", "Laplace", "NormalMixture")
+_MEMORY: Final = (Recurrent, RegimeSwitching, StochasticVolatility)
+
+
+def in_use(model: RVRAE) -> frozenset[str]:
+    """Names of what a model uses, for :func:`advise`.
+
+    ``"guide:<class>"``, ``"likelihood:<class>"``, ``"loadings:<class>"``, ``"scale:<class>"``,
+    and the constants of this module that apply.
+    """
+    parts = model.parts
+    found = {
+        f"guide:{type(parts.guide).__name__}",
+        f"likelihood:{type(parts.likelihood).__name__}",
+        f"scale:{type(parts.likelihood.scale).__name__}",
+    }
+    found |= {f"loadings:{type(part).__name__}" for part in parts.loadings.modules()}
+    if type(parts.likelihood).__name__ in _HEAVY:
+        found.add(HEAVY_TAILS)
+    if model.n_context or any(getattr(part, "n_context", 0) for part in parts.modules()):
+        found.add(CONTEXT)
+    priors = list(parts.factor_prior.modules())
+    volatile = any(type(part).__name__ == "CommonVolatility" for part in priors)
+    if volatile or any(isinstance(part, _MEMORY) for part in priors):
+        found.add(MEMORY)
+    if not any(getattr(part, "weights", None) for part in parts.loadings.modules()):
+        found.add(NO_PRIOR)
+    if model.n_factors == 1:
+        found.add(SINGLE)
+    return frozenset(found)
+
+
+def advise(used: Collection[str], *remedies: tuple[str, str]) -> str:
+    """Join remedies that are not in use.
 
     Parameters
     ----------
-    history : DataFrame
-        As ``Fit.history``.
-    kl : DataArray (step, time, factor)
-        As ``Fit.kl``.
-    stopped, best_step
-        As in ``Fit``.
-    kl_reduction : str
-        As in ``FitConfig``.
-    n_train, n_valid : int
-        Observed returns in the two spans.
-    common : Dataset, optional
-        As from ``rvrae_pyro.diagnostics.common_variation``, of the model as
-        it is now.
     used : collection of str
-        What the fit uses already, and advice must not recommend.
+        What the fit uses already; see :func:`in_use`.
+    remedies : tuple of (str, str)
+        What a remedy would introduce, as :func:`in_use` names it ("" if nothing), and its text.
 
     Returns
     -------
-    list of Finding
+    str
+        A sentence; never empty.
     """
-    findings = [_converged(history, stopped, best_step, n_train, n_valid)]
-    if kl_reduction != "sum" or float(history["kl_weight"].iloc[-1]) < 1.0:
-        findings.append(_weight(history, kl_reduction))
-    findings.append(_collapsed(kl, best_step, common, used))
-    if common is not None:
-        findings.append(_characteristics(common, used))
-    if n_valid:
-        findings.append(_generalises(history, best_step, n_train, n_valid, used))
-    return findings
+    chosen = [text for name, text in remedies if name not in used]
+    if not chosen:
+        chosen = ["other parts: rv.evaluation.compare shows which of two fits scores better"]
+    *first, last = chosen
+    return f"{', '.join([*first, 'or ' + last]) if first else last}."
 
 
-def check_evidence(
-    bound: xr.DataArray, evidence: xr.DataArray, used: Collection[str] = ()
-) -> Finding:
-    """Judge the guide: how far its bound lies under the particle filter's evidence.
+_ORDER = {"good": 0, "look": 1, "bad": 2}
+_LIMITS = (
+    "what all members share: the same data, parts and settings; their differences are a lower "
+    "bound on what is unknown about the weights",
+    "survivorship and errors in your data; the model takes them as they are",
+)
+
+
+def check_members(
+    pages: Sequence[Check], alignment: xr.Dataset, fitted: xr.DataArray | None = None
+) -> Check:
+    """Judge an ensemble from its members' pages and their agreement.
 
     Parameters
     ----------
-    bound, evidence : DataArray (time,)
-        ELBO and log evidence of every month, in nats.
-    used : collection of str
-        What the fit uses already.
+    pages : sequence of Check
+        One a member.
+    alignment : Dataset
+        As from ``rv.diagnostics.align``.
+    fitted : DataArray (chain, time, asset), optional
+        Fitted returns of each member.
+
+    Returns
+    -------
+    Check
+        For every question the finding of the member that does worst, then the agreement.
     """
-    gap = float((evidence - bound).mean(TIME))
-    error = float((evidence - bound).std(TIME, ddof=1)) / np.sqrt(bound.sizes[TIME])
-    side = "below" if gap >= 0 else "above"
-    answer = f"Its bound lies {abs(gap):.2f} nats per month (s.e. {error:.2f}) {side} the evidence."
-    question = "Is the guide good enough?"
-    if gap < -(0.1 + 3 * error):
-        return Finding(
-            question,
-            "look" if gap > -1 else "bad",
-            f"{answer} No lower bound can lie above: the particle filter's estimate of the "
-            "evidence is too low, and so are log scores that come from it.",
-            "more particles (`num_particles`, `num_samples`).",
-        )
-    if gap < 0.5 + 2 * error:
-        if gap < 0:
-            answer = f"{answer} The difference is within the error of both estimates."
-        return Finding(question, "good", answer)
-    verdict: Verdict = "look" if gap < 5 else "bad"
-    remedy = advise(
-        used,
-        ("guide:Conjugate", "guide=rv.guides.Conjugate()"),
-        ("", "longer training (`max_steps`)"),
+    findings = [_worst(pages, i) for i in range(len(pages[0].findings))]
+    if len(pages) > 1:
+        findings.append(check_rotation(alignment))
+        if fitted is not None:
+            findings.append(check_agreement(fitted))
+    return Check(findings, _LIMITS)
+
+
+def check_rotation(alignment: xr.Dataset) -> Finding:
+    """Say whether members have the same factors, as they are and once aligned."""
+    others = alignment.isel({CHAIN: slice(1, None)})
+    before, after = float(others["before"].mean()), float(others["agreement"].mean())
+    question = "Do members have the same factors?"
+    figures = (
+        f"correlation with the first member's {before:.2f} as they are, {after:.2f} once aligned."
     )
-    return Finding(question, verdict, answer, remedy)
-
-
-def _converged(
-    history: pd.DataFrame, stopped: str, best_step: int, n_train: int, n_valid: int
-) -> Finding:
-    question = "Did training converge?"
-    last = int(history["step"].iloc[-1])
-    if stopped == "converged":
-        answer = f"Yes: nothing better after step {best_step}, stopped at {last}."
-        return Finding(question, "good", answer)
-    if stopped == "interrupted":
+    if after < 0.7:
         return Finding(
             question,
             "bad",
-            f"No: interrupted at step {last}.",
-            "run it again, or rv.fit(init=...).",
+            f"No, not even up to rotation: {figures} Read no factor; read B_t f_t.",
+            "fewer factors, longer training, a stronger weight prior.",
         )
-    judged = n_valid > 0 and history["valid_elbo"].notna().any()
-    if judged and best_step <= 0.75 * last:
-        answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."
-        return Finding(question, "good", answer)
-    # by return: a percentage of a log density would change with the unit of the returns
-    bound = history["valid_elbo"] / n_valid if judged else history["elbo"] / n_train
-    final = float(bound.iloc[-1])
-    tenth = bound.iloc[-max(2, len(bound) // 10)]
-    # a rate that falls to nothing hides what is left to gain in the last tenth, less in a third
-    third = bound[history["step"] <= last * 2 / 3].iloc[-1]
-    gain, longer = final - float(tenth), final - float(third)
-    answer = (
-        f"It used all {last} steps; the bound moved by {gain:+.3f} nats per return over the last "
-        f"tenth of them, {longer:+.3f} over the last third (best at step {best_step})."
-    )
-    if _settled(history["step"], bound, gain, longer):
-        return Finding(question, "good", f"{answer} That is too little to matter.")
-    verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
-    return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
-
-
-def _settled(steps: pd.Series, bound: pd.Series, gain: float, longer: float) -> bool:
-    """Whether what the bound gained at the end is within 0.01 nats per return and its noise.
-
-    The bound is an estimate by few draws. Its noise is what it moves by between epochs of the last
-    third, there being five or more, or what a line through them leaves.
-    """
-    late = steps > steps.iloc[-1] * 2 / 3
-    recent, when = bound[late].to_numpy(), steps[late].to_numpy(dtype=float)
-    if recent.size < 5:
-        return gain < 0.002 and longer < 0.01
-    noise = float(np.diff(recent).std()) / np.sqrt(2)
-    if noise > 0.02:
-        return False
-    if gain < 0.002 + 2 * noise and longer < 0.01 + 2 * noise:
-        return True
-    centred = when - when.mean()
-    slope = float(centred @ recent / (centred @ centred))
-    left = recent - recent.mean() - slope * centred
-    error = np.sqrt(left @ left / (recent.size - 2) / (centred @ centred))
-    span = when[-1] - when[0]
-    return bool(slope * span < 0.01 + 2 * error * span)
-
-
-def _weight(history: pd.DataFrame, kl_reduction: str) -> Finding:
-    weights = history["kl_weight"].to_numpy()
-    weight = float(weights[-1])
-    answer = f"No: the KL weight ended at {weight:.3g} (kl_reduction={kl_reduction!r})."
-    remedy = "kl_reduction='sum' and a schedule that ends at 1."
-    if kl_reduction == "sum":
-        remedy = "a `kl_schedule` that ends at 1."
-        if len(weights) > 1 and weight > weights[-2]:
-            answer = (
-                f"No: training ended while the KL weight was still rising, at {weight:.3g} of 1."
-            )
-            remedy = "a larger `max_steps`, or a `kl_schedule` that reaches 1 in fewer steps."
-    # two digits: 1.1 times is not 1
-    narrow = f"{1.0 / np.sqrt(weight):.1f}".removesuffix(".0")
-    return Finding(
-        "Was the objective a bound on the evidence?",
-        "bad",
-        f"{answer} A learned guide's factor posteriors can be up to {narrow} times too narrow.",
-        remedy,
-    )
-
-
-def _collapsed(
-    kl: xr.DataArray, best_step: int, common: xr.Dataset | None, used: Collection[str]
-) -> Finding:
-    """Judge the rank of the common variation, and whether the guide sees the returns.
-
-    A factor whose KL is 0 is not used. The converse does not hold: several factors with a KL
-    can be one, seen from different sides, so the loadings are judged too.
-    """
-    question = "Are all factors in use?"
-    mean = kl.sel(step=best_step, method="nearest").mean(TIME).to_numpy()
-    blind = int((mean < _NOTHING).sum())
-    answer = f"KL by factor, nats per month: {_listed(mean)}."
-    unused, size = blind, mean.size
-    if common is not None:
-        information = common["information"].to_numpy()
-        lost = int((information < _NOTHING).sum())
-        if lost / information.size >= blind / size:
-            unused, size = lost, information.size
-            answer = (
-                "Information of a month's returns by principal axis of the common variation, "
-                f"nats: {_listed(information)}."
-            )
-    if not unused:
-        return Finding(question, "good", answer)
-    verdict: Verdict = "bad" if unused == size else "look"
+    if before > 0.9:
+        return Finding(question, "good", f"Yes: {figures}")
     return Finding(
         question,
-        verdict,
-        f"{answer} {unused} of {size} carry nothing.",
-        advise(
-            used,
-            (SINGLE, "fewer factors"),
-            (NO_PRIOR, WEAKER),
-            ("guide:Conjugate", "guide=rv.guides.Conjugate(), which is built on the month's sums"),
-            (FULL_WEIGHT, "a slower KL annealing that ends at 1"),
-        ),
+        "look",
+        f"The same space in other coordinates: {figures} Never average raw factors or loadings.",
+        "the ensemble's own factors() and loadings(), which are aligned.",
     )
 
 
-def _characteristics(common: xr.Dataset, used: Collection[str]) -> Finding:
-    """Judge whether loadings differ by the assets' characteristics."""
-    question = "Do characteristics move the loadings?"
-    share = float(common["moved"])
-    figure = "less than 0.01" if share < 1e-4 else f"{100 * min(share, 1.0):.2g}"
-    percent = f"{figure} % of the common variance goes with them."
-    if share >= _HARDLY:
-        return Finding(question, "good", f"Yes: {percent}")
-    linear = "loadings:Linear"
-    remedy = advise(
-        used,
-        (NO_PRIOR, WEAKER),
-        (linear, "loadings=rv.loadings.Linear(...), whose few weights need less data"),
-        ("", "longer training"),
+def check_agreement(fitted: xr.DataArray) -> Finding:
+    """Say whether members fit the same returns: share of variance common to all."""
+    mean = fitted.mean(CHAIN)
+    apart = ((fitted - mean) ** 2).mean((CHAIN, TIME, ASSET))
+    total = (fitted**2).mean((CHAIN, TIME, ASSET))
+    common = float(1.0 - apart / total) if float(total) > 0 else 0.0
+    question = "Do members say the same of returns?"
+    answer = f"{100 * common:.0f} % of the variance of their fitted returns is common to all."
+    if common > 0.9:
+        return Finding(question, "good", answer)
+    return Finding(
+        question,
+        "look" if common > 0.5 else "bad",
+        answer,
+        "longer training, more data or a stronger weight prior; average forecasts over members.",
     )
-    if share < _FIXED:
-        return Finding(
-            question,
-            "bad",
-            f"No characteristic moves any loading: {percent} Assets have the same exposures, "
-            "whatever the panel says of them.",
-            remedy,
-        )
-    return Finding(question, "look", f"Hardly: {percent}", remedy)
 
 
-WEAKER: Final = "a weaker prior of the loadings' weights (`weights=` of the loadings)"
-_NOTHING: Final = 0.02  # nats per month below which a factor or axis carries nothing
-_FIXED: Final = 1e-4  # share of the common variance: loadings vary by 1 % of their size
-_HARDLY: Final = 2.5e-3  # by 5 %
-
-
-def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
-
-
-def _generalises(
-    history: pd.DataFrame, best_step: int, n_train: int, n_valid: int, used: Collection[str]
-) -> Finding:
-    row = history[history["step"] == best_step].iloc[-1]
-    seen, unseen = row["elbo"] / n_train, row["valid_elbo"] / n_valid
-    answer = (
-        f"Bound per return, in nats: {seen:.3f} in training, {unseen:.3f} in validation. Months "
-        "differ in how hard they are, so only a large drop means overfitting."
-    )
-    verdict: Verdict = "good" if seen - unseen < 0.15 else "look"
-    remedy = ""
-    if verdict != "good":
-        remedy = advise(
-            used, ("", "a stronger weight prior"), (SINGLE, "fewer factors"), ("", "more data")
-        )
-    return Finding("Does it hold outside the training months?", verdict, answer, remedy)
+def _worst(pages: Sequence[Check], i: int) -> Finding:
+    each = [page.findings[i] for page in pages]
+    member = max(range(len(each)), key=lambda k: _ORDER[each[k].verdict])
+    worst = each[member]
+    if len(pages) == 1:
+        return worst
+    alike = sum(finding.verdict == worst.verdict for finding in each)
+    where = f"(member {member + 1}; {alike} of {len(each)} the same verdict) "
+    return Finding(worst.question, worst.verdict, where + worst.answer, worst.remedy)

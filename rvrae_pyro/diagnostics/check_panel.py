@@ -9,15 +9,16 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from rvrae_pyro.diagnostics.advice import (
+from rvrae_pyro.diagnostics.check import (
     CONTEXT,
     FULL_WEIGHT,
     HEAVY_TAILS,
     LAGGED,
     MEMORY,
+    Finding,
+    Verdict,
     advise,
 )
-from rvrae_pyro.diagnostics.check import Finding, Verdict
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
 __all__ = [

@@ -14,8 +14,8 @@ import xarray as xr
 from rvrae_pyro.baselines.baseline import Baseline
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.forecast_tree import Fitted
-from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
+from rvrae_pyro.fitting.saved import describe_config
 from rvrae_pyro.fitting.training import fit as fit_rvrae
 from rvrae_pyro.fitting.training import load as load_rvrae
 from rvrae_pyro.inference.config import FitConfig

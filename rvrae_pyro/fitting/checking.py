@@ -13,8 +13,7 @@ import xarray as xr
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.data.panel_match import match_panel
-from rvrae_pyro.diagnostics.advice import FULL_WEIGHT, LAGGED, in_use
-from rvrae_pyro.diagnostics.check import Check, Finding, check_evidence, check_training
+from rvrae_pyro.diagnostics.check import FULL_WEIGHT, LAGGED, Check, Finding, in_use
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
     check_filter,
@@ -23,10 +22,10 @@ from rvrae_pyro.diagnostics.check_panel import (
     check_tails,
     check_weights,
 )
-from rvrae_pyro.diagnostics.common_variation import common_variation
+from rvrae_pyro.diagnostics.check_training import check_evidence, check_training, common_variation
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.diagnostics.psis import psis
-from rvrae_pyro.fitting.record import TrainingRecord
+from rvrae_pyro.fitting.saved import TrainingRecord
 from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.inference.particle_filter import month_random
@@ -132,7 +131,7 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
     subject : _Subject
         The panel, filtered.
     used : collection of str
-        What the fit uses already; see :func:`rvrae_pyro.diagnostics.advice.in_use`.
+        What the fit uses already; see :func:`rvrae_pyro.diagnostics.check.in_use`.
 
     Returns
     -------

@@ -22,10 +22,8 @@ from rvrae_pyro.data.panel_match import describe_panel, fingerprint, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint
-from rvrae_pyro.fitting.describe import describe_config
-from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.outcome import describe_outcome, from_checkpoint, outcome
-from rvrae_pyro.fitting.saved import load_parts
+from rvrae_pyro.fitting.fit import Fit, describe_outcome, from_checkpoint, outcome
+from rvrae_pyro.fitting.saved import describe_config, load_parts
 from rvrae_pyro.inference import svi
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.elbo import settle

@@ -37,7 +37,7 @@ from rvrae_pyro.risk import (
     scenario,
     summarize,
 )
-from rvrae_pyro.risk.forecast_tables import forecast_table
+from rvrae_pyro.risk.summary import forecast_table
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit

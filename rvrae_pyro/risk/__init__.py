@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rvrae_pyro.risk.analytic import summarize_analytic
 from rvrae_pyro.risk.backtest import backtest
 from rvrae_pyro.risk.covariance import FactorCovariance, covariance
+from rvrae_pyro.risk.draws import at_step
 from rvrae_pyro.risk.portfolio import portfolio, portfolio_draws, to_scenarios
 from rvrae_pyro.risk.scenario import scenario
-from rvrae_pyro.risk.steps import at_step
-from rvrae_pyro.risk.summary import summarize
+from rvrae_pyro.risk.summary import summarize, summarize_analytic
 
 if TYPE_CHECKING:
     from rvrae_pyro.risk.skfolio_prior import ForecastPrior

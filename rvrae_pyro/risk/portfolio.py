@@ -11,9 +11,19 @@ import xarray as xr
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, STEP, TIME
-from rvrae_pyro.risk.draws import Array, Forecast, check_tails, read_forecast, tail_share
+from rvrae_pyro.risk.draws import (
+    Array,
+    Forecast,
+    at_step,
+    check_tails,
+    has_steps,
+    n_draws_of,
+    over_steps,
+    read_forecast,
+    steps_of,
+    tail_share,
+)
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, pick_times, read_weights
-from rvrae_pyro.risk.steps import at_step, has_steps, n_draws_of, over_steps, steps_of
 from rvrae_pyro.risk.summary import summarize_forecast
 
 _KINDS: Final = ("sd", "var", "es")

@@ -15,15 +15,17 @@ from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, STEP, TIME
 from rvrae_pyro.risk.covariance import FactorCovariance
-from rvrae_pyro.risk.draws import Array, Forecast, read_forecast
-from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, first, read_weights
-from rvrae_pyro.risk.steps import (
+from rvrae_pyro.risk.draws import (
+    Array,
+    Forecast,
     at_step,
     cumulated_factors,
     has_steps,
+    read_forecast,
     steps_of,
     take_paths,
 )
+from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, first, read_weights
 
 Method: TypeAlias = Literal["gaussian", "kernel"]
 

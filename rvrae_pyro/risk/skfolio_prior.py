@@ -12,8 +12,8 @@ import xarray as xr
 from rvrae_pyro.data.calendar import frequency_of, period_ends
 from rvrae_pyro.errors import ConfigError, PanelError, check_count, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.risk.draws import at_step
 from rvrae_pyro.risk.portfolio import to_scenarios
-from rvrae_pyro.risk.steps import at_step
 
 try:
     from skfolio.prior import BasePrior, ReturnDistribution

@@ -11,7 +11,7 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.settings import Settings, cut, read_settings, to_toml
-from rvrae_pyro.fitting.describe import describe_config
+from rvrae_pyro.fitting.saved import describe_config
 from rvrae_pyro.models.registry import describe_model
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import SMALL, long_table, write_settings

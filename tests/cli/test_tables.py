@@ -9,7 +9,7 @@ import xarray as xr
 
 from rvrae_pyro.cli.files import write_table
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.risk.forecast_tables import forecast_table, risk_table
+from rvrae_pyro.risk.summary import forecast_table, risk_table
 
 N_DRAWS = 1000
 

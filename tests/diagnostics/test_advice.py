@@ -5,8 +5,7 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.diagnostics.advice import CONTEXT, FULL_WEIGHT, LAGGED, MEMORY, advise, in_use
-from rvrae_pyro.diagnostics.check import check_evidence
+from rvrae_pyro.diagnostics.check import CONTEXT, FULL_WEIGHT, LAGGED, MEMORY, advise, in_use
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
     check_skill,
@@ -14,6 +13,7 @@ from rvrae_pyro.diagnostics.check_panel import (
     check_tails,
     check_weights,
 )
+from rvrae_pyro.diagnostics.check_training import check_evidence
 
 
 def model(likelihood=None, guide=None, prior=None, context=0):

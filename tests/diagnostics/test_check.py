@@ -7,8 +7,8 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.diagnostics import Check, active_units, check_training
-from rvrae_pyro.diagnostics.check import check_evidence
 from rvrae_pyro.diagnostics.check_panel import check_filter
+from rvrae_pyro.diagnostics.check_training import check_evidence
 
 
 def run(bounds, *, weight=1.0, kl=1.0, valid=True):

@@ -8,7 +8,7 @@ import torch
 
 import rvrae_pyro as rv
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.diagnostics.common_variation import common_variation
+from rvrae_pyro.diagnostics.check_training import common_variation
 from tests.diagnostics.helpers import UNIT, freeze, known_model, known_panel
 
 FACTORS = "Are all factors in use?"

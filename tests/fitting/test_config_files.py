@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rvrae_pyro as rv
-from rvrae_pyro.fitting.describe import build_config, describe_config
+from rvrae_pyro.fitting.saved import build_config, describe_config
 
 
 @pytest.mark.parametrize(
