@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.baselines.network_training import TrainConfig, training_of
-from rvrae_pyro.baselines.sequence_baseline import SequenceForecaster, over_buckets
+from rvrae_pyro.baselines.network_training import (
+    SequenceForecaster,
+    TrainConfig,
+    over_buckets,
+    training_of,
+)
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count
 

@@ -20,14 +20,15 @@ from rvrae_pyro.baselines.joint_baseline import (
     stamps_of,
 )
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT, log_density_t
-from rvrae_pyro.baselines.scale_filter import (
+from rvrae_pyro.baselines.shrunk_moments import (
     History,
+    MomentOptions,
     continue_scale,
+    estimate_moments,
     filter_scale,
     history_distances,
     known_states,
 )
-from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 from rvrae_pyro.inference.particle_filter import month_random

@@ -14,14 +14,15 @@ from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.ewma import exponential_weights
 from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, Distances, JointT, MixtureOfT, log_density_t
-from rvrae_pyro.baselines.scale_filter import (
+from rvrae_pyro.baselines.shrunk_moments import (
     History,
+    MomentOptions,
     continue_scale,
+    estimate_moments,
     filter_scale,
     history_distances,
     known_states,
 )
-from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_number
 

@@ -14,8 +14,11 @@ from scipy.optimize import minimize_scalar
 from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, Distances, JointT, MixtureOfT, log_density_t
-from rvrae_pyro.baselines.scale_filter import known_states
-from rvrae_pyro.baselines.shrunk_moments import correlation_parts, principal_components
+from rvrae_pyro.baselines.shrunk_moments import (
+    correlation_parts,
+    known_states,
+    principal_components,
+)
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 

@@ -16,9 +16,11 @@ from rvrae_pyro.baselines.factor_baseline import FactorBaseline
 from rvrae_pyro.baselines.linear_gaussian import FactorView
 from rvrae_pyro.baselines.network_training import (
     TrainConfig,
+    WindowedNetwork,
+    last_months,
+    over_buckets,
     training_of,
 )
-from rvrae_pyro.baselines.sequence_baseline import WindowedNetwork, last_months, over_buckets
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import check_count, check_number
 

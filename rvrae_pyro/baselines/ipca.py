@@ -1,21 +1,19 @@
-"""Instrumented principal components: loadings linear in characteristics, least squares."""
+"""Instrumented principal components: loadings linear in characteristics, by least squares."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from torch.nn.functional import pad
 
-from rvrae_pyro.baselines.alternating import (
-    alternate,
-    month_statistics,
-    spanning,
-    spanning_months,
-)
 from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.factor_baseline import FactorBaseline
 from rvrae_pyro.baselines.linear_gaussian import (
@@ -25,6 +23,7 @@ from rvrae_pyro.baselines.linear_gaussian import (
     refit_factors,
 )
 from rvrae_pyro.data.batch import Batch, to_light_batch
+from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.data.transforms import CONSTANT
 from rvrae_pyro.errors import (
     FitError,
@@ -228,3 +227,285 @@ class IPCA(FactorBaseline):
             raise ShapeError(
                 f"`gamma` must have shape {wanted}; got {tuple(self._numbers['gamma'].shape)}"
             )
+
+
+_SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as none
+_CELLS = 2**17  # characteristics of the months that are processed at once
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that least squares needs to know of the months that have returns, in float64.
+
+    Attributes
+    ----------
+    gram : Tensor of shape (n_months, P, P)
+        Z'Z over the assets with an observed return.
+    moment : Tensor of shape (n_months, P)
+        Z'r over them.
+    counts : int64 Tensor of shape (n_months,)
+        How many there are.
+    squares : Tensor of shape (n_months,)
+        Sum of squared returns over them.
+    months : int64 Tensor of shape (n_months,)
+        Positions of the months in the panel.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    counts: Tensor
+    squares: Tensor
+    months: Tensor
+
+    def select(self, months: Tensor) -> Statistics:
+        """Keep some months, a bool mask."""
+        if bool(months.all()):
+            return self
+        return Statistics(
+            self.gram[months],
+            self.moment[months],
+            self.counts[months],
+            self.squares[months],
+            self.months[months],
+        )
+
+    def forms(self, columns: Tensor) -> Tensor:
+        """C'Z'ZC of every month (n_months, k, k), for columns C (P, k) or (n_months, P, k)."""
+        return columns.mT @ self.gram @ columns
+
+
+def month_statistics(
+    batch: Batch, characteristics: xr.DataArray | xr.Variable, constant: bool = False
+) -> Statistics:
+    """Sum Z'Z and Z'r over the observed assets of each month that has any.
+
+    Parameters
+    ----------
+    batch : Batch
+        Returns and marks; its characteristics are not used.
+    characteristics : DataArray or Variable of dims (time, asset, characteristic)
+        May be on disk: it is read once, a block of months at a time.
+    constant : bool
+        Add a one to the characteristics, as the last.
+
+    Returns
+    -------
+    Statistics
+        In float64, on the device of the batch. Cost O(T N P^2), on the CPU, where the
+        characteristics are; memory of a few months.
+    """
+    n_times, n_assets, size = characteristics.shape
+    observed, returns = batch.observed.cpu().numpy(), batch.returns.cpu().numpy()
+    counts = observed.sum(1)
+    # returns and constant follow the characteristics, so that one product has all sums
+    n_instruments = size + constant
+    whole = np.zeros((n_times, n_instruments + 1, n_instruments + 1))
+    months = max(1, _CELLS // max(1, n_assets * size))
+    # refilled for every few months, which on disk begin with each chunk
+    joint = np.ones((min(months, n_times) * int(counts.max()), n_instruments + 1))
+    for start, block in row_blocks(characteristics):
+        for first in range(start, start + len(block), months):
+            some = slice(first, min(first + months, start + len(block)))
+            seen = observed[some].reshape(-1).nonzero()[0]
+            cells = block[first - start : some.stop - start].reshape(-1, size)
+            joint[: len(seen), :size] = cells.take(seen, axis=0)
+            joint[: len(seen), n_instruments] = returns[some].reshape(-1).take(seen)
+            stop = 0
+            for count, sums in zip(counts[some].tolist(), whole[some], strict=True):
+                rows, stop = joint[stop : stop + count], stop + count
+                np.matmul(rows.T, rows, out=sums)  # which numpy knows to be symmetric
+        del block
+    sums = torch.from_numpy(whole).to(batch.returns.device)
+    every = Statistics(
+        sums[:, :-1, :-1].contiguous(),
+        sums[:, :-1, -1].contiguous(),
+        torch.from_numpy(counts).to(sums.device),
+        sums[:, -1, -1],
+        torch.arange(n_times, device=sums.device),
+    )
+    return every.select(every.counts > 0)
+
+
+def spanning(statistics: Statistics, n_factors: int) -> Tensor:
+    """Months that inform the mapping: (n_months,) bool.
+
+    Their characteristics span more dimensions than there are factors. Any mapping fits the
+    others equally well, as far as it can, so the least squares do not depend on them; but their
+    own factors are barely determined or not at all, and no mean of factors would survive them.
+    """
+    squares = statistics.gram.diagonal(dim1=-2, dim2=-1)
+    return _full_rank(statistics.forms(_probe(squares, n_factors)))
+
+
+def spanning_months(instruments: Iterable[Tensor], n_factors: int) -> Tensor:
+    """Apply the rule of :func:`spanning` to months given as rows of instruments.
+
+    Parameters
+    ----------
+    instruments : iterable of Tensor of shape (n_observed, P)
+        Instruments of the assets with an observed return, month by month; may have no row.
+    n_factors : int
+
+    Returns
+    -------
+    bool Tensor of shape (n_months,)
+        Each month is judged by its own rows alone. Cost O(n_observed P n_factors) per month.
+    """
+    forms = []
+    for rows in instruments:
+        seen = rows @ _probe(rows.square().sum(0), n_factors)
+        forms.append(seen.mT @ seen)
+    return _full_rank(torch.stack(forms))
+
+
+def _probe(squares: Tensor, n_factors: int) -> Tensor:
+    """Random directions (..., P, k) through instruments of given sums of squares (..., P).
+
+    Each instrument counts in its own unit of the month, so that neither units nor other months
+    matter. The number of directions is that of the dimensions in question, which keeps the
+    matrices small.
+    """
+    size = squares.shape[-1]
+    needed = min(n_factors + 1, size)
+    random = torch.Generator().manual_seed(0)
+    probe = torch.linalg.qr(torch.randn(size, needed, generator=random, dtype=torch.float64))[0]
+    unit = squares.sqrt()
+    scaled: Tensor = probe.to(squares) / torch.where(unit > 0.0, unit, 1.0).unsqueeze(-1)
+    return scaled
+
+
+def _full_rank(forms: Tensor) -> Tensor:
+    """Test whether each Gram matrix (n_months, k, k) has rank k."""
+    values = torch.linalg.eigvalsh(forms)
+    enough: Tensor = values[:, 0] > _SINGULAR * values[:, -1]
+    return enough
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Result of alternating least squares.
+
+    Attributes
+    ----------
+    gamma : Tensor of shape (P, n_factors)
+    gamma_alpha : Tensor of shape (P,)
+    factors : Tensor of shape (n_months, n_factors)
+    changes : list of float
+        Largest move of any entry of the mapping or the factors, by iteration.
+    """
+
+    gamma: Tensor
+    gamma_alpha: Tensor
+    factors: Tensor
+    changes: list[float]
+
+    def squares(self, statistics: Statistics) -> float:
+        """Sum of squared residuals."""
+        both = torch.cat([self.gamma, self.gamma_alpha.unsqueeze(1)], dim=1)
+        known = pad(self.factors, (0, 1), value=1.0)
+        fitted = (statistics.forms(both) @ known.unsqueeze(-1)).squeeze(-1)
+        explained = known * (fitted - 2.0 * statistics.moment @ both)
+        return float(statistics.squares.sum() + explained.sum())
+
+
+def alternate(
+    statistics: Statistics, n_factors: int, *, alpha: bool, max_iter: int, tol: float
+) -> Solution:
+    """Alternate between the factors given the mapping and the mapping given the factors.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    n_factors : int
+    alpha : bool
+        Estimate an intercept of the characteristics too.
+    max_iter : int
+    tol : float
+
+    Returns
+    -------
+    Solution
+
+    Notes
+    -----
+    Starts at the leading left singular vectors of the months' mean cross moments, as the public
+    package does: the first for the loadings, the next for the intercept, if any.
+    """
+    scaled = statistics.moment / statistics.counts.to(statistics.moment).unsqueeze(1)
+    directions, sizes, past = torch.linalg.svd(scaled.mT, full_matrices=False)
+    if directions.shape[1] < n_factors:
+        raise ShapeError(
+            "`n_factors` must be at most the number of months with returns, "
+            f"{directions.shape[1]}; got {n_factors}."
+        )
+    factors = (sizes.unsqueeze(1) * past)[:n_factors].mT
+    # the intercept's mapping, if any, is the last column, that of a factor which is always one;
+    # its sign is that of the decomposition, on which it hangs where the iterations end
+    n_columns = n_factors + alpha
+    mapping = pad(directions, (0, 1))[:, :n_columns]
+    changes: list[float] = []
+    while len(changes) < max_iter and (not changes or changes[-1] > tol):
+        old = mapping, factors
+        factors = _factors_given(statistics, mapping, n_factors)
+        mapping = _mapping_given(statistics, pad(factors, (0, int(alpha)), value=1.0))
+        mapping, factors = _identify(mapping, factors)
+        changes.append(
+            max(
+                float(torch.dist(*pair, math.inf))
+                for pair in zip((mapping, factors), old, strict=True)
+            )
+        )
+    gamma_alpha = mapping[:, n_factors] if alpha else torch.zeros_like(mapping[:, 0])
+    return Solution(mapping[:, :n_factors], gamma_alpha, factors, changes)
+
+
+def _factors_given(statistics: Statistics, mapping: Tensor, n_factors: int) -> Tensor:
+    """Least-squares factors (n_months, n_factors)."""
+    gram, shift = statistics.forms(mapping)[:, :n_factors].tensor_split([n_factors], dim=2)
+    moment = statistics.moment @ mapping[:, :n_factors] - shift.sum(2)
+    solution: Tensor = torch.linalg.solve(gram, moment)
+    return solution
+
+
+def _mapping_given(statistics: Statistics, factors: Tensor) -> Tensor:
+    """Least-squares mapping (P, k) to factors (n_months, k), all months at once.
+
+    Sums each pair of factors once, 1.9 times as fast as all pairs (46 characteristics, 5 factors).
+    """
+    n_months, size = statistics.moment.shape
+    k = factors.shape[1]
+    first, second, place = _pairs(k, factors.device)
+    rows = factors.mT.contiguous()
+    weights = rows.index_select(0, first) * rows.index_select(0, second)
+    pairs = (weights @ statistics.gram.reshape(n_months, -1)).reshape(-1, size, size)
+    # mirrored in both ways, so that whole rows are copied
+    left = pairs[place].permute(0, 2, 1, 3).reshape(size * k, size * k)
+    right = (rows @ statistics.moment).reshape(size * k, 1)
+    root, info = torch.linalg.cholesky_ex(left)
+    if int(info) == 0:
+        solution = torch.cholesky_solve(right, root)
+    else:
+        solution = torch.linalg.pinv(left, hermitian=True) @ right
+    return solution.reshape(k, size).mT
+
+
+@cache
+def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Name each pair of factors once: first and second of each, and the position of a pair."""
+    first, second = torch.triu_indices(size, size, device=device).unbind()
+    place = torch.empty(size, size, dtype=torch.int64, device=device)
+    place[first, second] = place[second, first] = torch.arange(len(first), device=device)
+    return first, second, place
+
+
+def _identify(mapping: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate to the identified form; fitted values stay as they are."""
+    gamma, alpha = mapping.tensor_split([factors.shape[1]], dim=1)
+    basis, triangle = torch.linalg.qr(gamma)
+    turned = factors @ triangle.mT
+    rotation = torch.linalg.eigh(turned.mT @ turned)[1].flip(1)
+    gamma, factors = basis @ rotation, turned @ rotation
+    inside = gamma.mT @ alpha
+    factors = factors + inside.sum(1)
+    sign = torch.where(factors.mean(0) < 0, -1.0, 1.0)
+    return torch.cat([gamma * sign, alpha - gamma @ inside], dim=1), factors * sign

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rvrae_pyro.baselines.network_training import TrainConfig, training_of
-from rvrae_pyro.baselines.sequence_baseline import SequenceForecaster
+from rvrae_pyro.baselines.network_training import SequenceForecaster, TrainConfig, training_of
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 

@@ -2,8 +2,10 @@
 
 from rvrae_pyro.experiments.cluster import Cluster, connect
 from rvrae_pyro.experiments.comparison_report import Comparison
-from rvrae_pyro.experiments.competitor_registry import ABLATIONS, ALL, COMPETITORS
 from rvrae_pyro.experiments.competitors import (
+    ABLATIONS,
+    ALL,
+    COMPETITORS,
     BaselineEntrant,
     Entrant,
     FactoryEntrant,
@@ -11,11 +13,10 @@ from rvrae_pyro.experiments.competitors import (
     as_entrant,
 )
 from rvrae_pyro.experiments.forecast_tree import Fitted, build_outlook, forecast_tree
-from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, benchmark_gkx
+from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, Oracle, benchmark_gkx
 from rvrae_pyro.experiments.grid import Failure
 from rvrae_pyro.experiments.metrics import METRICS, Rules, Scores, score
 from rvrae_pyro.experiments.model_comparison import compare
-from rvrae_pyro.experiments.oracle import Oracle
 from rvrae_pyro.experiments.replication import (
     PAPER_MODELS,
     paper,

@@ -18,12 +18,12 @@ from rvrae_pyro import displays
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.forecast_tree import Fitted
-from rvrae_pyro.experiments.grid import Failure
-from rvrae_pyro.experiments.jobs import Cell, Result
+from rvrae_pyro.experiments.grid import Cell, Failure, Result
 from rvrae_pyro.experiments.metrics import METRICS
-from rvrae_pyro.experiments.published import NOT_COMPARABLE, PAPER_RANK
 from rvrae_pyro.experiments.result_tables import (
+    NOT_COMPARABLE,
     PAPER_METRICS,
+    PAPER_RANK,
     TABLES,
     skill_alarms,
     to_markdown,

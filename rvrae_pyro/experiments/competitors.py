@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from typing import Any, Protocol, runtime_checkable
+from difflib import get_close_matches
+from functools import partial, singledispatch
+from typing import Any, Final, Protocol, runtime_checkable
 
 import xarray as xr
 
+from rvrae_pyro.baselines.alstm import ALSTM
+from rvrae_pyro.baselines.autoencoder import ConditionalAutoencoder
 from rvrae_pyro.baselines.baseline import Baseline
+from rvrae_pyro.baselines.ewma import EWMA, MultivariateT
+from rvrae_pyro.baselines.ewma_mixture import EWMAMixture
+from rvrae_pyro.baselines.factor_garch import FactorGARCH
+from rvrae_pyro.baselines.factorvae import FactorVAE
+from rvrae_pyro.baselines.ipca import IPCA
+from rvrae_pyro.baselines.transformer import Transformer
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.fitting.fit import Fit
@@ -19,9 +28,11 @@ from rvrae_pyro.fitting.saved import describe_config
 from rvrae_pyro.fitting.training import fit as fit_rvrae
 from rvrae_pyro.fitting.training import load as load_rvrae
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.models import loadings, priors
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.registry import chosen_parts, describe_model
 from rvrae_pyro.models.rvrae import RVRAE
+from rvrae_pyro.names import CHARACTERISTIC, FEATURE
 
 
 @runtime_checkable
@@ -253,3 +264,201 @@ def _(model: RVRAE, name: str | None, config: FitConfig | None) -> Entrant:
 @_enter.register
 def _(model: Baseline, name: str | None, config: FitConfig | None) -> Entrant:
     return BaselineEntrant(name or type(model).__name__, model)
+
+
+PAPER_NAME: Final = "RVRAE (paper)"
+RVRAE_NAME: Final = "RVRAE"
+STOCKS_NAME: Final = "RVRAE (stocks)"
+
+Make = Callable[[int], Entrant]
+"""From the number of factors to a competitor."""
+
+
+def _autoencoder(hidden: tuple[int, ...], name: str) -> Make:
+    return lambda k: BaselineEntrant(name, ConditionalAutoencoder(k, hidden))
+
+
+def _sizes(panel: xr.Dataset) -> tuple[int, int]:
+    return panel.sizes[CHARACTERISTIC], panel.sizes.get(FEATURE, 0)
+
+
+def _rvrae(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    return RVRAE(n_characteristics, n_factors, n_context=n_context)
+
+
+def _stocks(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    return RVRAE.for_stocks(n_characteristics, n_factors, n_context=n_context)
+
+
+def _paper(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors)
+
+
+def _last_code(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors, code="last")
+
+
+def _standard(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, _ = _sizes(panel)
+    return RVRAE(n_characteristics, n_factors, factor_prior=priors.StandardNormal(n_factors))
+
+
+def _observed(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    prior = priors.Recurrent(n_factors, n_context=n_context, recurrence="observed")
+    return RVRAE(n_characteristics, n_factors, factor_prior=prior)
+
+
+def _plain_lstm(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
+    n_characteristics, n_context = _sizes(panel)
+    plain = loadings.LSTM(n_characteristics, n_factors, skip=False)
+    return RVRAE(n_characteristics, n_factors, loadings=plain, n_context=n_context)
+
+
+def _model(
+    name: str, make: Callable[..., RVRAE], config: Callable[[], FitConfig] = FitConfig
+) -> Make:
+    return lambda k: FactoryEntrant(name, partial(make, n_factors=k), config())
+
+
+COMPETITORS: Final[Mapping[str, Make]] = {
+    # with the constant that its authors add to the characteristics
+    "IPCA": lambda k: BaselineEntrant("IPCA", IPCA(k, constant=True)),
+    "CA": _autoencoder((32,), "CA"),
+    "FactorVAE": lambda k: BaselineEntrant("FactorVAE", FactorVAE(k)),
+    "ALSTM": lambda k: BaselineEntrant("ALSTM", ALSTM()),
+    "Transformer": lambda k: BaselineEntrant("Transformer", Transformer()),
+    RVRAE_NAME: _model(RVRAE_NAME, _rvrae),
+    PAPER_NAME: _model(PAPER_NAME, _paper, FitConfig.paper),
+    "EWMA": lambda k: BaselineEntrant("EWMA", EWMA()),
+    "MultivariateT": lambda k: BaselineEntrant("MultivariateT", MultivariateT()),
+    "EWMAMixture": lambda k: BaselineEntrant("EWMAMixture", EWMAMixture()),
+    # needs the extra `garch`, and one univariate fit per asset: by name only
+    "FactorGARCH": lambda k: BaselineEntrant("FactorGARCH", FactorGARCH(k)),
+    "CA0": _autoencoder((), "CA0"),
+    "CA2": _autoencoder((32, 16), "CA2"),
+    "CA3": _autoencoder((32, 16, 8), "CA3"),
+    # its small factors, one a characteristic, are of no use on portfolios
+    STOCKS_NAME: _model(STOCKS_NAME, _stocks),
+}
+"""Every competitor by the name that tables and the command line use."""
+
+ALL: Final = (
+    "IPCA",
+    "CA",
+    "FactorVAE",
+    "ALSTM",
+    "Transformer",
+    RVRAE_NAME,
+    PAPER_NAME,
+    "EWMA",
+    "MultivariateT",
+    "EWMAMixture",
+)
+"""Competitors of ``"all"``."""
+
+ABLATIONS: Final[Mapping[str, Make]] = {
+    "standard prior": _model("standard prior", _standard),
+    "observed prior": _model("observed prior", _observed),
+    "KL mean": _model("KL mean", _rvrae, lambda: FitConfig(kl_reduction="mean")),
+    "LSTM without feed-forward path": _model("LSTM without feed-forward path", _plain_lstm),
+    "RVRAE (paper), last code": _model("RVRAE (paper), last code", _last_code, FitConfig.paper),
+}
+"""One change each against RVRAE, which has a latent prior, one code per step, the summed KL and a
+feed-forward path; the last against RVRAE (paper), since a single code for all months of a window
+needs the paper's encoder."""
+
+
+def find_entrant(
+    name: str, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
+) -> Entrant:
+    """Find a competitor by name, upper or lower case.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message lists all.
+    """
+    known = {key.lower(): key for key in competitors}
+    aliases = {
+        "conditionalautoencoder": "CA",
+        "ca1": "CA",
+        "paper": PAPER_NAME,
+        "stocks": STOCKS_NAME,
+    }
+    key = known.get(name.lower(), aliases.get(name.lower()))
+    if key is None:
+        close = get_close_matches(name.lower(), known, n=1)
+        hint = f" Did you mean {known[close[0]]!r}?" if close else ""
+        raise ConfigError(
+            f"`models` has no competitor {name!r}; there are {', '.join(competitors)}, and 'all' "
+            f"for the first {len(ALL)}.{hint}"
+        )
+    return competitors[key](n_factors)
+
+
+def enter_all(
+    models: object, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
+) -> list[Entrant]:
+    """Make a list of competitors from names, models or a mapping.
+
+    Parameters
+    ----------
+    models : str, model, iterable of these, or mapping from name to model
+        ``"all"``, names of competitors, or anything that
+        :func:`~rvrae_pyro.experiments.competitors.as_entrant` takes.
+    n_factors : int
+        Of the competitors that are named.
+    competitors : mapping, optional
+        Competitors by name.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown, two share a name, or there is none.
+    """
+    if isinstance(models, Mapping):
+        entered = [as_entrant(model, name=str(name)) for name, model in models.items()]
+    else:
+        single = isinstance(models, str) or not isinstance(models, Iterable)
+        listed = [models] if single else list(models)  # type: ignore[call-overload]
+        entered = [
+            entrant for each in listed for entrant in _enter_one(each, n_factors, competitors)
+        ]
+    if not entered:
+        raise ConfigError("`models` must name at least one competitor; got none.")
+    check_distinct(entered)
+    return entered
+
+
+def check_distinct(entrants: Iterable[Entrant]) -> None:
+    """Reject two competitors of one name, whose numbers a table would take for two seeds.
+
+    Raises
+    ------
+    ConfigError
+        Naming them.
+    """
+    names = [entrant.name for entrant in entrants]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"`models` must have distinct names; {twice[0]!r} comes twice, variants and oracles "
+            "that take part included. Pass a mapping from names to models."
+        )
+
+
+def names_all(models: object) -> bool:
+    """Test whether ``models`` holds the name ``"all"``."""
+    if isinstance(models, str) or not isinstance(models, Iterable):
+        models = [models]
+    return any(isinstance(each, str) and each.strip().lower() == "all" for each in models)
+
+
+def _enter_one(model: object, n_factors: int, competitors: Mapping[str, Make]) -> list[Entrant]:
+    if not isinstance(model, str):
+        return [as_entrant(model)]
+    names = ALL if model.strip().lower() == "all" else (model.strip(),)
+    return [find_entrant(name, n_factors, competitors) for name in names]

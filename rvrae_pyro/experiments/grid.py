@@ -1,29 +1,239 @@
-"""Grid of fits of a comparison: what to run, and running it past fits that fail."""
+"""Grid of fits of a comparison: descriptions, result files, and running it past failures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from rvrae_pyro.atomic import only_run
-from rvrae_pyro.data.batch import to_light_batch
-from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.data.sources import InMemory
-from rvrae_pyro.data.splits import Split
-from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, PanelError
+from rvrae_pyro._version import __version__
+from rvrae_pyro.atomic import only_run, replacing
+from rvrae_pyro.data.simulators import simulate_gkx
+from rvrae_pyro.data.sources import Source
+from rvrae_pyro.errors import CheckpointError, FitError
 from rvrae_pyro.experiments.competitors import Entrant
-from rvrae_pyro.experiments.jobs import Cell, Job, Result, read_result, run_job, write_result
-from rvrae_pyro.experiments.metrics import Rules
-from rvrae_pyro.fitting.parallel import Submits, outcomes
+from rvrae_pyro.experiments.forecast_tree import Fitted, forecast_tree
+from rvrae_pyro.experiments.metrics import Rules, Scores, score
+from rvrae_pyro.fitting.parallel import Submits, one_thread, outcomes
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.progress import progress_bar
+
+_LAYOUT = 2
+
+
+@dataclass(frozen=True)
+class SimulatedGKX:
+    """A repetition of the Gu-Kelly-Xiu simulation, drawn where it is used."""
+
+    case: str
+    seed: int
+    n_assets: int = 200
+    n_times: int = 180
+    n_characteristics: int = 50
+
+    def load(self) -> xr.Dataset:
+        """Draw the panel."""
+        return simulate_gkx(
+            self.case,  # type: ignore[arg-type]
+            self.n_assets,
+            self.n_times,
+            self.n_characteristics,
+            self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fit: who, with which seed, without which assets.
+
+    Attributes
+    ----------
+    model : str
+        Name of the competitor.
+    seed : int
+    omitted : int
+        How many assets were left out of training and are the only ones scored; 0 for none.
+    key : str
+        Hash of everything the numbers depend on.
+    """
+
+    model: str
+    seed: int
+    omitted: int
+    key: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file: readable, and different for different keys."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.model.lower()).strip("-")
+        return f"{slug}-seed{self.seed}-omit{self.omitted}-{self.key[:16]}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a process needs to run a cell.
+
+    Attributes
+    ----------
+    entrant : Entrant
+    source : Source
+    n_train, n_valid : int
+        Rows of the panel that train and validate; the rest is the test span.
+    seed : int
+    omitted : tuple of str
+        Assets whose returns the competitor never sees, and the only ones scored if any.
+    num_samples : int
+    rules : Rules
+    metrics : tuple of str or None
+    """
+
+    entrant: Entrant
+    source: Source
+    n_train: int
+    n_valid: int
+    seed: int
+    omitted: tuple[str, ...] = ()
+    num_samples: int = 1000
+    rules: Rules = field(default_factory=Rules)
+    metrics: tuple[str, ...] | None = None
+
+    def cell(self, panel: xr.Dataset, fingerprint: str) -> Cell:
+        """Name the cell and hash what its numbers depend on."""
+        content = {
+            "layout": _LAYOUT,
+            "version": __version__,
+            "entrant": self.entrant.describe(panel.isel({TIME: slice(self.n_train)})),
+            "data": fingerprint,
+            "split": [self.n_train, self.n_valid],
+            "seed": self.seed,
+            "omitted": list(self.omitted),
+            "num_samples": self.num_samples,
+            "rules": [self.rules.quantile, self.rules.cost, self.rules.periods],
+            "metrics": self.metrics,
+        }
+        text = json.dumps(content, sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        return Cell(self.entrant.name, self.seed, len(self.omitted), key)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Numbers of a cell.
+
+    Attributes
+    ----------
+    scores : Scores
+    seconds : float
+        Wall time of fit and scores.
+    attrs : dict
+        Of the fit: seed, config, library versions, fingerprint of the training data.
+    """
+
+    scores: Scores
+    seconds: float
+    attrs: dict[str, Any]
+
+
+def run_job(job: Job) -> Result:
+    """Fit, forecast and score one cell, on one thread; see :func:`fit_job`."""
+    return fit_job(job)[2]
+
+
+def fit_job(job: Job) -> tuple[Fitted, xr.DataTree, Result]:
+    """Fit, forecast and score one cell, on one thread; also the fit and its tree of forecasts.
+
+    Notes
+    -----
+    Omitted assets are dropped from training and validation. In the panel that is forecast their
+    returns are hidden in every month, test months too, so that nothing is known of them but
+    their characteristics.
+    """
+    started = time.perf_counter()
+    with one_thread():
+        panel = job.source.load()
+        end = job.n_train + job.n_valid
+        train, valid = panel.isel({TIME: slice(job.n_train)}), None
+        if job.n_valid:
+            valid = panel.isel({TIME: slice(job.n_train, end)})
+        shown = panel
+        returns = panel[RETURNS].isel({TIME: slice(end, None)})
+        if job.omitted:
+            names = list(job.omitted)
+            train = train.drop_sel({ASSET: names})
+            valid = None if valid is None else valid.drop_sel({ASSET: names})
+            shown = panel.assign({RETURNS: panel[RETURNS].where(~panel[ASSET].isin(names))})
+            returns = returns.sel({ASSET: names})
+        fitted = job.entrant.fit(train, valid, job.seed)
+        tree = forecast_tree(fitted, shown, panel[TIME].values[end:], job.num_samples, job.seed)
+        scores = score(tree, returns, job.rules, job.metrics)
+    attrs = {str(k): v for k, v in tree.attrs.items()}
+    return fitted, tree, Result(scores, time.perf_counter() - started, attrs)
+
+
+def write_result(folder: Path, cell: Cell, result: Result) -> Path:
+    """Keep a cell's numbers in a file, atomically.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    cell : Cell
+    result : Result
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "key": cell.key,
+        "model": cell.model,
+        "seed": cell.seed,
+        "omitted": cell.omitted,
+        "seconds": result.seconds,
+        "times": result.scores.times,
+        "estimates": {k: _plain(v) for k, v in result.scores.estimates.items()},
+        "monthly": {k: _plain(v) for k, v in result.scores.monthly.items()},
+        "attrs": result.attrs,
+    }
+    path = folder / cell.file_name
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    return path
+
+
+def read_result(folder: Path, cell: Cell) -> Result | None:
+    """Read a cell's numbers; None where there are none, or the file is damaged or of another cell.
+
+    A damaged file is the remains of a crashed disk, not of this package, and the cell is simply
+    run again.
+    """
+    try:
+        content = json.loads((folder / cell.file_name).read_text(encoding="utf-8"))
+        if content["key"] != cell.key:
+            return None
+        scores = Scores(
+            {k: (_number(v[0]), _number(v[1])) for k, v in content["estimates"].items()},
+            {k: [_number(x) for x in v] for k, v in content["monthly"].items()},
+            list(content["times"]),
+        )
+        return Result(scores, float(content["seconds"]), dict(content["attrs"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _plain(values: tuple[float, ...] | list[float]) -> list[float | None]:
+    return [float(x) if math.isfinite(x) else None for x in values]
+
+
+def _number(value: float | None) -> float:
+    return float(np.nan) if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -154,133 +364,3 @@ def failed(cell: Cell, error: Exception) -> Failure:
     """Describe an error."""
     text = " ".join(str(error).split())
     return Failure(cell, f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-_RANK_METRICS = ("rank_ic", "rank_icir", "rank_ic_running", "rank_icir_running")
-_LEAST = 3  # pairs of a rank correlation
-
-
-def plan(
-    everyone: list[Entrant],
-    entrants: list[Entrant],
-    study: xr.Dataset,
-    parts: Split,
-    seeds: list[int],
-    drawn: Mapping[tuple[int, int], tuple[str, ...]],
-    num_samples: int,
-    rules: Rules,
-) -> tuple[dict[Cell, Job], list[Failure]]:
-    """One job per fit, those with all assets first, and those that cannot even be described."""
-    source, mark = InMemory(study), fingerprint(study)
-    n_train, n_valid = parts.train.sizes[TIME], parts.valid.sizes[TIME]
-
-    def job(entrant: Entrant, seed: int, names: tuple[str, ...]) -> Job:
-        metrics = _RANK_METRICS if names else None
-        return Job(entrant, source, n_train, n_valid, seed, names, num_samples, rules, metrics)
-
-    jobs = [job(entrant, seed, ()) for seed in seeds for entrant in everyone]
-    jobs += [job(e, seed, names) for (_, seed), names in drawn.items() for e in entrants]
-    named: dict[Cell, Job] = {}
-    failures = []
-    for each in jobs:
-        try:
-            named[each.cell(study, mark)] = each
-        except Exception as error:  # a user's own function may raise anything
-            failures.append(
-                failed(Cell(each.entrant.name, each.seed, len(each.omitted), ""), error)
-            )
-    return named, failures
-
-
-def cut(panel: xr.Dataset, split: object) -> Split:
-    """Cut a panel by ``split``, in any of the forms that ``compare`` takes.
-
-    Raises
-    ------
-    ConfigError
-        If ``split`` has none of them.
-    PanelError
-        If it does not fit the panel.
-    """
-    if isinstance(split, Split):
-        return split
-    if isinstance(split, Mapping):
-        split = tuple(split.get(name) for name in ("train", "valid", "test"))
-    if not isinstance(split, tuple | list) or len(split) != 3:
-        raise ConfigError(
-            "`split` must be (train, valid, test): counts of rows, fractions or dates, or what "
-            f"rv.data.split returns; got {split!r}."
-        )
-    return cut_panel(panel, *split)
-
-
-def study_months(panel: xr.Dataset, parts: Split) -> xr.Dataset:
-    """Months from the first training month to the last test month, with no gap between parts."""
-    times = [part[TIME].values for part in parts]
-    study = panel.sel({TIME: slice(times[0][0], times[-1][-1])})
-    if not np.array_equal(study[TIME].values, np.concatenate(times)):
-        raise ConfigError(
-            "`split` must leave no months between its parts here: filters run through them all. "
-            "Let each part begin where the one before it ends."
-        )
-    return study
-
-
-def check_study(study: xr.Dataset, parts: Split) -> None:
-    """Reject, before any fit, panels that no model could be fitted to or scored on.
-
-    Raises
-    ------
-    PanelError
-        If listed cells lack characteristics, or fewer than two test months have a return: no
-        standard error could be given.
-    """
-    to_light_batch(study)
-    seen = parts.test[RETURNS].notnull().any(ASSET)
-    if int(seen.sum()) < 2:
-        raise PanelError(
-            "`split` must leave at least two test months with a return, or there is no standard "
-            f"error; got {int(seen.sum())} of {parts.test.sizes[TIME]}. Choose a longer test span."
-        )
-
-
-def omit_counts(omit: object, parts: Split) -> list[int]:
-    """Return how many assets to leave out of training, checked, each once and in order.
-
-    Raises
-    ------
-    ConfigError
-        If one is no whole number, or leaves too few assets to score or to train on.
-    """
-    several = isinstance(omit, Iterable) and not isinstance(omit, str)
-    counts: list[Any] = list(omit) if several else [omit]  # type: ignore[call-overload]
-    most = len(candidates(parts)) - 2
-    if counts and most < _LEAST:
-        raise ConfigError(
-            f"`omit` needs at least {_LEAST + 2} assets with returns in training and test months: "
-            f"{_LEAST} for a rank correlation and two to train on; got {most + 2}."
-        )
-    for count in counts:
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or not _LEAST <= count <= most:
-            raise ConfigError(
-                f"`omit` must hold whole numbers from {_LEAST} (for a rank correlation) to {most} "
-                "(assets with returns in training and test months, less two to train on); got "
-                f"{count!r}."
-            )
-    return sorted({int(count) for count in counts})
-
-
-def candidates(parts: Split) -> list[str]:
-    """Return the assets with returns in both training and test months, ordered by label."""
-    train, test = (
-        set(part[ASSET].values[part[RETURNS].transpose(TIME, ASSET).notnull().any(TIME).values])
-        for part in (parts.train, parts.test)
-    )
-    return sorted(map(str, train & test))
-
-
-def draw_omitted(parts: Split, count: int, seed: int) -> tuple[str, ...]:
-    """Draw the assets of a seed that are left out, from those that can be scored."""
-    rng = np.random.default_rng([seed, count])
-    return tuple(sorted(rng.choice(candidates(parts), count, replace=False).tolist()))

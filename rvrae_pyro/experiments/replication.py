@@ -13,9 +13,8 @@ import xarray as xr
 from rvrae_pyro.data.calendar import periods_per_year
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.experiments.comparison_report import Comparison
-from rvrae_pyro.experiments.grid import candidates, cut
-from rvrae_pyro.experiments.model_comparison import compare
-from rvrae_pyro.experiments.published import PAPER_NAME
+from rvrae_pyro.experiments.competitors import PAPER_NAME
+from rvrae_pyro.experiments.model_comparison import candidates, compare, cut
 from rvrae_pyro.fitting.parallel import Submits
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 

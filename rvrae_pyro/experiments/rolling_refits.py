@@ -20,19 +20,19 @@ from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
-from rvrae_pyro.experiments.competitor_registry import find_entrant
 from rvrae_pyro.experiments.competitors import (
     Entrant,
     FactoryEntrant,
     as_entrant,
+    find_entrant,
     model_entrant,
 )
 from rvrae_pyro.experiments.forecast_tree import forecast_tree
 from rvrae_pyro.experiments.grid import hold
 from rvrae_pyro.experiments.refit_files import RefitFiles
-from rvrae_pyro.fitting.describe import describe_config
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import Submits, outcomes
+from rvrae_pyro.fitting.saved import describe_config
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.identity import own_identity
 from rvrae_pyro.models.kinds import describe_kind

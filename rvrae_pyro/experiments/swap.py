@@ -22,10 +22,16 @@ from rvrae_pyro.evaluation import psense
 from rvrae_pyro.experiments.comparison_report import Comparison
 from rvrae_pyro.experiments.competitors import Entrant, ModelEntrant, as_entrant
 from rvrae_pyro.experiments.forecast_tree import Fitted
-from rvrae_pyro.experiments.grid import check_study, cut, failed, plan, study_months
-from rvrae_pyro.experiments.jobs import Cell, Job, Result, fit_job
+from rvrae_pyro.experiments.grid import Cell, Job, Result, failed, fit_job
 from rvrae_pyro.experiments.metrics import Rules
-from rvrae_pyro.experiments.model_comparison import spans, summarise
+from rvrae_pyro.experiments.model_comparison import (
+    check_study,
+    cut,
+    plan,
+    spans,
+    study_months,
+    summarise,
+)
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.part import Part

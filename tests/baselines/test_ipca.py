@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.alternating import (
+from rvrae_pyro.baselines.ipca import (
     Statistics,
     month_statistics,
     spanning,
@@ -70,7 +70,7 @@ def test_where_an_intercept_ends_hangs_on_its_sign_at_the_start():
 @pytest.mark.parametrize("cells", [1, 300, 10**6])
 @pytest.mark.parametrize("constant", [False, True])
 def test_sums_are_those_of_the_observed_assets_of_each_month(constant, cells, monkeypatch):
-    monkeypatch.setattr("rvrae_pyro.baselines.alternating._CELLS", cells)  # one month, some, all
+    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", cells)  # one month, some, all
     panel = market()  # one month has no return
     ranked = rank_characteristics(panel)
     batch = to_batch(ranked, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_sums_of_a_panel_on_disk_begin_wherever_a_chunk_does(monkeypatch):
     whole = month_statistics(batch, panel["characteristics"])
     monkeypatch.setattr("rvrae_pyro.data.chunks._CELLS", 1)  # every chunk is a block
     n_cells = panel["characteristics"][0].size
-    monkeypatch.setattr("rvrae_pyro.baselines.alternating._CELLS", 4 * n_cells)
+    monkeypatch.setattr("rvrae_pyro.baselines.ipca._CELLS", 4 * n_cells)
     fives, rest = divmod(panel.sizes["time"] - 1, 5)
     sizes = (1, *(5,) * fives, *((rest,) if rest else ()))
     chunks = panel["characteristics"].chunk(time=sizes)

@@ -12,8 +12,7 @@ from scipy import stats
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import EWMA, EWMAMixture, FactorGARCH, MultivariateT
 from rvrae_pyro.baselines.joint_t import JointT, MixtureOfT
-from rvrae_pyro.baselines.scale_filter import History
-from rvrae_pyro.baselines.shrunk_moments import MomentOptions, estimate_moments
+from rvrae_pyro.baselines.shrunk_moments import History, MomentOptions, estimate_moments
 from rvrae_pyro.data import listed
 from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, ShapeError

@@ -39,9 +39,8 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.baselines import EWMA, Baseline, EWMAMixture, FactorGARCH, MultivariateT
-from rvrae_pyro.experiments.competitor_registry import find_entrant
-from rvrae_pyro.experiments.competitors import as_entrant, model_entrant
-from rvrae_pyro.fitting.describe import describe_config
+from rvrae_pyro.experiments.competitors import as_entrant, find_entrant, model_entrant
+from rvrae_pyro.fitting.saved import describe_config
 
 FIRST = "1955"
 FOLDER = Path("runs/french_risk")

@@ -13,12 +13,11 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.atomic import only_run
 from rvrae_pyro.experiments import ModelEntrant, compare
-from rvrae_pyro.experiments.competitor_registry import ABLATIONS, ALL, COMPETITORS, enter_all
+from rvrae_pyro.experiments.competitors import ABLATIONS, ALL, COMPETITORS, enter_all
 from rvrae_pyro.experiments.forecast_tree import forecast_tree
-from rvrae_pyro.experiments.jobs import Cell, Result, read_result, write_result
+from rvrae_pyro.experiments.grid import Cell, Result, read_result, write_result
 from rvrae_pyro.experiments.metrics import Rules, Scores, _ratio
-from rvrae_pyro.experiments.published import PAPER_TABLE
-from rvrae_pyro.experiments.result_tables import compare_densities, pooled
+from rvrae_pyro.experiments.result_tables import PAPER_TABLE, compare_densities, pooled
 from tests.experiments.helpers import SHORT, PressedKeys, Slope, panel, small_model
 
 MARKET = panel()

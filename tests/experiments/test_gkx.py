@@ -5,7 +5,7 @@ import pytest
 
 import rvrae_pyro as rv
 from rvrae_pyro.experiments import benchmark_gkx
-from rvrae_pyro.experiments.published import GKX_TABLE
+from rvrae_pyro.experiments.gkx import GKX_TABLE
 from tests.experiments.helpers import Slope
 
 SMALL = {"n_assets": 30, "n_characteristics": 4}

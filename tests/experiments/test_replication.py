@@ -6,7 +6,8 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.experiments.published import PAPER_NAME, PAPER_TABLE
+from rvrae_pyro.experiments.competitors import PAPER_NAME
+from rvrae_pyro.experiments.result_tables import PAPER_TABLE
 from tests.helpers import random_panel
 
 

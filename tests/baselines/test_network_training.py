@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rvrae_pyro.baselines.alstm import Network as Attentive
-from rvrae_pyro.baselines.sequence_baseline import last_months, over_buckets, target_months
+from rvrae_pyro.baselines.network_training import last_months, over_buckets, target_months
 from rvrae_pyro.baselines.transformer import Network as Encoder
 from rvrae_pyro.data import to_batch
 from tests.baselines.helpers import market
