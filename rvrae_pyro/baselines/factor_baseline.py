@@ -216,11 +216,7 @@ class FactorBaseline(Baseline):
     def _label(
         self, name: str, values: Tensor, batch: Batch, dims: tuple[str, ...]
     ) -> xr.DataArray:
-        coords = {
-            TIME: batch.times,
-            ASSET: batch.assets,
-            FACTOR: factor_coord(self.n_factors),
-        }
+        coords = {TIME: batch.times, ASSET: batch.assets, FACTOR: factor_coord(self.n_factors)}
         labelled = xr.DataArray(
             values.cpu().numpy(),
             coords={CHAIN: np.arange(values.shape[0]), **{dim: coords[dim] for dim in dims}},

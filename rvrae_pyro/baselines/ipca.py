@@ -102,10 +102,7 @@ class IPCA(FactorBaseline):
         self._require_fit()
         return xr.DataArray(
             self._numbers["gamma"].numpy(),
-            coords={
-                CHARACTERISTIC: self._instruments(),
-                FACTOR: factor_coord(self.n_factors),
-            },
+            coords={CHARACTERISTIC: self._instruments(), FACTOR: factor_coord(self.n_factors)},
             dims=(CHARACTERISTIC, FACTOR),
             name="gamma",
         )

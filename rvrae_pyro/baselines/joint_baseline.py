@@ -235,12 +235,7 @@ def _mixture_moments(
 
 
 def _draw_blocks(
-    laws: MixtureOfT,
-    batch: Batch,
-    months: Sequence[int],
-    num_draws: int,
-    seed: int,
-    done: int,
+    laws: MixtureOfT, batch: Batch, months: Sequence[int], num_draws: int, seed: int, done: int
 ) -> Iterator[Block]:
     """Draw returns a block of months at a time.
 

@@ -15,16 +15,7 @@ from torch.distributions import LowRankMultivariateNormal
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.inference.particle_filter import month_random
-from rvrae_pyro.names import (
-    ASSET,
-    CHAIN,
-    DRAW,
-    FACTOR,
-    FACTORS,
-    OBS,
-    RETURNS,
-    TIME,
-)
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
 from rvrae_pyro.predictive.moments import label_moments
 from rvrae_pyro.predictive.months import by_label, chunks, factor_coord

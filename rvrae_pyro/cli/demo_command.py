@@ -19,7 +19,7 @@ from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
 from rvrae_pyro.names import RETURNS, TIME
-from rvrae_pyro.predictive.export import write_tree
+from rvrae_pyro.predictive.storage import write_tree
 from rvrae_pyro.risk.summary import forecast_table, risk_table
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rvrae_pyro.data.io import check_replaceable
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
-from rvrae_pyro.predictive.export import write_tree
+from rvrae_pyro.predictive.storage import write_tree
 from rvrae_pyro.risk.summary import forecast_table
 
 _TREES: Final = (".nc", ".zarr")

@@ -23,7 +23,7 @@ from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
 from rvrae_pyro.cli.settings import read_settings, split_parts
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import RETURNS, TIME
-from rvrae_pyro.predictive.export import write_tree
+from rvrae_pyro.predictive.storage import write_tree
 
 _SCORES: Final = "scores.csv"
 _REFITS: Final = "refits.json"

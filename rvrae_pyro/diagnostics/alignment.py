@@ -13,8 +13,6 @@ from rvrae_pyro.errors import ConfigError, ShapeError
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.chains import REFERENCE, rotate
 
-__all__ = ["Freedom", "active_units", "align", "rotate"]
-
 Array = NDArray[np.float64]
 Freedom = Literal["linear", "rotation", "signs"]
 

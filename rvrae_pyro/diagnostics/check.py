@@ -14,22 +14,6 @@ from rvrae_pyro.models.priors import Recurrent, RegimeSwitching, StochasticVolat
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, TIME
 
-__all__ = [
-    "CONTEXT",
-    "FULL_WEIGHT",
-    "HEAVY_TAILS",
-    "LAGGED",
-    "MEMORY",
-    "NO_PRIOR",
-    "SINGLE",
-    "Check",
-    "Finding",
-    "Verdict",
-    "advise",
-    "check_members",
-    "in_use",
-]
-
 Verdict = Literal["good", "look", "bad"]
 
 

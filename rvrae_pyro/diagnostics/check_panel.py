@@ -21,17 +21,6 @@ from rvrae_pyro.diagnostics.check import (
 )
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 
-__all__ = [
-    "SUSPECT",
-    "check_calibration",
-    "check_filter",
-    "check_skill",
-    "check_spread",
-    "check_tails",
-    "check_weights",
-    "judge_skill",
-]
-
 _PROB: Final = 0.9
 _RARE: Final = 0.005  # of each of four tails: below 1 replicate of 200
 _NEARLY: Final = 0.9  # effective share of draws from which their weights count as equal
@@ -138,10 +127,7 @@ def check_spread(guide: xr.DataArray, exact: xr.DataArray, used: Collection[str]
 
 
 def check_calibration(
-    returns: xr.DataArray,
-    draws: xr.DataArray,
-    n_trained: int = 0,
-    used: Collection[str] = (),
+    returns: xr.DataArray, draws: xr.DataArray, n_trained: int = 0, used: Collection[str] = ()
 ) -> Finding:
     """Judge forecasts by the share of returns inside their central 90 % intervals.
 

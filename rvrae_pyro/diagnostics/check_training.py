@@ -19,8 +19,6 @@ from rvrae_pyro.models.loadings import Augmented
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import TIME
 
-__all__ = ["check_evidence", "check_training", "common_variation"]
-
 
 def check_training(
     history: pd.DataFrame,

@@ -18,8 +18,6 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
 from rvrae_pyro.predictive.simulate import prior_predictive
 
-__all__ = ["Predicts", "predictive_check", "statistics"]
-
 Array = NDArray[np.float64]
 When = Literal["prior", "in_sample", "ahead"]
 Statistic: TypeAlias = Callable[[xr.DataArray], object]

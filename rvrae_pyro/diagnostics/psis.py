@@ -18,8 +18,6 @@ from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 from rvrae_pyro.predictive.weight_draws import drawn_weights, in_double
 
-__all__ = ["HasModel", "matched", "model_of", "psis", "psis_weights"]
-
 
 class HasModel(Protocol):
     """Anything that holds a model: a fit, say."""
@@ -228,11 +226,7 @@ def _judge(paths: GuidePaths, times: np.ndarray, seed: int) -> xr.Dataset:
             "log_evidence": ((), _log_mean(ratios.sum(1)), {"units": "nats"}),
         },
         coords={TIME: times},
-        attrs={
-            "good_khat": good_khat(len(ratios)),
-            "num_samples": len(ratios),
-            "seed": seed,
-        },
+        attrs={"good_khat": good_khat(len(ratios)), "num_samples": len(ratios), "seed": seed},
     )
 
 

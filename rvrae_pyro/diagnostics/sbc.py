@@ -25,8 +25,6 @@ from rvrae_pyro.predictive.months import factor_coord, load, pick_months
 from rvrae_pyro.predictive.simulate import simulate, simulate_with_draws
 from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
-__all__ = ["sbc", "sbc_forecast", "uniformity"]
-
 _BINS = 10
 
 

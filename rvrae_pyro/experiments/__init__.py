@@ -17,12 +17,7 @@ from rvrae_pyro.experiments.gkx import GKX_MODELS, Benchmark, Oracle, benchmark_
 from rvrae_pyro.experiments.grid import Failure
 from rvrae_pyro.experiments.metrics import METRICS, Rules, Scores, score
 from rvrae_pyro.experiments.model_comparison import compare
-from rvrae_pyro.experiments.replication import (
-    PAPER_MODELS,
-    paper,
-    paper_omit,
-    paper_split,
-)
+from rvrae_pyro.experiments.replication import PAPER_MODELS, paper, paper_omit, paper_split
 from rvrae_pyro.experiments.risk_scores import (
     RISK_MEASURES,
     compare_risk,

@@ -17,12 +17,7 @@ from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
-from rvrae_pyro.errors import (
-    ConfigError,
-    PanelError,
-    check_count,
-    check_seeds,
-)
+from rvrae_pyro.errors import ConfigError, PanelError, check_count, check_seeds
 from rvrae_pyro.experiments.comparison_report import TITLE, Comparison, refuse_foreign
 from rvrae_pyro.experiments.competitors import (
     ABLATIONS,

@@ -254,11 +254,7 @@ def skill_alarms(pool: pd.DataFrame) -> list[str]:
 
 
 def wide(
-    rows: pd.DataFrame,
-    number: str,
-    *,
-    published: bool = True,
-    metrics: Sequence[str] | None = None,
+    rows: pd.DataFrame, number: str, *, published: bool = True, metrics: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Lay out a table for people: one row per model, cells as "estimate (standard error)".
 

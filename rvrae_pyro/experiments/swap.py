@@ -39,8 +39,6 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, CONTEXT, DRAW, FEATURE, TIME
 from rvrae_pyro.progress import progress_bar
 
-__all__ = ["swap"]
-
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
 _OF_FIT: Final = ("config", "elbo", "init", "on_check")
 _LEAST: Final = 2

@@ -41,8 +41,6 @@ from rvrae_pyro.predictive.replicates import posterior_predictive
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import in_double
 
-__all__ = ["judge_fit", "judge_panel"]
-
 _MOST_CELLS = 5_000_000  # draws of returns that a check holds at a time
 _REPLICATES = 200
 _ENOUGH: Final = 12  # months after the training from which those in it are left out

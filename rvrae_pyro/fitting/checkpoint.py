@@ -20,8 +20,6 @@ from rvrae_pyro.errors import CheckpointError
 from rvrae_pyro.inference.epochs import State
 from rvrae_pyro.nn.digest import digest_of
 
-__all__ = ["FORMAT", "STATE", "Checkpoint", "Saved", "read_state", "write_state"]
-
 STATE: Final = "training.safetensors"
 """Name of the file inside the checkpoint's folder."""
 
@@ -61,10 +59,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        identity: Mapping[str, Any],
-        about: Mapping[str, Any],
+        self, folder: str | os.PathLike[str], identity: Mapping[str, Any], about: Mapping[str, Any]
     ) -> None:
         self.folder = Path(folder)
         self.identity, self.about = json.loads(json.dumps(identity)), about

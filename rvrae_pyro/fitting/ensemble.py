@@ -35,8 +35,6 @@ from rvrae_pyro.predictive.chains import stack_arrays
 from rvrae_pyro.predictive.filtered import Filtered
 from rvrae_pyro.predictive.storage import write_tree
 
-__all__ = ["META", "Ensemble", "fit_ensemble", "load"]
-
 META: Final = "ensemble.json"
 """Name of the file that tells an ensemble's folder from a fit's."""
 
@@ -306,12 +304,7 @@ class _Member:
 def _fit_member(job: _Member) -> Fit:
     valid = None if job.valid is None else job.valid.load()
     return fit(
-        job.model,
-        job.train.load(),
-        valid,
-        config=job.config,
-        seed=job.seed,
-        progress=job.progress,
+        job.model, job.train.load(), valid, config=job.config, seed=job.seed, progress=job.progress
     ).uninterrupted()
 
 

@@ -30,8 +30,6 @@ from rvrae_pyro.names import FACTOR, TIME
 from rvrae_pyro.predictive.filtered import Filtered
 from rvrae_pyro.predictive.months import factor_coord
 
-__all__ = ["Fit", "describe_outcome", "from_checkpoint", "outcome"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit(TrainingRecord, Results):

@@ -22,8 +22,6 @@ from rvrae_pyro.atomic import scratch_folder
 from rvrae_pyro.data.io import write_panel
 from rvrae_pyro.data.sources import InMemory, OnDisk
 
-__all__ = ["InTurn", "Submits", "one_thread", "outcomes", "panels_of"]
-
 Key = TypeVar("Key", bound=Hashable)
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")

@@ -29,8 +29,6 @@ from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights, mean_load
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed, parameter_tree
 
-__all__ = ["Results"]
-
 
 class Results(ABC):
     """Forecasts, factors and diagnostics of one or several fitted models.
@@ -240,11 +238,7 @@ class Results(ABC):
         return parameter_tree(models, num_samples, seed, self.provenance)
 
     def predict(
-        self,
-        panel: xr.Dataset,
-        times: object | None = None,
-        num_samples: int = 1000,
-        seed: int = 0,
+        self, panel: xr.Dataset, times: object | None = None, num_samples: int = 1000, seed: int = 0
     ) -> xr.DataArray:
         """Predict the mean of month t's returns from data to t-1 only.
 
@@ -318,11 +312,7 @@ class Results(ABC):
         return assemble(join_drawings(each, self.rotation), out)
 
     def factors(
-        self,
-        panel: xr.Dataset,
-        kind: Kind = "filtered",
-        num_samples: int = 1000,
-        seed: int = 0,
+        self, panel: xr.Dataset, kind: Kind = "filtered", num_samples: int = 1000, seed: int = 0
     ) -> xr.Dataset:
         """Draws, means and standard deviations of the factors.
 
@@ -382,11 +372,7 @@ class Results(ABC):
         return each[0] if self.rotation is None else stack_arrays(each)
 
     def moments(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = 1000,
-        seed: int = 0,
-        times: object | None = None,
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0, times: object | None = None
     ) -> xr.Dataset:
         """Mean and low-rank covariance of month t's returns from data to t-1, by chain.
 

@@ -27,16 +27,6 @@ from rvrae_pyro.models.part import describe
 from rvrae_pyro.models.registry import build_model, describe_model, is_built_in
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = [
-    "FORMAT",
-    "TrainingRecord",
-    "build_config",
-    "describe_config",
-    "load_parts",
-    "resolve_config",
-    "save_parts",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class TrainingRecord:

@@ -43,8 +43,6 @@ from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.progress import progress_bar
 
-__all__ = ["fit", "load"]
-
 _FAR: Final = 3.0
 """Ratio of kept units to the size of training returns that warns."""
 

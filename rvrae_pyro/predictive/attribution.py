@@ -19,8 +19,6 @@ from rvrae_pyro.predictive.filtering import FilteredStates
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 from rvrae_pyro.predictive.weight_draws import fixed_models
 
-__all__ = ["INTERCEPT", "attribute", "differentiate", "relevance_of", "typical_batch"]
-
 INTERCEPT: Final = 0
 """Label of the intercept beside the factors 1 to K."""
 

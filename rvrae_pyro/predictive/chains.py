@@ -12,8 +12,6 @@ from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import CHAIN, FACTOR, FACTORS
 from rvrae_pyro.predictive.storage import Block, Drawing
 
-__all__ = ["REFERENCE", "join_drawings", "rotate", "stack_arrays", "stack_datasets"]
-
 REFERENCE: Final = "reference"
 """Dim of the factors of the reference."""
 

@@ -25,13 +25,10 @@ from rvrae_pyro.names import (
     RETURNS,
     TIME,
 )
-from rvrae_pyro.predictive.storage import read_tree, write_tree
 from rvrae_pyro.predictive.tree import DIMS, LATENTS, PLATES, build_tree, to_numpy
 
 if TYPE_CHECKING:
     from pyro.infer import MCMC
-
-__all__ = ["build_tree", "provenance", "read_tree", "to_datatree", "write_tree"]
 
 Array = NDArray[Any]
 Kind = Literal["posterior", "prior", "predictions"]
@@ -287,11 +284,7 @@ def _check_samples(arrays: Mapping[str, Array], lead: int) -> None:
 
 
 def _drop_plates(
-    name: str,
-    values: Array,
-    dims: Sequence[str] | None,
-    sizes: Mapping[str, int],
-    lead: int,
+    name: str, values: Array, dims: Sequence[str] | None, sizes: Mapping[str, int], lead: int
 ) -> Array:
     """Drop a site's singleton plate dims and give it dims (chain, draw, ...)."""
     count, shape = values.shape[:lead], values.shape[lead:]

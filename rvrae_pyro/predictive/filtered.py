@@ -22,12 +22,7 @@ from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.attribution import INTERCEPT, attribute, differentiate
-from rvrae_pyro.predictive.chains import (
-    join_drawings,
-    rotate,
-    stack_arrays,
-    stack_datasets,
-)
+from rvrae_pyro.predictive.chains import join_drawings, rotate, stack_arrays, stack_datasets
 from rvrae_pyro.predictive.filtering import FilteredDraw, Kind, filter_panel, light_batch
 from rvrae_pyro.predictive.forecast import draw_forecasts
 from rvrae_pyro.predictive.horizon import draw_paths, later_rows
@@ -35,8 +30,6 @@ from rvrae_pyro.predictive.moments import idio_variance, moments, summarise_stat
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed
-
-__all__ = ["LEAST_ESS", "Filtered", "filter_models"]
 
 LEAST_ESS: Final = 20.0
 """Effective particles below which a month's evidence and filtered factors carry a warning."""
@@ -112,11 +105,7 @@ class Filtered:
     @cached_property
     def draw_attrs(self) -> dict[str, str | int]:
         """Attributes of everything drawn: the fit's, the seed and the hash of the panel."""
-        return {
-            **self.attrs,
-            "draw_seed": self.seed,
-            "panel_fingerprint": fingerprint(self.panel),
-        }
+        return {**self.attrs, "draw_seed": self.seed, "panel_fingerprint": fingerprint(self.panel)}
 
     @property
     def n_particles(self) -> int:
@@ -518,11 +507,7 @@ def label_loadings(
 ) -> xr.DataArray:
     """Label each chain's loadings (n_times, n_assets, n_factors), aligned by ``rotation``."""
     hidden = ~batch.listed.unsqueeze(-1)
-    coords = {
-        TIME: batch.times,
-        ASSET: batch.assets,
-        FACTOR: factor_coord(means[0].shape[-1]),
-    }
+    coords = {TIME: batch.times, ASSET: batch.assets, FACTOR: factor_coord(means[0].shape[-1])}
     attrs = {"long_name": "loadings", "units": "return per unit of factor"}
     each = [
         xr.DataArray(

@@ -27,18 +27,6 @@ from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, TIME
 from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.predictive.weight_draws import block_sizes, drawn_weights, fixed_models, in_double
 
-__all__ = [
-    "FilteredDraw",
-    "FilteredStates",
-    "Kind",
-    "evidence_by_weights",
-    "filter_panel",
-    "filter_states",
-    "light_batch",
-    "mean_loadings",
-    "stream_cross_section",
-]
-
 Kind = Literal["filtered", "smoothed", "predicted"]
 
 
@@ -230,11 +218,7 @@ def filter_states(
 
 @torch.no_grad()
 def evidence_by_weights(
-    model: RVRAE,
-    panel: xr.Dataset,
-    num_draws: int,
-    num_samples: int,
-    seed: int,
+    model: RVRAE, panel: xr.Dataset, num_draws: int, num_samples: int, seed: int
 ) -> Tensor:
     """Log evidence (n_draws, n_times) of every month under each of ``num_draws`` weights.
 

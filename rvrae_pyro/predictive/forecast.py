@@ -23,17 +23,9 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 from rvrae_pyro.predictive.filtering import FilteredDraw
-from rvrae_pyro.predictive.months import (
-    by_label,
-    chunks,
-    drawn_from,
-    factor_coord,
-    sample_coords,
-)
+from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord, sample_coords
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.weight_draws import weight_labels
-
-__all__ = ["draw_forecasts"]
 
 
 def draw_forecasts(
@@ -97,11 +89,7 @@ def _forecast_blocks(
                 coords={**sample, **coords},
             ),
             "predictions_constant_data": xr.Dataset(
-                {
-                    **constants,
-                    "idio_scale": ((TIME, ASSET), np.sqrt(variance)),
-                },
-                coords=coords,
+                {**constants, "idio_scale": ((TIME, ASSET), np.sqrt(variance))}, coords=coords
             ),
         }
 

@@ -40,13 +40,7 @@ from rvrae_pyro.names import (
 from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.filtering import FilteredDraw
-from rvrae_pyro.predictive.months import (
-    by_label,
-    chunks,
-    drawn_from,
-    factor_coord,
-    sample_coords,
-)
+from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord, sample_coords
 from rvrae_pyro.predictive.simulate import (
     Cells,
     Draw,
@@ -60,8 +54,6 @@ from rvrae_pyro.predictive.simulate import (
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import weight_labels
-
-__all__ = ["LaterRows", "draw_paths", "later_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +81,7 @@ class LaterRows:
 
 
 def later_rows(
-    panel: xr.Dataset,
-    batch: Batch,
-    origins: list[int],
-    horizon: int,
-    future: xr.Dataset | None,
+    panel: xr.Dataset, batch: Batch, origins: list[int], horizon: int, future: xr.Dataset | None
 ) -> LaterRows:
     """Check the rows given for the periods after every origin, and find them.
 
@@ -139,9 +127,7 @@ def later_rows(
     if (given.context is None) != (batch.context is None):
         raise PanelError("`future` must have `context` if and only if the panel has.")
     given = dataclasses.replace(
-        given,
-        returns=torch.zeros_like(given.returns),
-        observed=torch.zeros_like(given.observed),
+        given, returns=torch.zeros_like(given.returns), observed=torch.zeros_like(given.observed)
     )
     return LaterRows(horizon, given, _positions(panel, batch, given, origins, horizon))
 
@@ -434,13 +420,7 @@ def _cells(cross: CrossSection, t: int, row: Batch) -> tuple[Cells, Tensor]:
 
 
 def _record(
-    paths: _Paths,
-    parts: Parts,
-    step: int,
-    cells: Cells,
-    order: Tensor,
-    draw: Draw,
-    factors: Tensor,
+    paths: _Paths, parts: Parts, step: int, cells: Cells, order: Tensor, draw: Draw, factors: Tensor
 ) -> Tensor:
     """Draw a month's returns given its factors, and keep what was drawn."""
     # the arithmetic of `CrossSection.given`, so that the first step has its bits

@@ -16,8 +16,6 @@ from torch import Tensor
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import RETURNS
 
-__all__ = ["Chains", "read_chains"]
-
 Array = NDArray[Any]
 
 

@@ -16,8 +16,6 @@ from rvrae_pyro.predictive.filtering import FilteredDraw
 from rvrae_pyro.predictive.months import factor_coord
 from rvrae_pyro.predictive.tree import label_months
 
-__all__ = ["idio_variance", "label_moments", "moments", "summarise_state"]
-
 
 def moments(chain: Sequence[FilteredDraw], batch: Batch, months: Sequence[int]) -> xr.Dataset:
     """Mean and covariance of the months' returns under each draw of the weights.

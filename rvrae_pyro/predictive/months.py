@@ -15,17 +15,6 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 from rvrae_pyro.nn.digest import digest_of
 
-__all__ = [
-    "by_label",
-    "chunks",
-    "drawn_from",
-    "factor_coord",
-    "label_cells",
-    "load",
-    "pick_months",
-    "sample_coords",
-]
-
 _CELLS_A_BLOCK = 20_000_000
 
 

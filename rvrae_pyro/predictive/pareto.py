@@ -5,8 +5,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from rvrae_pyro.errors import ShapeError
 
-__all__ = ["FEWEST", "good_khat", "smooth_weights"]
-
 FEWEST = 25
 """Draws below which the tail is too short for a shape to be estimated."""
 

@@ -18,17 +18,7 @@ from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.path_draw import draw_path
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import (
-    ASSET,
-    CHAIN,
-    DRAW,
-    FACTOR,
-    FACTORS,
-    OBS,
-    RETURNS,
-    TIME,
-    WEIGHT_DRAW,
-)
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.months import (
     chunks,
     drawn_from,
@@ -40,8 +30,6 @@ from rvrae_pyro.predictive.months import (
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models, weight_labels
-
-__all__ = ["posterior_predictive"]
 
 
 def posterior_predictive(
@@ -98,12 +86,7 @@ def _draw_path(model: RVRAE, batch: Batch, size: int, seed: int) -> _Path:
     weight = batch.returns.new_ones(batch.n_times)
     with month_random(seed, batch.times[0], "path"):
         draw = draw_path(
-            parts.guide,
-            batch,
-            shared.view,
-            shared.cross.potential,
-            weight,
-            particles=(size,),
+            parts.guide, batch, shared.view, shared.cross.potential, weight, particles=(size,)
         )
     latent, codes = draw.auxiliary, draw.codes
     log_prior = {FACTORS: draw.prior.log_prob(codes)}
@@ -160,10 +143,7 @@ def _replicate_block(
     """Make the groups of a few replicated months, over observed cells only."""
     when = np.concatenate([np.full(len(seen), t) for t, seen, _, _ in rows])
     who = np.concatenate([seen.cpu().numpy() for _, seen, _, _ in rows])
-    cells = {
-        TIME: (OBS, batch.times[when]),
-        ASSET: (OBS, batch.assets[who]),
-    }
+    cells = {TIME: (OBS, batch.times[when]), ASSET: (OBS, batch.assets[who])}
     sizes = [path.codes.shape[0] for path in paths]
     sample: dict[str, object] = {**sample_coords(sum(sizes))}
     if len(paths) > 1:
@@ -214,10 +194,7 @@ def _replicate_block(
         "sample_stats": xr.Dataset(
             {
                 "lp": ((CHAIN, DRAW, TIME), lp),
-                "log_q": (
-                    (CHAIN, DRAW, TIME),
-                    log_q[..., list(chosen)].unsqueeze(0).cpu().numpy(),
-                ),
+                "log_q": ((CHAIN, DRAW, TIME), log_q[..., list(chosen)].unsqueeze(0).cpu().numpy()),
             },
             coords={**sample, **months},
         ),
@@ -236,11 +213,7 @@ def _known(paths: Sequence[_Path], batch: Batch, chosen: Sequence[int]) -> xr.Da
             "beta": ((TIME, ASSET, FACTOR), beta.cpu().numpy()),
             "idio_scale": ((TIME, ASSET), scale.cpu().numpy()),
         },
-        coords={
-            TIME: batch.times[rows],
-            ASSET: batch.assets,
-            FACTOR: factor_coord(beta.shape[-1]),
-        },
+        coords={TIME: batch.times[rows], ASSET: batch.assets, FACTOR: factor_coord(beta.shape[-1])},
     )
 
 

@@ -28,19 +28,6 @@ from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
-__all__ = [
-    "Cells",
-    "Draw",
-    "Moment",
-    "PathState",
-    "advance",
-    "draw_month",
-    "for_each",
-    "prior_predictive",
-    "simulate",
-    "simulate_with_draws",
-]
-
 
 class PathState(NamedTuple):
     """States of all parts that factors and returns move, before a month.

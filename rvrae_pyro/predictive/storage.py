@@ -18,8 +18,6 @@ from rvrae_pyro.data.io import check_replaceable
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.names import OBS, TIME
 
-__all__ = ["Block", "Drawing", "assemble", "encode_attrs", "read_tree", "write_tree"]
-
 Block = Mapping[str, xr.Dataset]
 """Groups of a few months; the first dimension of ``GROWING`` that a group has is appended to."""
 

@@ -30,8 +30,6 @@ from rvrae_pyro.names import (
 )
 from rvrae_pyro.predictive.storage import encode_attrs
 
-__all__ = ["DIMS", "LATENTS", "PLATES", "build_tree", "label_months", "to_numpy"]
-
 Array = NDArray[Any]
 
 LATENTS: Final = "latents"

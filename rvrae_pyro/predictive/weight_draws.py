@@ -18,17 +18,6 @@ from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURN
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import factor_coord
 
-__all__ = [
-    "block_sizes",
-    "chain_seed",
-    "drawn_weights",
-    "fixed_models",
-    "in_double",
-    "label_parameter",
-    "parameter_tree",
-    "weight_labels",
-]
-
 _LEAST, _A_BLOCK = 20, 50
 
 

@@ -196,11 +196,7 @@ def backtest(
 
 
 def _unscaled(
-    forecast: Forecast,
-    realised: Array,
-    books: xr.DataArray,
-    most: float,
-    walks: tuple[Walk, Walk],
+    forecast: Forecast, realised: Array, books: xr.DataArray, most: float, walks: tuple[Walk, Walk]
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """P-values (tail,) of exceptions against ES, for columns without a ratio, by position.
 

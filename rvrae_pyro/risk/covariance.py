@@ -23,11 +23,7 @@ class Moments(Protocol):
     """Fit, ensemble or baseline: members, each with its mean and covariance."""
 
     def moments(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = 1000,
-        seed: int = 0,
-        times: object | None = None,
+        self, panel: xr.Dataset, num_samples: int = 1000, seed: int = 0, times: object | None = None
     ) -> xr.Dataset:
         """Return ``mean``, ``beta``, ``factor_cov``, ``idio_var`` and ``share`` by member."""
         ...

@@ -20,8 +20,6 @@ try:
 except ImportError:  # an extra; the class then raises when it is used
     BasePrior, ReturnDistribution = object, None
 
-__all__ = ["ForecastPrior"]
-
 _LAST_SEEN: Final = "last_seen_month"
 
 

@@ -117,8 +117,7 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     if has_steps(tree):
         tails = check_tails(tail, n_draws_of(tree), some_empty=True)
         stepped = over_steps(
-            tree,
-            lambda one: xr.DataTree(summarize_forecast(read_forecast(one), tails, one.attrs)),
+            tree, lambda one: xr.DataTree(summarize_forecast(read_forecast(one), tails, one.attrs))
         )
         return stepped.to_dataset().assign_attrs(stepped.attrs)
     forecast = read_forecast(tree)

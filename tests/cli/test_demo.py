@@ -13,7 +13,7 @@ from scipy.stats import norm
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
 from rvrae_pyro.cli.demo_command import FULL, QUICK
-from rvrae_pyro.predictive.export import read_tree
+from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command
 
 PICTURES = (

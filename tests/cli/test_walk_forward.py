@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.cli.files import CHECKPOINT
-from rvrae_pyro.predictive.export import read_tree
+from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import content, long_table
 

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 
 from rvrae_pyro.data.simulators import simulate_dynamic
 from rvrae_pyro.errors import CheckpointError, ConfigError, PanelError, ShapeError
-from rvrae_pyro.predictive.export import (
-    build_tree,
-    provenance,
-    read_tree,
-    to_datatree,
-    write_tree,
-)
+from rvrae_pyro.predictive.export import provenance, to_datatree
+from rvrae_pyro.predictive.storage import read_tree, write_tree
+from rvrae_pyro.predictive.tree import build_tree
 from rvrae_pyro.risk import summarize
 
 T, N, K, S = 8, 6, 2, 40
