@@ -22,7 +22,7 @@ from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import factor_coord, load, pick_months
-from rvrae_pyro.predictive.simulate import simulate, simulate_with_draws
+from rvrae_pyro.predictive.simulate import simulate
 from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
 _BINS = 10
@@ -98,7 +98,7 @@ def sbc(
     batch, device = load(model, matched(fit, panel))
     precise = in_double(model).to(device)
     months = _months(batch, times)
-    codes, returns = simulate(precise, batch, num_datasets, seed)
+    codes, returns, _ = simulate(precise, batch, num_datasets, seed, fixed=True)
     with torch.no_grad():  # the characteristics, hence the loadings, are those of every panel
         beta, _ = precise.loadings.online(batch)
     ranks: dict[str, list[np.ndarray]] = {FACTORS: [], "log_likelihood": []}
@@ -301,7 +301,7 @@ def sbc_forecast(
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
     guide = precise.parts.weight_guide
-    _, returns, drawn = simulate_with_draws(precise, batch, num_datasets, seed)
+    _, returns, drawn = simulate(precise, batch, num_datasets, seed)
     beta, _ = precise.loadings.online(batch)
     names = (*precise.hyper_sites, PORTFOLIO_SD, TAIL_PROBABILITY)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -34,8 +34,8 @@ class Results(ABC):
     """Forecasts, factors and diagnostics of one or several fitted models.
 
     A fit has one member, itself; an ensemble has several, whose results get a dim ``chain``.
-    Every method that needs a filter pass is one line over :meth:`filter`: keep its result in a
-    variable where several are wanted.
+    Methods that need a filter pass are one line over :meth:`filter`: hold its result in a variable
+    to use it more than once.
     """
 
     has_distribution: ClassVar[bool] = True
@@ -75,7 +75,7 @@ class Results(ABC):
         Returns
         -------
         Filtered
-            With the methods of this class that need a filter, without ``panel``.
+            The methods of this class that need a filter, without ``panel``.
 
         Raises
         ------
@@ -134,10 +134,9 @@ class Results(ABC):
         horizon : int
             Periods to forecast from each origin.
         future : xarray.Dataset, optional
-            Panel whose rows give characteristics, listing and context of the months after t, the
-            first of which may be later rows of ``panel``; its returns are not read. Default: the
-            row of month t, known at the end of t-1, is held. Draws are then conditional on these
-            rows: pass only what is known or assumed at the end of t-1.
+            Panel with characteristics, listing and context of the months after t; its returns are
+            not read. Draws are conditional on these rows: pass only what is known or assumed at
+            the end of t-1. Default: the row of month t is held.
 
         Returns
         -------
@@ -164,23 +163,19 @@ class Results(ABC):
         Notes
         -----
         With ``horizon=1`` draws are marginals of their month; with more, each draw is one joint
-        path of factors, volatility and returns, simulated by the model from the filtered state at
-        the end of t-1. Its first step has the bits of ``horizon=1``. A prior driven by returns
-        (``recurrence="observed"`` or ``"both"``) is moved by the simulated ones. The context is
-        held or given: no built-in prior models it. Costs O(num_samples n_assets n_factors) per
-        origin and step, and one more filter pass; memory that of one origin, and of the draws.
+        path of factors, volatility and returns, simulated from the filtered state at the end of
+        t-1, whose first step has the bits of ``horizon=1``. A prior driven by returns
+        (``recurrence="observed"`` or ``"both"``) is moved by the simulated ones; context is held
+        or given. Draws follow assets by label, in any order of the panel. Costs
+        O(num_samples n_assets n_factors) per origin and step and one more filter pass; memory of
+        one origin and of the draws.
 
-        Draws follow assets by label: their order in the panel does not matter.
-
-        Weights at their MAP are fixed, so the draws leave out what is unknown about them. A
-        posterior of the weights is integrated over in blocks: one draw of the weights for every
-        50 draws, at least 20. The coordinate ``weight_draw`` along ``draw`` says which, ``beta``
-        is the mean over them and ``beta_by_weights`` (weight_draw, time, asset, factor) has each
-        (``mean_by_weights`` likewise);
-        ``rv.risk.summarize`` finds ``parameter_var`` from it.
-
-        The constants of an ensemble differ by member and have a dim ``chain``, with the same
-        effect. Members have independent random streams; the first has that of ``seed``.
+        Weights at their MAP are fixed: draws leave out their uncertainty. A posterior of the
+        weights is integrated over in blocks: one draw of the weights for every 50 draws, at least
+        20, numbered by the coordinate ``weight_draw`` along ``draw``. ``beta`` and ``mean`` are
+        means over them; ``beta_by_weights`` (weight_draw, time, asset, factor) and
+        ``mean_by_weights`` have each, from which ``rv.risk.summarize`` finds ``parameter_var``.
+        The constants of an ensemble have a dim ``chain``, with the same effect.
 
         Examples
         --------
@@ -218,10 +213,9 @@ class Results(ABC):
 
         Notes
         -----
-        Draws are of the guide, a Normal in unconstrained space. Where the evidence has a closed
-        form, ``rv.fit`` has given it the means and deviations of the posterior
-        (:func:`rvrae_pyro.inference.refine`); elsewhere those of the bound, or of ``refine`` where
-        it was called. ``rv.diagnostics.psis_weights`` judges it.
+        Draws are of the guide, a Normal in unconstrained space, with the moments of the posterior
+        where the evidence has a closed form (:func:`rvrae_pyro.inference.refine`), elsewhere those
+        of the bound. ``rv.diagnostics.psis_weights`` judges it.
 
         Examples
         --------
@@ -307,8 +301,6 @@ class Results(ABC):
             )
             for chain, member in enumerate(self._records)
         ]
-        if self.rotation is None:
-            return assemble(each[0], out)
         return assemble(join_drawings(each, self.rotation), out)
 
     def factors(
@@ -347,15 +339,21 @@ class Results(ABC):
         """Log density of each month's observed returns given all months before (time,), in nats.
 
         The joint one-month-ahead log score: exact where a closed form exists, else the particle
-        filter's estimate with ``num_samples`` particles. Divide by the number of observed
-        returns for nats per return; 0 in a month without a return. Where weights have a posterior,
-        the density of the mixture over their draws that :meth:`forecast` draws from; of an
-        ensemble, that of its members with equal weights in every month.
+        filter's estimate; 0 in a month without a return. Divide by the number of observed returns
+        for nats per return. A mixture over draws of the weights and, with equal weights in every
+        month, over members.
 
-        ``by_member`` gives each ensemble member's own, (chain, time). ``by_weights`` asks for as
-        many draws of the weights and gives the density under each, (weight_draw, time): what
-        ``rv.evaluation.leave_future_out`` updates. One row where weights are at their MAP. Of an
-        ensemble with a leading ``chain``.
+        Parameters
+        ----------
+        panel : xarray.Dataset
+        num_samples, seed : int
+            Particles of the filter, and its seed.
+        by_weights : int, optional
+            Draws of the weights, for the density under each of them, (weight_draw, time), which
+            ``rv.evaluation.leave_future_out`` updates; with a leading ``chain`` of an ensemble.
+            One row where weights are at their MAP.
+        by_member : bool
+            Each ensemble member's own density (chain, time).
         """
         if by_weights is None:
             return self.filter(panel, num_samples, seed).log_evidence(by_member=by_member)
@@ -389,14 +387,10 @@ class Results(ABC):
         Dataset
             ``mean`` and ``idio_var`` (chain, time, asset), ``beta`` (chain, time, asset,
             factor), ``factor_cov`` (chain, time, factor, other_factor), NaN where not listed,
-            and ``share`` (chain,), which adds up to 1. One member where weights are at their
-            MAP, else one a draw of the weights, in the order of ``weight_draw``. An
-            ensemble has all its members' in one row, each in its own factors' coordinates.
-
-        Notes
-        -----
-        ``rv.risk.covariance`` puts the members together. Where one draw of the level of all
-        idiosyncratic scales belongs to each draw of the factors, ``idio_var`` is its mean.
+            and ``share`` (chain,), which adds up to 1. One row where weights are at their MAP,
+            else one per draw of the weights, in the order of ``weight_draw``; of all members of
+            an ensemble, each in its own factors. ``idio_var`` is the mean over draws of the level.
+            ``rv.risk.covariance`` joins the rows.
         """
         return self.filter(panel, num_samples, seed).moments(times)
 
@@ -452,14 +446,13 @@ class Results(ABC):
         -------
         DataArray (time, asset, factor)
             In return units, known at t-1, NaN if unlisted. Sums over ``factor`` to the mean
-            forecast; where the likelihood has an alpha, label 0 holds it beside factors 1 to K.
-            Of an ensemble by aligned factor, the mean over members.
+            forecast; label 0 holds the likelihood's alpha, if any. Of an ensemble by aligned
+            factor, the mean over members.
 
         Notes
         -----
-        Factors are identified up to rotation: the sum has a meaning of its own, a single part
-        only together with :meth:`factor_profile`. Noise has mean zero, so the mean over the
-        draws of :meth:`forecast` differs from the sum by Monte-Carlo error alone.
+        Factors are identified up to rotation: read a single part together with
+        :meth:`factor_profile`.
         """
         return self.filter(panel, num_samples, seed).attribution(times, by_member=by_member)
 
@@ -481,11 +474,8 @@ class Results(ABC):
         panel : xarray.Dataset
         num_samples, seed : int
             As for :meth:`attribution`.
-        times : label, slice or list, optional
-            Months; all by default. Recurrent loadings keep a state for every asset and month
-            asked for.
-        by_member : bool
-            As for :meth:`attribution`.
+        times, by_member
+            As for :meth:`attribution`. Recurrent loadings keep a state for every asset and month.
 
         Returns
         -------
@@ -495,9 +485,8 @@ class Results(ABC):
 
         Notes
         -----
-        The slope at the characteristics as they are: networks bend, so it need not hold far
-        away. What the loadings remember of earlier months stays as it was, and so do the
-        expected factors, which depend on earlier months alone.
+        The slope at the given characteristics, which need not hold far away. The loadings' memory
+        of earlier months and the expected factors are held fixed.
         """
         return self.filter(panel, num_samples, seed).sensitivity(times, by_member=by_member)
 
@@ -512,13 +501,11 @@ class Results(ABC):
         Returns
         -------
         xarray.Dataset
-            For ``RegimeSwitching``: ``regime_probability`` (time, regime), regimes in the order
-            of their factors' mean scale, calm first. For ``StochasticVolatility``:
-            ``log_variance`` (time, factor); for ``CommonVolatility``: ``log_volatility`` (time,),
-            beside what its base has. Each with its standard deviation over particles
-            under ``<name>_sd``: how sure the filter is. Of an ensemble with ``chain``, and what
-            belongs to single factors belongs to the member's own: variances cannot be turned
-            as factors are.
+            For ``RegimeSwitching``: ``regime_probability`` (time, regime), regimes by rising mean
+            scale of their factors. For ``StochasticVolatility``: ``log_variance`` (time, factor);
+            for ``CommonVolatility``: ``log_volatility`` (time,), in addition to that of its base.
+            Each with its standard deviation over particles, ``<name>_sd``. Of an ensemble with
+            ``chain``, in each member's own factors.
 
         Raises
         ------
@@ -537,8 +524,8 @@ class Results(ABC):
     def loadings(self, panel: xr.Dataset) -> xr.DataArray:
         """Return loadings B_t (time, asset, factor), known at the end of t-1; NaN if unlisted.
 
-        Where weights have a posterior, the mean over 20 draws of them (always the same ones).
-        Those of an ensemble belong to the aligned factors, (chain, time, asset, factor).
+        The mean over 20 fixed draws of weights that have a posterior. Of an ensemble (chain, time,
+        asset, factor), of the aligned factors.
         """
         device = self._records[0].model.return_scale.device
         batch = to_batch(self._matched(panel), device=device, dtype=torch.float64)
@@ -553,8 +540,8 @@ class Results(ABC):
         .. math:: \rho_p = \Big(\operatorname{mean}_{t,i} \sum_k
             (\partial \beta_{itk} / \partial x_{ip})^2\Big)^{1/2}
 
-        with the characteristic of all months moved at once, so that what recurrent loadings
-        remember counts too. It does not change when factors are rotated.
+        with the characteristic of all months moved at once, so that the memory of recurrent
+        loadings counts. Invariant to rotations of the factors.
 
         Parameters
         ----------
@@ -570,15 +557,14 @@ class Results(ABC):
         DataTree
             Group ``posterior`` with ``relevance``, ``share`` (in the sum of squares),
             ``idio_relevance`` and ``alpha_relevance`` where scale and alpha read the
-            characteristics, each (chain, draw, characteristic): ready for ArviZ's forest plot.
-            With weights at their MAP it is one draw, a point estimate, and a ``note`` says so;
-            the spread over an ensemble's chains is then that between seeds.
+            characteristics, each (chain, draw, characteristic), as ArviZ's forest plot takes them.
+            One draw, a point estimate, with weights at their MAP (attribute ``note``).
 
         Notes
         -----
         Loadings are per unit of a factor of order one and of ``return_scale``. A mean-field
-        posterior understates the spread of weights that can stand in for each other. Members of
-        an ensemble count in their own factors: ``share`` compares across them.
+        posterior understates the spread of weights that replace each other. Members of an
+        ensemble are in their own factors: compare ``share`` across them.
 
         References
         ----------

@@ -20,7 +20,7 @@ from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
 from rvrae_pyro.predictive.weight_draws import fixed_models
 
 INTERCEPT: Final = 0
-"""Label of the intercept beside the factors 1 to K."""
+"""Label of the intercept; factors are 1 to K."""
 
 
 def attribute(

@@ -15,8 +15,6 @@ from rvrae_pyro.predictive.storage import Block, Drawing
 REFERENCE: Final = "reference"
 """Dim of the factors of the reference."""
 
-_LOADINGS: Final = ("beta", "beta_by_weights")
-
 
 def rotate(values: xr.DataArray, rotation: xr.DataArray, *, loadings: bool = False) -> xr.DataArray:
     """Apply the rotations of :func:`rvrae_pyro.diagnostics.align` to factors or loadings.
@@ -65,15 +63,18 @@ def stack_datasets(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.Dataset({name: stack_arrays([each[name] for each in datasets]) for name in names})
 
 
-def join_drawings(drawings: Sequence[Drawing], rotation: xr.DataArray) -> Drawing:
+def join_drawings(drawings: Sequence[Drawing], rotation: xr.DataArray | None) -> Drawing:
     """Join the draws of several chains, block by block, in the reference's factors.
 
     Parameters
     ----------
     drawings : sequence of Drawing
         One per chain, of the same months.
-    rotation : DataArray (chain, factor, reference)
+    rotation : DataArray (chain, factor, reference) or None
+        None for the single chain of a fit.
     """
+    if rotation is None:
+        return drawings[0]
 
     def blocks(done: int) -> Iterator[Block]:
         for parts in zip(*(one.blocks(done) for one in drawings), strict=True):
@@ -98,7 +99,7 @@ def _join_group(name: str, each: Sequence[xr.Dataset], rotation: xr.DataArray) -
         joined = stack_arrays([one[key] for one in each])
         if key == FACTORS and FACTOR in joined.dims:  # a density by month in `log_prior`
             joined = rotate(joined, rotation)
-        elif key in _LOADINGS:
+        elif key in ("beta", "beta_by_weights"):
             joined = rotate(joined, rotation, loadings=True)
         variables[key] = joined
     return xr.Dataset(variables, attrs=each[0].attrs)

@@ -1,7 +1,5 @@
 """From arrays of draws to a DataTree in the ArviZ schema, with labels that survive."""
 
-import dataclasses
-import json
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,6 +23,7 @@ from rvrae_pyro.names import (
     RETURNS,
     TIME,
 )
+from rvrae_pyro.predictive.storage import to_json
 from rvrae_pyro.predictive.tree import DIMS, LATENTS, PLATES, build_tree, to_numpy
 
 if TYPE_CHECKING:
@@ -39,16 +38,15 @@ _LIBRARIES: Final = ("numpy", "xarray", "arviz-base", "torch", "pyro-ppl")
 def provenance(
     seed: int, config: object = None, fingerprint: str | None = None
 ) -> dict[str, str | int]:
-    """Say where draws come from, in attributes that any file format can hold.
+    """Describe the origin of draws, in attributes that any file format can hold.
 
     Parameters
     ----------
     seed : int
-        Seed of the draws.
     config : object, optional
-        Mapping, dataclass or text that configures them; written as JSON.
+        Mapping, dataclass or text; written as JSON.
     fingerprint : str, optional
-        Digest of the data.
+        Hash of the data.
 
     Returns
     -------
@@ -67,27 +65,12 @@ def provenance(
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             continue  # not installed, hence not used
-    attrs: dict[str, str | int] = {"seed": int(seed), "versions": _json(versions)}
+    attrs: dict[str, str | int] = {"seed": int(seed), "versions": to_json(versions)}
     if config is not None:
-        attrs["config"] = config if isinstance(config, str) else _json(config)
+        attrs["config"] = config if isinstance(config, str) else to_json(config)
     if fingerprint is not None:
         attrs["data_fingerprint"] = fingerprint
     return attrs
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=_plain)
-
-
-def _plain(value: object) -> object:
-    """Turn what JSON does not know into what it does."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)
 
 
 def to_datatree(
@@ -108,23 +91,22 @@ def to_datatree(
     Parameters
     ----------
     samples : mapping from site name to array or tensor, or MCMC
-        A finished ``pyro.infer.MCMC`` keeps its chains and brings ``log_prior``,
-        ``log_likelihood`` and ``sample_stats["diverging"]`` along, at the cost of one evaluation
-        of its model per draw. A mapping has arrays with one leading sample dim, as ``Predictive``
+        A finished ``pyro.infer.MCMC`` keeps its chains and adds ``log_prior``,
+        ``log_likelihood`` and ``sample_stats["diverging"]``, at the cost of one evaluation of
+        its model per draw. A mapping has arrays with one leading sample dim, as ``Predictive``
         returns them. Singleton dims of the plates ``time`` (-2) and ``asset`` (-1), counted from
         a site's event dims, are dropped by their place; sizes of one elsewhere stay.
     panel : Dataset
         The panel the model was called with, for labels, observed and listed cells.
     kind : {"posterior", "prior", "predictions"}
-        What the samples are. ``returns`` goes to the group's predictive. Of a posterior it runs
-        along ``obs`` (observed cells); of a prior it stays (time, asset), NaN where not listed,
-        as ``rv.prior_predictive`` has it, and so it does with ``"predictions"``, where all goes
-        to one group.
+        ``returns`` of a posterior goes to its predictive along ``obs`` (observed cells); of a
+        prior to its predictive as (time, asset), NaN where not listed; of predictions likewise,
+        to the one group of all sites.
     log_likelihood : mapping, optional
-        Log density of every return under every draw, (sample, n_times, n_assets), say from
-        a trace; unobserved cells are dropped.
+        Log density of every return under every draw, (sample, n_times, n_assets); unobserved
+        cells are dropped.
     log_prior : mapping, optional
-        Log density of each latent site under every draw, (sample,) or (sample, n_times): what
+        Log density of each latent site under every draw, (sample,) or (sample, n_times), which
         ``arviz_stats.psense_summary`` scales.
     sample_stats : mapping, optional
         Such as ``lp`` and ``log_q``, (sample,) or (sample, n_times).
@@ -166,9 +148,9 @@ def to_datatree(
 
     Notes
     -----
-    Information set: that of the samples. A smoothing guide's draws know later months, and
-    calling them predictions does not make them so. With one chain of independent draws
-    r-hat and effective sample sizes say nothing; ask ``summary`` for ``kind="stats"``.
+    Information set: that of the samples. A smoothing guide's draws know later months. With one
+    chain of independent draws r-hat and effective sample sizes have no meaning; ask ``summary`` for
+    ``kind="stats"``.
     """
     if kind not in ("posterior", "prior", "predictions"):
         raise ConfigError(f"`kind` must be posterior, prior or predictions; got {kind!r}.")
@@ -209,7 +191,7 @@ def to_datatree(
         sites[FACTORS] = sites.pop(DECODED_FACTORS)
     groups: dict[str, Mapping[str, ArrayLike] | xr.Dataset] = {}
     if kind != "posterior" and RETURNS in sites:
-        # these speak of every listed cell, whether its return was observed or not
+        # of every listed cell, whether its return was observed or not
         sites[RETURNS] = np.where(is_listed.values, sites[RETURNS], np.nan)
     if kind == "predictions":
         groups[kind] = sites

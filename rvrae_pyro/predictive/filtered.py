@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -42,18 +42,15 @@ Chain = tuple[FilteredDraw, ...]
 
 @dataclass(frozen=True, eq=False)
 class Filtered:
-    """Result of filtering a panel once; everything below reads it without another pass.
-
-    Made by ``fit.filter(panel, num_samples, seed)``. Holds the panel itself, not a copy of its
-    characteristics.
+    """Result of ``fit.filter(panel, num_samples, seed)``, read without another filter pass.
 
     Attributes
     ----------
     panel : xarray.Dataset
+        The panel itself, not a copy.
     num_samples : int
         Draws per month and chain; also the number of particles.
     seed : int
-        Same seed, same draws.
     batch : Batch
         The panel's returns and masks as tensors, without characteristics.
     chains : tuple of tuple of FilteredDraw
@@ -211,8 +208,9 @@ class Filtered:
             Expected excess return, decimal; NaN where not listed.
         """
         months = pick_months(self.batch, times)
-        found = self._pooled(self._each(self._expected), by_member)
-        return found.isel({TIME: months})
+        means = [_mean_of(chain, lambda d: d.states.expected_returns()) for chain in self.chains]
+        found = [label_cells(each, self.batch, "forecast", "expected return") for each in means]
+        return self._pooled(found, by_member).isel({TIME: months})
 
     def forecast(
         self,
@@ -223,58 +221,27 @@ class Filtered:
     ) -> xr.DataTree:
         """Draw every listed asset's returns of months t to t + horizon - 1 from data to t-1 only.
 
-        Parameters
-        ----------
-        times : label, slice or list, optional
-            Months t. Default: all.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
-            resumes what a killed run left there.
-        horizon : int
-            Periods to forecast. More than 1 gives joint paths along ``step`` and repeats the
-            filter pass up to the last month t, one state at a time.
-        future : Dataset, optional
-            Panel with the rows of the months after t. Default: month t's own row is held.
-
-        Returns
-        -------
-        DataTree
-            See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
+        Parameters, result and errors: see :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
         """
         months = pick_months(self.batch, times)
         horizon = check_count("horizon", horizon)
         rows = later_rows(self.panel, self.batch, months, horizon, future)
+        batch, attrs = self.batch, self.draw_attrs
         if horizon == 1:
-            each = self._each(
-                lambda chain: draw_forecasts(chain, self.batch, months, self.draw_attrs)
-            )
+            each = [draw_forecasts(chain, batch, months, attrs) for chain in self.chains]
         else:
-            each = self._each(
-                lambda chain: draw_paths(
-                    chain, self.panel, self.batch, months, rows, self.n_particles, self.draw_attrs
-                )
-            )
-        if self.rotation is None:
-            return assemble(each[0], out)
+            each = [
+                draw_paths(chain, self.panel, batch, months, rows, self.n_particles, attrs)
+                for chain in self.chains
+            ]
         return assemble(join_drawings(each, self.rotation), out)
 
     def factors(self, kind: Kind = "filtered") -> xr.Dataset:
         """Draws, means and standard deviations of the factors.
 
-        Parameters
-        ----------
-        kind : {"filtered", "smoothed", "predicted"}
-            Information set of month t's factors: returns up to t; of all months (exact models)
-            or up to t + 6; up to t - 1.
-
-        Returns
-        -------
-        Dataset
-            ``factors`` (chain, draw, time, factor), ``mean`` and ``sd`` (time, factor). Draws are
-            marginals of their month, not paths. The mean of ``"predicted"`` is that of the
-            conditional means, with less Monte-Carlo error than the mean of the draws.
+        Parameters and result: see :meth:`rvrae_pyro.fitting.fit.Fit.factors`.
         """
-        draws = stack_arrays(self._each(lambda chain: self._factor_draws(chain, kind)))
+        draws = stack_arrays([self._factor_draws(chain, kind) for chain in self.chains])
         if self.rotation is not None:
             draws = rotate(draws, self.rotation)
         sample = (CHAIN, DRAW)
@@ -285,18 +252,10 @@ class Filtered:
     def moments(self, times: object | None = None) -> xr.Dataset:
         """Mean and low-rank covariance of month t's returns from data to t-1, by chain.
 
-        Parameters
-        ----------
-        times : label, slice or list, optional
-            Months. Default: all.
-
-        Returns
-        -------
-        Dataset
-            See :meth:`rvrae_pyro.fitting.fit.Fit.moments`.
+        Parameters and result: see :meth:`rvrae_pyro.fitting.fit.Fit.moments`.
         """
         months = pick_months(self.batch, times)
-        each = self._each(lambda chain: moments(chain, self.batch, months))
+        each = [moments(chain, self.batch, months) for chain in self.chains]
         joined = each[0]
         if len(each) > 1:
             joined = xr.concat(each, CHAIN, join="exact", combine_attrs="override")
@@ -328,11 +287,10 @@ class Filtered:
         months = pick_months(self.batch, times)
         like = self.batch.returns
         whole = to_batch(self.panel, device=like.device, dtype=like.dtype)
-        found = self._each(
-            lambda chain: _mean(
-                [differentiate(draw.model, whole, draw.states, months) for draw in chain]
-            )
-        )
+        found = [
+            _mean([differentiate(draw.model, whole, draw.states, months) for draw in chain])
+            for chain in self.chains
+        ]
         return self._pooled(found, by_member)
 
     def prior_state(self) -> xr.Dataset:
@@ -340,7 +298,7 @@ class Filtered:
 
         Result and errors: see :meth:`rvrae_pyro.fitting.fit.Fit.prior_state`.
         """
-        each = self._each(lambda chain: summarise_state(chain, self.batch, self.draw_attrs))
+        each = [summarise_state(chain, self.batch, self.draw_attrs) for chain in self.chains]
         if self.rotation is None:
             return each[0]
         return stack_datasets(each).assign_attrs(each[0].attrs)
@@ -351,9 +309,7 @@ class Filtered:
         The mean over the filter's draws of the weights; of an ensemble (chain, time, asset,
         factor), of the aligned factors.
         """
-        means = self._each(
-            lambda chain: torch.stack([draw.states.cross.beta for draw in chain]).mean(0)
-        )
+        means = [_mean_of(chain, lambda draw: draw.states.cross.beta) for chain in self.chains]
         return label_loadings(means, self.batch, self.rotation)
 
     def idio_scale(self) -> xr.DataArray:
@@ -361,8 +317,12 @@ class Filtered:
 
         Of an ensemble with a leading ``chain``.
         """
-        found = self._each(self._idio_scale)
-        return self._by_chain(found)
+        text = "idiosyncratic standard deviation"
+        found = [
+            label_cells(_mean_of(chain, idio_variance).sqrt(), self.batch, "idio_scale", text)
+            for chain in self.chains
+        ]
+        return found[0] if self.rotation is None else stack_arrays(found)
 
     def reconstruct(self) -> xr.DataArray:
         """Fitted returns (time, asset): loadings times the filtered mean of the month's factors.
@@ -370,7 +330,13 @@ class Filtered:
         Knows month t's own returns: a measure of fit (total R2), never a forecast. Of an ensemble
         the mean over members.
         """
-        return self._pooled(self._each(self._fitted), by_member=False)
+        text = "fitted return given the month's own returns"
+        fitted = [
+            _mean_of(chain, lambda d: d.states.cross.location(d.states.filtered.mean(1)))
+            for chain in self.chains
+        ]
+        found = [label_cells(each, self.batch, "fitted", text) for each in fitted]
+        return self._pooled(found, by_member=False)
 
     def factor_parts(self) -> xr.Dataset:
         """Parts of ``returns = alpha + beta f + noise``, one row per month.
@@ -408,7 +374,14 @@ class Filtered:
         RvraeWarning
             In that case, with 200 particles or more.
         """
-        each = torch.stack(self._each(_mixture_evidence))
+        # of the equal mixture over draws of the weights
+        each = torch.stack(
+            [
+                torch.stack([d.states.log_evidence for d in chain]).logsumexp(0)
+                - math.log(len(chain))
+                for chain in self.chains
+            ]
+        )
         text = "log density given the months before"
         attrs = {"long_name": text, "units": "nats", **self.warning(stacklevel=2)}
         times = {TIME: self.batch.times}
@@ -417,13 +390,6 @@ class Filtered:
             return xr.DataArray(each.cpu().numpy(), coords, (CHAIN, TIME), "log_evidence", attrs)
         mixed = torch.logsumexp(each, 0) - math.log(len(self.chains))
         return xr.DataArray(mixed.cpu().numpy(), times, TIME, "log_evidence", attrs)
-
-    def _each(self, function: Callable[[Chain], T]) -> list[T]:
-        return [function(chain) for chain in self.chains]
-
-    def _by_chain(self, found: Sequence[xr.DataArray]) -> xr.DataArray:
-        """One array, or those of all members along ``chain``."""
-        return found[0] if self.rotation is None else stack_arrays(found)
 
     def _pooled(self, found: Sequence[xr.DataArray], by_member: bool) -> xr.DataArray:
         """Mean over members, or all of them along ``chain``."""
@@ -443,33 +409,12 @@ class Filtered:
 
     def _expected_factors(self) -> xr.DataArray:
         """Means (time, factor) given returns up to the month before, over all chains."""
-        each = [torch.stack([d.states.expected for d in chain]).mean(0) for chain in self.chains]
+        each = [_mean_of(chain, lambda draw: draw.states.expected) for chain in self.chains]
         labels = {TIME: self.batch.times, FACTOR: factor_coord(each[0].shape[-1])}
         means = [xr.DataArray(mean.cpu().numpy(), labels, (TIME, FACTOR)) for mean in each]
         if self.rotation is None:
             return means[0]
         return rotate(stack_arrays(means), self.rotation).mean(CHAIN)
-
-    @torch.no_grad()
-    def _expected(self, chain: Chain) -> xr.DataArray:
-        mean = torch.stack([draw.states.expected_returns() for draw in chain]).mean(0)
-        return label_cells(mean, self.batch, "forecast", "expected return")
-
-    @torch.no_grad()
-    def _fitted(self, chain: Chain) -> xr.DataArray:
-        each = [draw.states.cross.location(draw.states.filtered.mean(1)) for draw in chain]
-        fitted = torch.stack(each).mean(0)
-        text = "fitted return given the month's own returns"
-        return label_cells(fitted, self.batch, "fitted", text)
-
-    @torch.no_grad()
-    def _idio_scale(self, chain: Chain) -> xr.DataArray:
-        variance = torch.stack([idio_variance(draw) for draw in chain]).mean(0)
-        text = "idiosyncratic standard deviation"
-        return label_cells(variance.sqrt(), self.batch, "idio_scale", text)
-
-
-T = TypeVar("T")
 
 
 def filter_models(
@@ -518,10 +463,9 @@ def label_loadings(
     return each[0] if rotation is None else rotate(stack_arrays(each), rotation, loadings=True)
 
 
-def _mixture_evidence(chain: Chain) -> Tensor:
-    """Log evidence (n_times,) of the equal mixture over draws of the weights."""
-    each = torch.stack([draw.states.log_evidence for draw in chain])
-    return torch.logsumexp(each, 0) - math.log(len(chain))
+def _mean_of(chain: Chain, function: Callable[[FilteredDraw], Tensor]) -> Tensor:
+    """Mean of a quantity over draws of the weights."""
+    return torch.stack([function(draw) for draw in chain]).mean(0)
 
 
 def _same_weights(model: RVRAE, fixed: RVRAE) -> bool:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -36,12 +36,9 @@ class FilteredStates:
 
     Attributes
     ----------
-    predicted : Tensor of shape (n_times, num_samples, n_factors)
-        Given returns up to the month before.
-    filtered : Tensor of shape (n_times, num_samples, n_factors)
-        Given returns up to the month.
-    smoothed : Tensor of shape (n_times, num_samples, n_factors)
-        Given all months where the model is exact, else those up to six months later.
+    predicted, filtered, smoothed : Tensor of shape (n_times, num_samples, n_factors)
+        Given returns up to the month before; up to the month; of all months where the model is
+        exact, else up to six months later.
     expected : Tensor of shape (n_times, n_factors)
         Mean of the factors given returns up to the month before: exact, or the mean of the
         particles' conditional means, which has less Monte-Carlo error than that of ``predicted``.
@@ -53,7 +50,6 @@ class FilteredStates:
         Log density of ``predicted_codes`` under the factor prior given the months before: each
         draw's own past with particles, all pasts together where the model is exact.
     cross : CrossSection
-        Loadings and scales of every month.
     log_evidence : Tensor of shape (n_times,)
         log p(r_t | r_1..t-1) in nats, exact or estimated.
     ess : Tensor of shape (n_times,)
@@ -94,16 +90,11 @@ class FilteredStates:
         """Keep ``size`` draws of every month; draws are in random order and equally weighted."""
         if size == self.predicted.shape[1]:
             return self
-        return dataclasses.replace(
-            self,
-            predicted=self.predicted[:, :size].clone(),
-            predicted_log_prior=self.predicted_log_prior[:, :size].clone(),
-            filtered=self.filtered[:, :size].clone(),
-            smoothed=self.smoothed[:, :size].clone(),
-            predicted_codes=self.predicted_codes[:, :size].clone(),
-            level=None if self.level is None else self.level[:, :size].clone(),
-            state_summary={k: v[:, :size].clone() for k, v in self.state_summary.items()},
-        )
+        by_draw = ("predicted", "predicted_log_prior", "filtered", "smoothed", "predicted_codes")
+        kept: dict[str, Any] = {name: getattr(self, name)[:, :size].clone() for name in by_draw}
+        kept["level"] = None if self.level is None else self.level[:, :size].clone()
+        summary = {k: v[:, :size].clone() for k, v in self.state_summary.items()}
+        return dataclasses.replace(self, state_summary=summary, **kept)
 
 
 @dataclass(frozen=True)
@@ -113,14 +104,12 @@ class FilteredDraw:
     Attributes
     ----------
     model : RVRAE
-        In double precision, with the weights drawn; the only draw where weights are at their
-        MAP.
+        In double precision, with the weights drawn.
     states : FilteredStates
         With this draw's part of all samples.
     seed : int
-        Seed of all that is drawn given these weights.
+        Of everything drawn given these weights.
     n_particles : int
-        Particles of the filter.
     """
 
     model: RVRAE
@@ -245,7 +234,7 @@ def _filter_exactly(
     moments = exact.filtered(model, batch, cross)
     smoothed = exact.smoother(model, batch, cross)
     walk = model.parts.prepare(batch, cross).view.walk
-    level = None if walk is None or walk.level is None else walk.level
+    level = None if walk is None else walk.level
     predicted = _draw(
         moments.predicted_mean, moments.predicted_covariance, batch, num_samples, seed
     )
@@ -297,12 +286,11 @@ def mean_loadings(model: RVRAE, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _StoredCrossSection(CrossSection):
-    """Cross-section in temporary files; blocks that were read can be released from memory."""
+    """Cross-section in temporary files, whose pages can be released from memory."""
 
     scratch: Scratch = field(kw_only=True)
 
     def release(self) -> None:
-        """Give the pages that were read back to the system."""
         self.scratch.release()
 
 
@@ -310,9 +298,8 @@ class _StoredCrossSection(CrossSection):
 def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
     """Compute what ``Parts.online_cross_section`` does, to the bit, one month after another.
 
-    A month's characteristics are turned into tensors when it is its turn, so that memory holds
-    neither a copy of the panel nor the networks' states of every month. Of a panel on disk,
-    loadings and scales go to nameless files where the system keeps temporary ones.
+    Memory holds neither a copy of the panel nor the networks' states of every month. Of a panel on
+    disk, loadings and scales go to temporary files.
 
     Parameters
     ----------
@@ -337,7 +324,7 @@ def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> Cross
 
 
 def _stored(model: RVRAE, months: Iterator[_Month], light: Batch, has_alpha: bool) -> CrossSection:
-    """Put months together in nameless files."""
+    """Join months in temporary files."""
     scratch = Scratch(Path(gettempdir()))
     with ExitStack() as stack:
         betas, alphas, scales = (stack.enter_context(scratch.pile()) for _ in range(3))

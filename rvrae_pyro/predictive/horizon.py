@@ -58,20 +58,11 @@ from rvrae_pyro.predictive.weight_draws import weight_labels
 
 @dataclass(frozen=True, eq=False)
 class LaterRows:
-    """Source of characteristics, listing and context of the periods after an origin.
-
-    Attributes
-    ----------
-    horizon : int
-    given : Batch or None
-        Rows of later periods; None holds the origin's own row.
-    positions : dict
-        By origin the rows of ``given`` for the steps 2 to ``horizon``.
-    """
+    """Characteristics, listing and context of the periods after an origin."""
 
     horizon: int
-    given: Batch | None
-    positions: dict[int, list[int]]
+    given: Batch | None  # None holds the origin's own row
+    positions: dict[int, list[int]]  # by origin, rows of `given` for the steps 2 to `horizon`
 
     def after(self, origin: int, row: Batch) -> list[Batch]:
         """Rows of the steps 2 to ``horizon``, without returns, for the origin's own ``row``."""
@@ -87,9 +78,8 @@ def later_rows(
 
     Parameters
     ----------
-    panel : Dataset
-    batch : Batch
-        The same panel, for labels, dtype and device.
+    panel, batch : Dataset and Batch
+        The panel, and the same as tensors.
     origins : list of int
         Positions of the first period forecast.
     horizon : int
@@ -183,10 +173,8 @@ def draw_paths(
     ----------
     chain : sequence of FilteredDraw
         Filtered states under each draw of the weights.
-    panel : Dataset
-        Source of the characteristics, which are read row by row.
-    batch : Batch
-        The same panel without its characteristics.
+    panel, batch : Dataset and Batch
+        The panel, whose characteristics are read row by row, and the rest of it as tensors.
     months : sequence of int
         Positions of the origins, the first months forecast, in order.
     rows : LaterRows
@@ -199,17 +187,12 @@ def draw_paths(
     identity = drawn_from("paths", weights, batch, months, num_samples)
     identity["horizon"] = rows.horizon
     if rows.given is not None:
-        identity["future"] = _digest(rows.given)
+        names = ("characteristics", "listed", "context")
+        each = {name: getattr(rows.given, name) for name in names}
+        identity["future"] = digest_of({k: v for k, v in each.items() if v is not None})
     return Drawing(
         partial(_blocks, chain, panel, batch, months, rows, num_particles), attrs, identity
     )
-
-
-def _digest(given: Batch) -> str:
-    tensors = {"characteristics": given.characteristics, "listed": given.listed}
-    if given.context is not None:
-        tensors["context"] = given.context
-    return str(digest_of(tensors))
 
 
 @dataclass(eq=False)
@@ -225,17 +208,9 @@ class _Paths:
     latents: list[Tensor | None] = field(default_factory=list)  # each (n_draws, size)
 
     @classmethod
-    def empty(cls, like: Tensor, num_samples: int, horizon: int, batch: Batch) -> _Paths:
-        def nothing(*shape: int) -> Tensor:
-            return like.new_full(shape, torch.nan)
-
-        n = batch.n_assets
-        return cls(
-            nothing(num_samples, horizon, n),
-            nothing(horizon, n),
-            nothing(horizon, n, like.shape[-1]),
-            nothing(horizon, n),
-        )
+    def empty(cls, like: Tensor, num_samples: int, horizon: int, n: int) -> _Paths:
+        shapes = ((num_samples, horizon, n), (horizon, n), (horizon, n, like.shape[-1]))
+        return cls(*(like.new_full(shape, torch.nan) for shape in (*shapes, (horizon, n))))
 
 
 def _blocks(
@@ -312,8 +287,8 @@ def _exact_starts(
 ) -> Iterator[_Start]:
     """Draws of each month's exact distribution, and the state that the months before left.
 
-    A linear prior is Markov in the factors, so that the draw of the first month is all there is
-    to know; the state of an observed recurrence does not depend on the draw.
+    A linear prior is Markov in the factors, so that the draw of the first month suffices; the state
+    of an observed recurrence does not depend on the draw.
     """
     parts, states = draw.model.parts, draw.states
     walk = parts.prepare(batch, states.cross).view.walk
@@ -339,8 +314,8 @@ def _later_cross_sections(
 ) -> Iterator[list[tuple[Batch, CrossSection]]]:
     """Rows, loadings and scales of the steps after the first, of one origin after another.
 
-    The loadings pass through the months up to the last origin once, and their state at each
-    origin goes on from there through the later rows.
+    The loadings pass through the months once; from each origin their state continues through the
+    later rows.
     """
     values = panel[CHARACTERISTICS].transpose(TIME, ASSET, CHARACTERISTIC)[: origins[-1] + 1]
     wanted, state = set(origins), batch.state("loadings") or ()
@@ -351,11 +326,8 @@ def _later_cross_sections(
         month = dataclasses.replace(
             batch.window(t, t + 1, every_asset=True),
             characteristics=(cells * batch.listed[t, :, None])[None],
-        )
-        month = dataclasses.replace(
-            month,
-            returns=torch.zeros_like(month.returns),
-            observed=torch.zeros_like(month.observed),
+            returns=torch.zeros_like(batch.returns[t : t + 1]),
+            observed=torch.zeros_like(batch.observed[t : t + 1]),
             carry={"loadings": state},
         )
         state = parts.loadings.online(month, (1,))[1][1]
@@ -380,7 +352,7 @@ def _simulate(
     """Draw paths from one origin; the first month as a one-step forecast draws it."""
     parts, states, size = draw.model.parts, draw.states, start[1].codes.shape[0]
     state, first = start
-    paths = _Paths.empty(states.predicted, size, len(following) + 1, batch)
+    paths = _Paths.empty(states.predicted, size, len(following) + 1, batch.n_assets)
     month = batch.window(t, t + 1, every_asset=True)
     cells, order = _cells(states.cross, t, month)
     factors = states.predicted[t]

@@ -1,4 +1,4 @@
-"""What every kind of draw needs: months asked for, blocks of months, coordinates."""
+"""Months, blocks of months and coordinates of draws."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ _CELLS_A_BLOCK = 20_000_000
 
 
 def pick_months(batch: Batch, times: object | None) -> list[int]:
-    """Positions of the months asked for, in time order.
-
-    Parameters
-    ----------
-    batch : Batch
-    times : date, slice of dates, sequence of dates, or None
-        Dates of any kind; one coarser than a period, such as "2010", names all of its months.
-        None for all.
+    """Positions of months given by dates (of any kind; "2010" is a whole year), in time order.
 
     Raises
     ------
@@ -79,7 +72,7 @@ def drawn_from(
     months: Sequence[int],
     num_samples: int,
 ) -> dict[str, object]:
-    """Say what draws hang on beside the panel and the seed, as JSON types."""
+    """Describe, as JSON types, what determines draws in addition to panel and seed."""
     return {
         "kind": kind,
         "months": np.datetime_as_string(batch.times[list(months)], "D").tolist(),

@@ -233,9 +233,12 @@ def prior_predictive(
     require_model(model)
     batch, device = load(model, panel)
     precise = in_double(model).to(device)
-    codes, returns, others = _simulate(precise, batch, num_samples, seed)
-    latent = precise.factor_prior.auxiliary
-    months = {} if latent is None else {latent.site: others.pop(latent.site)}
+    codes, returns, others = simulate(precise, batch, num_samples, seed)
+    latent, months = precise.factor_prior.auxiliary, {}
+    if latent is not None:
+        path = others.pop(latent.site).unsqueeze(0).cpu().numpy()
+        dims, path = label_months(latent.site, path)
+        months[latent.site] = ((CHAIN, DRAW, *dims), path)
     factors = precise.decoder(codes, None)
     drawn = returns.cpu().numpy().astype(np.float32)
     drawn[:, ~batch.listed.cpu().numpy()] = np.nan
@@ -248,7 +251,7 @@ def prior_predictive(
             "prior": xr.Dataset(
                 {
                     FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
-                    **{name: _labelled_months(name, path) for name, path in months.items()},
+                    **months,
                     **{name: _labelled(model, name, drawn) for name, drawn in others.items()},
                 },
                 coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
@@ -262,11 +265,15 @@ def prior_predictive(
     return tree
 
 
-@torch.no_grad()
-def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw codes and the returns of all assets from the model, whatever was observed.
+_Run = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Codes, returns, and by site weights and auxiliary latent (num_samples, *shape)."""
 
-    Weights are as they are, those with a posterior at its mean.
+
+@torch.no_grad()
+def simulate(
+    model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
+) -> _Run:
+    """Draw codes and the returns of all assets from the model, for any observed returns.
 
     Parameters
     ----------
@@ -275,35 +282,17 @@ def simulate(model: RVRAE, batch: Batch, num_samples: int, seed: int) -> tuple[T
     batch : Batch
         Characteristics, context and listing; its returns are not used.
     num_samples, seed : int
+    fixed : bool
+        Weights and parameters that have a posterior at its mean; else drawn from their prior for
+        every draw.
 
     Returns
     -------
     codes : Tensor of shape (num_samples, n_times, n_factors)
     returns : Tensor of shape (num_samples, n_times, n_assets)
+    drawn : dict of str to Tensor of shape (num_samples, *shape)
+        Weights, parameters and the auxiliary latent, by site.
     """
-    codes, returns, _ = _simulate(model, batch, num_samples, seed, fixed=True)
-    return codes, returns
-
-
-@torch.no_grad()
-def simulate_with_draws(
-    model: RVRAE, batch: Batch, num_samples: int, seed: int
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """As :func:`simulate`, with weights and parameters drawn from their prior for every draw.
-
-    Also these, by site, of shape (num_samples, *shape).
-    """
-    return _simulate(model, batch, num_samples, seed)
-
-
-_Run = tuple[Tensor, Tensor, dict[str, Tensor]]
-"""Codes, returns, and by site weights and auxiliary latent (num_samples, *shape)."""
-
-
-@torch.no_grad()
-def _simulate(
-    model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
-) -> _Run:
     run = _simulate_forward if model.factor_prior.conditions_on_history else _simulate_at_once
     with month_random(seed, batch.times[0], "prior"):
         runs = [run(model, batch, size, fixed) for size in _chunks(model, batch, num_samples)]
@@ -312,7 +301,7 @@ def _simulate(
 
 
 def _chunks(model: RVRAE, batch: Batch, num_samples: int) -> list[int]:
-    """Draws at a time: with weights of their own, each needs loadings and networks of its own."""
+    """Draws at a time: each draw of the weights needs its own loadings and networks."""
     size = num_samples
     if model.drawn_sites:
         parts = model.parts
@@ -328,12 +317,6 @@ def _labelled(model: RVRAE, name: str, drawn: Tensor) -> tuple[tuple[str, ...], 
     if name in model.hyper_sites:
         dims, _ = label_parameter(model, name, drawn.shape[1:])
     return (CHAIN, DRAW, *dims), drawn.unsqueeze(0).cpu().numpy()
-
-
-def _labelled_months(name: str, path: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
-    """Name the dims of an auxiliary latent (draw, n_times, size)."""
-    dims, values = label_months(name, path.unsqueeze(0).cpu().numpy())
-    return (CHAIN, DRAW, *dims), values
 
 
 def _at_means(model: RVRAE, num_samples: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -33,13 +34,12 @@ class Drawing:
     Attributes
     ----------
     blocks : callable
-        Yields consecutive blocks, all but the first n for an argument n. The same blocks
-        whenever it is called.
+        Yields consecutive blocks, all but the first n for an argument n; the same at every call.
     attrs : mapping
         Attributes of the tree.
     identity : mapping
-        Whatever else the draws hang on, as JSON types: months, their number, weights. What an
-        earlier run left half done is gone on with only if both are its own.
+        What else determines the draws, as JSON types: months, their number, weights. An
+        interrupted run is resumed only if both match.
     """
 
     blocks: Callable[[int], Iterator[Block]]
@@ -66,10 +66,9 @@ def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTre
 
     Notes
     -----
-    Months are written to a hidden folder beside ``out``, which takes its place at the end. A
-    run that was killed or interrupted leaves it behind; the same one then goes on after the
-    last block that was complete, to the same bits, and another one begins anew. So it is where
-    the disk refuses; any other error leaves nothing behind.
+    Months are written to a hidden folder next to ``out``, which takes its place at the end. After a
+    kill, an interrupt or an I/O error it stays, and the same call resumes after the last complete
+    block, to the same bits; other draws start again. Any other error removes it.
     """
     if out is None:
         return _in_memory(drawing)
@@ -87,11 +86,11 @@ def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTre
     except OSError as error:
         kept = ""
         if (folder / _RECORD).exists():
-            kept = " Months that are done are kept: make room, and the same call goes on."
+            kept = " Months that are done are kept: make room and repeat the call."
         raise ConfigError(f"`out` {str(path)!r} cannot be written: {error}.{kept}") from error
     finally:
         with suppress(OSError):
-            folder.rmdir()  # which a folder with something to go on with refuses
+            folder.rmdir()  # raises if there is something to resume
     return xr.open_datatree(path, engine="zarr", consolidated=False)
 
 
@@ -117,7 +116,7 @@ def _in_memory(drawing: Drawing) -> xr.DataTree:
 
 
 def _to_disk(drawing: Drawing, folder: Path, path: Path) -> None:
-    """Write what is still to be written of a drawing to a folder, and then put it in place."""
+    """Write the remaining blocks of a drawing to a folder, and put it in place."""
     store, record = folder / "draws.zarr", folder / _RECORD
     try:
         known = {"attrs": dict(drawing.attrs), **drawing.identity}
@@ -151,10 +150,9 @@ def _append(store: Path, group: str, dataset: xr.Dataset, sizes: dict[str, int])
 
 
 def _left_over(store: Path, record: Path, known: object) -> tuple[dict[str, int], int]:
-    """Sizes of the groups, and number of blocks, that an earlier run of the same draws left.
+    """Sizes of the groups, and number of complete blocks, that an earlier run of the draws left.
 
-    What it wrote of a further block is cut off. Nothing is taken over from a run of other draws,
-    or where the disk does not hold what the record says.
+    An incomplete block is cut off. Nothing is taken from other draws or a damaged folder.
     """
     import zarr
 
@@ -201,32 +199,38 @@ def encode_attrs(attrs: Mapping[Any, object]) -> dict[str, str | int | float]:
     encoded: dict[str, str | int | float] = {}
     for name, value in attrs.items():
         plain = value.item() if isinstance(value, np.generic) else value
-        if isinstance(plain, str | int | float) and not isinstance(plain, bool):
-            encoded[str(name)] = plain
-        else:
-            encoded[str(name)] = json.dumps(plain, sort_keys=True, default=_plain)
+        known = isinstance(plain, str | int | float) and not isinstance(plain, bool)
+        encoded[str(name)] = plain if known else to_json(plain)  # type: ignore[assignment]
     return encoded
 
 
+def to_json(value: object) -> str:
+    """JSON text of mappings, dataclasses, arrays and plain values, keys sorted."""
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
 def _plain(value: object) -> object:
+    """Turn what JSON does not know into what it does."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
-    """Write a tree to a netCDF file or a zarr folder, whole or not at all.
+    """Write a tree to a netCDF file or a zarr folder, atomically.
 
     Parameters
     ----------
     tree : DataTree
         Lazily loaded draws are streamed.
     path : path
-        Ending in ``.nc`` or ``.zarr``; an existing one is replaced. Written beside its place
-        first, then moved there, so that no reader ever sees half of it.
+        Ending in ``.nc`` or ``.zarr``; an existing one is replaced.
 
     Returns
     -------
     Path
-        Where it was written.
 
     Raises
     ------
@@ -242,7 +246,9 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     zarr = target.suffix == ".zarr"
     if zarr:
         check_replaceable(target, "tree", "path", ConfigError)
-    portable = tree.map_over_datasets(_portable_zarr if zarr else _portable_netcdf)
+    # fixed-width text has no place in the specification of zarr's third version
+    text = np.dtypes.StringDType() if zarr else np.dtype(object)
+    portable = tree.map_over_datasets(lambda dataset: _portable(dataset, text))
     portable.attrs = encode_attrs(tree.attrs)
     try:
         with replacing(target) as new:
@@ -262,17 +268,8 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _portable_zarr(dataset: xr.Dataset) -> xr.Dataset:
-    # fixed-width text has no place in the specification of zarr's third version
-    return _portable(dataset, np.dtypes.StringDType())
-
-
-def _portable_netcdf(dataset: xr.Dataset) -> xr.Dataset:
-    return _portable(dataset, np.dtype(object))
-
-
 def _portable(dataset: xr.Dataset, text: Any) -> xr.Dataset:
-    """Drop what an earlier file left behind; text and attributes as the format knows them."""
+    """Drop the encoding of earlier files; text and attributes as the format knows them."""
     clean = dataset.drop_encoding()
     for name in [name for name, each in clean.variables.items() if each.dtype.kind in "UT"]:
         clean = clean.assign({name: _as_text(clean[name], text)})
@@ -301,7 +298,7 @@ def read_tree(path: str | os.PathLike[str], *, load: bool = True) -> xr.DataTree
     Returns
     -------
     DataTree
-        Text as fixed-width unicode, dates in nanoseconds, whatever the format.
+        Text as fixed-width unicode, dates in nanoseconds.
 
     Raises
     ------
@@ -323,7 +320,7 @@ def read_tree(path: str | os.PathLike[str], *, load: bool = True) -> xr.DataTree
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{str(source)!r} cannot be read as a {source.suffix} tree: {error}. "
-            "It is damaged or of another format; write it anew."
+            "It is damaged or of another format; write it again."
         ) from error
     if load:
         tree.close()
@@ -334,7 +331,7 @@ def read_tree(path: str | os.PathLike[str], *, load: bool = True) -> xr.DataTree
 
 
 def _canonical(dataset: xr.Dataset) -> xr.Dataset:
-    """Fixed-width text and nanoseconds for every coordinate, in whatever form it was kept."""
+    """Fixed-width text and nanoseconds for every coordinate."""
     for name, coordinate in dataset.coords.items():
         if coordinate.dtype.kind in "TO":
             dataset = dataset.assign_coords({name: _as_text(coordinate, np.dtype(str))})

@@ -22,16 +22,14 @@ _LEAST, _A_BLOCK = 20, 50
 
 
 def in_double(model: RVRAE) -> RVRAE:
-    """Copy a model in double precision: prediction is cheap, and rounding must not steer it."""
+    """Copy a model in double precision, in evaluation mode."""
     return copy.deepcopy(model).double().eval()
 
 
 def block_sizes(model: RVRAE, num_samples: int) -> list[int]:
-    """Draws for every draw of the weights.
+    """Numbers of draws by draw of the weights: one of these for every 50 draws, at least 20.
 
-    Weights at their MAP are one block. A posterior is integrated over by one draw of the weights
-    for every 50 draws, and no fewer than 20 where there are as many draws; blocks differ in size
-    by one at the most.
+    One block where weights are at their MAP. Sizes differ by one at most.
     """
     check_count("num_samples", num_samples)
     if not model.drawn_sites:
@@ -45,9 +43,8 @@ def drawn_weights(
 ) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
     """Draw weights by site from their posterior, each with a seed of its own.
 
-    One empty draw, with ``seed`` itself, where weights are at their MAP. The draws depend on the
-    seed and their number in the sequence, not on any panel: they know what training knew and
-    nothing of the months that are filtered later.
+    One empty draw, with ``seed`` itself, where weights are at their MAP. Draws depend on the seed
+    and their number in the sequence, not on any panel.
     """
     if not precise.drawn_sites:
         yield {}, seed
@@ -130,16 +127,7 @@ def parameter_tree(
 def label_parameter(
     model: RVRAE, name: str, shape: Sequence[int], characteristics: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Names of the dimensions of a parameter, with coordinates of those that are known.
-
-    Parameters
-    ----------
-    model : RVRAE
-    name : str
-        Its site.
-    shape : sequence of int
-    characteristics : sequence of str, optional
-    """
+    """Dims of a parameter by the name of its site, with coordinates of those that are known."""
     dims, coords = [], {}
     for i, size in enumerate(shape):
         last, of_factors = i == len(shape) - 1, name.startswith("factor_prior.")
@@ -169,8 +157,7 @@ def _draw(model: RVRAE, num_samples: int) -> dict[str, dict[str, Tensor]]:
     log_prior = {
         site.name: site.prior(parts).log_prob(posterior[site.name]) for site in guide.parameters_
     }
-    # the posterior is prior times likelihood, up to a constant: what the guide takes the
-    # likelihood of all returns to be, in the same space
+    # the likelihood of all returns that the guide implies: posterior over prior, up to a constant
     law = torch.distributions.MultivariateNormal(mean, scale_tril=root)
     implied = law.log_prob(free) - guide.log_joint_prior(parts, free)
     return {
