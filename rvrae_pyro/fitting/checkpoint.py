@@ -1,4 +1,4 @@
-"""The state of a training run on disk: one file, whole or absent, that knows what it belongs to."""
+"""State of a training run on disk: one file, written atomically, with the run's identity."""
 
 from __future__ import annotations
 
@@ -24,21 +24,14 @@ STATE: Final = "training.safetensors"
 """Name of the file inside the checkpoint's folder."""
 
 FORMAT: Final = 1
-"""Version of the file's layout; another one is refused."""
+"""Version of the file's layout; another one raises."""
 
 _SHARE: Final = 0.05
 """Largest share of the time that goes into writing the state."""
 
 
 class Saved(NamedTuple):
-    """What a checkpoint's file holds.
-
-    Attributes
-    ----------
-    identity, about : mapping
-        See :class:`Checkpoint`.
-    state : State
-    """
+    """Content of a checkpoint's file; see :class:`Checkpoint`."""
 
     identity: Mapping[str, Any]
     about: Mapping[str, Any]
@@ -52,10 +45,10 @@ class Checkpoint:
     ----------
     folder : path
     identity : mapping
-        What decides the run, as JSON types: data, model, settings, seed. A state of another
-        identity is refused.
+        What determines the run, as JSON types: data, model, settings, seed. A state of another
+        identity raises.
     about : mapping
-        What else a reader wants to know, as JSON types.
+        Further information for readers, as JSON types.
     """
 
     def __init__(
@@ -72,8 +65,8 @@ class Checkpoint:
         Parameters
         ----------
         weights : str
-            Digest of the model's weights. A model that a stopped run of this process left at
-            its best state goes on, too.
+            Hash of the model's weights. A model that a stopped run of this process left at
+            its best state resumes, too.
 
         Raises
         ------
@@ -91,14 +84,14 @@ class Checkpoint:
         if differing:
             raise CheckpointError(
                 f"{str(self.folder)!r} holds the training of another run: "
-                f"{'; '.join(differing[:4])}. Repeat that run's call to go on with it, or choose "
-                "another folder, or delete this one to start anew."
+                f"{'; '.join(differing[:4])}. Repeat that run's call to resume it, or choose "
+                "another folder, or delete this one to start again."
             )
         self.about = saved.about  # a model left by a stopped run starts as that run did
         return saved.state
 
     def keep(self, state: Callable[[], State]) -> None:
-        """Write the state, now or, where writing would take too much of the time, later.
+        """Write the state, or hold it while writing would take more than 5 % of the time.
 
         Raises
         ------
@@ -126,7 +119,7 @@ def write_state(path: Path, saved: Saved) -> None:
     Raises
     ------
     CheckpointError
-        If something in the state has no safe form on disk, or the disk refuses.
+        If something in the state has no safe form on disk, or on an I/O error.
     """
     tensors: dict[str, Tensor] = {}
     content = json.dumps(saved._replace(state=_pack(saved.state, tensors))._asdict())
@@ -142,7 +135,7 @@ def write_state(path: Path, saved: Saved) -> None:
     except OSError as error:
         raise CheckpointError(
             f"the checkpoint {str(path)!r} cannot be written: {error}. Free some space or choose "
-            "a folder you may write to; the same call then goes on from the last state written."
+            "a folder you may write to; the same call then resumes from the last state written."
         ) from error
 
 
@@ -166,24 +159,24 @@ def read_state(path: Path) -> Saved:
         raise CheckpointError(
             f"the checkpoint {str(path)!r} has layout {header.get('format')}, this version of "
             f"rvrae_pyro reads and writes {FORMAT}. Finish the run with the version that began "
-            "it, or delete the file to start anew."
+            "it, or delete the file to start again."
         )
     content = header.get("content", "")
     if header.get("sha256") != digest_of(tensors, content):
-        raise _damaged(path, "its checksum does not match")
-    told = json.loads(content)
-    return Saved(told["identity"], told["about"], _unpack(told["state"], tensors))
+        raise _damaged(path, "its hash does not match")
+    found = json.loads(content)
+    return Saved(found["identity"], found["about"], _unpack(found["state"], tensors))
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint {str(path)!r} is damaged: {reason}. Restore it from a copy, or delete it "
-        "to start anew."
+        "to start again."
     )
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], name: str = "state") -> Any:
-    """Put tensors aside under their names and turn the rest into JSON types, types kept."""
+    """Collect tensors by name and turn the rest into JSON types that keep the kind."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}

@@ -36,7 +36,7 @@ from rvrae_pyro.predictive.filtered import Filtered
 from rvrae_pyro.predictive.storage import write_tree
 
 META: Final = "ensemble.json"
-"""Name of the file that tells an ensemble's folder from a fit's."""
+"""Name of the file that marks the folder of an ensemble."""
 
 _ROTATION: Final = "rotation.nc"
 
@@ -139,7 +139,7 @@ class Ensemble(Results):
         return check_members(pages, self.alignment, fitted)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all members to a folder, each as :meth:`Fit.save` does, whole or not at all.
+        """Write all members to a folder, each as :meth:`Fit.save` does, atomically.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class Ensemble(Results):
         ----------
         path : path
         make_model : callable, optional
-            As for ``fit_ensemble``; needed only where a part is not one of ours.
+            As for ``fit_ensemble``; needed only for user-defined parts.
         config : FitConfig, optional
             As for :func:`load`.
 
@@ -230,11 +230,11 @@ def fit_ensemble(
     train, valid : xarray.Dataset
         As for ``rv.fit``.
     seeds : int or iterable of int
-        One a member, all different; a number stands for as many, from 0 on. A seed sets
+        One per member, all different; a number means as many, from 0 on. A seed sets
         starting weights and the order of months.
     config : FitConfig, optional
     progress : bool
-        Show a progress bar on a terminal, one a member; none where others fit them.
+        Show a progress bar per member on a terminal; none in other processes.
     n_jobs : int
         Processes. More than 1 needs a script whose top level is safe to import, and gives every
         member one thread.
@@ -252,12 +252,12 @@ def fit_ensemble(
         Without a seed, with a seed twice, or if ``make_model`` returns a model it had returned
         before or one that shares weights with it, one that was trained, or anything but a model.
     FitError
-        If a member's fit fails, as ``rv.fit`` does; the others are given up.
+        If a member's fit fails, as ``rv.fit`` does; the others are cancelled.
 
     Notes
     -----
-    Differences between members show how much of a forecast hangs on the optimiser's start: a
-    lower bound on what is unknown about the weights, as all members see the same data. Costs
+    Differences between members show how much of a forecast depends on the optimiser's start: a
+    lower bound on the uncertainty of the weights, as all members see the same data. Costs
     as many fits as there are seeds.
 
     References
@@ -291,7 +291,7 @@ def fit_ensemble(
 
 @dataclass(frozen=True, eq=False)
 class _Member:
-    """All that a process needs to fit a member."""
+    """Inputs of one member's fit, for another process."""
 
     model: RVRAE
     train: Source
@@ -318,15 +318,14 @@ def load(
     path : path
         The folder.
     model : RVRAE, optional
-        A model built as the saved one was; needed only where a part is not one of ours. Its
-        weights are filled in. For an ensemble every member gets a copy.
+        A model built as the saved one was; needed only for user-defined parts. Its weights are
+        filled in. For an ensemble every member gets a copy.
     config : FitConfig, optional
-        The configuration it was fitted with; needed only where a schedule is not one of ours.
+        The configuration it was fitted with; needed only for a user-defined schedule.
 
     Returns
     -------
     Fit or Ensemble
-        What was saved.
 
     Raises
     ------

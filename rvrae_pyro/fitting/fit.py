@@ -174,47 +174,27 @@ def outcome(
     attrs: Mapping[str, str | int],
     trained: Trained,
 ) -> Fit:
-    """Put together what training left behind.
-
-    Parameters
-    ----------
-    model : RVRAE
-        At the state to keep.
-    config : FitConfig
-    seed : int
-    times : ndarray of datetime64
-        Training months.
-    attrs : mapping
-    trained : Trained
-        With at least one epoch.
-    """
-    epochs = trained.epochs
-    steps = np.array([e.step for e in epochs])
-    kl_total = xr.DataArray(
-        np.stack([e.kl_months.double().numpy() for e in epochs]),
-        coords={"step": steps, TIME: times},
-        dims=("step", TIME),
-        name="kl_total",
-        attrs={"units": "nats"},
-    )
-    kl = xr.DataArray(
-        np.stack([e.kl_factors.double().numpy() for e in epochs]),
-        coords={"step": steps, TIME: times, FACTOR: factor_coord(model.n_factors)},
-        dims=("step", TIME, FACTOR),
-        name="kl",
-        attrs={"units": "nats"},
-    )
+    """Make a fit of a model at its best state and the ``trained`` epochs, one at least."""
+    epochs, units = trained.epochs, {"units": "nats"}
+    coords = {"step": np.array([e.step for e in epochs]), TIME: times}
+    total = np.stack([e.kl_months.double().numpy() for e in epochs])
+    kl_total = xr.DataArray(total, coords, tuple(coords), "kl_total", units)
+    coords[FACTOR] = factor_coord(model.n_factors)
+    by_factor = np.stack([e.kl_factors.double().numpy() for e in epochs])
+    kl = xr.DataArray(by_factor, coords, tuple(coords), "kl", units)
     history = pd.DataFrame({name: [getattr(e, name) for e in epochs] for name in _HISTORY})
-    told: dict[str, str | int] = {**attrs, "n_backoffs": len(trained.backoffs)}
+    known: dict[str, str | int] = {**attrs, "n_backoffs": len(trained.backoffs)}
     if trained.backoffs:
-        told["backoffs"] = json.dumps([dataclasses.asdict(each) for each in trained.backoffs])
-    return Fit(model, config, seed, history, kl_total, kl, trained.stopped, trained.best_step, told)
+        known["backoffs"] = json.dumps([dataclasses.asdict(each) for each in trained.backoffs])
+    return Fit(
+        model, config, seed, history, kl_total, kl, trained.stopped, trained.best_step, known
+    )
 
 
 def describe_outcome(
     model: RVRAE, times: np.ndarray, attrs: Mapping[str, str | int]
 ) -> dict[str, Any]:
-    """Describe with JSON types what :func:`from_checkpoint` wants to know beside the state."""
+    """Describe with JSON types what :func:`from_checkpoint` needs in addition to the state."""
     return {
         "built_in": is_built_in(model),
         "times": [str(day) for day in times.astype("datetime64[ns]")],
@@ -231,9 +211,9 @@ def from_checkpoint(
     ----------
     folder : path
     model : RVRAE, optional
-        A model built as the run's was; needed where a part is not one of ours.
+        A model built as the run's was; needed for user-defined parts.
     config : FitConfig, optional
-        The run's configuration; needed where a schedule is not one of ours.
+        The run's configuration; needed for a user-defined schedule.
 
     Returns
     -------

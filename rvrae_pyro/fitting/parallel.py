@@ -39,7 +39,7 @@ class Submits(Protocol):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Make numbers the same whatever the process, and keep processes from fighting for cores."""
+    """Run torch on one thread: the same numbers in any process, and no contention for cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,8 +95,7 @@ def outcomes(
 
     Notes
     -----
-    Closing the generator takes back the jobs that have not begun, and ends its processes whatever
-    they are at.
+    Closing the generator cancels the jobs that have not begun and ends its processes at once.
     """
     if executor is not None:
         yield from _submitted(InTurn(fn), jobs, executor)
@@ -105,7 +104,7 @@ def outcomes(
         for key, job in jobs.items():
             try:
                 answer: Answer | Exception = run(job)
-            except Exception as error:  # whatever a model of the user's own may raise
+            except Exception as error:  # a user-defined model may raise anything
                 answer = error
             yield key, answer
     else:
@@ -182,10 +181,9 @@ def _pool(n_jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with(held: Connection) -> None:
-    """Let a worker die as soon as nobody holds the other end of a pipe any more.
+    """End a worker as soon as the other end of a pipe is closed.
 
-    That is when the process that started it was killed, or stopped waiting for it: nobody would
-    take the answer, and whoever stopped it would wait for fits that are under way.
+    The process that started it was then killed, or stopped waiting for its answer.
     """
     threading.Thread(target=_follow, args=(held,), daemon=True).start()
 

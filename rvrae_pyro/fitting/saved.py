@@ -92,12 +92,9 @@ def build_config(described: Mapping[str, Any]) -> FitConfig:
         if settings["dtype"] not in _DTYPES:
             raise ConfigError(f"`dtype` must be float32 or float64; got {settings['dtype']!r}.")
         settings["dtype"] = _DTYPES[settings["dtype"]]
-    if "kl_schedule" in settings:
-        settings["kl_schedule"] = _schedule("kl_schedule", settings["kl_schedule"], SCHEDULES)
-    if "rate_schedule" in settings:
-        settings["rate_schedule"] = _schedule(
-            "rate_schedule", settings["rate_schedule"], RATE_SCHEDULES
-        )
+    for name, known_kinds in _SCHEDULES.items():
+        if name in settings:
+            settings[name] = _schedule(name, settings[name], known_kinds)
     try:
         return FitConfig(**settings)
     except TypeError as error:
@@ -110,9 +107,9 @@ def resolve_config(described: Mapping[str, Any], config: FitConfig | None) -> Fi
     Parameters
     ----------
     described : mapping
-        What :func:`describe_config` said of it.
+        From :func:`describe_config`.
     config : FitConfig, optional
-        Needed where a schedule or the optimiser is not one of ours.
+        Needed for a user-defined schedule or optimiser.
 
     Raises
     ------
@@ -134,7 +131,7 @@ def resolve_config(described: Mapping[str, Any], config: FitConfig | None) -> Fi
         kind = dict(described.get(name) or {}).get("kind", "")
         if kind.endswith(_OWN):
             raise ConfigError(
-                f"its `{name}` {kind.removesuffix(_OWN)} is of your own. Build the configuration "
+                f"its `{name}` {kind.removesuffix(_OWN)} is user-defined. Build the configuration "
                 "as it was and pass it as `config=`"
             )
     return build_config(described)
@@ -145,7 +142,7 @@ def _spelled(value: object) -> str:
 
 
 def _describe_own(schedule: object) -> dict[str, Any]:
-    """Describe a schedule of a user's own: its class, and what it holds as far as JSON can say."""
+    """Describe a user-defined schedule: its class, and those attributes that JSON can hold."""
     held = getattr(schedule, "__dict__", {})
     said = {name: describe(value) for name, value in held.items() if _is_plain(value)}
     return {"kind": f"{type(schedule).__name__}{_OWN}", **said}
@@ -176,7 +173,7 @@ def _schedule(setting: str, described: object, known: Mapping[str, Any]) -> Any:
 
 
 FORMAT = 1
-"""Version of the folder's layout; an older layout stays readable, a newer one is refused."""
+"""Version of the folder's layout; an older layout stays readable, a newer one raises."""
 
 _WEIGHTS, _META, _TRAINING = "model.safetensors", "fit.json", "training.nc"
 _BY_FACTOR = "kl_by_factor"
@@ -220,9 +217,9 @@ def load_parts(
     ----------
     path : path
     model : RVRAE, optional
-        A model with the same parts; needed where a part is not one of ours.
+        A model with the same parts; needed for user-defined ones.
     config : FitConfig, optional
-        The same configuration; needed where a schedule is not one of ours.
+        The same configuration; needed for a user-defined schedule.
 
     Raises
     ------
@@ -241,9 +238,7 @@ def load_parts(
         with xr.open_dataset(folder / _TRAINING) as opened:
             training = opened.load()
     except (OSError, ValueError, OverflowError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
-        ) from error
+        raise _damaged(folder, error) from error
     dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
     model.to(dtype=dtype)
     try:
@@ -256,13 +251,17 @@ def load_parts(
     try:
         return {"model": model, "config": settings, **_told(meta, training)}
     except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
-        ) from error
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, reason: object) -> CheckpointError:
+    return CheckpointError(
+        f"{str(folder)!r} is damaged: {reason}. Restore it from a copy or fit again."
+    )
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Hash the files whose damage nothing else would tell."""
+    """Hash the files whose damage would not be detected otherwise."""
     names = (_WEIGHTS, _TRAINING)
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
@@ -274,14 +273,9 @@ def _check_digests(meta: dict[str, Any], folder: Path) -> None:
     try:
         damaged = [name for name, found in _digests(folder).items() if told.get(name) != found]
     except (OSError, AttributeError) as error:
-        raise CheckpointError(
-            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
-        ) from error
+        raise _damaged(folder, error) from error
     if damaged:
-        raise CheckpointError(
-            f"{str(folder)!r} is damaged: the checksum of {' and '.join(damaged)} does not match. "
-            "Restore it from a copy or fit again."
-        )
+        raise _damaged(folder, f"the hash of {' and '.join(damaged)} does not match")
 
 
 def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> FitConfig:
@@ -295,7 +289,7 @@ def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> F
 
 
 def _told(meta: dict[str, Any], training: xr.Dataset) -> dict[str, Any]:
-    """Arguments of a ``Fit`` that its settings and its training curves tell."""
+    """Arguments of a ``Fit`` found in its settings and training curves."""
     columns = [str(name) for name in training.data_vars if training[name].dims == ("epoch",)]
     return {
         "seed": int(meta["seed"]),
@@ -375,7 +369,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 def _rebuild(meta: dict[str, Any], folder: Path) -> RVRAE:
     if not meta.get("built_in"):
         raise CheckpointError(
-            f"{str(folder)!r} holds a model with parts of your own. Build that model and pass it "
+            f"{str(folder)!r} holds a model with user-defined parts. Build that model and pass it "
             "as `model=`; its weights are then filled in."
         )
     try:

@@ -1,4 +1,4 @@
-"""``rv.fit`` and ``rv.load``: where fits come from."""
+"""``rv.fit``, and reading a saved fit or a checkpoint."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def fit(
     progress : bool
         Show a progress bar on a terminal.
     checkpoint : path, optional
-        Folder that keeps the whole state of training. The same call again goes on from there,
-        to the same bits as a run that was never stopped (on one thread), and returns at once
-        where training had ended; ``rv.load`` reads the best state so far.
+        Folder that keeps the whole state of training. The same call resumes from there, to the
+        same bits as an uninterrupted run (on one thread), or returns at once where training had
+        ended; ``rv.load`` reads the best state so far.
     init : Fit, optional
         Warm start from an earlier fit of the same parts: its weights and its units.
     elbo : pyro.infer.ELBO, optional
@@ -106,7 +106,7 @@ def fit(
 
     Notes
     -----
-    Under ``torch.distributed`` every process passes the same panel and looks after some of its
+    Under ``torch.distributed`` every process passes the same panel and computes some of its
     assets; loss and gradient are those of one process, up to rounding, and process 0 writes.
 
     Raises
@@ -146,9 +146,10 @@ def fit(
     model.loadings.check(batch)
     start = _start(model, init, batch.window(0, n_train, every_asset=True), seed)
     mark = fingerprint(train)
-    attrs = _attrs(model, config, seed, mark)
-    attrs["start"] = start
-    attrs |= describe_panel(train, context=_reads_context(model))
+    described = {"config": describe_config(config), "model": describe_model(model)}
+    attrs = {**provenance(seed, described, mark), "start": start}
+    reads_context = any(getattr(part, "n_context", 0) for part in model.parts.modules())
+    attrs |= describe_panel(train, context=reads_context)
     attrs["n_train_returns"] = int(batch.observed[:n_train].sum())
     attrs["n_valid_returns"] = int(batch.observed[n_train:].sum())
     attrs["last_seen_month"] = str(batch.times[-1])[:10]
@@ -166,9 +167,15 @@ def fit(
             together,
         ) as (resume, keep, about),
         _slopes(model, panel, batch, config, elbo, together) as slopes,
-        _progress_bar(config, progress and together.rank == 0) as advance,
+        progress_bar("fitting", config.max_steps, progress and together.rank == 0) as show,
     ):
-        del panel  # whoever trains has made a copy
+
+        def on_epoch(epoch: Epoch) -> object:
+            score = epoch.valid_elbo if np.isfinite(epoch.valid_elbo) else epoch.elbo
+            show(completed=epoch.step, note=f"ELBO {score:,.0f}")
+            return None if on_check is None else on_check(epoch)
+
+        del panel  # training has made a copy
         if slopes is not None:
             batch = without_assets(batch)
         give_back()
@@ -179,7 +186,7 @@ def fit(
             config,
             seed=seed,
             elbo=elbo,
-            on_epoch=_both(advance, on_check),
+            on_epoch=on_epoch,
             resume=resume,
             keep=keep,
             slopes=slopes,
@@ -190,42 +197,12 @@ def fit(
     return outcome(model, config, seed, times, about["attrs"], trained)
 
 
-def _both(
-    advance: Callable[[Epoch], None], on_check: Callable[[Epoch], object] | None
-) -> Callable[[Epoch], object]:
-    """Show an evaluation on the bar, then hand it to the caller's function."""
-
-    def call(epoch: Epoch) -> object:
-        advance(epoch)
-        return None if on_check is None else on_check(epoch)
-
-    return call
-
-
 def load(
     path: str | os.PathLike[str], model: RVRAE | None = None, *, config: FitConfig | None = None
 ) -> Fit:
     """Read a fit that :meth:`Fit.save` wrote, or the best state in a checkpoint's folder.
 
-    Parameters
-    ----------
-    path : path
-        The folder.
-    model : RVRAE, optional
-        A model built as the saved one was; needed only where a part is not one of ours. Its
-        weights are filled in.
-    config : FitConfig, optional
-        The configuration it was fitted with; needed only where a schedule is not one of ours.
-
-    Returns
-    -------
-    Fit
-
-    Raises
-    ------
-    CheckpointError
-        If the folder is missing, damaged, foreign or of a newer version, or needs ``model`` or
-        ``config``.
+    Parameters and errors: see :func:`rvrae_pyro.loading.load`.
     """
     if (Path(path) / STATE).exists():
         return from_checkpoint(Path(path), model, config)
@@ -240,7 +217,7 @@ def _identity(
     valid: xr.Dataset | None,
     elbo: ELBO | None,
 ) -> dict[str, Any]:
-    """Describe what decides a run."""
+    """Describe what determines a run."""
     return {
         "train": mark,
         "valid": None if valid is None else fingerprint(valid),
@@ -249,8 +226,8 @@ def _identity(
         "config": describe_config(config),
         "seed": seed,
         "elbo": _describe_elbo(elbo),
-        "code of your own": own_identity(chosen_parts(model), config),
-        # another version may compute otherwise, and half a run of each is neither
+        "user-defined code": own_identity(chosen_parts(model), config),
+        # another version may compute different numbers
         "rvrae_pyro": __version__,
         "torch": torch.__version__,
     }
@@ -265,7 +242,7 @@ def _slopes(
     elbo: ELBO | None,
     together: Team,
 ) -> Iterator[Slopes | None]:
-    """Stream what is on disk, cut into shards or spread over processes; None for one panel."""
+    """Gradients streamed from disk, shards or processes; None for one panel in memory."""
     sampled = config.asset_batch is not None and config.asset_sampling == "whole"
     cut_up = sampled or config.shard_size is not None or together.size > 1
     if not cut_up and not is_lazy(panel):
@@ -286,7 +263,7 @@ def _slopes(
         return
     with scratch_folder() as folder:
         spilled = SpilledPanel(panel, batch, folder, config.shard_size or 1024, **who)
-        del panel, batch  # training needs neither: both weigh as much as all returns
+        del panel, batch  # each is as large as all returns, and training needs neither
         yield Streamed(model, spilled, config, together.total, together.rank)
 
 
@@ -398,24 +375,3 @@ def _take_weights(model: RVRAE, init: Fit) -> None:
             "this model. Build the model as the earlier one was built."
         )
     model.parts.load_state_dict(theirs)
-
-
-def _reads_context(model: RVRAE) -> bool:
-    return any(getattr(part, "n_context", 0) for part in model.parts.modules())
-
-
-def _attrs(model: RVRAE, config: FitConfig, seed: int, mark: str) -> dict[str, str | int]:
-    described = {"config": describe_config(config), "model": describe_model(model)}
-    return provenance(seed=seed, config=described, fingerprint=mark)
-
-
-@contextmanager
-def _progress_bar(config: FitConfig, wanted: bool) -> Iterator[Callable[[Epoch], None]]:
-    """Bar over gradient steps that shows the last ELBO."""
-    with progress_bar("fitting", config.max_steps, wanted) as show:
-
-        def advance(epoch: Epoch) -> None:
-            score = epoch.valid_elbo if np.isfinite(epoch.valid_elbo) else epoch.elbo
-            show(completed=epoch.step, note=f"ELBO {score:,.0f}")
-
-        yield advance

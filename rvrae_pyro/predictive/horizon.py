@@ -209,8 +209,14 @@ class _Paths:
 
     @classmethod
     def empty(cls, like: Tensor, num_samples: int, horizon: int, n: int) -> _Paths:
-        shapes = ((num_samples, horizon, n), (horizon, n), (horizon, n, like.shape[-1]))
-        return cls(*(like.new_full(shape, torch.nan) for shape in (*shapes, (horizon, n))))
+        by_asset = like.new_full((horizon, n), torch.nan)
+        returns, beta = by_asset.expand(num_samples, -1, -1), by_asset.unsqueeze(-1)
+        return cls(
+            returns.clone(),
+            by_asset.clone(),
+            beta.repeat(1, 1, like.shape[-1]),
+            by_asset.clone(),
+        )
 
 
 def _blocks(
