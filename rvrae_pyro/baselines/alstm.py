@@ -81,8 +81,6 @@ class ALSTM(SequenceForecaster):
     section 3.1; layers and sizes as in the public Qlib library.
     """
 
-    _settings = ("hidden", "n_layers", "window", "config")
-
     def __init__(
         self,
         hidden: int = 64,

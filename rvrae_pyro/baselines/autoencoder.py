@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,6 @@ class ConditionalAutoencoder(FactorBaseline):
     sections 2 and 3.
     """
 
-    _settings = ("n_factors", "hidden", "n_members", "l1", "config")
-
     def __init__(
         self,
         n_factors: int,
@@ -140,7 +139,7 @@ class ConditionalAutoencoder(FactorBaseline):
                 member = Network(batch.n_characteristics, self.n_factors, self.hidden)
             members.append(member.to(batch.returns))
             name = f"{type(self).__name__}, member {number + 1} of {self.n_members}"
-            record = self._train(members[-1], rows, fitting.with_seed(seed), name)
+            record = self._train(members[-1], rows, replace(fitting, seed=seed), name)
             records.append(record.assign(member=number))
         self._members = [member.cpu().double().eval() for member in members]
         self.history = pd.concat(records, ignore_index=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
@@ -35,17 +36,7 @@ _NETWORK: Final = "network."
 
 
 class Draws(NamedTuple):
-    """Draws of some months.
-
-    Attributes
-    ----------
-    purpose : str
-        Name of the random stream.
-    size : int
-        Draws per member.
-    blocks : callable
-        From the number of months written already to blocks of the others.
-    """
+    """Draws of some months: name of the random stream, draws per member, blocks from a number on."""
 
     purpose: str
     size: int
@@ -53,31 +44,25 @@ class Draws(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Fitting:
-    """Inputs of a fit: the panel, the same as tensors, and the settings of the run.
+class Request:
+    """Draws asked for: of which months (positions) of a panel, how many, with which seed."""
 
-    Attributes
-    ----------
-    panel : Dataset
-        Training months followed by validation months.
-    batch : Batch
-        The panel as tensors.
-    n_train : int
-        Number of training months.
-    seed : int
-    progress : bool
-        Show a progress bar on a terminal.
-    """
+    panel: xr.Dataset
+    batch: Batch
+    months: list[int]
+    num_samples: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """Inputs of a fit: training and validation months, the same as tensors, and settings."""
 
     panel: xr.Dataset
     batch: Batch
     n_train: int
     seed: int
     progress: bool
-
-    def with_seed(self, seed: int) -> Fitting:
-        """Return the same inputs with another seed."""
-        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +71,6 @@ class FilteredBaseline:
 
     Made by ``baseline.filter(panel, num_samples, seed)``. Every method is that of the baseline,
     for this panel.
-
-    Attributes
-    ----------
-    baseline : Baseline
-    panel : Dataset
-    num_samples : int
-    seed : int
     """
 
     baseline: Baseline
@@ -141,12 +119,16 @@ class FilteredBaseline:
 class Baseline(ABC):
     """A competitor with the protocol of the comparison: fit, forecast, save, load.
 
-    A subclass keeps every argument of its constructor under the argument's own name and gives
-    ``_learn``, ``_predict``, ``_state`` and ``_restore``.
+    A subclass keeps every argument of its constructor, of a JSON type or a ``TrainConfig``, under
+    the argument's own name and gives ``_learn``, ``_predict``, ``_state`` and ``_restore``.
+
+    Attributes
+    ----------
+    history : DataFrame
+        Training history, one row per epoch or iteration.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
-    """Names of the constructor's arguments, all of JSON types or a ``TrainConfig``."""
 
     has_distribution: ClassVar[bool] = False
     """True if ``forecast``, ``log_evidence`` and ``moments`` are defined."""
@@ -156,24 +138,19 @@ class Baseline(ABC):
     has_factors: ClassVar[bool] = False
     """True if ``reconstruct`` and ``factor_parts`` are defined."""
 
+    def __init_subclass__(cls) -> None:
+        """Read the names of the constructor's arguments."""
+        super().__init_subclass__()
+        cls._settings = tuple(signature(cls.__init__).parameters)[1:]
+
     def __init__(self) -> None:
-        self._history: pd.DataFrame | dict[str, Sequence[object]] = {}
+        self.history = pd.DataFrame()
         self._names: tuple[str, ...] = ()
         self._assets: tuple[str, ...] = ()  # of a baseline that keeps numbers by asset
         self._seed = 0
         self._attrs: dict[str, str | int] = {}
         self._panel_attrs: dict[str, str] = {}
         self._fitted_on: xr.Dataset | None = None
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """Training history, one row per epoch or iteration."""
-        # a table takes as long as some iterations, so it is computed on demand
-        return pd.DataFrame(self._history, copy=True)
-
-    @history.setter
-    def history(self, columns: pd.DataFrame | dict[str, Sequence[object]]) -> None:
-        self._history = columns
 
     @property
     def is_fitted(self) -> bool:
@@ -273,7 +250,7 @@ class Baseline(ABC):
             Any months and assets; earlier months that it holds serve as history. Its last row
             may be the live month: characteristics known, no return yet.
         times : label, slice or list, optional
-            Months to predict. Default: all.
+            Months. Default: all.
 
         Returns
         -------
@@ -313,11 +290,8 @@ class Baseline(ABC):
         num_samples : int
             Total number of draws; the members of an ensemble share them evenly, rounded up.
         seed : int
-        times : label, slice or list, optional
-            Months to draw. Default: all.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call
-            resumes an interrupted run.
+        times, out : optional
+            As for ``Fit.forecast``.
         horizon : int
             Periods to forecast: 1, or more where the baseline defines paths (``EWMA``,
             ``MultivariateT``), whose listing is held.
@@ -327,8 +301,7 @@ class Baseline(ABC):
         Returns
         -------
         DataTree
-            As ``Fit.forecast`` returns it: ``predictions`` with
-            ``returns`` (chain, draw, time, asset), NaN where not listed. Models with factors add
+            As ``Fit.forecast`` returns it: ``predictions``, of models with factors with
             ``factors`` and the group ``predictions_constant_data``. Members are chains.
 
         Raises
@@ -336,7 +309,7 @@ class Baseline(ABC):
         ConfigError
             If the baseline is a point forecast, or defines no paths over several periods.
         """
-        make: Callable[..., Draws] = self._forecast_draws
+        make = self._forecast_draws
         if future is not None:
             raise ConfigError(
                 f"{type(self).__name__} reads no rows of later periods; leave `future` out."
@@ -345,15 +318,7 @@ class Baseline(ABC):
             make = partial(self._path_draws, horizon)
         return self._draw(make, panel, num_samples, seed, times, out)
 
-    def _path_draws(
-        self,
-        horizon: int,
-        panel: xr.Dataset,
-        batch: Batch,
-        months: list[int],
-        num_samples: int,
-        seed: int,
-    ) -> Draws:
+    def _path_draws(self, horizon: int, request: Request) -> Draws:
         """Draw joint paths over several periods; see ``_forecast_draws``."""
         raise ConfigError(
             f"{type(self).__name__} forecasts one period ahead: `horizon` must be 1; got "
@@ -410,11 +375,8 @@ class Baseline(ABC):
         Returns
         -------
         Dataset
-            As ``Fit.moments`` returns it, so that
-            :func:`rvrae_pyro.risk.covariance` takes it: ``mean`` and ``idio_var`` (chain, time,
-            asset), ``beta``, ``factor_cov`` and ``share``; and ``sd`` (time, asset), the standard
-            deviation of the mixture of all members. A dense covariance has as many columns of
-            ``beta`` as assets. NaN where not listed.
+            As ``Fit.moments`` returns it, and ``sd`` (time, asset), the standard deviation of the
+            mixture of all members. A dense covariance has as many columns of ``beta`` as assets.
 
         Raises
         ------
@@ -472,20 +434,19 @@ class Baseline(ABC):
 
     def _draw(
         self,
-        make: Callable[..., Draws],
+        make: Callable[[Request], Draws],
         panel: xr.Dataset,
         num_samples: int,
         seed: int,
         times: object | None,
         out: str | os.PathLike[str] | None,
     ) -> xr.DataTree:
-        """Draw months with what ``make(panel, batch, months, num_samples, seed)`` returns."""
         num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
         batch = self._batch(panel)
         months = pick_months(batch, times)
         attrs = {**self.attrs, "draw_seed": seed, "panel_fingerprint": fingerprint(panel)}
         with torch.no_grad():
-            draws = make(panel, batch, months, num_samples, seed)
+            draws = make(Request(panel, batch, months, num_samples, seed))
             identity = drawn_from(draws.purpose, [self._state()], batch, months, draws.size)
             return assemble(Drawing(draws.blocks, attrs, identity), out)
 
@@ -593,15 +554,13 @@ class Baseline(ABC):
 
     @abstractmethod
     def _learn(self, fitting: Fitting) -> None:
-        """Fit; set the numbers of ``_state``, and ``history``, as a table or as its columns."""
+        """Fit; set the numbers of ``_state``, and ``history``."""
 
     @abstractmethod
     def _predict(self, panel: xr.Dataset, batch: Batch) -> Tensor:
         """Forecasts (n_times, n_assets), the arithmetic of a month free of later months."""
 
-    def _forecast_draws(
-        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
-    ) -> Draws:
+    def _forecast_draws(self, request: Request) -> Draws:
         """Predictive draws of some months, where ``has_distribution``."""
         raise self._without("draws of returns", "a predictive distribution")
 

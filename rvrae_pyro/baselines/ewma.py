@@ -8,15 +8,17 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.linalg import solve_triangular
 
-from rvrae_pyro.baselines.baseline import Draws, Fitting
+from rvrae_pyro.baselines.baseline import Draws, Fitting, Request
 from rvrae_pyro.baselines.joint_baseline import (
     PURPOSE,
     JointTBaseline,
     cells_of,
     draw_law,
+    sorted_cells,
     stamps_of,
 )
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT, log_density_t
@@ -59,9 +61,7 @@ class WeightedMoments(JointTBaseline):
 
     def _learn(self, fitting: Fitting) -> None:
         batch = fitting.batch
-        order = np.argsort(batch.assets, kind="stable")
-        cells = cells_of(batch)
-        returns, observed = cells[0][:, order], cells[1][:, order]
+        labels, returns, observed = sorted_cells(batch)
         weights = self._weights(len(returns))
         found = estimate_moments(returns, observed, weights, self._options)
         path = np.ones(len(returns) + 1)
@@ -74,7 +74,7 @@ class WeightedMoments(JointTBaseline):
             density = log_density_t(distances, path[:-1], self.df)
             rows = ~np.isnan(density)
             history = {"scale": path[:-1][rows].tolist(), "log_evidence": density[rows].tolist()}
-        self._assets = tuple(str(name) for name in batch.assets[order][found.known])
+        self._assets = tuple(labels[found.known].tolist())
         self._numbers = {
             "mean": found.mean,
             "beta": np.ascontiguousarray(found.beta),
@@ -83,7 +83,7 @@ class WeightedMoments(JointTBaseline):
             "scale": path,
         }
         months = np.datetime_as_string(batch.times[rows], "D").tolist()
-        self.history = {**history, "month": months}
+        self.history = pd.DataFrame({**history, "month": months})
 
     def _number_names(self) -> Sequence[str]:
         return "mean", "beta", "idio_var", "times", "scale"
@@ -107,46 +107,30 @@ class WeightedMoments(JointTBaseline):
             )
         return MixtureOfT.of(replace(law, scale=states))
 
-    def _path_draws(
-        self,
-        horizon: int,
-        panel: xr.Dataset,
-        batch: Batch,
-        months: list[int],
-        num_samples: int,
-        seed: int,
-    ) -> Draws:
-        law = self._laws(batch).laws[0]
-        blocks = partial(self._path_blocks, law, batch, months, horizon, num_samples, seed)
-        return Draws(f"{horizon} steps", num_samples, blocks)
+    def _path_draws(self, horizon: int, request: Request) -> Draws:
+        law = self._laws(request.batch).laws[0]
+        blocks = partial(self._path_blocks, law, horizon, request)
+        return Draws(f"{horizon} steps", request.num_samples, blocks)
 
     def _path_blocks(
-        self,
-        law: JointT,
-        batch: Batch,
-        months: list[int],
-        horizon: int,
-        num_samples: int,
-        seed: int,
-        done: int,
+        self, law: JointT, horizon: int, request: Request, done: int
     ) -> Iterator[Block]:
         """Draw paths of a block of months at a time: returns move the scale of the next step."""
-        steps = np.arange(1, horizon + 1)
-        for chosen in chunks(months, num_samples * batch.n_assets * horizon, done):
+        batch, num_samples = request.batch, request.num_samples
+        for chosen in chunks(request.months, num_samples * batch.n_assets * horizon, done):
             shape = (1, num_samples, len(chosen), horizon, batch.n_assets)
             returns = np.full(shape, np.nan)
             for row, t in enumerate(chosen):
                 order = by_label(batch, batch.listed[t].nonzero().squeeze(-1)).numpy()
-                returns[0, :, row, :, order] = np.moveaxis(
-                    self._path(law, t, batch.times[t], order, horizon, num_samples, seed), -1, 0
-                )
+                path = self._path(law, t, order, horizon, request)
+                returns[0, :, row, :, order] = np.moveaxis(path, -1, 0)
             compounded = np.maximum(1.0 + returns, 0.0).cumprod(3) - 1.0
             cells = (CHAIN, DRAW, TIME, STEP, ASSET)
             coords = {
                 CHAIN: np.arange(1),
                 DRAW: np.arange(num_samples),
                 TIME: batch.times[list(chosen)],
-                STEP: steps,
+                STEP: np.arange(1, horizon + 1),
                 ASSET: batch.assets,
             }
             drawn = {
@@ -156,23 +140,17 @@ class WeightedMoments(JointTBaseline):
             yield {"predictions": xr.Dataset(drawn, coords)}
 
     def _path(
-        self,
-        law: JointT,
-        t: int,
-        month: np.datetime64,
-        order: np.ndarray,
-        horizon: int,
-        num_samples: int,
-        seed: int,
+        self, law: JointT, t: int, order: np.ndarray, horizon: int, request: Request
     ) -> Array:
         """Draw paths (num_samples, horizon, len(order)) from month ``t`` on."""
+        num_samples = request.num_samples
         root = np.linalg.cholesky(law.unit_covariance(t, order))
         scale = np.full(num_samples, law.scale[t])
         path = np.empty((num_samples, horizon, len(order)))
         for step in range(horizon):
             # the first step has the stream, and so the draws, of a forecast of one period
             purpose = PURPOSE if step == 0 else f"{PURPOSE}, step {step}"
-            with month_random(seed, month, purpose):
+            with month_random(request.seed, request.batch.times[t], purpose):
                 path[:, step] = draw_law(law, t, order, num_samples, scale)
             white = solve_triangular(root, (path[:, step] - law.mean[order]).T, lower=True)
             size = np.minimum((white**2).mean(axis=0), self.cap)
@@ -235,18 +213,6 @@ class EWMA(WeightedMoments):
     assets than months.
     """
 
-    _settings = (
-        "decay",
-        "scale_decay",
-        "df",
-        "shrinkage",
-        "cap",
-        "n_factors",
-        "min_history",
-        "burn_in",
-        "scale_refit",
-    )
-
     def __init__(
         self,
         decay: float = 0.985,
@@ -298,7 +264,6 @@ class MultivariateT(WeightedMoments):
     entry, exit and more assets than months. Forecasts change with refits alone.
     """
 
-    _settings = ("window", "df", "shrinkage", "n_factors", "min_history")
     scale_decay = 1.0
     cap = float("inf")
 

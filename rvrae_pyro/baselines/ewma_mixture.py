@@ -7,12 +7,13 @@ from itertools import product
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rvrae_pyro.baselines.baseline import Fitting
 from rvrae_pyro.baselines.ewma import exponential_weights
-from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
+from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, sorted_cells, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, Distances, JointT, MixtureOfT, log_density_t
 from rvrae_pyro.baselines.shrunk_moments import (
     History,
@@ -65,19 +66,6 @@ class EWMAMixture(JointTBaseline):
     averaging, Technometrics 52, 52-66 (forgetting of weights).
     """
 
-    _settings = (
-        "decay",
-        "scale_decay",
-        "df",
-        "shrinkage",
-        "forgetting",
-        "cap",
-        "n_factors",
-        "min_history",
-        "burn_in",
-        "scale_refit",
-    )
-
     def __init__(
         self,
         decay: Sequence[float] = (0.97, 0.98, 0.985, 0.99, 0.995),
@@ -113,9 +101,7 @@ class EWMAMixture(JointTBaseline):
 
     def _learn(self, fitting: Fitting) -> None:
         batch = fitting.batch
-        order = np.argsort(batch.assets, kind="stable")
-        cells = cells_of(batch)
-        returns, observed = cells[0][:, order], cells[1][:, order]
+        labels, returns, observed = sorted_cells(batch)
         numbers: dict[str, NDArray[Any]] = {"times": stamps_of(batch)}
         paths, densities = [], []
         for number, (decay, options) in enumerate(product(self.decay, self._options)):
@@ -135,14 +121,16 @@ class EWMAMixture(JointTBaseline):
                 densities += [log_density_t(distances, path[:-1], df) for df in self.df]
         scores = self._scores(np.stack(densities), distances, np.zeros(len(densities)))
         numbers["scale"], numbers["score"] = np.stack(paths), scores
-        self._assets = tuple(str(name) for name in batch.assets[order][found.known])
+        self._assets = tuple(labels[found.known].tolist())
         self._numbers = numbers
         mixed = logsumexp(_log_weights(scores[:, :-1]) + np.stack(densities), axis=0)
         rows = ~np.isnan(mixed)
-        self.history = {
-            "log_evidence": mixed[rows].tolist(),
-            "month": np.datetime_as_string(batch.times[rows], "D").tolist(),
-        }
+        self.history = pd.DataFrame(
+            {
+                "log_evidence": mixed[rows].tolist(),
+                "month": np.datetime_as_string(batch.times[rows], "D").tolist(),
+            }
+        )
 
     def _scores(self, densities: Array, found: Distances, start: Array) -> Array:
         """Discounted past scores (n_models, n_times + 1); entry t knows months before t only."""

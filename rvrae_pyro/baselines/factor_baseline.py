@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from rvrae_pyro.baselines.baseline import Baseline, Draws
+from rvrae_pyro.baselines.baseline import Baseline, Draws, Request
 from rvrae_pyro.baselines.linear_gaussian import (
     FactorView,
     constant_data,
@@ -141,20 +141,15 @@ class FactorBaseline(Baseline):
         num_samples : int
             Draws in all; members share them evenly, rounded up.
         seed : int
-        times : label, slice or list, optional
-            Months to replicate. Default: all. Months before which no factor is known are
-            left out.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then read lazily. The same call
-            resumes an interrupted run.
+        times, out : optional
+            As for ``Fit.posterior_predictive``. Months before which no factor is known are left
+            out.
 
         Returns
         -------
         DataTree
-            As :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive` gives it, so that ArviZ
-            compares the two: ``posterior`` (``factors``), ``posterior_predictive``,
-            ``log_likelihood`` and ``observed_data`` (``returns`` over ``obs``),
-            ``constant_data``. Members are chains.
+            As :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive` returns it, without
+            ``sample_stats``. Members are chains.
 
         Notes
         -----
@@ -162,30 +157,20 @@ class FactorBaseline(Baseline):
         linear-Gaussian model that forecasts are drawn from. For forecasts of the
         month use :meth:`forecast`.
         """
-        return self._draw(self._replicate_draws, panel, num_samples, seed, times, out)
+        make = partial(self._draws_of, replicate_blocks)
+        return self._draw(make, panel, num_samples, seed, times, out)
 
-    def _forecast_draws(
-        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
-    ) -> Draws:
-        return self._draws_of(draw_blocks, panel, batch, months, num_samples, seed)
+    def _forecast_draws(self, request: Request) -> Draws:
+        return self._draws_of(draw_blocks, request)
 
-    def _replicate_draws(
-        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
-    ) -> Draws:
-        return self._draws_of(replicate_blocks, panel, batch, months, num_samples, seed)
-
-    def _draws_of(
-        self,
-        blocks: Callable[..., Iterator[Block]],
-        panel: xr.Dataset,
-        batch: Batch,
-        months: list[int],
-        num_samples: int,
-        seed: int,
-    ) -> Draws:
-        views = list(self._views(panel, batch))
-        size = -(-num_samples // len(views))
-        return Draws(blocks.__name__, size, partial(blocks, views, batch, months, size, seed))
+    def _draws_of(self, blocks: Callable[..., Iterator[Block]], request: Request) -> Draws:
+        views = list(self._views(request.panel, request.batch))
+        size = -(-request.num_samples // len(views))
+        return Draws(
+            blocks.__name__,
+            size,
+            partial(blocks, views, request.batch, request.months, size, request.seed),
+        )
 
     def _log_density(self, panel: xr.Dataset, batch: Batch) -> Tensor:
         return log_density(list(self._views(panel, batch)), batch)

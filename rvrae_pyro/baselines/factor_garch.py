@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from rvrae_pyro.baselines.baseline import Fitting
-from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, stamps_of
+from rvrae_pyro.baselines.joint_baseline import JointTBaseline, cells_of, sorted_cells, stamps_of
 from rvrae_pyro.baselines.joint_t import Array, Distances, JointT, MixtureOfT, log_density_t
 from rvrae_pyro.baselines.shrunk_moments import (
     correlation_parts,
@@ -78,8 +78,6 @@ class FactorGARCH(JointTBaseline):
     Economics and Statistics 69, 542-547 (GARCH-t).
     """
 
-    _settings = ("n_factors", "df", "min_history")
-
     def __init__(self, n_factors: int, df: float | None = None, *, min_history: int = 24) -> None:
         super().__init__()
         self.n_factors = check_count("n_factors", n_factors)
@@ -88,9 +86,7 @@ class FactorGARCH(JointTBaseline):
 
     def _learn(self, fitting: Fitting) -> None:
         batch = fitting.batch
-        order = np.argsort(batch.assets, kind="stable")
-        cells = cells_of(batch)
-        returns, observed = cells[0][:, order], cells[1][:, order]
+        labels, returns, observed = sorted_cells(batch)
         parts = correlation_parts(returns, observed, np.ones(len(returns)), self.min_history)
         beta, idio_var = principal_components(parts, self.n_factors)
         known = parts.known
@@ -106,7 +102,7 @@ class FactorGARCH(JointTBaseline):
         # the last column is the constant starting variance of a new asset
         with_new = np.column_stack([errors, np.full(len(errors), np.nan)])
         error_var = _filter_variance(with_new, dynamics[n_factors:])
-        self._assets = tuple(str(name) for name in batch.assets[order][known])
+        self._assets = tuple(labels[known].tolist())
         self._numbers = {
             "mean": parts.mean,
             "sd": parts.sd,
@@ -119,7 +115,7 @@ class FactorGARCH(JointTBaseline):
         }
         if self.df is None:
             law = self._laws(batch).laws[0]
-            found = law.distances(*cells, range(batch.n_times))
+            found = law.distances(*cells_of(batch), range(batch.n_times))
             self._numbers["df"] = np.array([_likeliest_df(law, found)])
         self.history = {
             "persistence": (dynamics[:, 1] + dynamics[:, 2]).tolist(),

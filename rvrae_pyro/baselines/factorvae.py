@@ -257,8 +257,6 @@ class FactorVAE(WindowedNetwork, FactorBaseline):
     variational autoencoder for predicting cross-sectional stock returns, AAAI 36.
     """
 
-    _settings = ("n_factors", "hidden", "n_portfolios", "window", "kl_weight", "config")
-
     def __init__(
         self,
         n_factors: int,

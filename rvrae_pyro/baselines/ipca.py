@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -77,8 +78,6 @@ class IPCA(FactorBaseline):
     Kelly, Pruitt and Su (2019), Characteristics are covariances, Journal of Financial Economics
     134, 501-524, section 2.
     """
-
-    _settings = ("n_factors", "constant", "alpha", "max_iter", "tol")
 
     def __init__(
         self,
@@ -178,7 +177,7 @@ class IPCA(FactorBaseline):
             "idio_scale": torch.tensor(max(variance, least) ** 0.5, dtype=torch.float64),
         }
         steps = range(1, len(found.changes) + 1)
-        self.history = {"iteration": steps, "largest_change": found.changes}
+        self.history = pd.DataFrame({"iteration": steps, "largest_change": found.changes})
 
     def _loadings_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return loadings (n_times, n_assets, n_factors) and intercepts (n_times, n_assets)."""

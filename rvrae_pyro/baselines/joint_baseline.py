@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvrae_pyro.baselines.baseline import Baseline, Draws, FilteredBaseline
+from rvrae_pyro.baselines.baseline import Baseline, Draws, FilteredBaseline, Request
 from rvrae_pyro.baselines.joint_t import Array, JointT, MixtureOfT
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.errors import ShapeError
@@ -46,12 +46,7 @@ class JointTBaseline(Baseline):
     """A baseline with a joint Student-t distribution, or a mixture, for every month.
 
     A subclass gives ``_learn``, which sets ``_assets`` (labels in alphabetical order) and
-    ``_numbers``, and ``_laws``.
-
-    Notes
-    -----
-    Characteristics are not used beyond listing: an asset is forecast in the months in which it
-    is listed.
+    ``_numbers``, and ``_laws``. Of characteristics only listing is used.
     """
 
     has_distribution = True
@@ -140,11 +135,9 @@ class JointTBaseline(Baseline):
         )
         return table.isel({TIME: months})
 
-    def _forecast_draws(
-        self, panel: xr.Dataset, batch: Batch, months: list[int], num_samples: int, seed: int
-    ) -> Draws:
-        blocks = partial(_draw_blocks, self._laws(batch), batch, months, num_samples, seed)
-        return Draws(PURPOSE, num_samples, blocks)
+    def _forecast_draws(self, request: Request) -> Draws:
+        blocks = partial(_draw_blocks, self._laws(request.batch), request)
+        return Draws(PURPOSE, request.num_samples, blocks)
 
     def _log_density(self, panel: xr.Dataset, batch: Batch) -> Array:
         return self._laws(batch).log_density(*cells_of(batch))
@@ -201,6 +194,13 @@ def cells_of(batch: Batch) -> tuple[Array, NDArray[np.bool_]]:
     return batch.returns.cpu().double().numpy(), batch.observed.cpu().numpy()
 
 
+def sorted_cells(batch: Batch) -> tuple[NDArray[np.str_], Array, NDArray[np.bool_]]:
+    """Labels of the assets in alphabetical order, and the cells of :func:`cells_of` in it."""
+    order = np.argsort(batch.assets, kind="stable")
+    returns, observed = cells_of(batch)
+    return batch.assets[order].astype(str), returns[:, order], observed[:, order]
+
+
 def stamps_of(batch: Batch) -> NDArray[np.int64]:
     """Months as nanoseconds, which safetensors can hold."""
     stamps: NDArray[np.int64] = batch.times.astype("datetime64[ns]").astype(np.int64)
@@ -234,19 +234,18 @@ def _mixture_moments(
     return {"beta": beta, "factor_cov": factor_cov, "idio_var": idio}
 
 
-def _draw_blocks(
-    laws: MixtureOfT, batch: Batch, months: Sequence[int], num_draws: int, seed: int, done: int
-) -> Iterator[Block]:
+def _draw_blocks(laws: MixtureOfT, request: Request, done: int) -> Iterator[Block]:
     """Draw returns a block of months at a time.
 
     Each month has a random stream that depends on its date and the seed; draws follow assets by
     label, in any order of the panel.
     """
-    for chosen in chunks(months, num_draws * batch.n_assets, done):
+    batch, num_draws = request.batch, request.num_samples
+    for chosen in chunks(request.months, num_draws * batch.n_assets, done):
         returns = np.full((1, num_draws, len(chosen), batch.n_assets), np.nan, np.float32)
         for row, t in enumerate(chosen):
             order = by_label(batch, batch.listed[t].nonzero().squeeze(-1)).numpy()
-            with month_random(seed, batch.times[t], PURPOSE):
+            with month_random(request.seed, batch.times[t], PURPOSE):
                 returns[0, :, row, order] = _draw_month(laws, t, order, num_draws).T
         coords = {
             CHAIN: np.arange(1),

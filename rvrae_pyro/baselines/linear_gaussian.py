@@ -246,17 +246,8 @@ def _label(
 def constant_data(views: Sequence[FactorView], batch: Batch, months: Sequence[int]) -> xr.Dataset:
     """Label the inputs of forecasts of some months; members are chains.
 
-    Parameters
-    ----------
-    views : sequence of FactorView
-    batch : Batch
-    months : sequence of int
-
-    Returns
-    -------
-    Dataset
-        ``alpha``, ``mean`` (expected return) and ``idio_scale`` (chain, time, asset), ``beta``
-        (chain, time, asset, factor); NaN where not listed.
+    ``alpha``, ``mean`` (expected return) and ``idio_scale`` (chain, time, asset), ``beta`` (chain,
+    time, asset, factor); NaN where not listed.
     """
     index = list(months)
     unlisted = ~batch.listed[index]
@@ -342,18 +333,9 @@ def replicate_blocks(
     seed: int,
     done: int,
 ) -> Iterator[Block]:
-    """Draw factors given each month's returns, and new returns; members are chains.
+    """Draw factors given each month's returns, and new returns; arguments as ``draw_blocks``.
 
-    Parameters
-    ----------
-    views : sequence of FactorView
-    batch : Batch
-    months : sequence of int
-        Those before which a member has seen no factor are left out: there is no prior for them.
-    num_draws : int
-        Draws of every member.
-    seed, done : int
-        As for ``draw_blocks``.
+    Months before which a member has seen no factor are left out: there is no prior for them.
 
     Raises
     ------

@@ -119,8 +119,6 @@ class Transformer(SequenceForecaster):
     movement prediction, IJCAI, sections 3.2 to 3.4.
     """
 
-    _settings = ("size", "n_layers", "n_heads", "window", "orthogonality", "config")
-
     def __init__(
         self,
         size: int = 64,
