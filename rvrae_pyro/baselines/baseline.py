@@ -36,7 +36,7 @@ _NETWORK: Final = "network."
 
 
 class Draws(NamedTuple):
-    """Draws of some months: name of the random stream, draws per member, blocks from a number on."""
+    """Draws of some months: name of the random stream, draws per member, and their blocks."""
 
     purpose: str
     size: int
