@@ -24,20 +24,20 @@ def align(
     to: xr.DataArray | None = None,
     freedom: Freedom = "rotation",
 ) -> xr.Dataset:
-    r"""Turn each chain's factors to those of a reference, and say by how much.
+    r"""Rotate each chain's factors to those of a reference.
 
     .. math:: \min_{A_c} \| F_c A_c - F_{ref} \|, \qquad B_c \to B_c A_c^{-\top}
 
-    so that every :math:`B_c f_c`, all that returns can tell, stays what it was.
+    which leaves every :math:`B_c f_c` unchanged.
 
     Parameters
     ----------
     factors : DataArray (chain, draw, time, factor) or (chain, time, factor)
         Draws or means of the same months.
     loadings : DataArray (chain, time, asset, factor), optional
-        Loadings of each chain; turned alike.
+        Loadings of each chain; rotated likewise.
     to : DataArray (time, factor), optional
-        The reference; the first chain's mean unless told.
+        The reference. Default: the first chain's mean.
     freedom : {"rotation", "signs", "linear"}
         What A may be: orthogonal (Procrustes, reflections included), order and sign alone, or
         any invertible matrix that gives a chain the reference's covariance over time
@@ -46,11 +46,10 @@ def align(
     Returns
     -------
     Dataset
-        ``factors`` as given, turned. ``rotation`` (chain, factor, reference): A, to be applied
-        to other months by :func:`rotate`. ``before`` and ``agreement`` (chain, factor):
-        correlation over time with the reference's factor, unturned and turned.
-        ``misfit`` (chain,): share of the reference's variance that turned factors leave over.
-        ``loadings``, if given.
+        ``factors``, rotated. ``rotation`` (chain, factor, reference): A, to be applied to other
+        months by :func:`rotate`. ``before`` and ``agreement`` (chain, factor): correlation over
+        time with the reference's factor, before and after. ``misfit`` (chain,): residual share
+        of the reference's variance. ``loadings``, if given.
 
     Raises
     ------
@@ -61,11 +60,9 @@ def align(
 
     Notes
     -----
-    One A a chain, found from means over draws, and the same for all draws: what the data leave
-    open *within* a chain stays in its draws. A depends on all months given; to keep forecasts
-    free of later months, find it on the training months and apply it with :func:`rotate`.
-    Factors that agree well after ``"rotation"`` only are the same space in other coordinates:
-    never average them unturned. Cost O(T K^2) a chain.
+    One A per chain, from means over draws, the same for all draws. A depends on all months given;
+    to keep forecasts free of later months, find it on the training months and apply it with
+    :func:`rotate`. Never average factors that are not aligned. Cost O(T K^2) per chain.
 
     References
     ----------

@@ -19,17 +19,7 @@ Verdict = Literal["good", "look", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One question, its answer with a figure, and what to try.
-
-    Attributes
-    ----------
-    question : str
-    verdict : {"good", "look", "bad"}
-    answer : str
-        Plain words with the figure they rest on.
-    remedy : str
-        What to try; empty where nothing is wrong.
-    """
+    """One question, its verdict, its answer with a figure, and a remedy (empty if good)."""
 
     question: str
     verdict: Verdict
@@ -39,14 +29,7 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """Findings on a fit; prints as a page of text.
-
-    Attributes
-    ----------
-    findings : sequence of Finding
-    limits : sequence of str
-        What no figure here can tell.
-    """
+    """Findings on a fit, and limits of what they can show; prints as a page of text."""
 
     findings: Sequence[Finding]
     limits: Sequence[str]
@@ -167,7 +150,7 @@ def check_members(
     Parameters
     ----------
     pages : sequence of Check
-        One a member.
+        One per member.
     alignment : Dataset
         As from ``rv.diagnostics.align``.
     fitted : DataArray (chain, time, asset), optional

@@ -1,4 +1,4 @@
-"""Findings that need months to look at: guide, calibration, tails, skill too good to be true."""
+"""Findings on the months of a panel: guide, calibration, tails, skill too good to be true."""
 
 from __future__ import annotations
 

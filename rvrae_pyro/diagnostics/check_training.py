@@ -36,19 +36,14 @@ def check_training(
 
     Parameters
     ----------
-    history : DataFrame
-        As ``Fit.history``.
-    kl : DataArray (step, time, factor)
-        As ``Fit.kl``.
-    stopped, best_step
+    history, kl, stopped, best_step
         As in ``Fit``.
     kl_reduction : str
         As in ``FitConfig``.
     n_train, n_valid : int
         Observed returns in the two spans.
     common : Dataset, optional
-        As from ``rvrae_pyro.diagnostics.common_variation``, of the model as
-        it is now.
+        From :func:`common_variation`, of the model as it is now.
     used : collection of str
         What the fit uses already, and advice must not recommend.
 
@@ -114,12 +109,8 @@ def _converged(
         answer = f"Yes: nothing better after step {best_step}, stopped at {last}."
         return Finding(question, "good", answer)
     if stopped == "interrupted":
-        return Finding(
-            question,
-            "bad",
-            f"No: interrupted at step {last}.",
-            "run it again, or rv.fit(init=...).",
-        )
+        answer = f"No: interrupted at step {last}."
+        return Finding(question, "bad", answer, "run it again, or rv.fit(init=...).")
     judged = n_valid > 0 and history["valid_elbo"].notna().any()
     if judged and best_step <= 0.75 * last:
         answer = f"As far as validation can tell: nothing better after step {best_step} of {last}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -43,29 +42,12 @@ BY_MONTH = ("spread", "skewness", "kurtosis", "tails")
 
 
 class Predicts(Protocol):
-    """What a check asks of a fit or an ensemble."""
+    """A fit or an ensemble: replicates and forecasts of (panel, num_samples, seed, times)."""
 
-    def posterior_predictive(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = ...,
-        seed: int = ...,
-        times: object | None = ...,
-        out: str | os.PathLike[str] | None = ...,
-    ) -> xr.DataTree:
-        """Replicates of seen months."""
-        ...
-
-    def forecast(
-        self,
-        panel: xr.Dataset,
-        num_samples: int = ...,
-        seed: int = ...,
-        times: object | None = ...,
-        out: str | os.PathLike[str] | None = ...,
-    ) -> xr.DataTree:
-        """Forecasts, one month ahead."""
-        ...
+    @property
+    def posterior_predictive(self) -> Callable[..., xr.DataTree]: ...  # noqa: D102
+    @property
+    def forecast(self) -> Callable[..., xr.DataTree]: ...  # noqa: D102
 
 
 def predictive_check(
@@ -86,13 +68,13 @@ def predictive_check(
     Parameters
     ----------
     fit : Fit, Ensemble, RVRAE or DataTree
-        A tree holds draws made already: ``posterior_predictive``, ``predictions`` or
-        ``prior_predictive`` with ``returns``. A model serves ``when="prior"`` alone.
+        A tree holds draws: ``posterior_predictive``, ``predictions`` or ``prior_predictive`` with
+        ``returns``. A model is for ``when="prior"`` alone.
     panel : xarray.Dataset
         Observed returns.
     when : {"in_sample", "ahead", "prior"}
         Information set of the draws of month t: returns up to t, through the inferred factors;
-        returns up to t-1; none (with weights as they are). Not used with a tree.
+        returns up to t-1; none (at the current weights). Not used with a tree.
     statistics : str, callable, iterable of str, or mapping, optional
         Names of built-in statistics (see :func:`statistics`), a function, or a mapping from names
         to either. A function takes returns (time, asset), a DataArray with labels, NaN where not
@@ -107,8 +89,7 @@ def predictive_check(
     times : label, slice or list, optional
         Months to compare. Default: all with a return.
     keep_returns : bool
-        Also keep observed and drawn returns along ``obs``, for the pictures of ArviZ that need
-        them.
+        Also keep observed and drawn returns along ``obs``, for pictures of ArviZ.
 
     Returns
     -------
@@ -131,12 +112,10 @@ def predictive_check(
     -----
     Draws and data are compared on the same observed cells. In-sample draws know the months'
     factors, so that spread and co-movement agree almost by construction, and tails judge the
-    likelihood; one month ahead they judge the forecasts. Draws one month ahead start from the
-    months that were observed, each on its own: ``clustering`` and ``volatility`` then compare a
-    sequence with months drawn one by one, and what memory the draws have is that of the
-    forecasts' scale. ArviZ draws the tree: ``plot_ppc_tstat``, ``plot_ppc_dist(kind="ecdf")`` and
-    ``plot_ppc_pit`` of any statistic, and with ``keep_returns`` of ``returns``. A function is
-    called once per draw.
+    likelihood; one month ahead they judge the forecasts. Months ahead are drawn one by one:
+    ``clustering`` and ``volatility`` then have the memory of the forecasts' scale alone. ArviZ
+    plots the tree: ``plot_ppc_tstat``, ``plot_ppc_dist(kind="ecdf")`` and ``plot_ppc_pit`` of any
+    statistic, and with ``keep_returns`` of ``returns``. A function is called once per draw.
 
     References
     ----------
@@ -338,9 +317,7 @@ def statistics(returns: xr.DataArray) -> xr.Dataset:
     relative = rounding(returns)
     values = in_time_order(returns, "returns").transpose(..., TIME, ASSET)
     lead = values.dims[:-2]
-    enough = (
-        values.notnull().sum(ASSET).min(lead) >= 4 if lead else values.notnull().sum(ASSET) >= 4
-    )
+    enough = values.notnull().sum(ASSET).min(lead) >= 4
     if not bool(enough.any()):
         raise ShapeError("`returns` must hold a month with at least four returns; got none.")
     values = values.isel({TIME: np.flatnonzero(enough.to_numpy())})
@@ -382,25 +359,23 @@ def _span_statistics(returns: Array, relative: float) -> dict[str, Array]:
     values = np.linalg.eigvalsh(filled.T @ filled / pairs)
     market = np.nanmean(returns, axis=1)
     size = (market - market.mean()) ** 2
-    if len(size) < 4 or constant(market, relative=relative) or size.std() == 0:
-        clustering = np.nan
-    else:
-        clustering = np.corrcoef(size[1:], size[:-1])[0, 1]
-    total = np.trace(filled.T @ filled / pairs)
     moves = not constant(market, relative=relative)
+    total = np.trace(filled.T @ filled / pairs)
     with np.errstate(divide="ignore"):
         sizes = np.log(np.nanmean(returns**2, axis=1))
-    shocks = sizes.std() if np.isfinite(sizes).all() and len(sizes) > 1 else np.nan
-    return {
-        "comovement": np.asarray(values[-1] / total if total > 0 else np.nan),
-        "clustering": np.asarray(clustering),
-        "volatility": np.asarray(market.std()),
-        "market_skewness": np.asarray(
+    clusters = len(size) >= 4 and moves and size.std() != 0
+    shocks = np.isfinite(sizes).all() and len(sizes) > 1
+    found = {
+        "comovement": values[-1] / total if total > 0 else np.nan,
+        "clustering": np.corrcoef(size[1:], size[:-1])[0, 1] if clusters else np.nan,
+        "volatility": market.std(),
+        "market_skewness": (
             ((market - market.mean()) ** 3).mean() / market.std() ** 3 if moves else np.nan
         ),
-        "common_shocks": np.asarray(shocks),
-        "tail_dependence": np.asarray(_tail_dependence(returns, market)),
+        "common_shocks": sizes.std() if shocks else np.nan,
+        "tail_dependence": _tail_dependence(returns, market),
     }
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _tail_dependence(returns: Array, market: Array) -> float:

@@ -29,18 +29,7 @@ class HasModel(Protocol):
 
 
 def model_of(fit: HasModel | RVRAE) -> RVRAE:
-    """Return the one model that a diagnostic is asked about.
-
-    Parameters
-    ----------
-    fit : Fit or RVRAE
-        Anything with a ``model``, or the model itself.
-
-    Raises
-    ------
-    ConfigError
-        For several fits at once, such as an ensemble, and for anything without a model.
-    """
+    """Return the model of a fit, or the model itself; raise for an ensemble and anything else."""
     if isinstance(fit, RVRAE):
         return fit
     model = getattr(fit, "model", None)
@@ -49,8 +38,8 @@ def model_of(fit: HasModel | RVRAE) -> RVRAE:
     members, got = getattr(fit, "members", None), type(fit).__name__
     if isinstance(members, tuple):
         raise ConfigError(
-            f"`fit` must be one fit; got {got} with {len(members)} members, each of which has a "
-            "model of its own. Pass one member at a time, as in fit.members[0]."
+            f"`fit` must be one fit; got {got} with {len(members)} members. Pass one member at a "
+            "time, as in fit.members[0]."
         )
     raise ConfigError(
         f"`fit` must be a fit or an rv.RVRAE; got {got}. Pass what rv.fit returned, or the model."
@@ -85,9 +74,8 @@ def psis(
         ``khat`` (time,): tail shape of :math:`w_t`, the past being drawn from the guide.
         ``khat_path``: of the whole path's weight. ``ess``, ``ess_path``: effective share of the
         draws, in (0, 1]. ``log_evidence``: importance estimate of log p(r_1..T), in nats.
-        Attribute ``good_khat``: below it the guide's answers can be relied on as they are;
-        above 1 not even its means can be mended by weighting. k-hat is 0 where all weights are
-        equal, the guide then being exact.
+        Attribute ``good_khat``: below it the guide is reliable; above 1 not even its means can be
+        corrected by weighting. k-hat is 0 where all weights are equal: the guide is exact.
 
     Raises
     ------
@@ -98,14 +86,10 @@ def psis(
 
     Notes
     -----
-    Information set: a smoothing guide's. The path's k-hat grows with the number of months
-    even if every month is proposed well; a filtering guide ignores the months to come, which
-    shows in the path's weight and not in the months'. So judge the guide by the months, and
-    use the particle filter's evidence for the whole. Costs O(num_samples n_assets n_factors) a
-    month.
-
-    Everything is conditional on one value of the model's weights, the mean where they have a
-    posterior (attribute ``weights``): it is the factors' guide that is judged.
+    Information set: a smoothing guide's. The path's k-hat grows with the number of months even if
+    every month is proposed well: judge the guide by the months, and use the particle filter's
+    evidence for the whole. Costs O(num_samples n_assets n_factors) per month. Conditional on one
+    value of the weights, the mean where they have a posterior (attribute ``weights``);
     :func:`psis_weights` judges the posterior of the weights, with the factors integrated out.
 
     References
@@ -153,12 +137,11 @@ def psis_weights(
     fit : Fit or RVRAE
         As for :func:`psis`, with weights that have a posterior.
     panel : xarray.Dataset
-        The *training* months: the posterior is of them. On other months the ratios say how far
-        these would move it.
+        The *training* months, whose posterior it is.
     num_draws : int
         Draws of the weights, at least 25.
     num_samples, seed : int
-        Particles a filter, which an exact model does without.
+        Particles per filter, unless the model is exact.
 
     Returns
     -------
@@ -176,10 +159,10 @@ def psis_weights(
 
     Notes
     -----
-    Mean field over hundreds of weights is expected to fail this: k-hat above 1 says that its
-    draws are not the posterior's, so that ``parameter_var`` is a lower bound and no more. The
-    draws are those of ``fit.log_evidence(panel, by_weights=num_draws)``; error of the particle
-    filter raises k-hat. Parameters without a posterior stay as they are. Costs a filter a draw.
+    Mean field over hundreds of weights is expected to fail: k-hat above 1 means that
+    ``parameter_var`` is only a lower bound. The draws are those of
+    ``fit.log_evidence(panel, by_weights=num_draws)``; error of the particle filter raises k-hat.
+    Costs one filter per draw.
 
     References
     ----------

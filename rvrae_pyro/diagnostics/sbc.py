@@ -23,7 +23,7 @@ from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import factor_coord, load, pick_months
 from rvrae_pyro.predictive.simulate import simulate
-from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
+from rvrae_pyro.predictive.weight_draws import draw_posterior, in_double, label_parameter
 
 _BINS = 10
 
@@ -43,20 +43,19 @@ def sbc(
     Parameters
     ----------
     fit : Fit or RVRAE
-        Model and guide, with their weights as they are; one member of an ensemble at a time.
+        Model and guide at their current weights; one member of an ensemble at a time.
     panel : xarray.Dataset
-        Its characteristics, listing and context; its returns are replaced by simulated ones,
-        one in every listed cell. A dozen months will do.
+        Its characteristics, listing and context; its returns are replaced by simulated ones in
+        every listed cell. A dozen months suffice.
     num_datasets : int
-        Simulated panels, each with factors and returns of its own.
+        Simulated panels.
     num_samples : int
-        Draws of the guide a panel: ranks run from 0 to this number.
+        Draws of the guide per panel: ranks run from 0 to this number.
     seed : int
     kl_weight : float
-        KL weight under which the guide answers; only a guide that adapts to it, as
-        ``Conjugate`` does, then changes. A trained guide answers as it was trained.
+        KL weight of guides that adapt to it, as ``Conjugate`` does.
     times : label, slice or list, optional
-        Months whose factors are ranked; the first, middle and last unless told.
+        Months whose factors are ranked. Default: the first, middle and last.
 
     Returns
     -------
@@ -73,17 +72,15 @@ def sbc(
 
     Notes
     -----
-    Uniform ranks mean that the guide's posterior is the model's, averaged over data that the
-    model makes up: ranks piled up at both ends come from a posterior that is too narrow, a
-    hump from one that is too wide, a slope from a biased one. They do not say that the model
-    is right about real returns. A filtering guide that ignores the months to come is exact
-    in the last month alone. Costs num_datasets passes of the guide.
+    Uniform ranks mean that the guide's posterior is the model's, averaged over simulated data:
+    ranks piled up at both ends come from a posterior that is too narrow, a hump from one that is
+    too wide, a slope from a biased one. They do not test the model on real returns. A filtering
+    guide that ignores later months is exact in the last month alone. Costs num_datasets passes of
+    the guide.
 
-    Everything is conditional on one value of the model's weights, the mean where they have a
-    posterior, in the simulated panels and in the guide alike (attribute ``weights``): ranks are
-    of the factors only. The guide of the weights is no function of the returns; to rank weights
-    it would have to be trained anew on every simulated panel, from weights drawn from their
-    prior. :func:`rvrae_pyro.diagnostics.psis_weights` judges it on the panel at hand.
+    Everything is conditional on one value of the weights, the mean where they have a posterior
+    (attribute ``weights``): ranks are of the factors only.
+    :func:`rvrae_pyro.diagnostics.psis_weights` judges the guide of the weights.
 
     References
     ----------
@@ -138,7 +135,7 @@ def uniformity(ranks: xr.DataArray, num_samples: int) -> xr.Dataset:
     values, size = flat.to_numpy(), flat.sizes["sample"]
     n_classes = min(_BINS, num_samples + 1)
     classes = (values * n_classes) // (num_samples + 1)
-    # as many ranks fall in a class as there are whole numbers that it holds
+    # number of ranks in each class
     whole = np.bincount((np.arange(num_samples + 1) * n_classes) // (num_samples + 1))
     expected = size * whole / (num_samples + 1)
     counts = np.stack([(classes == k).sum(-1) for k in range(n_classes)], -1)
@@ -315,7 +312,7 @@ def sbc_forecast(
         key = seed * 1_000_003 + i
         refine(fresh, data.window(0, last, every_asset=True), num_draws, seed=key)
         with seeded(key):
-            values = _draws(fresh, num_samples)
+            values = draw_posterior(fresh, num_samples)[1]
         truth = {site.name: drawn[site.name][i : i + 1] for site in guide.parameters_}
         everything = {n: torch.cat([truth[n], values[n]]) for n in values}
         functionals = _functionals(precise, data, beta, everything)
@@ -330,14 +327,6 @@ def sbc_forecast(
     tree = rank_tree(ranks, dims, coords, num_samples)
     tree.attrs.update(seed=seed, num_samples=num_samples, num_draws=num_draws)
     return tree
-
-
-def _draws(model: RVRAE, num_samples: int) -> dict[str, Tensor]:
-    """Draws (num_samples, *shape) of the guide by site."""
-    guide = model.parts.weight_guide
-    mean, root = guide.moments(model.parts)
-    noise = torch.randn(num_samples, len(mean), dtype=mean.dtype, device=mean.device)
-    return guide.split(mean + noise @ root.mT)
 
 
 def _functionals(

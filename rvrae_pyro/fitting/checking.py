@@ -83,23 +83,12 @@ def judge_fit(
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """A panel under check, filtered once.
-
-    Attributes
-    ----------
-    filtered : Filtered
-    batch : Batch
-        The panel with its characteristics.
-    model : RVRAE
-        In double precision, with weights at their MAP or posterior mean.
-    states : FilteredStates
-        At these weights.
-    """
+    """A panel under check, filtered once."""
 
     filtered: Filtered
-    batch: Batch
-    model: RVRAE
-    states: FilteredStates
+    batch: Batch  # with characteristics
+    model: RVRAE  # in double precision, with weights at their MAP or posterior mean
+    states: FilteredStates  # at these weights
 
     @classmethod
     def of(cls, fit: TrainingRecord, panel: xr.Dataset | Filtered, num_particles: int) -> _Subject:
@@ -123,21 +112,10 @@ class _Subject:
 def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -> list[Finding]:
     """Judge guide, calibration, tails and skill on the months of a panel.
 
-    Parameters
-    ----------
-    fit : TrainingRecord
-    subject : _Subject
-        The panel, filtered.
-    used : collection of str
-        What the fit uses already; see :func:`rvrae_pyro.diagnostics.check.in_use`.
-
-    Returns
-    -------
-    list of Finding
-        Forecasts and replicates are judged on the last months, as many as memory allows, and on
-        months after the training alone where there are twelve or more. The factors' guide is
-        judged at one value of the weights, their mean where they have a posterior; forecasts and
-        replicates hold what is unknown about them.
+    Forecasts and replicates are judged on the last months, as many as memory allows, and on months
+    after the training alone where there are twelve or more. The factors' guide is judged at one
+    value of the weights, their mean where they have a posterior; forecasts and replicates contain
+    their uncertainty.
     """
     panel, num_samples = subject.filtered.panel, subject.filtered.num_samples
     ess, exact = subject.filtered.ess, is_exact(fit.model)

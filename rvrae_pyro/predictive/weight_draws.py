@@ -124,6 +124,14 @@ def parameter_tree(
     return tree
 
 
+def draw_posterior(model: RVRAE, num_samples: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw parameters from their guide: in unconstrained space, and by site (draw, *shape)."""
+    guide = model.parts.weight_guide
+    mean, root = guide.moments(model.parts)
+    free = mean + torch.randn(num_samples, len(mean)).to(mean) @ root.mT
+    return free, guide.split(free)
+
+
 def label_parameter(
     model: RVRAE, name: str, shape: Sequence[int], characteristics: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -149,15 +157,13 @@ def _draw(model: RVRAE, num_samples: int) -> dict[str, dict[str, Tensor]]:
     """Draws by group and site, each (num_samples, *shape)."""
     parts, guide = model.parts, model.parts.weight_guide
     size = torch.Size((num_samples,))
-    mean, root = guide.moments(parts)
-    noise = torch.randn(num_samples, len(mean), dtype=mean.dtype, device=mean.device)
-    free = mean + noise @ root.mT
-    posterior = guide.split(free)
+    free, posterior = draw_posterior(model, num_samples)
     prior = {site.name: site.prior(parts).expand(size).sample() for site in guide.parameters_}
     log_prior = {
         site.name: site.prior(parts).log_prob(posterior[site.name]) for site in guide.parameters_
     }
     # the likelihood of all returns that the guide implies: posterior over prior, up to a constant
+    mean, root = guide.moments(parts)
     law = torch.distributions.MultivariateNormal(mean, scale_tril=root)
     implied = law.log_prob(free) - guide.log_joint_prior(parts, free)
     return {
