@@ -128,7 +128,8 @@ def draw_posterior(model: RVRAE, num_samples: int) -> tuple[Tensor, dict[str, Te
     """Draw parameters from their guide: in unconstrained space, and by site (draw, *shape)."""
     guide = model.parts.weight_guide
     mean, root = guide.moments(model.parts)
-    free = mean + torch.randn(num_samples, len(mean)).to(mean) @ root.mT
+    noise = torch.randn(num_samples, len(mean), dtype=mean.dtype, device=mean.device)
+    free = mean + noise @ root.mT
     return free, guide.split(free)
 
 

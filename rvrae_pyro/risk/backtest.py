@@ -63,12 +63,10 @@ def backtest(
     num_simulations : int
         Simulated histories behind each null, and bootstrap samples behind each band.
     block : float, optional
-        Mean block of the stationary bootstrap in months; Default: the cube root of
-        their number.
+        Mean block of the stationary bootstrap in months. Default: the cube root of their number.
     max_missing : float
         A portfolio's month does not count if more than this share of its gross weight has no
-        return. Below it, the portfolio is tested on observed returns: weights without a return
-        are set to 0 in both forecast and outcome.
+        return; else weights without a return are set to 0 in both forecast and outcome.
     seed : int
 
     Returns
@@ -79,9 +77,9 @@ def backtest(
         ``independence``, ``independence_p``, ``conditional``, ``conditional_p``
         (Christoffersen); ``z2``, ``z2_p`` (Acerbi and Szekely, one-sided: risk understated);
         ``kupiec_p_exact_holm``, ``conditional_p_holm``, ``z2_p_holm``, each adjusted over the
-        group; ``quantile_score``, ``fz0`` (means, lower is better); ``power`` to notice that
-        exceptions come twice as often; ``verdict``. By asset or portfolio alone: ``pit_distance``
-        from uniform, ``pit_p``. By month too: ``var``, ``es``, ``hit``, ``pit``, ``realised``.
+        group; ``quantile_score``, ``fz0`` (means, lower is better); ``power`` against a doubled
+        rate of exceptions; ``verdict``. By asset or portfolio alone: ``pit_distance`` from
+        uniform, ``pit_p``. By month too: ``var``, ``es``, ``hit``, ``pit``, ``realised``.
 
         Group ``pooled``, by tail, all assets together: ``n_cells``, ``n_months``, ``rate``,
         ``rate_se``, ``rate_p`` (clustered by month), ``rate_p_simulated``, and the true size of
@@ -106,40 +104,30 @@ def backtest(
 
     Notes
     -----
-    An exception is a loss strictly larger than VaR: a loss equal to VaR is none, as of a position
-    in cash, whose VaR and loss are both 0. Where draws tie with VaR, losses beyond it are rarer
-    than the tail by the forecast's own account, and tests of the rate are against that
-    probability; where it is 0, a single exception rejects. A ratio to an ES that is not positive
-    has no meaning: ``z2`` of an asset or portfolio with such a month is NaN, and ``z2_p`` then
-    tests the sum of return and ES over its exceptions, in return units; the pooled ``z2`` and the
-    means of ``fz0`` leave these cells out. A return that ties with draws has a random place among
-    them in ``pit``, so that a right forecast with an atom passes its test of uniformity.
-
     Information set: forecasts know months to t-1, returns are month t's; weights must be known at
     t-1, which this cannot check.
 
+    An exception is a loss strictly larger than VaR, so that cash, whose VaR and loss are 0, has
+    none. Where draws tie with VaR, tests of the rate are against the forecast's own probability
+    of a larger loss; where that is 0, a single exception rejects. Where an ES is not positive,
+    the ratio ``z2`` is NaN, ``z2_p`` tests the sum of return and ES over the exceptions in return
+    units, and the pooled ``z2`` and the means of ``fz0`` leave these cells out. In ``pit`` a
+    return that ties with draws has a random place among them.
+
     A verdict is "rejected" if one of the three adjusted tests is below 5 %, naming it; "too few
     months to tell" if none is and there are fewer months than ``months_needed``; else "not
-    rejected". Power is that of the test that decides: Kupiec's exact test at the level that the
-    first rejection takes under Holm's adjustment over m series, 5 % / m. It takes 137 months at a
-    tail of 5 % and 684 at 1 % for one portfolio, and 227 and 1134 for each of ten. Each of the
-    three tests is held to 5 % by itself, so a right forecast is rejected by one of them more
-    often than that. The pooled verdict rests on ``rate_p_simulated`` and ``z2_p``, each at 5 %;
-    its power is simulated.
+    rejected". Each test is held to 5 % by itself. Power is that of Kupiec's exact test at the
+    level of the first rejection under Holm's adjustment over m series, 5 % / m: one half takes 137
+    months at a tail of 5 % and 684 at 1 % for one portfolio, and 227 and 1134 for each of ten. The
+    pooled verdict rests on ``rate_p_simulated`` and ``z2_p``; its power is simulated.
 
-    P-values of pooled rates: ``rate_p`` is a t-test with months as clusters. It rejects right
-    forecasts too often where few months hold most of the exceptions; its true size in the months
-    at hand, for assets that depend on each other as the forecast claims, is ``rate_p_size``.
-    ``rate_p_simulated`` has at most its nominal size if the forecast is right, less where the
-    number of exceptions takes few values.
-
-    The null of ``z2``, and of the pooled rate, draws one forecast draw per month as if it were
-    the truth, the same for all assets: it keeps the dependence between assets that the forecast
-    claims, so it tests that too. ``rate_p`` and the PIT bands take dependence between assets
-    from the data: months are the clusters, and the bootstrap resamples blocks of months. With
-    some 36 months the PIT test of one series rejects right forecasts about twice as often as it
-    should; it is NaN below 10. Cost O(T S N) and
-    ``num_simulations * T * N``.
+    ``rate_p`` is a t-test with months as clusters, which rejects right forecasts too often where
+    few months hold most exceptions; ``rate_p_size`` is its true size here. ``rate_p_simulated``
+    has at most its nominal size. The null of ``z2`` and of the pooled rate takes one forecast draw
+    per month as the truth, the same for all assets, so that it also tests the dependence between
+    assets that the forecast claims. PIT bands resample blocks of months; with some 36 months the
+    PIT test rejects right forecasts about twice as often as it should (NaN below 10). Cost
+    O(T S N) and ``num_simulations * T * N``.
 
     References
     ----------
@@ -170,23 +158,13 @@ def backtest(
     times = forecast.returns[TIME].values
     unscaled = _unscaled(forecast, realised, books, max_missing, (assets, held))
     groups = {
-        ASSET: _group(
-            assets.scores(), realised, tails, times, (ASSET, names[ASSET]), counts, unscaled[0]
-        ),
-        PORTFOLIO: _group(
-            held.scores(),
-            outcomes,
-            tails,
-            times,
-            (PORTFOLIO, names[PORTFOLIO]),
-            counts,
-            unscaled[1],
-        ),
-        "pooled": _pooled(assets.scores(), tails, counts),
+        dim: _group(walk.scores(), seen, tails, times, (dim, names[dim]), counts, replaced)
+        for (dim, walk, seen), replaced in zip(
+            ((ASSET, assets, realised), (PORTFOLIO, held, outcomes)), unscaled, strict=True
+        )
     }
-    groups[PORTFOLIO] = groups[PORTFOLIO].merge(
-        _histograms(held.scores().pit, counts, names[PORTFOLIO])
-    )
+    groups["pooled"] = _pooled(assets.scores(), tails, counts)
+    groups[PORTFOLIO] = groups[PORTFOLIO].merge(_histograms(held.pit, counts, names[PORTFOLIO]))
     for dim, replaced in zip((ASSET, PORTFOLIO), unscaled, strict=True):
         _warn_of_gains(dim, names[dim][list(replaced)])
     result = xr.DataTree.from_dict(groups)
@@ -198,10 +176,9 @@ def backtest(
 def _unscaled(
     forecast: Forecast, realised: Array, books: xr.DataArray, most: float, walks: tuple[Walk, Walk]
 ) -> tuple[dict[int, Array], dict[int, Array]]:
-    """P-values (tail,) of exceptions against ES, for columns without a ratio, by position.
+    """P-values (tail,) of the sum of return and ES over exceptions, by position of the column.
 
-    The statistic is the sum of return and ES over the exceptions, with the same simulated null.
-    The draws are read a second time, only where an ES is not positive.
+    Of columns whose ES is not positive in a month, for which the draws are read a second time.
     """
     positions = tuple(_without_ratio(walk) for walk in walks)
     if not any(len(each) for each in positions):
@@ -305,10 +282,7 @@ def _stack(portfolios: Mapping[str, Weights] | None, forecast: Forecast) -> xr.D
 
 
 def _hold(draws: Array, realised: Array, weights: Array, most: float) -> tuple[Array, Array, Array]:
-    """Return draws and outcome of every portfolio on its observed assets; NaN if too few.
-
-    The third is the gross size of the summed numbers, which bounds the rounding of their sum.
-    """
+    """Draws and outcome of every portfolio on its observed assets, and gross size of the sums."""
     seen = ~(np.isnan(realised) | np.isnan(draws[0]))
     gross = np.abs(weights).sum(axis=0)
     lost = np.abs(weights[~seen]).sum(axis=0)
@@ -408,10 +382,7 @@ def _column_tests(scores: Scores, k: int, i: int, tail: float) -> dict[str, floa
 
 
 def _power(scores: Scores, levels: Array) -> tuple[Array, Array]:
-    """Power to detect a doubled rate, and months from which on it is one half: (tail, column).
-
-    A column that never loses more than VaR by its forecast is rejected by its first exception.
-    """
+    """Power to detect a doubled rate, and months from which on it is one half: (tail, column)."""
     sizes = (~np.isnan(scores.hit[0])).sum(axis=0)
     power = np.where(sizes > 0, 1.0, 0.0) * np.ones((len(levels), 1))
     needed = np.ones_like(power)
@@ -429,11 +400,7 @@ def _power(scores: Scores, levels: Array) -> tuple[Array, Array]:
 
 
 def _never(exceptions: int, size: int) -> dict[str, float]:
-    """Test a column that never loses more than VaR by its forecast, as cash: one loss rejects.
-
-    Without an exception there is nothing to test; the p-value is NaN, so that it does not weigh
-    on those of other columns.
-    """
+    """Test a column that never loses more than VaR by its forecast, as cash: one loss rejects."""
     p_value = 0.0 if exceptions else np.nan
     return {"exceptions": exceptions, "rate": exceptions / size, "kupiec_p": p_value,
             "kupiec_p_exact": p_value, "conditional_p": np.nan, "z2_p": np.nan}  # fmt: skip

@@ -240,10 +240,7 @@ def tail_share(size: int, tail: float) -> Array:
 
 
 def tail_losses(draws: Array, tails: tuple[float, ...]) -> tuple[Array, Array]:
-    """VaR and ES of draws whose last axis is the sample, stacked along a leading tail axis.
-
-    VaR is minus the last draw that counts in the tail mean, ES is minus that mean.
-    """
+    """VaR and ES of draws whose last axis is the sample, stacked along a leading tail axis."""
     size = draws.shape[-1]
     shares = [tail_share(size, tail) for tail in tails]
     deepest = max(len(share) for share in shares)
@@ -257,8 +254,7 @@ def tail_losses(draws: Array, tails: tuple[float, ...]) -> tuple[Array, Array]:
 def tail_limits(draws: Array, tails: tuple[float, ...]) -> Array:
     """First draw above each tail, stacked along a leading tail axis; infinite where none is left.
 
-    A draw is in the tail of the other draws if it lies strictly below this limit: a tie with it
-    is no loss beyond the VaR of the others.
+    A draw strictly below it is a loss beyond the VaR of the other draws.
     """
     size = draws.shape[-1]
     counts = [len(tail_share(size, tail)) for tail in tails]
@@ -273,11 +269,7 @@ def tail_limits(draws: Array, tails: tuple[float, ...]) -> Array:
 
 
 def exceeds(returns: Array, var: Array, slack: Array | float = 0.0) -> NDArray[np.bool_]:
-    """Test whether losses are strictly larger than VaR, by more than ``slack`` for rounding.
-
-    A loss equal to VaR is none beyond it: a position in cash, whose VaR and loss are both 0,
-    never has an exception.
-    """
+    """Test whether losses are strictly larger than VaR, by more than ``slack`` for rounding."""
     beyond: NDArray[np.bool_] = returns < -var - slack
     return beyond
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, overload
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 import pandas as pd
@@ -32,32 +33,20 @@ Method: TypeAlias = Literal["gaussian", "kernel"]
 _FEW = 50  # effective draws below which kernel weights leave little to average
 
 
-@overload
-def scenario(
-    source: xr.DataTree,
-    *,
-    factors: Shocks | None = None,
-    weights: Weights | None = None,
-    value: float | None = None,
-    method: Method | None = None,
-    bandwidth: float | None = None,
-    seed: int = 0,
-    step: int | None = None,
-) -> xr.DataTree: ...
+class _Options(TypedDict, total=False):
+    factors: Shocks | None
+    weights: Weights | None
+    value: float | None
+    method: Method | None
+    bandwidth: float | None
+    seed: int
+    step: int | None
 
 
 @overload
-def scenario(
-    source: FactorCovariance,
-    *,
-    factors: Shocks | None = None,
-    weights: Weights | None = None,
-    value: float | None = None,
-    method: Method | None = None,
-    bandwidth: float | None = None,
-    seed: int = 0,
-    step: int | None = None,
-) -> xr.Dataset: ...
+def scenario(source: xr.DataTree, **options: Unpack[_Options]) -> xr.DataTree: ...
+@overload
+def scenario(source: FactorCovariance, **options: Unpack[_Options]) -> xr.Dataset: ...
 
 
 def scenario(
@@ -135,10 +124,10 @@ def scenario(
 
     Notes
     -----
-    Information set: that of the source; a scenario is no forecast. It shows what else is likely
-    to happen in the same month, under the model's dependence, not what causes what. Factors are
-    identified up to rotation: name one only after looking at its loadings. Several members with
-    different loadings need "kernel", whose result then has no factors. Cost O(T S N).
+    Information set: that of the source. A scenario shows what else is likely in the same month
+    under the model's dependence, not causes. Factors are identified up to rotation: inspect the
+    loadings before naming one. Members with different loadings need "kernel", whose result then
+    has no factors. Cost O(T S N).
 
     References
     ----------
@@ -150,20 +139,47 @@ def scenario(
     _check_condition(factors, weights, value, method, bandwidth)
     if step is not None and not paths:
         raise ConfigError("`step` is for a forecast over several periods; `source` has no 'step'.")
+    condition = _Condition(factors or {}, weights, value, bandwidth, seed)
     if isinstance(source, FactorCovariance):
         if method != "gaussian":
             raise ConfigError(f"`method` must be 'gaussian' for a covariance; got {method!r}.")
-        return _condition_covariance(source, factors or {}, weights, value)
+        return _condition_covariance(source, condition)
     if paths:
         if method != "kernel":
             raise ConfigError(
                 f"`method` must be 'kernel' for a forecast over several periods; got {method!r}."
             )
-        chosen = steps_of(source)[-1] if step is None else step
-        return _weigh_paths(source, factors or {}, weights, value, bandwidth, seed, chosen)
-    if method == "gaussian":
-        return _move_draws(source, factors or {}, weights, value)
-    return _weigh_draws(source, factors or {}, weights, value, bandwidth, seed)
+        return _weigh_paths(source, condition, steps_of(source)[-1] if step is None else step)
+    return (_move_draws if method == "gaussian" else _weigh_draws)(source, condition)
+
+
+@dataclass(frozen=True, eq=False)
+class _Condition:
+    """Shocks of factors, and a portfolio with its return; how kernel draws are taken."""
+
+    factors: Shocks
+    weights: Weights | None
+    value: float | None
+    bandwidth: float | None
+    seed: int
+
+    def on(
+        self, tree: xr.DataTree, step: int | None = None
+    ) -> tuple[xr.DataTree, Forecast, xr.DataArray | None]:
+        """Return the months of the weights: tree, forecast (of one step) and portfolio."""
+
+        def read(one: xr.DataTree) -> Forecast:
+            return read_forecast(one if step is None else at_step(one, step))
+
+        forecast = read(tree)
+        if self.weights is None:
+            return tree, forecast, None
+        held = one_portfolio(self.weights, forecast.listed)
+        times = held[TIME].values
+        chosen: xr.DataTree = tree.map_over_datasets(
+            lambda data: data.sel({TIME: times}) if TIME in data.indexes else data
+        )
+        return chosen, read(chosen), held
 
 
 def _check_condition(
@@ -186,9 +202,8 @@ def _check_condition(
         raise ConfigError(f"`bandwidth` must be positive; got {bandwidth!r}.")
 
 
-def _condition_covariance(
-    cov: FactorCovariance, factors: Shocks, weights: Weights | None, value: float | None
-) -> xr.Dataset:
+def _condition_covariance(cov: FactorCovariance, condition: _Condition) -> xr.Dataset:
+    factors, weights, value = condition.factors, condition.weights, condition.value
     held = None if weights is None else one_portfolio(weights, cov.listed)
     if held is not None and held.sizes[TIME] < cov.beta.sizes[TIME]:
         cov = cov.sel(held[TIME].values)
@@ -216,21 +231,11 @@ def _condition_covariance(
     )
 
 
-def _months(tree: xr.DataTree, held: xr.DataArray | None) -> xr.DataTree:
-    """Keep the months of the weights."""
-    if held is None:
-        return tree
-    times = held[TIME].values
-    chosen: xr.DataTree = tree.map_over_datasets(
-        lambda data: data.sel({TIME: times}) if TIME in data.indexes else data
-    )
-    return chosen
-
-
 def _given(
-    forecast: Forecast, factors: Shocks, held: xr.DataArray | None, value: float | None
+    forecast: Forecast, condition: _Condition, held: xr.DataArray | None
 ) -> tuple[Array, Array]:
     """Draws of the conditions (draw, time, condition), and their values."""
+    factors, value = condition.factors, condition.value
     parts, targets = [], []
     if factors:
         if forecast.factors is None:
@@ -251,17 +256,12 @@ def _given(
     return np.concatenate(parts, axis=-1), np.concatenate(targets, axis=-1)
 
 
-def _move_draws(
-    tree: xr.DataTree, factors: Shocks, weights: Weights | None, value: float | None
-) -> xr.DataTree:
+def _move_draws(tree: xr.DataTree, condition: _Condition) -> xr.DataTree:
     """Shift every draw by what its own surprise implies."""
-    forecast = read_forecast(tree)
-    held = None if weights is None else one_portfolio(weights, forecast.listed)
-    tree = _months(tree, held)
-    forecast = read_forecast(tree)
-    gains = Gains(FactorCovariance.from_forecast(tree), factors, held)
+    tree, forecast, held = condition.on(tree)
+    gains = Gains(FactorCovariance.from_forecast(tree), condition.factors, held)
     assert forecast.factors is not None  # from_forecast has seen them
-    given, target = _given(forecast, factors, held, value)
+    given, target = _given(forecast, condition, held)
     surprise = (target - given).reshape(*forecast.returns.shape[:3], -1)
     moved = np.einsum("cdtm,tnm->cdtn", surprise, gains.returns)
     moved_factors = np.einsum("cdtm,tkm->cdtk", surprise, gains.factors)
@@ -275,20 +275,10 @@ def _move_draws(
     )
 
 
-def _weigh_draws(
-    tree: xr.DataTree,
-    factors: Shocks,
-    weights: Weights | None,
-    value: float | None,
-    bandwidth: float | None,
-    seed: int,
-) -> xr.DataTree:
+def _weigh_draws(tree: xr.DataTree, condition: _Condition) -> xr.DataTree:
     """Resample the draws that come near the condition."""
-    forecast = read_forecast(tree)
-    held = None if weights is None else one_portfolio(weights, forecast.listed)
-    tree = _months(tree, held)
-    forecast = read_forecast(tree)
-    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed)
+    tree, forecast, held = condition.on(tree)
+    order, distance, effective = _weigh(forecast, condition, held)
     shape = forecast.returns.shape[:2]
     returns = _take(forecast.returns, order, shape)
     shared = forecast.beta is not None and forecast.beta.sizes[CHAIN] == 1
@@ -299,30 +289,23 @@ def _weigh_draws(
 
 
 def _weigh(
-    forecast: Forecast,
-    factors: Shocks,
-    held: xr.DataArray | None,
-    value: float | None,
-    bandwidth: float | None,
-    seed: int,
-    *,
-    paths: bool = False,
+    forecast: Forecast, condition: _Condition, held: xr.DataArray | None, *, paths: bool = False
 ) -> tuple[np.ndarray, Array, Array]:
     """Positions of the draws taken (draw, time), distance and effective draws (time)."""
-    given, target = _given(forecast, factors, held, value)
+    given, target = _given(forecast, condition, held)
     size, _, count = given.shape
     sd = given.std(axis=0)
     moving = sd > rounding(forecast.returns) * np.abs(given).max(axis=0)
     if not moving.all():
         raise ConfigError("Conditions must have risk in every month; some have none.")
-    width = size ** (-1.0 / (4 + count)) if bandwidth is None else bandwidth
+    width = condition.bandwidth or size ** (-1.0 / (4 + count))
     logs = -0.5 * (((given - target) / (width * sd)) ** 2).sum(axis=-1)
     kernel = np.exp(logs - logs.max(axis=0))
     kernel /= kernel.sum(axis=0)
     effective = 1.0 / (kernel**2).sum(axis=0)
     times = forecast.returns[TIME].values
     _check_effective(effective, logs.max(axis=0), times, paths=paths)
-    order = _resample(kernel, seed)
+    order = _resample(kernel, condition.seed)
     centred = given - given.mean(axis=0)
     between = np.einsum("stm,stl->tml", centred, centred) / size
     surprise = target - given.mean(axis=0)
@@ -331,22 +314,11 @@ def _weigh(
     return order, distance, effective
 
 
-def _weigh_paths(
-    tree: xr.DataTree,
-    factors: Shocks,
-    weights: Weights | None,
-    value: float | None,
-    bandwidth: float | None,
-    seed: int,
-    step: int,
-) -> xr.DataTree:
+def _weigh_paths(tree: xr.DataTree, condition: _Condition, step: int) -> xr.DataTree:
     """Resample whole paths that come near the condition in one of their steps."""
-    forecast = read_forecast(at_step(tree, step))
-    held = None if weights is None else one_portfolio(weights, forecast.listed)
-    tree = _months(tree, held)
-    forecast = read_forecast(at_step(tree, step))
+    tree, forecast, held = condition.on(tree, step)
     forecast = dataclasses.replace(forecast, factors=cumulated_factors(tree, step))
-    order, distance, effective = _weigh(forecast, factors, held, value, bandwidth, seed, paths=True)
+    order, distance, effective = _weigh(forecast, condition, held, paths=True)
     drawn = take_paths(tree, order)
     scenario = xr.Dataset(
         {"distance": (TIME, distance), "effective_draws": (TIME, effective)},
@@ -463,13 +435,7 @@ class Gains:
             last_returns = beta @ last_factors + noise
             cross = on_factors @ last_factors
             own = weights.mT @ last_returns
-            between = np.concatenate(
-                [
-                    np.concatenate([between, cross], axis=-1),
-                    np.concatenate([cross.mT, own], axis=-1),
-                ],
-                axis=-2,
-            )
+            between = np.block([[between, cross], [cross.mT, own]])
             with_factors = np.concatenate([with_factors, last_factors], axis=-1)
             with_returns = np.concatenate([with_returns, last_returns], axis=-1)
         sd = np.sqrt(np.diagonal(between, axis1=-2, axis2=-1))

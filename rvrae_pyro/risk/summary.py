@@ -98,15 +98,12 @@ def summarize(tree: xr.DataTree, tail: float | Sequence[float] = (0.05, 0.01)) -
     VaR is minus the ``ceil(tail * S)``-th smallest of all S draws; ES is minus the mean of
     the worst ``tail * S`` draws, the last counted in part, so that ES >= VaR always.
 
-    ``idio_var`` is the remainder within members. It contains what noise and factors happen
-    to co-vary in the draws, so a tiny idiosyncratic variance can come out slightly negative,
-    and everything that moves the mean besides the factors. ``parameter_var`` is the spread of
-    the members' expected returns, which trees of this package hold in
-    ``predictions_constant_data`` (``mean``, or ``mean_by_weights`` where weights have a
-    posterior). Without them it is the spread of the means of the members' draws, less their
-    Monte-Carlo error of about ``sd**2`` over the draws of a member (0 where that is larger); this
-    presumes that members' draws are independent. With one member it is 0 because it was *not
-    measured*; its ``note`` states so. Without ``factors`` or ``beta``, ``factor_var`` and
+    ``idio_var`` is the remainder within members, including the sample covariance of noise and
+    factors, so that it can be slightly negative. ``parameter_var`` is the spread of the members'
+    expected returns in ``predictions_constant_data`` (``mean``, or ``mean_by_weights`` where
+    weights have a posterior); without them that of the means of their draws, less the Monte-Carlo
+    error of independent draws (0 where that is larger). With one member it is 0 because it was
+    *not measured*; its ``note`` states so. Without ``factors`` or ``beta``, ``factor_var`` and
     ``idio_var`` are NaN. Cost O(S) per cell, a block of months at a time.
 
     References

@@ -18,11 +18,10 @@ class Scores:
     Leading axes are (tail, time, column); ``pit`` lacks the tail. The null of a statistic is a
     sum over months, (tail, simulation, column), and pooled over columns (tail, simulation).
     ``expected`` is the probability of an exception under the forecast: the tail, or less where
-    draws tie with VaR. ``shortfall`` is NaN where ES is not positive, and so are the nulls of
-    such a column; pooled sums leave these cells out.
-    ``pooled_null_squares`` and ``pooled_null_products`` are sums over months of the squared
-    number of hits, and of that number times the month's cells; ``pooled_doubled_hits`` is the
-    number of hits of a history in which they occur at twice the rate.
+    draws tie with VaR. ``shortfall`` and its null are NaN where ES is not positive; pooled sums
+    leave these cells out. ``pooled_null_squares`` and ``pooled_null_products`` are sums over
+    months of the squared number of hits, and of that number times the month's cells;
+    ``pooled_doubled_hits`` are hits of a history in which they occur at twice the rate.
     """
 
     var: Array
@@ -54,8 +53,7 @@ class Walk:
     rounding : float
         Relative rounding error of draws and returns; differences within it are ties.
     ratios : bool
-        Whether shortfalls are ratios of returns to ES. False: they are sums of return and ES, in
-        return units, which are defined for an ES of any sign.
+        Shortfalls are ratios of returns to ES; else sums of return and ES, for an ES of any sign.
     """
 
     def __init__(
@@ -75,11 +73,9 @@ class Walk:
         self.pit = np.full(shape, np.nan)
         n_simulations = picks.shape[1]
         self.null = np.zeros((len(tails), n_simulations, shape[1]))
-        self.pooled = np.zeros((len(tails), n_simulations))
-        self.pooled_hits = np.zeros((len(tails), n_simulations))
-        self.pooled_squares = np.zeros((len(tails), n_simulations))
-        self.pooled_products = np.zeros((len(tails), n_simulations))
-        self.doubled_hits = np.zeros((len(tails), n_simulations))
+        pooled = np.zeros((5, len(tails), n_simulations))
+        self.pooled, self.pooled_hits, self.pooled_squares = pooled[:3]
+        self.pooled_products, self.doubled_hits = pooled[3:]
         self.doubled = tuple(min(2.0 * tail, 1.0) for tail in tails)
 
     def visit(self, t: int, draws: Array, realised: Array, size: Array | None = None) -> None:
