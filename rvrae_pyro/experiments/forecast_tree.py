@@ -170,7 +170,7 @@ def build_outlook(
     log_evidence: xr.DataArray | None = None,
     member: str = "chain",
 ) -> xr.Dataset:
-    """Gather forecasts and fits of a factor model, and refit its factors in two other ways.
+    """Join forecasts and fits of a factor model, with factors refitted by OLS and GLS.
 
     Parameters
     ----------

@@ -54,17 +54,9 @@ class SimulatedGKX:
 
 @dataclass(frozen=True)
 class Cell:
-    """A fit: who, with which seed, without which assets.
+    """Identity of a fit: competitor, seed, number of omitted assets, and a hash of its inputs.
 
-    Attributes
-    ----------
-    model : str
-        Name of the competitor.
-    seed : int
-    omitted : int
-        How many assets were left out of training and are the only ones scored; 0 for none.
-    key : str
-        Hash of everything the numbers depend on.
+    Omitted assets are left out of training and are the only ones scored; 0 for none.
     """
 
     model: str
@@ -81,20 +73,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All that a process needs to run a cell.
+    """Inputs of one fit of a comparison, for another process.
 
     Attributes
     ----------
-    entrant : Entrant
-    source : Source
     n_train, n_valid : int
         Rows of the panel that train and validate; the rest is the test span.
-    seed : int
     omitted : tuple of str
         Assets whose returns the competitor never sees, and the only ones scored if any.
-    num_samples : int
-    rules : Rules
-    metrics : tuple of str or None
     """
 
     entrant: Entrant
@@ -128,16 +114,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of a cell.
-
-    Attributes
-    ----------
-    scores : Scores
-    seconds : float
-        Wall time of fit and scores.
-    attrs : dict
-        Of the fit: seed, config, library versions, fingerprint of the training data.
-    """
+    """Scores of a cell, wall time of fit and scores, and attributes of the fit."""
 
     scores: Scores
     seconds: float
@@ -181,15 +158,7 @@ def fit_job(job: Job) -> tuple[Fitted, xr.DataTree, Result]:
 
 
 def write_result(folder: Path, cell: Cell, result: Result) -> Path:
-    """Keep a cell's numbers in a file, atomically.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    cell : Cell
-    result : Result
-    """
+    """Keep a cell's numbers in a file of a folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "key": cell.key,
@@ -209,11 +178,7 @@ def write_result(folder: Path, cell: Cell, result: Result) -> Path:
 
 
 def read_result(folder: Path, cell: Cell) -> Result | None:
-    """Read a cell's numbers; None where there are none, or the file is damaged or of another cell.
-
-    A damaged file is the remains of a crashed disk, not of this package, and the cell is simply
-    run again.
-    """
+    """Read a cell's numbers; None where there are none, or the file is damaged or of another cell."""
     try:
         content = json.loads((folder / cell.file_name).read_text(encoding="utf-8"))
         if content["key"] != cell.key:
@@ -238,14 +203,7 @@ def _number(value: float | None) -> float:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that did not come to an end.
-
-    Attributes
-    ----------
-    cell : Cell
-    message : str
-        The error's class and text.
-    """
+    """A cell that failed, with the class and text of its error."""
 
     cell: Cell
     message: str
@@ -271,7 +229,7 @@ def run_cells(
     executor : Submits, optional
         Takes the jobs instead; it is not shut down.
     on_done : callable, optional
-        Told every cell that is finished, failed or found.
+        Called with every cell that is finished, failed or found.
 
     Returns
     -------

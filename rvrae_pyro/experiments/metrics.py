@@ -86,21 +86,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class View:
-    """Inputs of a metric.
+    """Inputs of a metric."""
 
-    Attributes
-    ----------
-    forecasts : Dataset
-        The group of that name.
-    tree : DataTree
-    returns : DataArray (time, asset)
-        Realised, of the cells to score.
-    rules : Rules
-    """
-
-    forecasts: xr.Dataset
+    forecasts: xr.Dataset  # the group of that name
     tree: xr.DataTree
-    returns: xr.DataArray
+    returns: xr.DataArray  # realised (time, asset), of the cells to score
     rules: Rules
 
     @property
@@ -116,32 +106,22 @@ class View:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure.
+    """One measure."""
 
-    Attributes
-    ----------
-    label : str
-        For people, with the unit.
-    needs : str
-        Variable of ``forecasts``, or ``predictions``, without which it is not defined.
-    run : callable
-        From a view to a Dataset of ``estimate`` and ``standard_error``.
-    scale : float
-        Multiplies numbers that people see.
-    """
-
-    label: str
-    needs: str
-    run: Callable[[View], Any]
-    scale: float = 1.0
+    label: str  # in tables, with the unit
+    needs: str  # variable of `forecasts`, or `predictions`, without which it is not defined
+    run: Callable[[View], Any]  # to a Dataset of `estimate` and `standard_error`
+    scale: float = 1.0  # of the numbers in tables
 
 
-def _total(fitted: str) -> Callable[[View], Any]:
-    return lambda v: total_r2(v.returns, v.forecasts[fitted], standard_error=True)
-
-
-def _predictive(forecast: str) -> Callable[[View], Any]:
-    return lambda v: predictive_r2(v.returns, v.forecasts[forecast], standard_error=True)
+def _measure(label: str, forecast: str, of: Callable[..., Any], scale: float = 1.0) -> Metric:
+    """Make a metric of returns and one of the forecasts."""
+    return Metric(
+        label,
+        forecast,
+        lambda v: of(v.returns, v.forecasts[forecast], standard_error=True),
+        scale,
+    )
 
 
 def _sharpe(forecast: str, kind: str) -> Callable[[View], Any]:
@@ -150,14 +130,6 @@ def _sharpe(forecast: str, kind: str) -> Callable[[View], Any]:
         return sharpe_ratio(earned, view.rules.periods or _MONTHS, standard_error=True)
 
     return run
-
-
-def _ic(forecast: str) -> Callable[[View], Any]:
-    return lambda v: rank_ic(v.returns, v.forecasts[forecast], standard_error=True)
-
-
-def _icir(forecast: str) -> Callable[[View], Any]:
-    return lambda v: rank_icir(v.returns, v.forecasts[forecast], standard_error=True)
 
 
 def _turnover(view: View) -> xr.Dataset:
@@ -178,15 +150,15 @@ def _exceedance(view: View) -> xr.Dataset:
 
 
 METRICS: Final[dict[str, Metric]] = {
-    "total_r2": Metric("Total R2, own factors, %", "fitted", _total("fitted"), 100),
-    "total_r2_gls": Metric("Total R2, GLS factors, %", "fitted_gls", _total("fitted_gls"), 100),
-    "total_r2_ols": Metric("Total R2, OLS factors, %", "fitted_ols", _total("fitted_ols"), 100),
-    "predictive_r2": Metric("Predictive R2, model, %", MEAN, _predictive(MEAN), 100),
-    "predictive_r2_running": Metric(
-        "Predictive R2, running mean, %", _RUNNING, _predictive(_RUNNING), 100
+    "total_r2": _measure("Total R2, own factors, %", "fitted", total_r2, 100),
+    "total_r2_gls": _measure("Total R2, GLS factors, %", "fitted_gls", total_r2, 100),
+    "total_r2_ols": _measure("Total R2, OLS factors, %", "fitted_ols", total_r2, 100),
+    "predictive_r2": _measure("Predictive R2, model, %", MEAN, predictive_r2, 100),
+    "predictive_r2_running": _measure(
+        "Predictive R2, running mean, %", _RUNNING, predictive_r2, 100
     ),
-    "predictive_r2_ols": Metric(
-        "Predictive R2, running mean of OLS factors, %", "mean_ols", _predictive("mean_ols"), 100
+    "predictive_r2_ols": _measure(
+        "Predictive R2, running mean of OLS factors, %", "mean_ols", predictive_r2, 100
     ),
     "sharpe_gross": Metric("Sharpe, gross", MEAN, _sharpe(MEAN, "gross")),
     "sharpe_net": Metric("Sharpe, net", MEAN, _sharpe(MEAN, "net")),
@@ -195,10 +167,10 @@ METRICS: Final[dict[str, Metric]] = {
         "Sharpe, gross, running mean", _RUNNING, _sharpe(_RUNNING, "gross")
     ),
     "sharpe_net_running": Metric("Sharpe, net, running mean", _RUNNING, _sharpe(_RUNNING, "net")),
-    "rank_ic": Metric("Rank IC", MEAN, _ic(MEAN)),
-    "rank_icir": Metric("Rank ICIR", MEAN, _icir(MEAN)),
-    "rank_ic_running": Metric("Rank IC, running mean", _RUNNING, _ic(_RUNNING)),
-    "rank_icir_running": Metric("Rank ICIR, running mean", _RUNNING, _icir(_RUNNING)),
+    "rank_ic": _measure("Rank IC", MEAN, rank_ic),
+    "rank_icir": _measure("Rank ICIR", MEAN, rank_icir),
+    "rank_ic_running": _measure("Rank IC, running mean", _RUNNING, rank_ic),
+    "rank_icir_running": _measure("Rank ICIR, running mean", _RUNNING, rank_icir),
     "log_score": Metric("Log score, joint, nats per return", LOG_EVIDENCE, _log_score),
     "crps": Metric(
         "CRPS, %", _PREDICTIONS, lambda v: crps(v.returns, v.draws, standard_error=True), 100
@@ -232,7 +204,7 @@ def score(
     rules: Rules | None = None,
     metrics: tuple[str, ...] | None = None,
 ) -> Scores:
-    """Score an outlook.
+    """Score a tree of forecasts.
 
     Parameters
     ----------
@@ -247,7 +219,7 @@ def score(
     Returns
     -------
     Scores
-        Measures that the outlook does not define are left out.
+        Measures that the tree does not define are left out.
     """
     forecasts = tree[FORECASTS].to_dataset()
     returns = returns.sel({TIME: forecasts[TIME]}).transpose(TIME, ASSET).reset_coords(drop=True)

@@ -153,17 +153,11 @@ def compare(
         names, variants = ([e.name for e in each] for each in (entrants, extra))
         comparison = summarise(results, failures, names, variants)
         comparison.info.update(
-            spans(parts),
+            describe_run(parts, study, rules, results, began),
             seeds=numbers,
             omit=sorted({m for m, _ in drawn}),
             n_factors=n_factors,
             num_samples=num_samples,
-            n_assets=int(study.sizes[ASSET]),
-            cost=rules.cost,
-            quantile=rules.quantile,
-            data_fingerprint=fingerprint(study),
-            seconds=round(time.perf_counter() - began, 1),
-            seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
         )
         if folder is not None:
             comparison.write(folder)
@@ -198,10 +192,20 @@ def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
     return [make(n_factors) for make in ABLATIONS.values()]
 
 
-def spans(parts: Split) -> dict[str, list[str]]:
-    """First and last day of each part."""
+def describe_run(
+    parts: Split, study: xr.Dataset, rules: Rules, results: Mapping[Cell, Result], began: float
+) -> dict[str, object]:
+    """Describe a comparison: first and last day of each part, data, rules and run time."""
     named = zip(("train", "valid", "test"), parts, strict=True)
-    return {name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named}
+    return {
+        **{name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named},
+        "n_assets": int(study.sizes[ASSET]),
+        "cost": rules.cost,
+        "quantile": rules.quantile,
+        "data_fingerprint": fingerprint(study),
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_of_fits": round(sum(r.seconds for r in results.values()), 1),
+    }
 
 
 def _check_out(path: Path) -> Path:

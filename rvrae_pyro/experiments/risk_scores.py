@@ -45,52 +45,32 @@ RISK_MEASURES: Final[Mapping[str, str]] = {
 """Every measure of :func:`risk_scores` and its meaning."""
 
 
-class FilteredDistribution(Protocol):
-    """A panel as a model with a predictive distribution reads it: the result of ``filter``."""
+class _Filtered(Protocol):
+    """A panel filtered by a model with a predictive distribution."""
 
-    def predict(self, times: object | None = None) -> xr.DataArray:
-        """Mean of each month's returns (time, asset)."""
-        ...
-
-    def forecast(self, times: object | None = None) -> xr.DataTree:
-        """Draw returns of each month from data to the month before."""
-        ...
-
-    def log_evidence(self) -> xr.DataArray:
-        """Joint log density of each month's returns (time,), in nats."""
-        ...
-
-    def moments(self, times: object | None = None) -> xr.Dataset:
-        """Mean and covariance of each month's returns."""
-        ...
+    def predict(self, times: object | None = None) -> xr.DataArray: ...
+    def forecast(self, times: object | None = None) -> xr.DataTree: ...
+    def log_evidence(self) -> xr.DataArray: ...
+    def moments(self, times: object | None = None) -> xr.Dataset: ...
 
 
 @runtime_checkable
-class ExactDistribution(FilteredDistribution, Protocol):
+class _Exact(_Filtered, Protocol):
     """A distribution whose probabilities need no draws."""
 
-    def pit(self, times: object | None = None) -> xr.DataArray:
-        """Probability integral transform of each observed return (time, asset)."""
-        ...
-
-    def portfolio(self, weights: xr.DataArray) -> xr.Dataset:
-        """``mean``, ``sd``, ``return`` and ``pit`` of a portfolio, by month."""
-        ...
+    def pit(self, times: object | None = None) -> xr.DataArray: ...
+    def portfolio(self, weights: xr.DataArray) -> xr.Dataset: ...
 
 
 @runtime_checkable
-class Distribution(Protocol):
+class _Fitted(Protocol):
     """A fit, an ensemble or a baseline with a predictive distribution."""
 
-    def filter(
-        self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...
-    ) -> FilteredDistribution:
-        """Read a panel once, for all methods."""
-        ...
+    def filter(self, panel: xr.Dataset, num_samples: int = ..., seed: int = ...) -> _Filtered: ...
 
 
 def risk_record(
-    fitted: Distribution | FilteredDistribution,
+    fitted: _Fitted | _Filtered,
     panel: xr.Dataset,
     times: object | None = None,
     *,
@@ -134,10 +114,9 @@ def risk_record(
     Information set: month t's distribution knows returns before t and the data that ``fitted`` was
     trained on. That it was trained on earlier months only is up to the caller.
     """
-    if isinstance(fitted, Distribution):
+    filtered = fitted
+    if isinstance(fitted, _Fitted):
         filtered = fitted.filter(panel, num_samples, seed)
-    else:
-        filtered = fitted
     chosen = panel[TIME] if times is None else panel[TIME].sel({TIME: times})
     months = np.atleast_1d(chosen.to_numpy())
     matrices = FactorCovariance.from_moments(filtered.moments(months))
@@ -148,7 +127,7 @@ def risk_record(
     held = returns.notnull()
     weights = held / held.sum(ASSET)
     mean = filtered.predict(months)
-    if isinstance(filtered, ExactDistribution):
+    if isinstance(filtered, _Exact):
         pit, book = filtered.pit(months), filtered.portfolio(weights)
     else:
         draws = filtered.forecast(months)["predictions"].to_dataset()[RETURNS]

@@ -14,7 +14,6 @@ import numpy as np
 import xarray as xr
 
 from rvrae_pyro.data.batch import to_batch
-from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.diagnostics.predictive import predictive_check
 from rvrae_pyro.errors import ConfigError, FitError, check_count
@@ -28,7 +27,6 @@ from rvrae_pyro.experiments.model_comparison import (
     check_study,
     cut,
     plan,
-    spans,
     study_months,
     summarise,
 )
@@ -36,7 +34,7 @@ from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, CONTEXT, DRAW, FEATURE, TIME
+from rvrae_pyro.names import CHAIN, CHARACTERISTIC, CONTEXT, DRAW, FEATURE, TIME
 from rvrae_pyro.progress import progress_bar
 
 _SLOTS: Final = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
@@ -178,18 +176,12 @@ def swap(
     results = {cell: each.result for cell, each in ordered.items()}
     comparison = summarise(results, list(failures.values()), names, [])
     comparison.info.update(
-        spans(parts),
+        describe_run(parts, study, Rules(), results, began),
         seeds=[seed],
         omit=[],
         n_factors=n_factors,
         num_samples=num_samples,
         slot=slot,
-        n_assets=int(study.sizes[ASSET]),
-        cost=Rules().cost,
-        quantile=Rules().quantile,
-        data_fingerprint=fingerprint(study),
-        seconds=round(time.perf_counter() - began, 1),
-        seconds_of_fits=round(sum(r.seconds for r in results.values()), 1),
     )
     outcomes_of = {cell.model: each for cell, each in ordered.items()}
     return dataclasses.replace(
@@ -202,7 +194,7 @@ def swap(
 
 @dataclass(frozen=True, eq=False)
 class _Variant:
-    """All that a process needs to fit and judge one variant."""
+    """Inputs of one variant's fit and checks, for another process."""
 
     job: Job
     source: Any  # that of the job, which is then sent to a process once
