@@ -178,7 +178,7 @@ def write_result(folder: Path, cell: Cell, result: Result) -> Path:
 
 
 def read_result(folder: Path, cell: Cell) -> Result | None:
-    """Read a cell's numbers; None where there are none, or the file is damaged or of another cell."""
+    """Read a cell's numbers; None if there are none, or the file is damaged or foreign."""
     try:
         content = json.loads((folder / cell.file_name).read_text(encoding="utf-8"))
         if content["key"] != cell.key:

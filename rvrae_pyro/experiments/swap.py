@@ -26,6 +26,7 @@ from rvrae_pyro.experiments.metrics import Rules
 from rvrae_pyro.experiments.model_comparison import (
     check_study,
     cut,
+    describe_run,
     plan,
     study_months,
     summarise,
