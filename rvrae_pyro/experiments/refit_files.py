@@ -11,7 +11,7 @@ import xarray as xr
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.experiments.competitors import ModelEntrant
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.predictive.export import read_tree, write_tree
+from rvrae_pyro.predictive.storage import read_tree, write_tree
 
 __all__ = ["RefitFiles"]
 
