@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
@@ -117,14 +118,16 @@ class FactorGARCH(JointTBaseline):
             law = self._laws(batch).laws[0]
             found = law.distances(*cells_of(batch), range(batch.n_times))
             self._numbers["df"] = np.array([_likeliest_df(law, found)])
-        self.history = {
-            "persistence": (dynamics[:, 1] + dynamics[:, 2]).tolist(),
-            "series": [
-                *(f"factor {k}" for k in range(1, n_factors + 1)),
-                *self._assets,
-                "new asset",
-            ],
-        }
+        self.history = pd.DataFrame(
+            {
+                "persistence": (dynamics[:, 1] + dynamics[:, 2]).tolist(),
+                "series": [
+                    *(f"factor {k}" for k in range(1, n_factors + 1)),
+                    *self._assets,
+                    "new asset",
+                ],
+            }
+        )
 
     def _number_names(self) -> Sequence[str]:
         return "mean", "sd", "beta", "dynamics", "factor_var", "error_var", "times", "df"

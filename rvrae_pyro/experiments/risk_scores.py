@@ -114,9 +114,9 @@ def risk_record(
     Information set: month t's distribution knows returns before t and the data that ``fitted`` was
     trained on. That it was trained on earlier months only is up to the caller.
     """
-    filtered = fitted
     if isinstance(fitted, _Fitted):
-        filtered = fitted.filter(panel, num_samples, seed)
+        fitted = fitted.filter(panel, num_samples, seed)
+    filtered: _Filtered = fitted
     chosen = panel[TIME] if times is None else panel[TIME].sel({TIME: times})
     months = np.atleast_1d(chosen.to_numpy())
     matrices = FactorCovariance.from_moments(filtered.moments(months))
