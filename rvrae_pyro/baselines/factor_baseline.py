@@ -108,18 +108,9 @@ class FactorBaseline(Baseline):
     ) -> xr.Dataset:
         """Parts of ``returns = alpha + beta f + noise``, one row per month.
 
-        Parameters
-        ----------
-        panel : Dataset
-        num_samples, seed : int, optional
-            Not used: nothing is drawn.
-
-        Returns
-        -------
-        Dataset
-            ``alpha`` and ``idio_scale`` (chain, time, asset) and ``beta`` (chain, time, asset,
-            factor), known at t-1; ``factors`` (time, factor), or (chain, time, factor) of an
-            ensemble, given the month's returns. Each member has its factors.
+        ``alpha`` and ``idio_scale`` (chain, time, asset) and ``beta`` (chain, time, asset, factor),
+        known at t-1; ``factors`` (time, factor), or (chain, time, factor) of an ensemble, given the
+        month's returns. Nothing is drawn.
         """
         parts = self.constant_data(panel)[["alpha", "beta", "idio_scale"]]
         parts["factors"] = self.factors(panel)
@@ -181,17 +172,8 @@ class FactorBaseline(Baseline):
     def constant_data(self, panel: xr.Dataset, times: object | None = None) -> xr.Dataset:
         """Return the inputs of forecasts: intercepts, loadings and residual scales.
 
-        Parameters
-        ----------
-        panel : Dataset
-        times : label, slice or list, optional
-            Months wanted. Default: all.
-
-        Returns
-        -------
-        Dataset
-            As the group ``predictions_constant_data`` of :meth:`forecast` has it, without any
-            draws: ``alpha``, ``mean``, ``beta`` and ``idio_scale`` of month t, known at t-1.
+        The group ``predictions_constant_data`` of :meth:`forecast`, without draws: ``alpha``,
+        ``mean``, ``beta`` and ``idio_scale`` of month t, known at t-1.
         """
         batch = self._batch(panel)
         months = pick_months(batch, times)

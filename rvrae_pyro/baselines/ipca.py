@@ -231,27 +231,13 @@ _CELLS = 2**17  # characteristics of the months that are processed at once
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that least squares needs to know of the months that have returns, in float64.
+    """Sums over the assets of the months that have returns, in float64."""
 
-    Attributes
-    ----------
-    gram : Tensor of shape (n_months, P, P)
-        Z'Z over the assets with an observed return.
-    moment : Tensor of shape (n_months, P)
-        Z'r over them.
-    counts : int64 Tensor of shape (n_months,)
-        How many there are.
-    squares : Tensor of shape (n_months,)
-        Sum of squared returns over them.
-    months : int64 Tensor of shape (n_months,)
-        Positions of the months in the panel.
-    """
-
-    gram: Tensor
-    moment: Tensor
-    counts: Tensor
-    squares: Tensor
-    months: Tensor
+    gram: Tensor  # (n_months, P, P), Z'Z over the assets with an observed return
+    moment: Tensor  # (n_months, P), Z'r over them
+    counts: Tensor  # (n_months,), how many there are
+    squares: Tensor  # (n_months,), sum of squared returns over them
+    months: Tensor  # (n_months,), positions of the months in the panel
 
     def select(self, months: Tensor) -> Statistics:
         """Keep some months, a bool mask."""
@@ -275,20 +261,9 @@ def month_statistics(
 ) -> Statistics:
     """Sum Z'Z and Z'r over the observed assets of each month that has any.
 
-    Parameters
-    ----------
-    batch : Batch
-        Returns and marks; its characteristics are not used.
-    characteristics : DataArray or Variable of dims (time, asset, characteristic)
-        May be on disk: it is read once, a block of months at a time.
-    constant : bool
-        Add a one to the characteristics, as the last.
-
-    Returns
-    -------
-    Statistics
-        In float64, on the device of the batch. Cost O(T N P^2), on the CPU, where the
-        characteristics are; memory of a few months.
+    Characteristics (time, asset, characteristic), with a one as the last if ``constant``, may be on
+    disk: they are read once, a block of months at a time. Cost O(T N P^2) on the CPU; memory of a
+    few months. The result is on the batch's device.
     """
     n_times, n_assets, size = characteristics.shape
     observed, returns = batch.observed.cpu().numpy(), batch.returns.cpu().numpy()
@@ -334,18 +309,9 @@ def spanning(statistics: Statistics, n_factors: int) -> Tensor:
 
 
 def spanning_months(instruments: Iterable[Tensor], n_factors: int) -> Tensor:
-    """Apply the rule of :func:`spanning` to months given as rows of instruments.
+    """Apply the rule of :func:`spanning` to months given as rows (n_observed, P) of instruments.
 
-    Parameters
-    ----------
-    instruments : iterable of Tensor of shape (n_observed, P)
-        Instruments of the assets with an observed return, month by month; may have no row.
-    n_factors : int
-
-    Returns
-    -------
-    bool Tensor of shape (n_months,)
-        Each month is judged by its own rows alone. Cost O(n_observed P n_factors) per month.
+    Each month is judged by its own rows alone. Cost O(n_observed P n_factors) per month.
     """
     forms = []
     for rows in instruments:
@@ -379,21 +345,12 @@ def _full_rank(forms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Solution:
-    """Result of alternating least squares.
+    """Result of alternating least squares."""
 
-    Attributes
-    ----------
-    gamma : Tensor of shape (P, n_factors)
-    gamma_alpha : Tensor of shape (P,)
-    factors : Tensor of shape (n_months, n_factors)
-    changes : list of float
-        Largest move of any entry of the mapping or the factors, by iteration.
-    """
-
-    gamma: Tensor
-    gamma_alpha: Tensor
-    factors: Tensor
-    changes: list[float]
+    gamma: Tensor  # (P, n_factors)
+    gamma_alpha: Tensor  # (P,)
+    factors: Tensor  # (n_months, n_factors)
+    changes: list[float]  # largest move of any entry of the mapping or the factors, by iteration
 
     def squares(self, statistics: Statistics) -> float:
         """Sum of squared residuals."""
@@ -409,23 +366,8 @@ def alternate(
 ) -> Solution:
     """Alternate between the factors given the mapping and the mapping given the factors.
 
-    Parameters
-    ----------
-    statistics : Statistics
-    n_factors : int
-    alpha : bool
-        Estimate an intercept of the characteristics too.
-    max_iter : int
-    tol : float
-
-    Returns
-    -------
-    Solution
-
-    Notes
-    -----
     Starts at the leading left singular vectors of the months' mean cross moments, as the public
-    package does: the first for the loadings, the next for the intercept, if any.
+    package does: the first for the loadings, the next for the intercept (``alpha``), if any.
     """
     scaled = statistics.moment / statistics.counts.to(statistics.moment).unsqueeze(1)
     directions, sizes, past = torch.linalg.svd(scaled.mT, full_matrices=False)

@@ -17,21 +17,11 @@ Mask = NDArray[np.bool_]
 
 
 class Distances(NamedTuple):
-    """Quadratic forms of the months' observed returns under a covariance of scale 1.
+    """Quadratic forms of the months' observed returns under a covariance of scale 1."""
 
-    Attributes
-    ----------
-    squared : ndarray of shape (n_times,)
-        Squared Mahalanobis distance; 0 in months without returns.
-    logdet : ndarray of shape (n_times,)
-        Log determinant of the covariance of the observed returns.
-    n_observed : ndarray of shape (n_times,)
-        Number of observed returns.
-    """
-
-    squared: Array
-    logdet: Array
-    n_observed: Array
+    squared: Array  # (n_times,), squared Mahalanobis distance; 0 in months without returns
+    logdet: Array  # (n_times,), log determinant of the covariance of the observed returns
+    n_observed: Array  # (n_times,), number of observed returns
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,27 +32,14 @@ class JointT:
         \Sigma_t = h_t \, (B \, \mathrm{diag}(s_t) \, B' + \mathrm{diag}(d_t))
 
     with :math:`\Sigma_t` the covariance, not the scale matrix.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_assets,)
-    beta : ndarray of shape (n_assets, n_factors)
-    factor_var : ndarray of shape (n_times, n_factors)
-        Or (1, n_factors) where it is the same in all months.
-    idio_var : ndarray of shape (n_times, n_assets)
-        Or (1, n_assets); positive.
-    scale : ndarray of shape (n_times,)
-        Common scale of the covariance.
-    df : float
-        Degrees of freedom, above 2; infinite for a Normal.
     """
 
-    mean: Array
-    beta: Array
-    factor_var: Array
-    idio_var: Array
-    scale: Array
-    df: float
+    mean: Array  # (n_assets,)
+    beta: Array  # (n_assets, n_factors)
+    factor_var: Array  # (n_times, n_factors), or (1, n_factors) where it is the same in all months
+    idio_var: Array  # (n_times, n_assets), or (1, n_assets); positive
+    scale: Array  # (n_times,), common scale of the covariance
+    df: float  # degrees of freedom, above 2; infinite for a Normal
 
     def variance(self) -> Array:
         """Variance of every return, of shape (n_times, n_assets)."""
@@ -84,20 +61,10 @@ class JointT:
         return mean, self.scale * unit
 
     def distances(self, returns: Array, observed: Mask, rows: Sequence[int]) -> Distances:
-        """Quadratic forms of some months, under scale 1.
+        """Quadratic forms of the months ``rows``, under scale 1; others are NaN.
 
-        Parameters
-        ----------
-        returns : ndarray of shape (n_times, n_assets)
-        observed : bool ndarray of shape (n_times, n_assets)
-        rows : sequence of int
-            Months to compute; others are NaN.
-
-        Returns
-        -------
-        Distances
-            Missing returns are marginalised. Cost per month: O(n K^2) with few factors, else
-            O(n^3), or O(n^2) where the covariance and the observed assets repeat.
+        Missing returns are marginalised. Cost per month: O(n K^2) with few factors, else O(n^3), or
+        O(n^2) where the covariance and the observed assets repeat.
         """
         squared, logdet = np.full((2, len(returns)), np.nan)
         static = len(self.factor_var) == len(self.idio_var) == 1
@@ -157,18 +124,8 @@ def log_density_t(found: Distances, scale: Array, df: float) -> Array:
         - \tfrac n2 \log(\pi(\nu-2)) - \tfrac12 \log|\Sigma|
         - \tfrac{\nu+n}{2} \log(1 + \tfrac{q}{\nu-2})
 
-    Parameters
-    ----------
-    found : Distances
-    scale : ndarray of shape (n_times,)
-        Common scale of the covariance: divides the squared distances.
-    df : float
-        Degrees of freedom; infinite for a Normal.
-
-    Returns
-    -------
-    ndarray of shape (n_times,)
-        In nats; exactly 0 in months without returns.
+    In nats; exactly 0 in months without returns. The common ``scale`` (n_times,) divides the
+    squared distances; ``df`` is infinite for a Normal.
     """
     n = found.n_observed
     squared = found.squared / scale
@@ -184,16 +141,10 @@ def log_density_t(found: Distances, scale: Array, df: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class MixtureOfT:
-    """Student-t distributions of every month, weighted by month.
-
-    Attributes
-    ----------
-    laws : sequence of JointT
-    log_weight : ndarray of shape (n_laws, n_times)
-        Log weights, known before the month; their exponentials add up to 1.
-    """
+    """Student-t distributions of every month, weighted by month."""
 
     laws: Sequence[JointT]
+    # (n_laws, n_times), log weights, known before the month; their exponentials add up to 1
     log_weight: Array
 
     @classmethod

@@ -26,29 +26,16 @@ _SINGULAR = 1e-11  # share of the largest eigenvalue below which one counts as n
 
 @dataclass(frozen=True)
 class FactorView:
-    """One member's account of a panel, in double precision and return units.
+    """One member's account of a panel, in double precision and return units."""
 
-    Attributes
-    ----------
-    alpha : Tensor of shape (n_times, n_assets)
-        Intercept of each asset's return, known at t-1.
-    beta : Tensor of shape (n_times, n_assets, n_factors)
-        Loadings, known at t-1.
-    loc : Tensor of shape (n_times, n_factors)
-        Expected factors given months to t-1; NaN where nothing is known yet.
-    factor_scale : Tensor of shape (n_times, n_factors, n_factors)
-        A matrix L with L L' the factors' covariance, given months to t-1.
-    idio_scale : Tensor of shape (n_times, n_assets)
-        Residual standard deviation, known at t-1.
-    factors : Tensor of shape (n_times, n_factors)
-        Factors given the month's own returns; NaN in months without any.
-    """
-
-    alpha: Tensor
-    beta: Tensor
+    alpha: Tensor  # (n_times, n_assets), intercept of each asset's return, known at t-1
+    beta: Tensor  # (n_times, n_assets, n_factors), loadings, known at t-1
+    # (n_times, n_factors), expected factors given months to t-1; NaN where nothing is known yet
     loc: Tensor
+    # (n_times, n_factors, n_factors), L with L L' the factors' covariance given months to t-1
     factor_scale: Tensor
-    idio_scale: Tensor
+    idio_scale: Tensor  # (n_times, n_assets), residual standard deviation, known at t-1
+    # (n_times, n_factors), factors given the month's own returns; NaN in months without any
     factors: Tensor
 
     def fitted(self, factors: Tensor) -> Tensor:
@@ -63,32 +50,15 @@ class FactorView:
 
 @dataclass(frozen=True)
 class FactorHistory:
-    """Factors of the months a model was fitted on.
-
-    Attributes
-    ----------
-    times : ndarray of datetime64[ns]
-    factors : Tensor of shape (n_times, n_factors)
-        NaN in months without returns.
-    """
+    """Factors of the months a model was fitted on."""
 
     times: np.ndarray
-    factors: Tensor
+    factors: Tensor  # (n_times, n_factors), NaN in months without returns
 
     def running_mean(self, times: np.ndarray, factors: Tensor) -> Tensor:
-        """Average over all earlier months, of shape (len(times), n_factors).
+        """Average factors (n_times, n_factors) over all months before each month of a panel.
 
-        Parameters
-        ----------
-        times : ndarray of datetime64
-            Months of a panel.
-        factors : Tensor of shape (n_times, n_factors)
-            That panel's factors; where a month is in the history, the history's are taken.
-
-        Notes
-        -----
-        Row t involves months before t only: from the history and from the panel. NaN where
-        there is none.
+        From the history and, for other months, from the panel; NaN where there is none.
         """
         fresh = ~np.isin(times, self.times)
         months = np.concatenate([self.times, times[fresh]])
@@ -118,18 +88,9 @@ def cholesky_like(covariance: Tensor) -> Tensor:
 
 
 def refit_factors(beta: Tensor, returns: Tensor, observed: Tensor) -> Tensor:
-    """Solve for each month's factors by least squares across assets.
+    """Solve for each month's factors (n_times, n_factors) by least squares across assets.
 
-    Parameters
-    ----------
-    beta : Tensor of shape (n_times, n_assets, n_factors)
-    returns : Tensor of shape (n_times, n_assets)
-    observed : bool Tensor of shape (n_times, n_assets)
-
-    Returns
-    -------
-    Tensor of shape (n_times, n_factors)
-        Of smallest norm where assets are fewer than factors; NaN in months without returns.
+    Of smallest norm where assets are fewer than factors; NaN in months without returns.
     """
     factors = beta.new_full((beta.shape[0], beta.shape[2]), torch.nan)
     for t, seen in enumerate(observed):
@@ -142,19 +103,10 @@ def refit_factors(beta: Tensor, returns: Tensor, observed: Tensor) -> Tensor:
 
 
 def log_density(views: Sequence[FactorView], batch: Batch) -> Tensor:
-    """Log density of each month's observed returns given months before, of shape (n_times,).
+    """Joint log density (n_times,) of observed returns given months before, in nats.
 
-    Parameters
-    ----------
-    views : sequence of FactorView
-        Members of an equal mixture of Gaussians.
-    batch : Batch
-
-    Returns
-    -------
-    Tensor of shape (n_times,)
-        Joint over the assets, in nats. 0 in months without returns, NaN where nothing is
-        known of the factors yet. Cost O(T N K^2) per member.
+    Of the equal mixture of views. 0 in months without returns, NaN where nothing is known of the
+    factors yet. Cost O(T N K^2) per view.
     """
     total = batch.returns.new_zeros(batch.n_times)
     for t, seen in enumerate(batch.observed):
@@ -182,20 +134,10 @@ def draw_blocks(
     seed: int,
     done: int,
 ) -> Iterator[Block]:
-    """Draw returns of the requested months, a block of months at a time; members are chains.
+    """Draw returns of some months, all blocks but the first ``done``; members are chains.
 
-    Parameters
-    ----------
-    views : sequence of FactorView
-    batch : Batch
-    months : sequence of int
-    num_draws : int
-        Draws of every member.
-    seed : int
-        Each month and member has a random stream by date and number; draws follow
-        assets by label, in any order of the panel.
-    done : int
-        Blocks to leave out.
+    ``num_draws`` of every member. Each month and member has a random stream by date and number;
+    draws follow assets by label, in any order of the panel.
     """
     n_factors = views[0].beta.shape[-1]
     for chosen in chunks(months, num_draws * len(views) * batch.n_assets, done):

@@ -91,23 +91,9 @@ def train_network(
 ) -> pd.DataFrame:
     """Train a network in place and leave it at its best state, set to evaluate.
 
-    Parameters
-    ----------
-    network : nn.Module
-    objective : Objective
-        Called in training mode for training months, else in evaluation mode.
-    fitting : Fitting
-        Its seed orders the windows of months.
-    config : TrainConfig
-    name : str
-        Shown next to the progress bar.
-    penalty : callable, optional
-        Added to the mean loss per cell at each step.
-
-    Returns
-    -------
-    DataFrame
-        One row per epoch: epoch, train_loss, valid_loss (means per observation), seconds.
+    ``objective`` is called in training mode for training months, else in evaluation mode;
+    ``penalty`` is added to the mean loss per observation at each step; the seed orders the windows
+    of months. One row per epoch: epoch, train_loss, valid_loss (means per observation), seconds.
 
     Raises
     ------
@@ -214,18 +200,9 @@ class Reader(Protocol):
 def over_buckets(batch: Batch, read: Reader, n_outputs: int) -> Tensor:
     """Apply ``read`` to the listed months of every asset, those of similar length together.
 
-    Parameters
-    ----------
-    batch : Batch
-    read : callable
-        Gets sequences that start at each asset's first listed month, with padding after the
-        last, and the months' positions. It must not look ahead in the sequence.
-    n_outputs : int
-
-    Returns
-    -------
-    Tensor of shape (n_times, n_assets, n_outputs)
-        0 where not listed.
+    It gets sequences that start at each asset's first listed month, with padding after the last,
+    and the months' positions, and must not look ahead in them. The result (n_times, n_assets,
+    n_outputs) is 0 where not listed.
     """
     flat = batch.characteristics.reshape(-1, batch.n_characteristics)
     # an additional row takes the output of the padding

@@ -21,21 +21,11 @@ _CONSTANT: Final = 1e-8  # share of the average variance below which an asset co
 
 @dataclass(frozen=True)
 class MomentOptions:
-    """Settings of :func:`estimate_moments`.
+    """Settings of :func:`estimate_moments`."""
 
-    Attributes
-    ----------
-    shrinkage : float
-        Weight of the constant correlation, in (0, 1].
-    n_factors : int
-        Principal components kept where assets outnumber months.
-    min_history : int
-        Months with a return below which an asset counts as new.
-    """
-
-    shrinkage: float = 0.05
-    n_factors: int = 5
-    min_history: int = 24
+    shrinkage: float = 0.05  # weight of the constant correlation, in (0, 1]
+    n_factors: int = 5  # principal components kept where assets outnumber months
+    min_history: int = 24  # months with a return below which an asset counts as new
 
     def __post_init__(self) -> None:
         check_number(
@@ -50,24 +40,14 @@ class MomentOptions:
 
 @dataclass(frozen=True, eq=False)
 class ShrunkMoments:
-    """Mean and covariance B B' + diag(d) of known assets and of a new one.
+    """Mean and covariance B B' + diag(d) of known assets and of a new one."""
 
-    Attributes
-    ----------
-    known : bool ndarray of shape (n_assets,)
-        Assets with a history, in the order of the returns that were given.
-    mean : ndarray of shape (n_known + 1,)
-        Of the known assets, and last of any other asset.
-    beta : ndarray of shape (n_known + 1, n_factors)
-        Loadings on uncorrelated unit factors. New assets share the last row.
-    idio_var : ndarray of shape (n_known + 1,)
-        Positive; independent between assets, new ones included.
-    """
-
+    # (n_assets,), assets with a history, in the order of the returns that were given
     known: NDArray[np.bool_]
-    mean: Array
+    mean: Array  # (n_known + 1,), of the known assets, and last of any other asset
+    # (n_known + 1, n_factors), loadings on uncorrelated unit factors. New assets share the last row
     beta: Array
-    idio_var: Array
+    idio_var: Array  # (n_known + 1,), positive; independent between assets, new ones included
 
     def law(self, positions: NDArray[np.intp], n_times: int, df: float = math.inf) -> JointT:
         """Student-t law of scale 1 of assets by position among the known ones, -1 for new."""
@@ -93,28 +73,8 @@ def effective_months(weights: Array) -> float:
 def estimate_moments(
     returns: Array, observed: NDArray[np.bool_], weights: Array, options: MomentOptions
 ) -> ShrunkMoments:
-    r"""Estimate mean and covariance from weighted months.
+    r"""Estimate mean and covariance of returns (n_times, n_assets) from weighted months.
 
-    Parameters
-    ----------
-    returns : ndarray of shape (n_times, n_assets)
-        Any finite number where not observed.
-    observed : bool ndarray of shape (n_times, n_assets)
-    weights : ndarray of shape (n_times,)
-        Of the months, not negative.
-    options : MomentOptions
-
-    Returns
-    -------
-    ShrunkMoments
-
-    Raises
-    ------
-    FitError
-        If no asset has a history, or none of them varies.
-
-    Notes
-    -----
     Means and variances are each asset's own, over its observed months. The correlation matrix
     is that of standardised returns, in which a missing return is replaced by its conditional
     mean and covariance given the month's observed returns, under one constant correlation (one
@@ -134,6 +94,11 @@ def estimate_moments(
     principal components, and the rest of each variance is idiosyncratic.
 
     Cost O(T N^2), or O(T^2 N + T^3) with more assets than months.
+
+    Raises
+    ------
+    FitError
+        If no asset has a history, or none of them varies.
     """
     parts = correlation_parts(returns, observed, weights, options.min_history)
     n_known = int(parts.known.sum())
@@ -152,24 +117,13 @@ def estimate_moments(
 
 @dataclass(frozen=True, eq=False)
 class CorrelationParts:
-    """Correlation matrix of known assets and a new one, C'C + diag(d), with gaps filled.
+    """Correlation matrix of known assets and a new one, C'C + diag(d), with gaps filled."""
 
-    Attributes
-    ----------
-    known : bool ndarray of shape (n_assets,)
-    mean, sd : ndarray of shape (n_known + 1,)
-        Of the known assets, and last of a new one.
-    rows : ndarray of shape (n_rows, n_known + 1)
-        C.
-    rest : ndarray of shape (n_known + 1,)
-        d, the independent variance of missing returns.
-    """
-
-    known: NDArray[np.bool_]
-    mean: Array
-    sd: Array
-    rows: Array
-    rest: Array
+    known: NDArray[np.bool_]  # (n_assets,)
+    mean: Array  # (n_known + 1,), of the known assets, and last of a new one
+    sd: Array  # (n_known + 1,), of the known assets, and last of a new one
+    rows: Array  # (n_rows, n_known + 1), C
+    rest: Array  # (n_known + 1,), d, the independent variance of missing returns
 
 
 def correlation_parts(
@@ -291,18 +245,10 @@ def _average_correlation(root: Array) -> float:
 
 @dataclass(frozen=True)
 class History:
-    """Months of training from which a scale has a history.
+    """Months of training from which a scale has a history."""
 
-    Attributes
-    ----------
-    burn_in : int
-        Months before the scale starts to move.
-    every : int
-        Months between two estimates of the moments that distances are taken from.
-    """
-
-    burn_in: int
-    every: int
+    burn_in: int  # months before the scale starts to move
+    every: int  # months between two estimates of the moments that distances are taken from
 
     def __post_init__(self) -> None:
         check_count("burn_in", self.burn_in, 2)
@@ -323,20 +269,9 @@ def history_distances(
     options: MomentOptions,
     history: History,
 ) -> Distances:
-    """Distances of training months from moments of the months before them.
+    """Distances of training months from moments of the months before them; NaN before ``burn_in``.
 
-    Parameters
-    ----------
-    returns, observed : ndarray of shape (n_times, n_assets)
-    weights : callable
-        From a number of months to their weights, the latest last.
-    options : MomentOptions
-    history : History
-
-    Returns
-    -------
-    Distances
-        NaN before ``burn_in``.
+    ``weights`` maps a number of months to their weights, the latest last.
     """
     n_times = len(returns)
     squared, logdet = np.full((2, n_times), np.nan)
@@ -357,21 +292,8 @@ def filter_scale(found: Distances, decay: float, cap: float, start: float = 1.0)
 
     with :math:`q_t` the squared distance of month t's :math:`n_t` returns at scale 1.
 
-    Parameters
-    ----------
-    found : Distances
-        Months with NaN or without returns leave the scale as it is.
-    decay : float
-        :math:`\lambda`; 1 keeps the scale constant.
-    cap : float
-        Largest squared distance per return, c.
-    start : float
-        Scale of the first month.
-
-    Returns
-    -------
-    ndarray of shape (n_times + 1,)
-        Entry t knows months before t only.
+    Entry t of the result (n_times + 1,) knows months before t only. Months with NaN or without
+    returns leave the scale as it is; ``decay`` :math:`\lambda` = 1 keeps it constant.
     """
     path = np.empty(len(found.squared) + 1)
     path[0] = start
@@ -385,23 +307,10 @@ def filter_scale(found: Distances, decay: float, cap: float, start: float = 1.0)
 def known_states(
     kept: Array, trained: NDArray[np.int64], stamps: NDArray[np.int64], start: float
 ) -> tuple[Array, list[int]]:
-    """States of a panel's months as far as training knows them.
+    """States (n_times,) of a panel's months as far as training knows them, and later months.
 
-    Parameters
-    ----------
-    kept : ndarray of shape (n_trained + 1,)
-        States of the months of training, and of the month after them.
-    trained, stamps : ndarray of int64
-        Months of training and of the panel.
-    start : float
-        State of months before training.
-
-    Returns
-    -------
-    states : ndarray of shape (n_times,)
-        In months after training, the state after training.
-    later : list of int
-        Positions of the panel's months after training.
+    ``kept`` (n_trained + 1,) are the states of the months of training, and of the month after them,
+    which all later months have; ``start`` is that of months before.
     """
     rows = np.searchsorted(trained, stamps, side="left")
     states = np.where(stamps < trained[0], start, kept[rows])

@@ -73,21 +73,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Inputs of one fit of a comparison, for another process.
-
-    Attributes
-    ----------
-    n_train, n_valid : int
-        Rows of the panel that train and validate; the rest is the test span.
-    omitted : tuple of str
-        Assets whose returns the competitor never sees, and the only ones scored if any.
-    """
+    """Inputs of one fit of a comparison, for another process."""
 
     entrant: Entrant
     source: Source
-    n_train: int
-    n_valid: int
+    n_train: int  # rows of the panel that train and validate; the rest is the test span
+    n_valid: int  # rows of the panel that train and validate; the rest is the test span
     seed: int
+    # assets whose returns the competitor never sees, and the only ones scored if any
     omitted: tuple[str, ...] = ()
     num_samples: int = 1000
     rules: Rules = field(default_factory=Rules)

@@ -76,20 +76,11 @@ PAPER_RANK: Final[dict[int, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the comparison.
-
-    Attributes
-    ----------
-    title : str
-    metrics : tuple of str
-        Keys of :data:`~rvrae_pyro.experiments.metrics.METRICS`, its columns.
-    note : str
-        Remarks for the reader.
-    """
+    """A table of the comparison."""
 
     title: str
-    metrics: tuple[str, ...]
-    note: str
+    metrics: tuple[str, ...]  # keys of :data:`~rvrae_pyro.experiments.metrics.METRICS`, its columns
+    note: str  # remarks for the reader
 
 
 _DASH = "A dash: not defined for that model."

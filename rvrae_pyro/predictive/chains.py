@@ -64,14 +64,9 @@ def stack_datasets(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def join_drawings(drawings: Sequence[Drawing], rotation: xr.DataArray | None) -> Drawing:
-    """Join the draws of several chains, block by block, in the reference's factors.
+    """Join draws of the same months, one per chain, block by block, in the reference's factors.
 
-    Parameters
-    ----------
-    drawings : sequence of Drawing
-        One per chain, of the same months.
-    rotation : DataArray (chain, factor, reference) or None
-        None for the single chain of a fit.
+    Without a ``rotation`` the single chain of a fit.
     """
     if rotation is None:
         return drawings[0]

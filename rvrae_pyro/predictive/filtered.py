@@ -195,17 +195,8 @@ class Filtered:
     def predict(self, times: object | None = None, *, by_member: bool = False) -> xr.DataArray:
         """Predict the mean of month t's returns from data to t-1 only.
 
-        Parameters
-        ----------
-        times : label, slice or list, optional
-            Months. Default: all.
-        by_member : bool
-            With a leading dim ``chain`` instead of the mean over members.
-
-        Returns
-        -------
-        DataArray (time, asset)
-            Expected excess return, decimal; NaN where not listed.
+        Parameters and result: see :meth:`rvrae_pyro.fitting.fit.Fit.predict`; ``by_member`` gives a
+        leading dim ``chain`` instead of the mean over members.
         """
         months = pick_months(self.batch, times)
         means = [_mean_of(chain, lambda d: d.states.expected_returns()) for chain in self.chains]
@@ -341,12 +332,7 @@ class Filtered:
     def factor_parts(self) -> xr.Dataset:
         """Parts of ``returns = alpha + beta f + noise``, one row per month.
 
-        Returns
-        -------
-        Dataset
-            ``alpha`` and ``idio_scale`` (time, asset) and ``beta`` (time, asset, factor), known
-            at t-1; ``factors`` (time, factor), the filtered means given the month's returns. Of
-            an ensemble with a leading ``chain``, each member in its own factors.
+        Result: see :meth:`rvrae_pyro.fitting.fit.Fit.factor_parts`.
         """
         if self.rotation is not None:
             return stack_datasets([member.factor_parts() for member in self.by_member()])
@@ -364,10 +350,9 @@ class Filtered:
     def log_evidence(self, *, by_member: bool = False) -> xr.DataArray:
         """Log density of each month's observed returns given all months before (time,), in nats.
 
-        Of the mixture over draws of the weights and, with equal weights in every month, over
-        members; ``by_member`` gives each member's (chain, time). Where the particle filter has
-        fewer than :data:`LEAST_ESS` effective particles in a month, the attribute ``warning`` says
-        so, here and of :meth:`factors`.
+        See :meth:`rvrae_pyro.fitting.fit.Fit.log_evidence`. Months with fewer than
+        :data:`LEAST_ESS` effective particles are named in the attribute ``warning``, here and of
+        :meth:`factors`.
 
         Warns
         -----
@@ -426,17 +411,7 @@ def filter_models(
     rotation: xr.DataArray | None,
     attrs: Mapping[str, str | int],
 ) -> Filtered:
-    """Filter a panel under one or several models, each with a random stream of its own.
-
-    Parameters
-    ----------
-    models : sequence of RVRAE
-    panel : xarray.Dataset
-    num_samples, seed : int
-    rotation : DataArray (chain, factor, reference) or None
-        None for a single model.
-    attrs : mapping
-    """
+    """Filter a panel under one or several models (with ``rotation``), in independent streams."""
     # numbers of other kinds than Python's could not be written to files
     num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
     batch = light_batch(models[0], panel)

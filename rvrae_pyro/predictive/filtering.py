@@ -99,22 +99,11 @@ class FilteredStates:
 
 @dataclass(frozen=True)
 class FilteredDraw:
-    """One draw of the weights and the filtered states under it.
+    """One draw of the weights and the filtered states under it."""
 
-    Attributes
-    ----------
-    model : RVRAE
-        In double precision, with the weights drawn.
-    states : FilteredStates
-        With this draw's part of all samples.
-    seed : int
-        Of everything drawn given these weights.
-    n_particles : int
-    """
-
-    model: RVRAE
-    states: FilteredStates
-    seed: int
+    model: RVRAE  # in double precision, with the weights drawn
+    states: FilteredStates  # with this draw's part of all samples
+    seed: int  # of everything drawn given these weights
     n_particles: int
 
 
@@ -128,24 +117,11 @@ def light_batch(model: RVRAE, panel: xr.Dataset) -> Batch:
 def filter_panel(
     model: RVRAE, panel: xr.Dataset, batch: Batch, num_samples: int, seed: int
 ) -> tuple[FilteredDraw, ...]:
-    """Filter a panel under every draw of the weights.
+    """Filter a panel, and the same as :func:`light_batch` makes it, under every draw of weights.
 
-    Parameters
-    ----------
-    model : RVRAE
-    panel : Dataset
-        Source of the characteristics, which are read month by month.
-    batch : Batch
-        The same panel, as :func:`light_batch` makes it.
-    num_samples : int
-        Draws under all weights together. Each filter has four times as many particles as the
-        draws that it keeps, 250 or more, and no more than if it were alone.
-    seed : int
-
-    Returns
-    -------
-    tuple of FilteredDraw
-        Costs a filter, a copy of the weights and the loadings of all months for each.
+    ``num_samples`` are the draws under all weights together. Each filter has four times as many
+    particles as the draws that it keeps, 250 or more, and no more than if it were alone. Costs a
+    filter, a copy of the weights and the loadings of all months per draw of the weights.
     """
     sizes = block_sizes(model, num_samples)
     n_particles = min(num_samples, max(_LEAST_PARTICLES, 4 * max(sizes)))
@@ -167,22 +143,9 @@ def filter_states(
 ) -> FilteredStates:
     """Filter a batch at given weights: exactly where a closed form exists, else with particles.
 
-    Parameters
-    ----------
-    model : RVRAE
-        In the batch's floating type.
-    batch : Batch
-    num_samples : int
-        Draws per month; also the number of particles.
-    seed : int
-    cross : CrossSection, optional
-        Loadings and scales, computed month by month. Default: computed from ``batch``.
-
-    Returns
-    -------
-    FilteredStates
-        Those of month t depend on returns up to t (``smoothed`` aside), bit-equal for any
-        continuation of the panel.
+    The model has the batch's floating type; ``num_samples`` is also the number of particles;
+    ``cross`` defaults to that of ``batch``. States of month t depend on returns up to t
+    (``smoothed`` aside), bit-equal for any continuation of the panel.
     """
     check_count("num_samples", num_samples)
     if cross is None:
@@ -270,14 +233,7 @@ _LOADINGS_DRAWS = 20
 
 @torch.no_grad()
 def mean_loadings(model: RVRAE, batch: Batch) -> torch.Tensor:
-    """Return loadings (n_times, n_assets, n_factors), the mean over draws of the weights, if any.
-
-    Parameters
-    ----------
-    model : RVRAE
-    batch : Batch
-        In double precision, with characteristics.
-    """
+    """Return loadings (n_times, n_assets, n_factors), the mean over any draws of the weights."""
     sizes = block_sizes(model, _LOADINGS_DRAWS)
     models = [fixed for fixed, _ in fixed_models(model, len(sizes), 0)]
     each = [fixed.loadings.online(batch)[0] for fixed in models]
@@ -298,21 +254,9 @@ class _StoredCrossSection(CrossSection):
 def stream_cross_section(model: RVRAE, panel: xr.Dataset, light: Batch) -> CrossSection:
     """Compute what ``Parts.online_cross_section`` does, to the bit, one month after another.
 
-    Memory holds neither a copy of the panel nor the networks' states of every month. Of a panel on
-    disk, loadings and scales go to temporary files.
-
-    Parameters
-    ----------
-    model : RVRAE
-        In the batch's floating type.
-    panel : Dataset
-    light : Batch
-        The panel without its characteristics, as ``to_light_batch`` makes it.
-
-    Raises
-    ------
-    FitError
-        On an I/O error.
+    Memory holds neither a copy of the panel (``light`` is without its characteristics) nor the
+    networks' states of every month. Of a panel on disk, loadings and scales go to temporary files,
+    with ``FitError`` on an I/O error.
     """
     months = _months_of(model, panel, light)
     has_alpha = model.likelihood.alpha is not None

@@ -37,15 +37,6 @@ def draw_forecasts(
     """Draw every listed asset's return of month t from what is known at the end of t-1.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`.
-
-    Parameters
-    ----------
-    chain : sequence of FilteredDraw
-        Filtered states under each draw of the weights.
-    batch : Batch
-    months : sequence of int
-        Positions of the months.
-    attrs : mapping
     """
     num_samples = sum(draw.states.predicted.shape[1] for draw in chain)
     weights = [draw.model.parts.state_dict() for draw in chain]

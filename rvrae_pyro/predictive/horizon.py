@@ -76,15 +76,6 @@ def later_rows(
 ) -> LaterRows:
     """Check the rows given for the periods after every origin, and find them.
 
-    Parameters
-    ----------
-    panel, batch : Dataset and Batch
-        The panel, and the same as tensors.
-    origins : list of int
-        Positions of the first period forecast.
-    horizon : int
-    future : Dataset or None
-
     Raises
     ------
     ConfigError
@@ -166,21 +157,9 @@ def draw_paths(
 ) -> Drawing:
     """Draw joint paths over ``rows.horizon`` periods from every origin.
 
-    See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`. Origins are streamed: states of the filter
-    and of the loadings are held for one origin at a time.
-
-    Parameters
-    ----------
-    chain : sequence of FilteredDraw
-        Filtered states under each draw of the weights.
-    panel, batch : Dataset and Batch
-        The panel, whose characteristics are read row by row, and the rest of it as tensors.
-    months : sequence of int
-        Positions of the origins, the first months forecast, in order.
-    rows : LaterRows
-    num_particles : int
-        Of each filter.
-    attrs : mapping
+    See :meth:`rvrae_pyro.fitting.fit.Fit.forecast`. ``months`` are the positions of the origins,
+    the first months forecast, in order. They are streamed: characteristics are read row by row,
+    and states of the filter and of the loadings are held for one origin at a time.
     """
     num_samples = sum(draw.states.predicted.shape[1] for draw in chain)
     weights = [draw.model.parts.state_dict() for draw in chain]

@@ -21,47 +21,25 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Chains:
-    """A run of MCMC; every array starts with (chain, draw).
-
-    Attributes
-    ----------
-    samples : dict from site to Tensor
-    log_prior : dict from site to array
-        Log density of each latent site, summed over all but the sample dims and, for sites of
-        the ``time`` plate, the months: (chain, draw) or (chain, draw, time).
-    log_likelihood : array or None
-        Of the returns, (chain, draw, time, asset).
-    sample_stats : dict from name to array
-        ``diverging`` (chain, draw).
-    """
+    """A run of MCMC; every array starts with (chain, draw)."""
 
     samples: dict[str, Tensor]
+    # log density of each latent site, summed over all but the sample dims and, for sites of the
+    # `time` plate, the months: (chain, draw) or (chain, draw, time)
     log_prior: dict[str, Array] = field(default_factory=dict)
-    log_likelihood: Array | None = None
-    sample_stats: dict[str, Array] = field(default_factory=dict)
+    log_likelihood: Array | None = None  # of the returns, (chain, draw, time, asset)
+    sample_stats: dict[str, Array] = field(default_factory=dict)  # `diverging` (chain, draw)
 
 
 def read_chains(mcmc: MCMC) -> Chains:
-    """Read a run of MCMC and score its draws under the model that it ran on.
+    """Read a run of MCMC and score its draws under its model, one evaluation of it per draw.
 
-    Parameters
-    ----------
-    mcmc : MCMC
-        After ``run``. A kernel built on ``potential_fn`` has no model, so that its draws have no
-        densities.
-
-    Returns
-    -------
-    Chains
+    A kernel built on ``potential_fn`` has no model: its draws have no densities.
 
     Raises
     ------
     ConfigError
         If the run holds no draws.
-
-    Notes
-    -----
-    Costs one evaluation of the model per draw.
     """
     if not isinstance(mcmc, MCMC):
         raise ConfigError(

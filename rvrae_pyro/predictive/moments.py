@@ -32,18 +32,10 @@ def moments(chain: Sequence[FilteredDraw], batch: Batch, months: Sequence[int]) 
 def label_moments(
     each: Sequence[Mapping[str, np.ndarray]], batch: Batch, rows: list[int], sizes: Sequence[float]
 ) -> xr.Dataset:
-    """Label the moments of some months, by member.
+    """Label the moments of some months (positions ``rows``), by member, with shares by ``sizes``.
 
-    Parameters
-    ----------
-    each : sequence of mapping
-        Of every member ``mean`` and ``idio_var`` (n_rows, n_assets), ``beta`` (n_rows, n_assets,
-        n_factors) and ``factor_cov`` (n_rows, n_factors, n_factors).
-    batch : Batch
-    rows : list of int
-        Positions of the months.
-    sizes : sequence of float
-        In proportion to the members' shares.
+    Of every member ``mean`` and ``idio_var`` (n_rows, n_assets), ``beta`` (n_rows, n_assets,
+    n_factors) and ``factor_cov`` (n_rows, n_factors, n_factors).
     """
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     dims = {

@@ -30,15 +30,9 @@ from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
 
 class PathState(NamedTuple):
-    """States of all parts that factors and returns move, before a month.
+    """States of all parts that factors and returns move, before a month."""
 
-    Attributes
-    ----------
-    prior, auxiliary, decoder : tuple of Tensor of shape (num_samples, size)
-        Of the factor prior, its auxiliary latent and the decoder; empty for none.
-    """
-
-    prior: State
+    prior: State  # tensors (num_samples, size); empty for none
     auxiliary: State
     decoder: State
 
@@ -74,43 +68,21 @@ class Moment(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Draws of a month, before its returns.
+    """Draws of a month, before its returns."""
 
-    Attributes
-    ----------
-    ahead : Transition
-        Prior of the codes, one per draw.
-    codes : Tensor of shape (num_samples, n_factors)
-    level : Tensor of shape (num_samples,) or None
-        Log multiplier of the idiosyncratic scales.
-    latent : Tensor of shape (num_samples, size) or None
-        Auxiliary latent of the prior.
-    """
-
-    ahead: Transition
-    codes: Tensor
-    level: Tensor | None
-    latent: Tensor | None
+    ahead: Transition  # prior of the codes, one per draw
+    codes: Tensor  # (num_samples, n_factors)
+    level: Tensor | None  # (num_samples,), log multiplier of the idiosyncratic scales
+    latent: Tensor | None  # (num_samples, size), auxiliary latent of the prior
 
 
 class Cells(NamedTuple):
-    """Cross-section of the assets that have a return in a month.
+    """Cross-section of the assets that have a return in a month."""
 
-    Attributes
-    ----------
-    beta : Tensor of shape (n_assets, n_factors)
-        With draws in front where weights are drawn; like all below in return units.
-    alpha : Tensor of shape (n_assets,) or None
-    scale : Tensor of shape (n_assets,)
-        Idiosyncratic scales at level 0.
-    listed : bool Tensor of shape (n_assets,)
-        Assets whose returns may move the state.
-    """
-
-    beta: Tensor
-    alpha: Tensor | None
-    scale: Tensor
-    listed: Tensor
+    beta: Tensor  # (n_assets, n_factors), with draws in front where weights are drawn
+    alpha: Tensor | None  # (n_assets,)
+    scale: Tensor  # (n_assets,), idiosyncratic scales at level 0
+    listed: Tensor  # (n_assets,), assets whose returns may move the state
 
 
 def spread(state: State, num_samples: int) -> State:
@@ -128,17 +100,7 @@ def for_each(ahead: Transition, num_samples: int) -> Transition:
 
 
 def draw_month(parts: Parts | Placed, state: PathState, moment: Moment, num_samples: int) -> Draw:
-    """Draw a month's auxiliary latent and codes from the prior, with torch's global stream.
-
-    Parameters
-    ----------
-    parts : Parts or Placed
-    state : PathState
-        Before the month.
-    moment : Moment
-        Known before the month.
-    num_samples : int
-    """
+    """Draw a month's auxiliary latent and codes from the prior, with torch's global stream."""
     prior, latent = parts.factor_prior, parts.factor_prior.auxiliary
     context, value = moment.context, None
     if latent is not None:
@@ -273,25 +235,11 @@ _Run = tuple[Tensor, Tensor, dict[str, Tensor]]
 def simulate(
     model: RVRAE, batch: Batch, num_samples: int, seed: int, *, fixed: bool = False
 ) -> _Run:
-    """Draw codes and the returns of all assets from the model, for any observed returns.
+    """Draw codes (num_samples, n_times, n_factors) and the returns of all assets from the model.
 
-    Parameters
-    ----------
-    model : RVRAE
-        In the batch's floating type.
-    batch : Batch
-        Characteristics, context and listing; its returns are not used.
-    num_samples, seed : int
-    fixed : bool
-        Weights and parameters that have a posterior at its mean; else drawn from their prior for
-        every draw.
-
-    Returns
-    -------
-    codes : Tensor of shape (num_samples, n_times, n_factors)
-    returns : Tensor of shape (num_samples, n_times, n_assets)
-    drawn : dict of str to Tensor of shape (num_samples, *shape)
-        Weights, parameters and the auxiliary latent, by site.
+    The batch's returns are not used; the model has its floating type. Weights and parameters with a
+    posterior are ``fixed`` at its mean, or drawn from their prior for every draw. Also returned by
+    site: these draws, and the auxiliary latent.
     """
     run = _simulate_forward if model.factor_prior.conditions_on_history else _simulate_at_once
     with month_random(seed, batch.times[0], "prior"):

@@ -29,33 +29,22 @@ _RECORD = "record.json"
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Draws that come a few months at a time.
+    """Draws that come a few months at a time."""
 
-    Attributes
-    ----------
-    blocks : callable
-        Yields consecutive blocks, all but the first n for an argument n; the same at every call.
-    attrs : mapping
-        Attributes of the tree.
-    identity : mapping
-        What else determines the draws, as JSON types: months, their number, weights. An
-        interrupted run is resumed only if both match.
-    """
-
+    # yields consecutive blocks, all but the first n for an argument n; the same at every call
     blocks: Callable[[int], Iterator[Block]]
-    attrs: Mapping[str, str | int]
+    attrs: Mapping[str, str | int]  # attributes of the tree
+    # what else determines the draws, as JSON types: months, their number, weights. An interrupted
+    # run is resumed only if both match
     identity: Mapping[str, object]
 
 
 def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTree:
-    """Join blocks of months to one tree.
+    """Join blocks of months to one tree, in memory or in a ``.zarr`` folder, opened lazily.
 
-    Parameters
-    ----------
-    drawing : Drawing
-    out : path or None
-        A ``.zarr`` folder to stream to; the tree is then opened lazily from it. None keeps
-        everything in memory.
+    Months are written to a hidden folder next to ``out``, which takes its place at the end. After a
+    kill, an interrupt or an I/O error it stays, and the same call resumes after the last complete
+    block, to the same bits; other draws start again. Any other error removes it.
 
     Raises
     ------
@@ -63,12 +52,6 @@ def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTre
         If ``out`` is not a .zarr path, holds something else than draws, or cannot be written.
     CheckpointError
         If another run writes there.
-
-    Notes
-    -----
-    Months are written to a hidden folder next to ``out``, which takes its place at the end. After a
-    kill, an interrupt or an I/O error it stays, and the same call resumes after the last complete
-    block, to the same bits; other draws start again. Any other error removes it.
     """
     if out is None:
         return _in_memory(drawing)

@@ -121,13 +121,9 @@ def build_tree(
 
 
 def label_months(name: str, values: Array) -> tuple[tuple[str, ...], Array]:
-    """Dims from ``time`` on, and values, of a quantity of the factor prior.
+    """Dims from ``time`` on, and values, of a quantity (..., n_times, size) of the factor prior.
 
-    Parameters
-    ----------
-    name : str
-        One that the package does not know has the dim ``<name>_dim``.
-    values : array of shape (..., n_times, size)
+    A user-defined one has the dim ``<name>_dim``.
     """
     dims = DIMS.get(name, ((TIME, f"{name}_dim"),))[0]
     return dims, values if len(dims) == 2 else values.squeeze(-1)

@@ -81,25 +81,9 @@ def weight_labels(sizes: Sequence[int]) -> np.ndarray:
 def parameter_tree(
     models: Sequence[RVRAE], num_samples: int, seed: int, attrs: Mapping[str, str | int]
 ) -> xr.DataTree:
-    """Draw interpretable parameters from their posterior and their prior.
+    """Draw interpretable parameters of each chain's model from their posterior and their prior.
 
-    Parameters
-    ----------
-    models : sequence of RVRAE
-        Members, one per chain.
-    num_samples, seed : int
-        Draws per chain.
-    attrs : mapping
-
-    Returns
-    -------
-    DataTree
-        See :meth:`rvrae_pyro.fitting.fit.Fit.posterior`.
-
-    Raises
-    ------
-    ConfigError
-        If no parameter has a prior.
+    See :meth:`rvrae_pyro.fitting.fit.Fit.posterior`.
     """
     num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)
     if not models[0].hyper_sites:
