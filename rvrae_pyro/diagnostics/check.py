@@ -113,20 +113,7 @@ def in_use(model: RVRAE) -> frozenset[str]:
 
 
 def advise(used: Collection[str], *remedies: tuple[str, str]) -> str:
-    """Join remedies that are not in use.
-
-    Parameters
-    ----------
-    used : collection of str
-        What the fit uses already; see :func:`in_use`.
-    remedies : tuple of (str, str)
-        What a remedy would introduce, as :func:`in_use` names it ("" if nothing), and its text.
-
-    Returns
-    -------
-    str
-        A sentence; never empty.
-    """
+    """Join the texts of remedies that are not ``used``, by their names in :func:`in_use`."""
     chosen = [text for name, text in remedies if name not in used]
     if not chosen:
         chosen = ["other parts: rv.evaluation.compare shows which of two fits scores better"]

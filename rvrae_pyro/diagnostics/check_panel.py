@@ -28,16 +28,7 @@ _FEW: Final = 20.0  # effective particles below which a month's estimates are no
 
 
 def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> Finding:
-    """Judge the particle filter by its effective sample size.
-
-    Parameters
-    ----------
-    ess : DataArray (time,)
-        Effective sample size of every month before resampling.
-    num_particles : int
-    exact : bool
-        The model needs no particles.
-    """
+    """Judge the particle filter by the effective sample size of every month before resampling."""
     question = "Does the particle filter hold?"
     if exact:
         return Finding(question, "good", "The model is exact: no particles are needed.")
@@ -62,15 +53,7 @@ def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> 
 
 
 def check_weights(found: xr.Dataset, used: Collection[str] = ()) -> Finding:
-    """Judge the guide's draws by their k-hat.
-
-    Parameters
-    ----------
-    found : Dataset
-        As from ``rv.diagnostics.psis``.
-    used : collection of str
-        What the fit uses already, and advice must not recommend.
-    """
+    """Judge the guide's draws by their k-hat, as ``rv.diagnostics.psis`` finds it."""
     limit = float(found.attrs["good_khat"])
     khat = found["khat"]
     # weights that are nearly equal have a tail shape too, which no answer depends on
@@ -97,15 +80,7 @@ def check_weights(found: xr.Dataset, used: Collection[str] = ()) -> Finding:
 
 
 def check_spread(guide: xr.DataArray, exact: xr.DataArray, used: Collection[str] = ()) -> Finding:
-    """Judge the width of the guide's posterior against the filter's.
-
-    Parameters
-    ----------
-    guide, exact : DataArray (time, factor)
-        Posterior deviations of the factors under the guide, and under filter or smoother.
-    used : collection of str
-        What the fit uses already.
-    """
+    """Judge the deviations (time, factor) of the guide's posterior against filter or smoother."""
     ratio = float((guide / exact.where(exact > 0)).median())
     question = "Is the guide as sure as it should be?"
     answer = f"Its factor deviations are {ratio:.2f} times the filter's."
@@ -129,17 +104,9 @@ def check_spread(guide: xr.DataArray, exact: xr.DataArray, used: Collection[str]
 def check_calibration(
     returns: xr.DataArray, draws: xr.DataArray, n_trained: int = 0, used: Collection[str] = ()
 ) -> Finding:
-    """Judge forecasts by the share of returns inside their central 90 % intervals.
+    """Judge forecasts one month ahead by the share of returns inside central 90 % intervals.
 
-    Parameters
-    ----------
-    returns : DataArray (time, asset)
-    draws : DataArray (chain, draw, time, asset)
-        One month ahead.
-    n_trained : int
-        Months among them whose returns the weights have seen.
-    used : collection of str
-        What the fit uses already.
+    ``n_trained`` of the months were used in training.
     """
     ends = draws.quantile([(1 - _PROB) / 2, (1 + _PROB) / 2], (CHAIN, DRAW), skipna=False)
     known = returns.notnull() & ends.notnull().all("quantile")
@@ -171,15 +138,7 @@ def check_calibration(
 
 
 def check_tails(check: xr.DataTree, used: Collection[str] = ()) -> Finding:
-    """Judge the likelihood by the tails of replicated months.
-
-    Parameters
-    ----------
-    check : DataTree
-        As from ``rv.diagnostics.predictive_check``, in sample.
-    used : collection of str
-        What the fit uses already.
-    """
+    """Judge the likelihood by the tails of an in-sample ``rv.diagnostics.predictive_check``."""
     made, seen = check["posterior_predictive"].to_dataset(), check["observed_data"].to_dataset()
     question = "Does the likelihood have the right tails?"
     tails = float(seen["tails"].mean()), float(made["tails"].mean())
@@ -227,21 +186,8 @@ def check_skill(
 ) -> Finding:
     """Judge whether forecasts are too good to be true, or worse than none.
 
-    Parameters
-    ----------
-    returns, forecast : DataArray (time, asset)
-        Realised returns and their means one month ahead.
-    n_trained : int
-        Months among them whose returns the weights have seen. Skill is only what is left
-        without them: give months after the training where there are some.
-    used : collection of str
-        What the fit uses already.
-    name : str
-        Whose forecasts; those of the fit itself if empty.
-
-    Notes
-    -----
-    Standard errors take months as independent units.
+    ``n_trained`` of the months were used in training; skill is only what is left without them.
+    ``name`` is that of a model other than the fit. Standard errors take months as independent.
     """
     known = returns.notnull() & forecast.notnull()
     gain = (returns**2 - (returns - forecast) ** 2).where(known).sum(ASSET).to_numpy()
@@ -298,19 +244,7 @@ SUSPECT: Final = (
 
 
 def judge_skill(r2: float, r2_error: float, ic: float, ic_error: float) -> Verdict:
-    """Judge whether the skill of any model, a baseline's too, is too good to be true.
-
-    Parameters
-    ----------
-    r2, r2_error : float
-        Predictive R2 against a forecast of zero, and its standard error.
-    ic, ic_error : float
-        Mean monthly rank correlation of forecasts and returns, and its standard error.
-
-    Returns
-    -------
-    {"good", "look", "bad"}
-    """
+    """Judge whether predictive R2 and mean monthly rank correlation are too good to be true."""
     if (r2 > 0.1 and r2 > 3 * r2_error) or (ic > 0.2 and ic > 3 * ic_error):
         return "bad" if r2 > 0.2 or ic > 0.35 else "look"
     return "good"

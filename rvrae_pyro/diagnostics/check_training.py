@@ -65,15 +65,7 @@ def check_training(
 def check_evidence(
     bound: xr.DataArray, evidence: xr.DataArray, used: Collection[str] = ()
 ) -> Finding:
-    """Judge the guide: how far its bound lies under the particle filter's evidence.
-
-    Parameters
-    ----------
-    bound, evidence : DataArray (time,)
-        ELBO and log evidence of every month, in nats.
-    used : collection of str
-        What the fit uses already.
-    """
+    """Judge the guide: how far its bound lies under the particle filter's evidence, by month."""
     gap = float((evidence - bound).mean(TIME))
     error = float((evidence - bound).std(TIME, ddof=1)) / np.sqrt(bound.sizes[TIME])
     side = "below" if gap >= 0 else "above"
@@ -283,26 +275,12 @@ def common_variation(
     of :math:`S^{1/2} B' D^{-1} B S^{1/2}`; an axis with eigenvalue :math:`\lambda` lets a month's
     returns carry :math:`\tfrac12 \log(1 + \lambda)` nats of information on the factors.
 
-    Parameters
-    ----------
-    model : RVRAE
-        In the batch's floating type.
-    batch : Batch
-    predicted : Tensor of shape (n_times, num_samples, n_factors)
-        Draws of each month's factors given the months before.
-    cross : CrossSection
-        Loadings and scales of the batch.
+    ``predicted`` (n_times, num_samples, n_factors) are draws given the months before. The result
+    has ``information`` (axis,): nats per month, mean over months with two listed assets or more,
+    largest first; and ``moved``: share of the learned loadings' part of the common variance,
+    :math:`\sum_{it} \beta_{it}' S_t \beta_{it}`, that goes away (or comes in) when every
+    characteristic is set to its month's mean over the listed assets; 0 if there is none.
 
-    Returns
-    -------
-    Dataset
-        ``information`` (axis,): nats per month, mean over months with two listed assets or more,
-        largest first. ``moved``: share of the learned loadings' part of the common variance,
-        :math:`\sum_{it} \beta_{it}' S_t \beta_{it}`, that goes away (or comes in) when every
-        characteristic is set to its month's mean over the listed assets; 0 if there is none.
-
-    Notes
-    -----
     Only the learned loadings of ``rv.loadings.Augmented`` are judged: its other factors are the
     characteristics themselves. Cost O(T N K^2) and two passes through the loadings.
     """

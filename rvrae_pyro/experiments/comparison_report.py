@@ -349,19 +349,7 @@ _COLUMNS: Final = 3
 
 
 def draw_table(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw every metric of a table, models from top to bottom.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``.
-    title : str
-
-    Returns
-    -------
-    Figure
-        Dots with bars of two standard errors to each side.
-    """
+    """Draw every metric of a table, models from top to bottom, with two standard errors."""
     metrics = list(dict.fromkeys(rows["metric"]))
     several = rows["omitted"].nunique() > 1
     names = [_name(row, several) for row in rows.itertuples()]

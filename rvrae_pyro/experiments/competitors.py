@@ -402,17 +402,7 @@ def find_entrant(
 def enter_all(
     models: object, n_factors: int = 5, competitors: Mapping[str, Make] = COMPETITORS
 ) -> list[Entrant]:
-    """Make a list of competitors from names, models or a mapping.
-
-    Parameters
-    ----------
-    models : str, model, iterable of these, or mapping from name to model
-        ``"all"``, names of competitors, or anything that
-        :func:`~rvrae_pyro.experiments.competitors.as_entrant` takes.
-    n_factors : int
-        Of the competitors that are named.
-    competitors : mapping, optional
-        Competitors by name.
+    """Make competitors of ``"all"``, names, models, an iterable of these or a mapping by name.
 
     Raises
     ------

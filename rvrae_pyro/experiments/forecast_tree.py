@@ -237,21 +237,11 @@ def _times_beta(beta: xr.DataArray, factors: xr.DataArray) -> xr.DataArray:
 def refit(
     returns: xr.DataArray, beta: xr.DataArray, scale: xr.DataArray | None = None
 ) -> xr.DataArray:
-    """Solve for each month's factors by least squares across assets.
+    """Solve for each month's factors (time, factor) by least squares across assets.
 
-    Parameters
-    ----------
-    returns : DataArray (time, asset)
-        Less the intercepts; NaN where not observed. Further dims as ``beta``.
-    beta : DataArray (time, asset, factor)
-        NaN where not listed.
-    scale : DataArray (time, asset), optional
-        Standard deviation of the noise: squares are divided by its square (GLS).
-
-    Returns
-    -------
-    DataArray (time, factor)
-        Of smallest norm where assets are fewer than factors; NaN in months without returns.
+    Of returns (time, asset), less the intercepts, on ``beta`` (time, asset, factor); by the
+    inverse variance of the noise with ``scale``, its standard deviation (GLS). Of smallest norm
+    where assets are fewer than factors; NaN in months without returns.
     """
     size = xr.ones_like(returns) if scale is None else scale
     solved: xr.DataArray = xr.apply_ufunc(

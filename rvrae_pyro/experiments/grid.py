@@ -210,25 +210,10 @@ def run_cells(
     executor: Submits | None = None,
     on_done: Callable[[Cell], None] | None = None,
 ) -> tuple[dict[Cell, Result], list[Failure]]:
-    """Run cells, save each as soon as it is done, and continue past failures.
+    """Run cells, save each in ``folder`` as soon as it is done, and continue past failures.
 
-    Parameters
-    ----------
-    jobs : mapping from Cell to Job
-    folder : Path, optional
-        Where numbers are kept; existing results are not computed again.
-    n_jobs : int
-        Processes; 1 runs in this one.
-    executor : Submits, optional
-        Takes the jobs instead; it is not shut down.
-    on_done : callable, optional
-        Called with every cell that is finished, failed or found.
-
-    Returns
-    -------
-    results : dict from Cell to Result
-    failures : list of Failure
-        In the order of ``jobs``.
+    Existing results are not computed again. ``on_done`` is called with every cell that is
+    finished, failed or found. Failures come in the order of ``jobs``.
 
     Raises
     ------

@@ -151,11 +151,8 @@ PAPER_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 def long_table(results: Mapping[Cell, Result]) -> pd.DataFrame:
     """Lay out one row per fit and metric.
 
-    Returns
-    -------
-    DataFrame
-        ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``, ``standard_error`` (over
-        months), in natural units.
+    ``model``, ``omitted``, ``seed``, ``metric``, ``estimate``, ``standard_error`` (over months), in
+    natural units.
     """
     rows = [
         (cell.model, cell.omitted, cell.seed, metric, *numbers)
@@ -171,19 +168,9 @@ def pooled(long: pd.DataFrame) -> pd.DataFrame:
 
     .. math:: \mathrm{se}^2 = (\tfrac1S \sum_s \mathrm{se}_s)^2 + \mathrm{sd}^2 / S
 
-    Parameters
-    ----------
-    long : DataFrame
-        See :func:`long_table`.
+    ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``, ``seed_sd`` (NaN for one
+    seed), ``n_seeds``, of a table as :func:`long_table` returns it.
 
-    Returns
-    -------
-    DataFrame
-        ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``, ``seed_sd`` (NaN
-        for one seed), ``n_seeds``, in natural units.
-
-    Notes
-    -----
     All seeds are scored on the same months, so their sampling errors hardly average out: the
     first term takes them as perfectly correlated, which is the upper bound. The second is what
     another set of seeds would change, and is left out for a single seed.
@@ -214,18 +201,9 @@ def select(pool: pd.DataFrame, number: str, models: Sequence[str]) -> pd.DataFra
 
 
 def skill_alarms(pool: pd.DataFrame) -> list[str]:
-    """Name models, baselines among them, whose skill is too good to be true.
+    """Name models, baselines among them, whose skill is too good to be true, a sentence each.
 
-    Parameters
-    ----------
-    pool : DataFrame
-        ``model``, ``omitted``, ``metric``, ``estimate``, ``standard_error``; one row per model,
-        omission and metric, or one per fit, which are averaged.
-
-    Returns
-    -------
-    list of str
-        A sentence for each.
+    Of a table as :func:`pooled` or :func:`long_table` returns it, whose fits are averaged.
     """
     rows = pool[(pool["omitted"] == 0) & pool["metric"].isin(["predictive_r2", "rank_ic"])]
     means = rows.groupby(["model", "metric"], sort=False)[["estimate", "standard_error"]].mean()
@@ -247,17 +225,9 @@ def skill_alarms(pool: pd.DataFrame) -> list[str]:
 def wide(
     rows: pd.DataFrame, number: str, *, published: bool = True, metrics: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Lay out a table for people: one row per model, cells as "estimate (standard error)".
+    """Lay out the rows of :func:`select` by model, cells as "estimate (standard error)".
 
-    Parameters
-    ----------
-    rows : DataFrame
-        See :func:`select`.
-    number : str
-    published : bool
-        Add a column with the paper's printed figure, where there is one.
-    metrics : sequence of str, optional
-        Columns. Default: all of the table.
+    ``published`` adds columns with the paper's printed figures; ``metrics`` defaults to all.
     """
     table = TABLES[number]
     keys = list(dict.fromkeys(zip(rows["omitted"], rows["model"], strict=True)))
@@ -323,19 +293,9 @@ def compare_densities(
 ) -> pd.DataFrame:
     """Test monthly log scores and CRPS of every model against those of a reference.
 
-    Parameters
-    ----------
-    results : mapping from Cell to Result
-    reference : str
-        A model; without a distribution there is nothing to test.
-    models : sequence of str
-
-    Returns
-    -------
-    DataFrame
-        ``model``, ``score``, ``difference`` (reference less model; above 0 favours the reference
-        for the log score, below 0 for CRPS), ``standard_error``, ``p_value`` (Diebold-Mariano
-        with Newey-West, two-sided), ``n_times``. Scores are averaged over seeds first.
+    ``model``, ``score``, ``difference`` (reference less model; above 0 favours the reference for
+    the log score, below 0 for CRPS), ``standard_error``, ``p_value`` (Diebold-Mariano with
+    Newey-West, two-sided), ``n_times``. Scores are averaged over seeds first.
     """
     columns = ["model", "score", "difference", "standard_error", "p_value", "n_times"]
     rows = []
@@ -352,19 +312,9 @@ def compare_densities(
 
 
 def compare_evidence(results: Mapping[Cell, Result], models: Sequence[str]) -> xr.Dataset | None:
-    """Compare monthly log scores of all models that have a distribution.
+    """Compare monthly log scores, averaged over seeds, by :func:`rvrae_pyro.evaluation.compare`.
 
-    Parameters
-    ----------
-    results : mapping from Cell to Result
-        Scores are averaged over seeds first.
-    models : sequence of str
-
-    Returns
-    -------
-    Dataset or None
-        That of :func:`rvrae_pyro.evaluation.compare`, months without a return left out; None
-        where fewer than two models have a density in two months or more.
+    None where fewer than two models have a density in two months with returns or more.
     """
     scores = {}
     for model in models:

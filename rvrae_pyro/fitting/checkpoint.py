@@ -41,14 +41,8 @@ class Saved(NamedTuple):
 class Checkpoint:
     """A folder that keeps the state of one run.
 
-    Parameters
-    ----------
-    folder : path
-    identity : mapping
-        What determines the run, as JSON types: data, model, settings, seed. A state of another
-        identity raises.
-    about : mapping
-        Further information for readers, as JSON types.
+    ``identity`` describes, as JSON types, what determines the run: data, model, settings, seed. A
+    state of another identity raises. ``about`` has further information for readers.
     """
 
     def __init__(
@@ -62,11 +56,7 @@ class Checkpoint:
     def read_for(self, weights: str) -> State | None:
         """Read the state that an earlier run of the same identity left; None where there is none.
 
-        Parameters
-        ----------
-        weights : str
-            Hash of the model's weights. A model that a stopped run of this process left at
-            its best state resumes, too.
+        A model with the ``weights`` (their hash) that a stopped run left also resumes.
 
         Raises
         ------

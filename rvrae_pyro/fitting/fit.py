@@ -205,20 +205,9 @@ def describe_outcome(
 def from_checkpoint(
     folder: Path, model: RVRAE | None = None, config: FitConfig | None = None
 ) -> Fit:
-    """Read the best state so far of a run that keeps its state in a folder.
+    """Read the best state so far of a run in a folder; "interrupted" where training has not ended.
 
-    Parameters
-    ----------
-    folder : path
-    model : RVRAE, optional
-        A model built as the run's was; needed for user-defined parts.
-    config : FitConfig, optional
-        The run's configuration; needed for a user-defined schedule.
-
-    Returns
-    -------
-    Fit
-        ``stopped`` is "interrupted" where training has not ended.
+    ``model`` and ``config``, built as the run's, are needed for user-defined parts and schedules.
 
     Raises
     ------

@@ -54,10 +54,6 @@ class InTurn(Generic[Job, Answer]):
 
     Pyro's stack of handlers and torch's random stream belong to the process; two fits at once, in
     threads of an executor, would mix them.
-
-    Parameters
-    ----------
-    fn : callable
     """
 
     fn: Callable[[Job], Answer]

@@ -615,22 +615,7 @@ class Results(ABC):
 
     @abstractmethod
     def check(self, panel: xr.Dataset | Filtered | None = None, num_particles: int = 1000) -> Check:
-        """Report in plain words, with figures, what the fit can be trusted with.
-
-        Parameters
-        ----------
-        panel : xarray.Dataset, optional
-            Months on which guide, calibration, tails and skill are judged: the validation
-            months with those before them, say. Without it, only the training run is judged.
-        num_particles : int
-            Particles of the filter that the guide is held against, and draws of the forecasts.
-
-        Returns
-        -------
-        Check
-            Prints as a page of text; ``trusted`` is False where something is bad. Of an ensemble
-            the worst member's page, and how far the members agree.
-        """
+        """Report in plain words, with figures, what the fit can be trusted with."""
 
 
 def _known_names(member: TrainingRecord) -> list[str]:

@@ -104,12 +104,7 @@ def build_config(described: Mapping[str, Any]) -> FitConfig:
 def resolve_config(described: Mapping[str, Any], config: FitConfig | None) -> FitConfig:
     """Build the configuration of a saved fit, or take the one passed if it is the same.
 
-    Parameters
-    ----------
-    described : mapping
-        From :func:`describe_config`.
-    config : FitConfig, optional
-        Needed for a user-defined schedule or optimiser.
+    It is needed for a user-defined schedule or optimiser.
 
     Raises
     ------
@@ -213,13 +208,7 @@ def load_parts(
 ) -> dict[str, Any]:
     """Read what :func:`save_parts` wrote: the arguments of a ``Fit``.
 
-    Parameters
-    ----------
-    path : path
-    model : RVRAE, optional
-        A model with the same parts; needed for user-defined ones.
-    config : FitConfig, optional
-        The same configuration; needed for a user-defined schedule.
+    A model with the same parts, and the same configuration, are needed for user-defined ones.
 
     Raises
     ------

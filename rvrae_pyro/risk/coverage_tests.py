@@ -43,23 +43,8 @@ def kupiec(exceptions: int, size: int, tail: float) -> Outcome:
         LR = -2 \log \frac{(1-\alpha)^{n-x} \alpha^x}{(1-\hat p)^{n-x} \hat p^x}
         \sim \chi^2_1, \quad \hat p = x / n
 
-    Parameters
-    ----------
-    exceptions, size : int
-        ``x`` losses beyond VaR in ``n`` months.
-    tail : float
-        Tail probability of the VaR, in (0, 1).
-
-    Returns
-    -------
-    Outcome
-        ``p_exact`` is the binomial probability of a likelihood ratio at least as large. NaN
-        without months.
-
-    Raises
-    ------
-    ConfigError
-        If ``tail`` is outside (0, 1), or there are more exceptions than months.
+    for x exceptions in n months at tail probability :math:`\alpha`. ``p_exact`` is the binomial
+    probability of a likelihood ratio at least as large. NaN without months.
 
     References
     ----------
@@ -83,26 +68,9 @@ def christoffersen(hits: ArrayLike, tail: float) -> Christoffersen:
         {(1-\pi_{01})^{n_{00}} \pi_{01}^{n_{01}} (1-\pi_{11})^{n_{10}} \pi_{11}^{n_{11}}}
         \sim \chi^2_1, \quad LR_{cc} = LR_{uc} + LR_{ind} \sim \chi^2_2
 
-    Parameters
-    ----------
-    hits : array of shape (n_times,)
-        1 where the loss exceeded VaR, 0 where not, NaN where unknown, in time order. Only pairs
-        of consecutive known months count as transitions.
-    tail : float
-        Tail probability of the VaR, in (0, 1).
-
-    Returns
-    -------
-    Christoffersen
-        With no exception that has a successor, independence has statistic 0: there is nothing
-        to judge it by.
-
-    Raises
-    ------
-    ShapeError
-        If ``hits`` is not one-dimensional.
-    ConfigError
-        If it holds anything but 0, 1 and NaN, or ``tail`` is outside (0, 1).
+    Hits (n_times,) are 1 where the loss exceeded VaR, 0 where not, NaN where unknown, in time
+    order; only pairs of consecutive known months count. Without an exception that has a successor
+    the statistic of independence is 0.
 
     References
     ----------
@@ -180,23 +148,8 @@ def _p_values(sizes: NDArray[np.int64], tail: float, most: int) -> Array:
 def kupiec_power(size: int, tail: float, true_rate: float, level: float = 0.05) -> float:
     """Probability that Kupiec's exact test rejects when exceptions occur at another rate.
 
-    Parameters
-    ----------
-    size : int
-        Months.
-    tail : float
-        Tail probability that is tested.
-    true_rate : float
-        Actual rate of exceptions, in [0, 1].
-    level : float
-        Level of the test. Next to m - 1 others under Holm's adjustment, 0.05 / m is the level
-        that the test must meet when no other one rejects.
-
-    Returns
-    -------
-    float
-        Probability of an exact p-value below ``level``; 0 without months. It moves up and down
-        as months are added, because exceptions are whole numbers; see :func:`months_needed`.
+    That is, of an exact p-value below ``level`` with ``size`` months; 0 without months. It moves up
+    and down as months are added, because exceptions are whole numbers.
     """
     _check_tail(tail)
     if size == 0:
@@ -207,22 +160,10 @@ def kupiec_power(size: int, tail: float, true_rate: float, level: float = 0.05) 
 
 @functools.lru_cache(maxsize=64)
 def months_needed(tail: float, power: float = 0.5, level: float = 0.05) -> int:
-    """Months from which on Kupiec's exact test detects a doubled rate of exceptions.
+    """Months from which on Kupiec's exact test detects a doubled rate with this power.
 
-    Parameters
-    ----------
-    tail : float
-        Tail probability that is tested.
-    power : float
-        Probability of detection, in (0, 1).
-    level : float
-        Level of the test; see :func:`kupiec_power`.
-
-    Returns
-    -------
-    int
-        The least number of months such that the test has this power with that many months and
-        with any larger number. For one test, 137 months at a tail of 5 %, and 684 at 1 %.
+    The test has it with that many months and with any larger number: for one test, 137 months at a
+    tail of 5 %, and 684 at 1 %.
     """
     _check_tail(tail)
     check_number("power", power, "(0, 1)")
@@ -306,17 +247,7 @@ def fz0_score(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: float) ->
         S = -\frac{1}{\alpha e} 1\{y \le v\}(v - y) + \frac{v}{e} + \log(-e) - 1,
         \quad e \le v < 0
 
-    Parameters
-    ----------
-    returns, var, es : array
-        Realised returns, and VaR and ES as positive losses.
-    tail : float
-        Tail probability, in (0, 1).
-
-    Returns
-    -------
-    array
-        NaN where VaR or ES is not positive: the score is not defined there.
+    NaN where VaR or ES, positive losses, is not positive: the score is not defined there.
 
     References
     ----------
@@ -330,18 +261,7 @@ def fz0_score(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: float) ->
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """Adjust p-values of several tests so that they may be read side by side (Holm 1979).
-
-    Parameters
-    ----------
-    p_values : array of shape (n_tests,)
-        NaN tests do not count.
-
-    Returns
-    -------
-    array
-        Adjusted p-values, in the same order.
-    """
+    """Adjust p-values of several tests for their number (Holm 1979); NaN tests do not count."""
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]

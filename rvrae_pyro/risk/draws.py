@@ -364,18 +364,8 @@ def at_step(tree: xr.DataTree, step: int, *, compounded: bool = True) -> xr.Data
 def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]) -> xr.DataTree:
     """Apply a function to every step, of its own return and of the compounded one.
 
-    Parameters
-    ----------
-    tree : DataTree
-        A forecast over several periods.
-    function : callable
-        From a forecast of single periods to a tree.
-
-    Returns
-    -------
-    DataTree
-        Groups of the function's results with a dim ``step`` after ``time``; variables of the
-        compounded returns are called ``compounded_*``.
+    Groups of the function's results have a dim ``step`` after ``time``; variables of the compounded
+    returns are called ``compounded_*``.
     """
     steps = steps_of(tree)
     own, compounded = (

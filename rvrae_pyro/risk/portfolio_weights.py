@@ -42,24 +42,12 @@ def pick_times(index: pd.Index, times: object | None, name: str = "times") -> np
 
 
 def read_weights(weights: Weights, listed: xr.DataArray, name: str = "weights") -> xr.DataArray:
-    """Align weights with a forecast.
+    """Align weights with a forecast's ``listed`` cells: (time, asset, portfolio).
 
-    Parameters
-    ----------
-    weights : Series, DataFrame or DataArray
-        A Series by asset holds in every month; a DataFrame has months (dates of any kind, in any
-        order) as rows and assets as columns; a DataArray has dim ``asset``, and optionally
-        ``time`` and one more, which counts portfolios.
-    listed : bool DataArray (time, asset)
-        Cells with a forecast.
-    name : str
-        What messages call the weights.
-
-    Returns
-    -------
-    DataArray (time, asset, portfolio)
-        Months of the weights (all, if they have none), every asset of the forecast; zero where
-        there is no forecast.
+    A Series by asset holds in every month; a DataFrame has months (dates of any kind, in any order)
+    as rows and assets as columns; a DataArray has dim ``asset``, and optionally ``time`` and one
+    more, which counts portfolios. The result has the months of the weights (all, if they have
+    none) and every asset of the forecast; zero where there is no forecast.
 
     Raises
     ------

@@ -358,22 +358,11 @@ _INTERVALS: Final = {0.9: ("q05", "q95"), 0.5: ("q25", "q75")}
 
 
 def forecast_table(tree: xr.DataTree, panel: xr.Dataset) -> pd.DataFrame:
-    """Summarise a forecast, best expected return first.
+    """Summarise a forecast, best expected return first, one row per month and listed asset.
 
-    Parameters
-    ----------
-    tree : DataTree
-        Of ``Fit.forecast``.
-    panel : Dataset
-        For the text coordinates of the assets, such as a name or an industry.
-
-    Returns
-    -------
-    DataFrame
-        ``date``, ``asset``, its text coordinates, ``mean``, ``sd``, ``q05`` ... ``q95``,
-        ``var_05``, ``es_05``, ``var_01``, ``es_01`` (losses, positive), ``prob_loss``, and
-        ``rank``: 1 for the highest mean of the month. Excess returns, decimal; listed assets
-        only. Information set: that of the draws, months before ``date``.
+    ``date``, ``asset``, its text coordinates in the panel, ``mean``, ``sd``, ``q05`` ... ``q95``,
+    ``var_05``, ``es_05``, ``var_01``, ``es_01`` (losses, positive), ``prob_loss``, and ``rank``: 1
+    for the highest mean of the month. Excess returns, decimal.
     """
     returns = tree["predictions"].to_dataset()[RETURNS]
     risk = summarize(tree, tail=_TAILS)
@@ -386,14 +375,7 @@ def forecast_table(tree: xr.DataTree, panel: xr.Dataset) -> pd.DataFrame:
 
 
 def risk_table(tree: xr.DataTree) -> pd.DataFrame:
-    """Lay out ``rv.risk.summarize`` as a table, in the order of dates and assets.
-
-    Returns
-    -------
-    DataFrame
-        ``date``, ``asset``, ``mean``, ``sd``, value at risk and expected shortfall at 5 % and
-        1 %, ``prob_loss``, and the variance by source: ``factor_var``, ``idio_var``.
-    """
+    """Lay out ``rv.risk.summarize`` with tails of 5 and 1 %, one row per month and asset."""
     risk = summarize(tree, tail=_TAILS)
     columns = {"mean": risk["mean"], "sd": risk["sd"], **_tail_columns(risk)}
     columns |= {name: risk[name] for name in ("prob_loss", "factor_var", "idio_var")}

@@ -41,19 +41,12 @@ class Scores:
 
 
 class Walk:
-    """Visits months in order; only one month's draws are in memory.
+    """Scores months in order; only one month's draws are in memory.
 
-    Parameters
-    ----------
-    shape : (n_times, n_columns)
-    tails : tuple of float
-    picks : int array of shape (n_times, n_simulations)
-        Draw that serves as the truth, by month and simulation: the same one for every column,
-        so that simulated months depend across columns as in the forecast.
-    rounding : float
-        Relative rounding error of draws and returns; differences within it are ties.
-    ratios : bool
-        Shortfalls are ratios of returns to ES; else sums of return and ES, for an ES of any sign.
+    ``picks`` (n_times, n_simulations) are the draws that serve as the truth, the same for every
+    column, so that simulated months depend across columns as in the forecast. Differences within
+    the relative ``rounding`` are ties. With ``ratios`` shortfalls are ratios of returns to ES, else
+    sums of return and ES, for an ES of any sign.
     """
 
     def __init__(
