@@ -205,6 +205,6 @@ def _worst(pages: Sequence[Check], i: int) -> Finding:
     worst = each[member]
     if len(pages) == 1:
         return worst
-    alike = sum(finding.verdict == worst.verdict for finding in each)
-    where = f"(member {member + 1}; {alike} of {len(each)} the same verdict) "
+    same = sum(finding.verdict == worst.verdict for finding in each)
+    where = f"(member {member + 1}; {same} of {len(each)} the same verdict) "
     return Finding(worst.question, worst.verdict, where + worst.answer, worst.remedy)

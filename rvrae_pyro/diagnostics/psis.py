@@ -20,7 +20,7 @@ from rvrae_pyro.predictive.weight_draws import drawn_weights, in_double
 
 
 class HasModel(Protocol):
-    """Anything that holds a model: a fit, say."""
+    """An object with a model, such as a fit."""
 
     @property
     def model(self) -> RVRAE:

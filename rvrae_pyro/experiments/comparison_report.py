@@ -248,7 +248,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     return page
 
 
-def refuse_foreign(folder: Path, title: str) -> None:
+def reject_foreign(folder: Path, title: str) -> None:
     """Reject a folder whose page is not of this kind, before it is written over.
 
     Raises

@@ -18,7 +18,7 @@ from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.comparison_report import (
     PAGE,
     failure_table,
-    refuse_foreign,
+    reject_foreign,
     write_csv,
     write_text,
 )
@@ -287,7 +287,7 @@ def benchmark_gkx(
     jobs, unplanned = _plan(entrants, case, range(seed, seed + reps), num_samples, sizes or {})
     folder = None if out is None else Path(out)
     if folder is not None:
-        refuse_foreign(folder, _TITLE)
+        reject_foreign(folder, _TITLE)
     with hold(folder):
         results, failures = run_grid(
             jobs,

@@ -18,7 +18,7 @@ from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_count, check_seeds
-from rvrae_pyro.experiments.comparison_report import TITLE, Comparison, refuse_foreign
+from rvrae_pyro.experiments.comparison_report import TITLE, Comparison, reject_foreign
 from rvrae_pyro.experiments.competitors import (
     ABLATIONS,
     PAPER_NAME,
@@ -215,7 +215,7 @@ def _check_out(path: Path) -> Path:
         raise ConfigError(f"`out` {str(path)!r} cannot be made: {error}.") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"`out` {str(path)!r} cannot be written: no permission.")
-    refuse_foreign(path, TITLE)
+    reject_foreign(path, TITLE)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Training, and what a trained model can say."""
+"""Training, and the predictive interface of trained models."""
 
 from rvrae_pyro.fitting.ensemble import Ensemble, fit_ensemble, load
 from rvrae_pyro.fitting.fit import Fit

@@ -1,4 +1,4 @@
-"""What a fit says of given months, judged."""
+"""Check of a fit: its training, and its forecasts of the months of a panel."""
 
 from __future__ import annotations
 

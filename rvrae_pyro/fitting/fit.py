@@ -225,7 +225,7 @@ def from_checkpoint(
         trained.stopped = "interrupted"
     if model is None and not saved.about["built_in"]:
         raise CheckpointError(
-            f"{str(folder)!r} holds a model with parts of your own. Build that model and pass it "
+            f"{str(folder)!r} holds a model with user-defined parts. Build that model and pass it "
             "as `model=`; its weights are then filled in."
         )
     try:

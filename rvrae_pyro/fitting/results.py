@@ -285,7 +285,7 @@ class Results(ABC):
         -----
         Month t's replicate knows month t's returns through the factors. For what was knowable
         before the month use :meth:`forecast`. Factors of an ensemble are aligned; ``latents``,
-        where a decoder stands between, are left as they are.
+        of models with a decoder, are left unchanged.
         """
         panel = self._matched(panel)
         num_samples, seed = check_count("num_samples", num_samples), check_count("seed", seed, 0)

@@ -139,8 +139,8 @@ def _spelled(value: object) -> str:
 def _describe_own(schedule: object) -> dict[str, Any]:
     """Describe a user-defined schedule: its class, and those attributes that JSON can hold."""
     held = getattr(schedule, "__dict__", {})
-    said = {name: describe(value) for name, value in held.items() if _is_plain(value)}
-    return {"kind": f"{type(schedule).__name__}{_OWN}", **said}
+    plain = {name: describe(value) for name, value in held.items() if _is_plain(value)}
+    return {"kind": f"{type(schedule).__name__}{_OWN}", **plain}
 
 
 def _is_plain(value: object) -> bool:
@@ -192,7 +192,7 @@ def save_parts(fit: TrainingRecord, path: str | os.PathLike[str]) -> Path:
         meta = {**_meta(fit), "sha256": _digests(temporary)}
         (temporary / _META).write_text(json.dumps(meta, indent=2, default=str))
         _swap(temporary, target)
-    except (OSError, RuntimeError) as error:  # netCDF tells of a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # netCDF raises RuntimeError on a full disk
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -238,7 +238,7 @@ def load_parts(
             "with the parts and sizes it was saved with."
         ) from error
     try:
-        return {"model": model, "config": settings, **_told(meta, training)}
+        return {"model": model, "config": settings, **_arguments(meta, training)}
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
 
@@ -256,11 +256,11 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _check_digests(meta: dict[str, Any], folder: Path) -> None:
-    told = meta.get("sha256")
-    if told is None:  # saved before there were any
+    expected = meta.get("sha256")
+    if expected is None:  # saved before there were any
         return
     try:
-        damaged = [name for name, found in _digests(folder).items() if told.get(name) != found]
+        damaged = [name for name, found in _digests(folder).items() if expected.get(name) != found]
     except (OSError, AttributeError) as error:
         raise _damaged(folder, error) from error
     if damaged:
@@ -277,7 +277,7 @@ def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> F
         ) from error
 
 
-def _told(meta: dict[str, Any], training: xr.Dataset) -> dict[str, Any]:
+def _arguments(meta: dict[str, Any], training: xr.Dataset) -> dict[str, Any]:
     """Arguments of a ``Fit`` found in its settings and training curves."""
     columns = [str(name) for name in training.data_vars if training[name].dims == ("epoch",)]
     return {
@@ -325,7 +325,7 @@ def _training(fit: TrainingRecord) -> xr.Dataset:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Put a finished folder in place; the old one goes only once the new one is there."""
+    """Put a finished folder in place of the old one."""
     known = (target / _META).exists() or (target / STATE).exists()
     if target.exists() and not known and any(target.iterdir()):
         raise CheckpointError(

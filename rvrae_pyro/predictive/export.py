@@ -161,7 +161,7 @@ def to_datatree(
         )
     is_listed = listed(panel)
     if not isinstance(samples, Mapping):
-        # whoever holds an MCMC has loaded torch; this module must not
+        # torch is loaded if there is an MCMC; this module must not load it
         from rvrae_pyro.predictive.mcmc import read_chains
 
         run = read_chains(samples)

@@ -74,8 +74,8 @@ def _diverging(mcmc: MCMC, size: tuple[int, int]) -> Array:
     found = np.zeros(size, dtype=bool)
     # diagnostics() also splits chains for r-hat, which takes four draws of each
     kept: list[Any] = mcmc._diagnostics[: size[0]]
-    for chain, told in enumerate(kept):
-        found[chain, [int(draw) for draw in (told or {}).get("divergences", ())]] = True
+    for chain, record in enumerate(kept):
+        found[chain, [int(draw) for draw in (record or {}).get("divergences", ())]] = True
     return found
 
 

@@ -41,13 +41,13 @@ def posterior_predictive(
     times: object | None,
     attrs: Mapping[str, str | int],
 ) -> Drawing:
-    """Replicate seen months: factors from the guide, returns anew for every observed cell.
+    """Replicate seen months: factors from the guide, new returns for every observed cell.
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive`.
     """
     batch, _ = load(model, panel)
     months = pick_months(batch, times)
-    # the whole path is drawn whatever months are asked for: they are then those of a full run
+    # the whole path is drawn, so that months are those of a full run
     if not bool(batch.observed[months].any()):
         raise ConfigError(
             "`times` must hold at least one observed return to replicate; got none. Use "
@@ -124,7 +124,7 @@ def _replicate_blocks(
 
 
 def _replicate(path: _Path, batch: Batch, t: int, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw returns of a month anew; also the density of those that were seen."""
+    """Draw new returns of a month; also the density of those observed."""
     level = None if path.level is None else path.level[..., t]
     likelihood = path.parts.likelihood.distribution(
         *path.cross.given(t, seen, path.factors[:, t], level)
@@ -222,7 +222,7 @@ def _idio_variance(path: _Path, rows: list[int]) -> Tensor:
     variance = path.parts.likelihood.deviation(path.cross.scale[rows]).square()
     if path.level is None:
         return variance
-    # one level a month for all draws where the state is driven by filtered means
+    # one level per month for all draws where the state is driven by filtered means
     level = path.level.reshape(-1, path.level.shape[-1])[:, rows]
     return variance * (2.0 * level).exp().mean(0).unsqueeze(-1)
 

@@ -123,7 +123,7 @@ def _to_disk(drawing: Drawing, folder: Path, path: Path) -> None:
 
 
 def _append(store: Path, group: str, dataset: xr.Dataset, sizes: dict[str, int]) -> None:
-    """Write a group of a block behind those before it; ``sizes`` says how long each one is."""
+    """Append a group of a block; ``sizes`` has the length of each."""
     dim, plain = _growing(dataset), _fixed_width(dataset)
     if group not in sizes:
         plain.to_zarr(store, group=group, mode="a", consolidated=False)
@@ -165,7 +165,7 @@ def _cut(array: Any, size: int) -> None:
 
 
 def _fixed_width(dataset: xr.Dataset) -> xr.Dataset:
-    """Give text coordinates zarr's own string type, which appends whatever its width."""
+    """Give text coordinates zarr's own string type, which appends text of any width."""
     text = {
         name: (coord.dims, coord.to_numpy().astype(np.dtypes.StringDType()))
         for name, coord in dataset.coords.items()
@@ -239,7 +239,7 @@ def write_tree(tree: xr.DataTree, path: str | os.PathLike[str]) -> Path:
                 portable.to_zarr(new, consolidated=False)  # not a thing of zarr's version 3
             else:
                 portable.to_netcdf(new, engine="netcdf4")
-    except (OSError, RuntimeError) as error:  # netCDF tells of a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # netCDF raises RuntimeError on a full disk
         raise ConfigError(f"`path` {str(target)!r} cannot be written: {error}.") from error
     return target
 

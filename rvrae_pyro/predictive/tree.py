@@ -83,7 +83,7 @@ def build_tree(
     dims : mapping from variable to dims, optional
         Dims after the sample dims, for variables that the package does not know.
     attrs : mapping, optional
-        Attributes of the tree; whatever is neither text nor number becomes JSON.
+        Attributes of the tree; other values than text and numbers become JSON.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def _check_mask(mask: Array, labels: Mapping[str, Array]) -> None:
     expected = tuple(len(labels[dim]) for dim in PLATES if dim in labels)
     if mask.shape != expected:
         raise ShapeError(
-            f"`observed` must have shape (n_times, n_assets) = {expected}, as `coords` say; "
+            f"`observed` must have shape (n_times, n_assets) = {expected}, as in `coords`; "
             f"got {mask.shape}."
         )
     if not mask.any():

@@ -29,7 +29,7 @@ from rvrae_pyro.risk.coverage_tests import (
 )
 from rvrae_pyro.risk.draws import Array, Forecast, check_tails, read_forecast
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, first, read_weights
-from rvrae_pyro.risk.tail_scores import Scores, Walk
+from rvrae_pyro.risk.tail_scores import Scores, TailScorer
 
 _LEVEL: Final = 0.05
 _HOLM: Final = {"kupiec_p_exact": "kupiec", "conditional_p": "christoffersen", "z2_p": "z2"}
@@ -139,27 +139,27 @@ def backtest(
     _check_settings(num_simulations, block, max_missing)
     observed = _observed(returns)
     realised = _align(observed, forecast)
-    books = _stack(portfolios, forecast)
+    holdings = _stack(portfolios, forecast)
     rng = np.random.default_rng(seed)
     n_times = forecast.returns.sizes[TIME]
     picks = rng.integers(forecast.n_draws, size=(n_times, num_simulations))
     relative = rounding(forecast.returns, observed)
-    assets = Walk(realised.shape, tails, picks, relative)
-    held = Walk((n_times, books.sizes[PORTFOLIO]), tails, picks, relative)
-    outcomes = np.full((n_times, books.sizes[PORTFOLIO]), np.nan)
+    assets = TailScorer(realised.shape, tails, picks, relative)
+    held = TailScorer((n_times, holdings.sizes[PORTFOLIO]), tails, picks, relative)
+    outcomes = np.full((n_times, holdings.sizes[PORTFOLIO]), np.nan)
     for t in range(n_times):
         draws = forecast.month(t)
-        assets.visit(t, draws, realised[t])
-        own, outcomes[t], gross = _hold(draws, realised[t], books.values[t], max_missing)
-        held.visit(t, own, outcomes[t], gross)
+        assets.add(t, draws, realised[t])
+        own, outcomes[t], gross = _hold(draws, realised[t], holdings.values[t], max_missing)
+        held.add(t, own, outcomes[t], gross)
     counts = bootstrap_counts(realised, block, num_simulations, rng)
     names: dict[str, NDArray[Any]]
-    names = {ASSET: forecast.returns[ASSET].values, PORTFOLIO: books[PORTFOLIO].values}
+    names = {ASSET: forecast.returns[ASSET].values, PORTFOLIO: holdings[PORTFOLIO].values}
     times = forecast.returns[TIME].values
-    unscaled = _unscaled(forecast, realised, books, max_missing, (assets, held))
+    unscaled = _unscaled(forecast, realised, holdings, max_missing, (assets, held))
     groups = {
-        dim: _group(walk.scores(), seen, tails, times, (dim, names[dim]), counts, replaced)
-        for (dim, walk, seen), replaced in zip(
+        dim: _group(scorer.scores(), seen, tails, times, (dim, names[dim]), counts, replaced)
+        for (dim, scorer, seen), replaced in zip(
             ((ASSET, assets, realised), (PORTFOLIO, held, outcomes)), unscaled, strict=True
         )
     }
@@ -174,36 +174,42 @@ def backtest(
 
 
 def _unscaled(
-    forecast: Forecast, realised: Array, books: xr.DataArray, most: float, walks: tuple[Walk, Walk]
+    forecast: Forecast,
+    realised: Array,
+    holdings: xr.DataArray,
+    most: float,
+    scorers: tuple[TailScorer, TailScorer],
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """P-values (tail,) of the sum of return and ES over exceptions, by position of the column.
 
     Of columns whose ES is not positive in a month, for which the draws are read a second time.
     """
-    positions = tuple(_without_ratio(walk) for walk in walks)
+    positions = tuple(_without_ratio(scorer) for scorer in scorers)
     if not any(len(each) for each in positions):
         return {}, {}
     again = tuple(
-        Walk((len(realised), len(each)), walk.tails, walk.picks, walk.rounding, ratios=False)
-        for walk, each in zip(walks, positions, strict=True)
+        TailScorer(
+            (len(realised), len(each)), scorer.tails, scorer.picks, scorer.rounding, ratios=False
+        )
+        for scorer, each in zip(scorers, positions, strict=True)
     )
     for t in range(len(realised)):
         draws = forecast.month(t)
-        own, outcome, gross = _hold(draws, realised[t], books.values[t], most)
-        again[0].visit(t, draws[:, positions[0]], realised[t, positions[0]])
-        again[1].visit(t, own[:, positions[1]], outcome[positions[1]], gross[positions[1]])
+        own, outcome, gross = _hold(draws, realised[t], holdings.values[t], most)
+        again[0].add(t, draws[:, positions[0]], realised[t, positions[0]])
+        again[1].add(t, own[:, positions[1]], outcome[positions[1]], gross[positions[1]])
     each_p = []
-    for walk, chosen in zip(again, positions, strict=True):
-        total = np.nansum(walk.cells["shortfall"], axis=1)[:, None]
-        worse = (walk.null <= total + 1e-12 * np.abs(total)).sum(axis=1)
-        p_value = (1.0 + worse) / (1.0 + walk.null.shape[1])
+    for scorer, chosen in zip(again, positions, strict=True):
+        total = np.nansum(scorer.cells["shortfall"], axis=1)[:, None]
+        worse = (scorer.null <= total + 1e-12 * np.abs(total)).sum(axis=1)
+        p_value = (1.0 + worse) / (1.0 + scorer.null.shape[1])
         each_p.append({int(i): p_value[:, j] for j, i in enumerate(chosen)})
     return each_p[0], each_p[1]
 
 
-def _without_ratio(walk: Walk) -> NDArray[np.intp]:
+def _without_ratio(scorer: TailScorer) -> NDArray[np.intp]:
     """Columns with a month whose ES is a gain or nothing."""
-    missing = ~np.isnan(walk.cells["hit"]) & np.isnan(walk.cells["shortfall"])
+    missing = ~np.isnan(scorer.cells["hit"]) & np.isnan(scorer.cells["shortfall"])
     return np.flatnonzero(missing.any(axis=(0, 1)))
 
 
@@ -270,13 +276,13 @@ def _stack(portfolios: Mapping[str, Weights] | None, forecast: Forecast) -> xr.D
         portfolios = {"equal weight": (listed / total.where(total > 0)).fillna(0.0)}
     if not portfolios:
         raise ConfigError("`portfolios` must name at least one; got an empty mapping.")
-    books = []
+    holdings = []
     for name, weights in portfolios.items():
-        book = read_weights(weights, listed, f"portfolios[{name!r}]")
-        if book.sizes[PORTFOLIO] > 1:
+        held = read_weights(weights, listed, f"portfolios[{name!r}]")
+        if held.sizes[PORTFOLIO] > 1:
             raise ShapeError(f"`portfolios[{name!r}]` must be one portfolio; select one.")
-        books.append(book.isel({PORTFOLIO: 0}, drop=True).reindex({TIME: listed[TIME].values}))
-    values = np.stack([book.values for book in books], axis=-1)
+        holdings.append(held.isel({PORTFOLIO: 0}, drop=True).reindex({TIME: listed[TIME].values}))
+    values = np.stack([each.values for each in holdings], axis=-1)
     coords = {TIME: listed[TIME].values, ASSET: listed[ASSET].values, PORTFOLIO: list(portfolios)}
     return xr.DataArray(values, coords, (TIME, ASSET, PORTFOLIO))
 
@@ -534,11 +540,11 @@ def _conclude(groups: Mapping[str, xr.Dataset], tails: tuple[float, ...]) -> str
             f"{int(pooled['n_cells'])} cells (s.e. {float(pooled['rate_se']):.2%}, "
             f"{int(pooled['n_months'])} months); pooled: {pooled['verdict'].item()}."
         )
-        for book in found[PORTFOLIO].values:
-            here = found.sel({PORTFOLIO: book})
+        for name in found[PORTFOLIO].values:
+            here = found.sel({PORTFOLIO: name})
             verdict = here["verdict"].item()
             months = int(here["n_months"])
-            text = f"Portfolio {book}: {int(here['exceptions'])} in {months} months, {verdict}"
+            text = f"Portfolio {name}: {int(here['exceptions'])} in {months} months, {verdict}"
             if verdict.startswith("too few"):
                 text += (
                     f" (twice as many would be noticed with probability "

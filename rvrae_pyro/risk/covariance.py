@@ -74,7 +74,7 @@ def covariance(
     Information set: month t's covariance knows data up to t-1. ``S_t`` is the covariance of the
     predicted factors, including uncertainty about their state. Uncertainty about the weights
     is in the differences between members; a single member has none. M > 1 members
-    have a root of M (K + 1) columns: K a member and one for its mean, so ``factor`` then counts
+    have a root of M (K + 1) columns: K per member and one for its mean, so ``factor`` then counts
     columns ("member 1 factor 2", "member 1 mean"). Cost: one filtering pass per member, then
     O(T N M^2 (K + 1)^2).
     """

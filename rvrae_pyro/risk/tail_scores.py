@@ -40,7 +40,7 @@ class Scores:
     pooled_doubled_hits: Array
 
 
-class Walk:
+class TailScorer:
     """Scores months in order; only one month's draws are in memory.
 
     ``picks`` (n_times, n_simulations) are the draws that serve as the truth, the same for every
@@ -71,7 +71,7 @@ class Walk:
         self.pooled_products, self.doubled_hits = pooled[3:]
         self.doubled = tuple(min(2.0 * tail, 1.0) for tail in tails)
 
-    def visit(self, t: int, draws: Array, realised: Array, size: Array | None = None) -> None:
+    def add(self, t: int, draws: Array, realised: Array, size: Array | None = None) -> None:
         """Score month ``t``: draws (draw, column), realised (column,), NaN if not observed.
 
         ``size`` (column,) is the size of the numbers that a column was summed from. Default:
