@@ -57,10 +57,9 @@ class IPCA(FactorBaseline):
 
     Notes
     -----
-    Training and validation months are both fitted, as there is nothing to tune. A missing
-    return just leaves the sums, which is exact. Months whose characteristics span no more
-    dimensions than there are factors, for lack of assets or of histories, are left out, during
-    the fit and after it: they carry no information on the mapping, and their factors are NaN
+    Training and validation months are both fitted, as there is nothing to tune. Missing returns
+    are left out of the sums. Months whose characteristics span no more dimensions than there are
+    factors are left out: they carry no information on the mapping, and their factors are NaN
     (``factors(panel, kind="ols")`` gives the smallest that fit). Identification:
     :math:`\Gamma'\Gamma = I`, second moments of the factors diagonal and descending, means not
     negative, :math:`\Gamma_\alpha` orthogonal to :math:`\Gamma`. Factors of later months are
@@ -298,11 +297,10 @@ def month_statistics(
 
 
 def spanning(statistics: Statistics, n_factors: int) -> Tensor:
-    """Months that inform the mapping: (n_months,) bool.
+    """Months (n_months,) whose characteristics span more dimensions than there are factors.
 
-    Their characteristics span more dimensions than there are factors. Any mapping fits the
-    others equally well, as far as it can, so the least squares do not depend on them; but their
-    own factors are barely determined or not at all, and no mean of factors would survive them.
+    Any mapping fits the others equally well, so the least squares do not depend on them; their own
+    factors are barely determined.
     """
     squares = statistics.gram.diagonal(dim1=-2, dim2=-1)
     return _full_rank(statistics.forms(_probe(squares, n_factors)))
@@ -324,8 +322,7 @@ def _probe(squares: Tensor, n_factors: int) -> Tensor:
     """Random directions (..., P, k) through instruments of given sums of squares (..., P).
 
     Each instrument counts in its own unit of the month, so that neither units nor other months
-    matter. The number of directions is that of the dimensions in question, which keeps the
-    matrices small.
+    matter.
     """
     size = squares.shape[-1]
     needed = min(n_factors + 1, size)

@@ -28,10 +28,9 @@ class Cluster:
 
     Notes
     -----
-    A worker that dies takes nothing along: the scheduler gives its fits, those that were under way
-    and those whose numbers had not been fetched, to the others, and each is counted once. A fit
+    If a worker dies, the scheduler gives its fits to the others, and each is counted once. A fit
     that kills every worker it is given to is a failed cell after dask's number of tries
-    (``distributed.scheduler.allowed-failures``). Panels travel once each, not with every fit.
+    (``distributed.scheduler.allowed-failures``). Each panel is sent once, not with every fit.
     """
 
     def __init__(self, client: Client) -> None:
@@ -83,8 +82,7 @@ def connect(address: str, timeout: float = 10.0) -> Iterator[Cluster]:
     ``compare``, ``benchmark_gkx``, ``walk_forward`` and ``rv.fit_ensemble`` take the executor. Fits
     in threads of one process run one after another; start workers with one thread each:
     ``dask worker tcp://host:8786 --nworkers 8 --nthreads 1``. A scheduler runs all code that
-    reaches it; keep it behind a firewall. Leaving the context, also by an error or Ctrl-C,
-    takes back the fits that have not begun.
+    reaches it; keep it behind a firewall. Leaving the context cancels the fits that have not begun.
 
     Examples
     --------

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from rvrae_pyro import displays
-from rvrae_pyro.atomic import replacing
+from rvrae_pyro.atomic import write_bytes
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.experiments.forecast_tree import Fitted
 from rvrae_pyro.experiments.grid import Cell, Failure, Result
@@ -242,7 +242,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
             else:
                 save_picture(draw_table(table, TABLES[number].title), picture)
         page = out / PAGE
-        write_text(page, markdown(comparison))
+        write_bytes(page, markdown(comparison).encode())
     except OSError as error:
         raise ConfigError(f"`out` {str(out)!r} cannot be written: {error}.") from error
     return page
@@ -328,21 +328,14 @@ def _tests(comparison: Comparison) -> list[str]:
 
 
 def failure_table(failures: Sequence[Failure]) -> pd.DataFrame:
-    """One row a failed fit."""
+    """Lay out one row per failed fit."""
     rows = [(f.cell.model, f.cell.seed, f.cell.omitted, f.message) for f in failures]
     return pd.DataFrame(rows, columns=["model", "seed", "omitted", "message"])
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, atomically."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 _COLUMNS: Final = 3

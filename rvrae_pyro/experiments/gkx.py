@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from rvrae_pyro.atomic import write_bytes
 from rvrae_pyro.baselines.ipca import IPCA
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.experiments.comparison_report import (
@@ -20,7 +21,6 @@ from rvrae_pyro.experiments.comparison_report import (
     failure_table,
     reject_foreign,
     write_csv,
-    write_text,
 )
 from rvrae_pyro.experiments.competitors import (
     COMPETITORS,
@@ -187,7 +187,7 @@ class Benchmark:
             write_csv(self.results, folder / "results.csv")
             write_csv(failure_table(self.failures), folder / "failures.csv")
             page = folder / PAGE
-            write_text(page, self._markdown())
+            write_bytes(page, self._markdown().encode())
         except OSError as error:
             raise ConfigError(f"`out` {str(out)!r} cannot be written: {error}.") from error
         return page

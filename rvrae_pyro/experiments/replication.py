@@ -133,8 +133,8 @@ def paper(
 
     Notes
     -----
-    The paper's data are not public, and its figures have no standard errors: its figures
-    is shown for context, under ``NOT_COMPARABLE``.
+    The paper's data are not public, and its figures have no standard errors: they are shown for
+    context, under ``NOT_COMPARABLE``.
 
     References
     ----------

@@ -52,7 +52,7 @@ def portfolio(
     weights : Series, DataFrame or DataArray
         A Series by asset holds in every month; a DataFrame has months as rows and assets as
         columns; a DataArray has dim ``asset``, and optionally ``time`` and one more, which
-        counts portfolios. Any sum will do. Months are those of the weights, if they have any.
+        counts portfolios. They may have any sum. Months are those of the weights, if any.
     benchmark : Series, DataFrame or DataArray, optional
         Weights of one benchmark, which cover the same months.
     tail : float or sequence of float
@@ -93,15 +93,13 @@ def portfolio(
 
     Notes
     -----
-    Information set: that of the draws and of the weights.
-
-    All contributions are estimated from the draws, so they hold for any distribution. That to
-    the sd is a sample covariance. That to ES is the mean over the tail draws. That to VaR is a
-    local linear regression of each asset on the portfolio, at minus the VaR, with a normal kernel
-    and Silverman's bandwidth: it has no bias where returns are elliptical, and sums to VaR
-    because it reproduces linear functions. A single position's part of VaR and ES rests on few
-    draws; with 1000 draws and a tail of 5 %, its error is near 1/7 of its sd in the tail.
-    Marginals are NaN where the portfolio has no risk. Cost O(T S N) per portfolio.
+    Information set: that of the draws and of the weights. Contributions are estimated from the
+    draws, for any distribution: to the sd by a sample covariance, to ES by the mean over the tail
+    draws, to VaR by a local linear regression of each asset on the portfolio at minus the VaR
+    (normal kernel, Silverman's bandwidth), which has no bias where returns are elliptical and
+    reproduces linear functions. With 1000 draws and a tail of 5 % the error of a position's part
+    is near 1/7 of its sd in the tail. Marginals are NaN where the portfolio has no risk. Cost
+    O(T S N) per portfolio.
 
     References
     ----------
