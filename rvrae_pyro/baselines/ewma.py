@@ -192,19 +192,19 @@ class EWMA(WeightedMoments):
 
     Notes
     -----
-    Information set: ``fit`` estimates :math:`\mu` and :math:`\Sigma` from all months that it is
-    given, validation months included (no choice depends on them). :math:`h_t` knows months
-    before t only: within training from moments estimated before them, afterwards from the fitted
-    moments, month by month through the panel that is forecast. A panel need not hold the months
-    of training: the scale at their end is kept. Months without returns leave it as it is.
+    Information set: ``fit`` estimates :math:`\mu` and :math:`\Sigma` from all its months,
+    validation included (no choice depends on them). :math:`h_t` knows months before t only: within
+    training from moments estimated before them, afterwards from the fitted moments, through the
+    panel that is forecast, which need not hold the months of training. Months without returns leave
+    it unchanged.
 
-    Gaps: missing returns are marginalised in densities. Means and variances are each asset's own,
-    over its observed months; in correlations a missing return is replaced by its conditional mean
-    and covariance given the month's observed returns, under one constant correlation.
-    Entry: an asset with too short a history has the average mean and variance of the others, and
-    nearly their average correlation. Exit: an asset keeps its moments and is forecast while it is
-    listed. More assets than effective months (Kish): ``n_factors`` principal components of the
-    correlation matrix, and the rest of each variance idiosyncratic.
+    Gaps: missing returns are marginalised in densities. Means and variances are over each asset's
+    observed months; in correlations a missing return is replaced by its conditional mean and
+    covariance given the month's observed returns, under one constant correlation. Entry: an asset
+    with too short a history has the average mean and variance of the others, and nearly their
+    average correlation. Exit: an asset is forecast while it is listed. More assets than effective
+    months (Kish): ``n_factors`` principal components of the correlation matrix, and the rest of
+    each variance idiosyncratic.
 
     ``history`` has the scale and the joint log density of every training month after ``burn_in``,
     one step ahead, as refits every ``scale_refit`` months would have given them.

@@ -56,20 +56,16 @@ class FactorGARCH(JointTBaseline):
     Notes
     -----
     Every factor and every asset's residual has a univariate GARCH(1, 1) with Student-t
-    innovations, fitted by the package ``arch`` (extra ``garch``). The joint density is the closed
-    form above, one Student-t with the covariance that the univariate variances imply: a product
-    of univariate densities would need as many independent series as assets, and no returns
-    missing.
+    innovations, fitted by the package ``arch`` (extra ``garch``). The joint density is one
+    Student-t with the covariance that the univariate variances imply.
 
     Information set: parameters know all months of ``fit``, validation months included (no choice
     depends on them); variances of month t know returns of months before t.
 
-    Gaps: missing returns are marginalised in densities and replaced by their expectation in the
-    correlation matrix, as in :class:`~rvrae_pyro.baselines.EWMA`; where a factor or residual is
-    not observed, its expected square updates the variance. Entry: a new asset has the average mean
-    and variance, loadings near the average and the median dynamics. Exit: an asset is forecast
-    while it is listed. Series with fewer than 60 months, or whose fit fails, have a constant
-    variance. Any number of assets per month will do.
+    Gaps as in :class:`~rvrae_pyro.baselines.EWMA`; where a factor or residual is not observed, its
+    expected square updates the variance. Entry: a new asset has the average mean and variance,
+    loadings near the average and the median dynamics. Exit: an asset is forecast while it is
+    listed. Series with fewer than 60 months, or whose fit fails, have a constant variance.
 
     Cost: ``n_factors`` + N univariate fits, about 20 ms each.
 

@@ -86,12 +86,8 @@ def swap(
     power_scaling : bool
         Also compute the sensitivity of every forecast to the factor prior
         (``rv.evaluation.psense``).
-    n_jobs : int
-        Processes. More than 1 needs a script whose top level is safe to import.
-    executor : object with ``submit``, optional
-        As in :mod:`concurrent.futures`, or what ``rv.experiments.connect`` gives.
-    progress : bool
-        Show a bar on a terminal.
+    n_jobs, executor, progress
+        As for ``rv.experiments.compare``.
     **options
         ``config``, ``elbo``, ``init`` and ``on_check`` of ``rv.fit``, and fields of
         ``rv.FitConfig``, such as ``max_steps=300``, which replace those of ``config``.
@@ -115,9 +111,9 @@ def swap(
     Notes
     -----
     Fits are on the training months, stopped by the validation months and scored once on the test
-    months; month t's forecast knows returns before t only. The prior statistics are those of the
-    untrained model, weights drawn with ``seed``, in the units of the training returns. The best of
-    several variants on the same months is best by luck, too: see ``difference_error``.
+    months; month t's forecast knows returns before t only. Prior statistics are those of the
+    untrained model, with weights drawn with ``seed``, in the units of the training returns. The
+    best of several variants is best partly by luck: see ``difference_error``.
 
     Examples
     --------

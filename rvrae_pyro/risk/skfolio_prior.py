@@ -27,8 +27,7 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
     """Prior estimator of skfolio whose scenarios are draws of a forecast.
 
     ``fit(X)`` forecasts the period after the last row of ``X`` from the panel up to that row, so
-    that an optimiser with this prior is rebalanced in skfolio's ``WalkForward`` as it would have
-    been at the time.
+    that skfolio's ``WalkForward`` rebalances an optimiser with this prior out of sample.
 
     Parameters
     ----------
@@ -68,8 +67,7 @@ class ForecastPrior(BasePrior):  # type: ignore[misc]
     Notes
     -----
     Information set: the panel's returns up to the last row of ``X``, and the characteristics of
-    the next row, known by then. Of a ``Filtered`` the same, as its forecasts know no more.
-    Parameters are shared between clones, not copied.
+    the next row, known by then. Parameters are shared between clones, not copied.
 
     Examples
     --------
