@@ -269,10 +269,10 @@ def retell(path: Path, **changes: str) -> None:
     [
         (cut, "is damaged"),
         (empty, "is damaged"),
-        (flip, "is damaged: its checksum does not match"),
+        (flip, "is damaged: its hash does not match"),
         (lambda path: retell(path, format="7"), "has layout 7, this version .* 1"),
         (lambda path: retell(path, package="else"), "was not written by this package"),
-        (lambda path: retell(path, content="{}"), "checksum"),
+        (lambda path: retell(path, content="{}"), "hash"),
     ],
     ids=["cut", "empty", "flipped", "version", "foreign", "text"],
 )

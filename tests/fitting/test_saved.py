@@ -244,7 +244,7 @@ def test_a_single_bit_that_flipped_is_told(saved: Path, name: str, share: float)
     content = bytearray((saved / name).read_bytes())
     content[int(share * len(content))] ^= 1
     (saved / name).write_bytes(content)
-    with pytest.raises(rv.CheckpointError, match=f"checksum of {name} does not match"):
+    with pytest.raises(rv.CheckpointError, match=f"hash of {name} does not match"):
         rv.load(saved)
 
 
@@ -288,7 +288,7 @@ def test_a_schedule_of_ones_own_is_passed_again(
     where = tmp_path / "run"
     fit = rv.fit(model, panel, config=config(2), checkpoint=where, progress=False)
     for folder in (where, fit.save(tmp_path / "fit")):
-        needed = f"`kl_schedule` {own.__name__} is of your own.*pass it as `config=`"
+        needed = f"`kl_schedule` {own.__name__} is user-defined.*pass it as `config=`"
         with pytest.raises(rv.CheckpointError, match=needed):
             rv.load(folder)
         with pytest.raises(rv.CheckpointError, match=r"`config` differs .* in kl_schedule"):
