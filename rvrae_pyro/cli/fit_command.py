@@ -37,7 +37,7 @@ def fit(
         str,
         typer.Option(
             help="TRAIN,VALID,TEST: counts, shares or last dates (default: that of --config, or "
-            "the last 15 % validate and nothing is held out)."
+            "nothing is held out, and the last 15 % validate but in a fixed universe)."
         ),
     ] = "",
     factors: Annotated[
@@ -55,8 +55,8 @@ def fit(
 
     Characteristics are ranked unless the panel states it, and a market context is made from
     raw ones; `rvrae forecast` repeats both. Without settings for the split the last 15 % of the
-    months decide when to stop, and those before them train. Rerun the command to resume an
-    interrupted fit.
+    months decide when to stop, and those before them train; of a fixed universe, which gets
+    effects by asset, all months train. Rerun the command to resume an interrupted fit.
     """
     if out is None and not print_config:
         raise ConfigError("`--out` is missing: name the folder to write the run to.")

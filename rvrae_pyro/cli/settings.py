@@ -234,14 +234,15 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
     ----------
     panel : Dataset
     wanted : mapping
-        ``train``, ``valid``, ``test`` as ``rv.data.split`` takes them. Empty: the last 15 % of
-        the months with returns validate, those before train, nothing is held out.
+        ``train``, ``valid``, ``test`` as ``rv.data.split`` takes them. Empty: nothing is held out;
+        of a fixed universe, whose effects by asset have a posterior, all months train, else the
+        last 15 % of those with returns validate.
 
     Returns
     -------
     train : Dataset
     valid : Dataset or None
-        None where one month is all there is.
+        None where no month validates.
 
     Raises
     ------
@@ -251,9 +252,9 @@ def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Da
     if wanted:
         parts = split(panel, wanted["train"], wanted["valid"], wanted["test"])
         train: xr.Dataset = parts.train
-        valid: xr.Dataset | None = parts.valid
+        valid = parts.valid if parts.valid.sizes[TIME] else None
     else:
-        train, valid = _keep_last(panel)
+        train, valid = _hold_out_nothing(panel)
     if not _any_usable(train):
         begin, end = (str(train[TIME].values[k])[:10] for k in (0, -1))
         raise PanelError(
@@ -273,12 +274,16 @@ def _any_usable(panel: xr.Dataset) -> bool:
     return False
 
 
-def _keep_last(panel: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset | None]:
+def _hold_out_nothing(panel: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """All months with returns; effects by asset need their last ones more than a stop does."""
+    from rvrae_pyro.models.panel_choice import PanelKind
+
     returns = panel[RETURNS].values
     last = next(n for n in range(len(returns), 0, -1) if not np.isnan(returns[n - 1]).all())
     first = last - min(max(1, round(_VALID_SHARE * last)), last - 1)
-    valid = panel.isel({TIME: slice(first, last)}) if first < last else None
-    return panel.isel({TIME: slice(first)}), valid
+    if first == last or PanelKind.of(panel).fixed_universe:
+        return panel.isel({TIME: slice(last)}), None
+    return panel.isel({TIME: slice(first)}), panel.isel({TIME: slice(first, last)})
 
 
 def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:

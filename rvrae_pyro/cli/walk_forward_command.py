@@ -151,7 +151,9 @@ def _months(split: str) -> tuple[int, int, int]:
             raise ConfigError(
                 f"`--split` must be three counts of months, such as 180,36,12; got {split!r}."
             )
-    train, valid, test = (check_count("--split", part) for part in parts)
+    train, valid, test = (
+        check_count("--split", part, least) for part, least in zip(parts, (1, 0, 1), strict=True)
+    )
     return train, valid, test
 
 

@@ -42,7 +42,8 @@ def split(panel: xr.Dataset, train: Part, valid: Part, test: Part) -> Split:
         are left out. A *date* is the last one of its part, which begins where the part
         before it ends. A *pair* or slice of dates names both ends, included; rows
         between two pairs belong to no part. Dates may be of any kind; one coarser than a
-        row, such as "2010", is the whole of it.
+        row, such as "2010", is the whole of it. A count of 0 for ``valid`` leaves it empty: a fit
+        then trains on all months before the test span and has nothing to stop early on.
 
     Returns
     -------
@@ -56,7 +57,8 @@ def split(panel: xr.Dataset, train: Part, valid: Part, test: Part) -> Split:
         If the parts overlap, are out of order, leave the panel's span, hold no row, or
         the training span holds no return.
     ConfigError
-        If the parts are of several kinds, or a count or fraction is not positive.
+        If the parts are of several kinds, or a count or fraction is not positive (``valid``: a
+        negative count).
 
     Notes
     -----
@@ -98,8 +100,9 @@ def _kind(name: str, value: object) -> str:
 
 def _counts(parts: dict[str, Any]) -> list[int]:
     for name, value in parts.items():
-        if value < 1:
-            raise ConfigError(f"`{name}` must be at least 1 row; got {value!r}.")
+        least = 0 if name == "valid" else 1
+        if value < least:
+            raise ConfigError(f"`{name}` must be at least {least} row(s); got {value!r}.")
     return [int(v) for v in parts.values()]
 
 
@@ -207,7 +210,7 @@ def walk_forward(
     ----------
     panel : Dataset
     train, valid, test : int
-        Rows of each part. The first training span begins with the panel.
+        Rows of each part; 0 for no validation. The first training span begins with the panel.
     step : int, optional
         Rows between two cuts; by default ``test``, so that the test spans follow each
         other without gap or overlap.
@@ -227,7 +230,7 @@ def walk_forward(
     PanelError
         If the panel is too short for one cut.
     ConfigError
-        If a count is not a whole number of at least 1.
+        If a count is not a whole number of at least 1 (``valid``: 0).
     """
     validate_panel(panel)
     counts = {"train": train, "valid": valid, "test": test, "step": test if step is None else step}
@@ -261,7 +264,7 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
     ----------
     train : Dataset
     valid : Dataset or None
-        The months that follow.
+        The months that follow; None or no months for none.
 
     Returns
     -------
@@ -283,7 +286,7 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
                 f"`{name}` must be a panel, an xarray.Dataset; got {type(panel).__name__}."
             )
     n_train = train.sizes.get(TIME, 0)
-    if valid is None:
+    if valid is None or not valid.sizes.get(TIME, 1):
         return train, n_train
     both = CONTEXT in train and CONTEXT in valid
     valid = match_panel(valid, describe_panel(train, context=both), "valid")

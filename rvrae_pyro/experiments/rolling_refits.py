@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -72,7 +73,8 @@ def walk_forward(
         Untrained; every refit starts from a copy. A callable gets the training panel and
         returns per model, so that its sizes may depend on it.
     train, valid, test : int
-        Rows of the first training span, and of every validation and test span.
+        Rows of the first training span, and of every validation and test span. Without validation
+        (0) nothing stops training early, and its last months are trained on.
     step : int, optional
         Rows between two refits. Default: ``test``, so that every month is forecast once.
         12 months make yearly refits.
@@ -153,7 +155,7 @@ def walk_forward(
         months = cut.test[TIME].values
         if number + 1 < len(cuts):
             months = months[months < cuts[number + 1].test[TIME].values[0]]
-        ends = tuple((part[TIME].values[0], part[TIME].values[-1]) for part in cut[:2])
+        ends = tuple(_ends(part) for part in cut[:2])
         refits[number] = _Refit(entrant, source, ends, months, num_samples, seed, warm)
     folder = None if checkpoint is None else Path(checkpoint)
     with hold(folder), progress_bar("refitting", len(refits), progress) as show:
@@ -202,6 +204,10 @@ def _warm_config(
     return (first.config or FitConfig()).warm() if warm_start is True else warm_start
 
 
+Ends: TypeAlias = tuple[str, str]
+"""First and last day of a span."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Refit:
     """One refit and the months it forecasts.
@@ -212,18 +218,21 @@ class _Refit:
 
     entrant: Entrant
     source: Source
-    spans: tuple[tuple[np.datetime64, np.datetime64], ...]
+    spans: tuple[Ends | None, ...]
     months: np.ndarray
     num_samples: int
     seed: int
     warm: FitConfig | None = None
     first: Fit | None = None
 
-    def panels(self) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-        """Training, validation, and all months up to the last forecast."""
+    def panels(self) -> tuple[xr.Dataset, xr.Dataset | None, xr.Dataset]:
+        """Training, validation if any, and all months up to the last forecast."""
         panel = self.source.load()
-        train, valid = (panel.sel({TIME: slice(*span)}) for span in self.spans)
-        return train, valid, panel.sel({TIME: slice(self.spans[0][0], self.months[-1])})
+        train, valid = (
+            None if span is None else panel.sel({TIME: slice(*span)}) for span in self.spans
+        )
+        assert train is not None
+        return train, valid, panel.sel({TIME: slice(train[TIME].values[0], self.months[-1])})
 
     def key(self, first: str | None) -> str:
         """Hash what the numbers depend on.
@@ -240,7 +249,7 @@ class _Refit:
             "versions": [__version__, torch.__version__],
             "entrant": self.entrant.describe(train),
             "data": fingerprint(seen),
-            "spans": [*np.ravel(self.spans).astype(str), *self.months[[0, -1]].astype(str)],
+            "spans": [*map(str, self.spans), *self.months[[0, -1]].astype(str)],
             "num_samples": self.num_samples,
             "seed": self.seed,
             "warm": None if warm is None else [first, describe_config(warm), own_identity(warm)],
@@ -261,8 +270,9 @@ def _run_refit(job: _Refit) -> tuple[xr.DataTree, Fit | None]:
         except ShapeError as error:
             raise ConfigError(
                 "`warm_start` needs the same parts and sizes in all refits; `model` made others "
-                f"for training months from {str(job.spans[0][0])[:10]} to "
-                f"{str(job.spans[0][1])[:10]} than for the first. Pass one untrained model instead."
+                f"for training months from {str(train[TIME].values[0])[:10]} to "
+                f"{str(train[TIME].values[-1])[:10]} than for the first. Pass one untrained model "
+                "instead."
             ) from error
     tree = forecast_tree(fitted, seen, job.months, job.num_samples, job.seed)
     observed = seen[[RETURNS]].sel({TIME: job.months}).reset_coords(drop=True)
@@ -325,11 +335,14 @@ class _Runner:
         return fits
 
 
-def _spans(cut: Split) -> dict[str, list[str]]:
-    return {
-        name: [str(part[TIME].values[k])[:10] for k in (0, -1)]
-        for name, part in zip(("train", "valid", "test"), cut, strict=True)
-    }
+def _ends(part: xr.Dataset) -> Ends | None:
+    """First and last day of a part; None where it has no row."""
+    times = part[TIME].values
+    return (str(times[0])[:10], str(times[-1])[:10]) if len(times) else None
+
+
+def _spans(cut: Split) -> dict[str, Ends | None]:
+    return {name: _ends(part) for name, part in zip(("train", "valid", "test"), cut, strict=True)}
 
 
 def _number(tree: xr.DataTree, number: int) -> dict[str, xr.Dataset]:

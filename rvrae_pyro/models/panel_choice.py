@@ -136,7 +136,7 @@ def describe_panel_kind(kind: PanelKind, n_factors: int, n_more: int, n_context:
     if kind.fixed_universe:
         chosen = (
             f"a fixed universe with history: loadings and scales by asset, {n_factors} factors and "
-            f"{n_more} more for what single assets share{read}"
+            f"{n_more} more for what single assets share{read}; train without validation months"
         )
     elif n_more:
         chosen = (

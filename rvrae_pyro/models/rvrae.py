@@ -237,7 +237,9 @@ class RVRAE(nn.Module):
         - A fixed universe, of up to 100 assets that are listed in 90 % of 60 months or more:
           loadings and scales by asset (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
           :class:`~rvrae_pyro.models.scales.AssetScale`), one more factor for every three assets
-          (8 at the most), for such assets have covariances that few factors do not span.
+          (8 at the most), for such assets have covariances that few factors do not span. Train
+          it on all months before the forecast, without validation: the effects have a posterior,
+          and the newest months tell more than a better time to stop is worth.
         - 200 listed assets per month or more with up to 60 characteristics: a small factor for
           every characteristic and two-piece tails, as in :meth:`for_stocks`.
         - Others: an LSTM and Student-t returns.

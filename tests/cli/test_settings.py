@@ -162,6 +162,15 @@ def test_cut_keeps_the_last_months_with_returns_for_validation(panel: xr.Dataset
     assert (alone.sizes["time"], none) == (1, None)
 
 
+def test_cut_of_a_fixed_universe_trains_on_all_months() -> None:
+    market = rv.data.simulate_linear_gaussian(5, 70, 2, 1, seed=0)
+    train, valid = cut(market, {})
+    assert valid is None
+    assert str(train["time"].values[-1]) == str(market["time"].values[-1])
+    train, valid = cut(market.isel(time=slice(40)), {})  # too short for effects by asset
+    assert valid is not None
+
+
 def test_cut_follows_the_split_that_is_asked_for(panel: xr.Dataset) -> None:
     wanted = {"train": 10, "valid": 4, "test": 6}
     train, valid = cut(panel, wanted)

@@ -72,7 +72,8 @@ def test_last_dates_and_pairs():
     ("parts", "error", "match"),
     [
         ((15, 3, 3), PanelError, "ask for 21 rows; the panel has 20"),
-        ((10, 0, 3), ConfigError, "`valid` must be at least 1 row; got 0"),
+        ((10, -1, 3), ConfigError, "`valid` must be at least 0"),
+        ((0, 3, 3), ConfigError, "`train` must be at least 1"),
         ((0.6, 0.3, 0.3), ConfigError, r"add up to 1\.2;"),
         ((0.9, 0.01, 0.02), PanelError, r"`valid` = 0\.01 of 20 rows is less than one"),
         ((1.5, 0.1, 0.1), ConfigError, r"`train` must be in \(0, 1\)"),
@@ -132,6 +133,20 @@ def test_walk_forward_fails_at_once_not_at_the_first_cut():
         walk_forward(PANEL, 8, 3, 3, 0)
     with pytest.raises(ConfigError, match=r"`train` must be a whole number of rows; got 0\.5"):
         walk_forward(PANEL, 0.5, 3, 3)
+
+
+def test_no_validation():
+    parts = split(PANEL, 10, 0, 5)
+    assert [p.sizes["time"] for p in parts] == [10, 0, 5]
+    np.testing.assert_array_equal(
+        np.concatenate([parts.train["time"], parts.test["time"]]), PANEL["time"].values[5:20]
+    )
+    assert [[p.sizes["time"] for p in cut] for cut in walk_forward(PANEL, 8, 0, 6)] == [
+        [8, 0, 6]
+    ] * 2
+    joined, n_train = join_months(parts.train, parts.valid)
+    assert joined is parts.train
+    assert n_train == 10
 
 
 def test_join_puts_the_panel_together_again():

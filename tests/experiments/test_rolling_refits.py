@@ -29,6 +29,18 @@ def test_months_are_forecast_once_from_the_refit_before_them():
     np.testing.assert_array_equal(tree["observed_data"]["returns"], market["returns"][16:])
 
 
+def test_refits_without_validation_train_on_the_last_months():
+    market, entrant = panel(), Slope()
+    tree = walk_forward(market, entrant, train=12, valid=0, test=6, num_samples=5)
+    assert [valid for _, valid, _ in entrant.trained] == [None] * len(entrant.trained)
+    spans = json.loads(tree.attrs["refits"])
+    assert {span["valid"] for span in spans} == {None}
+    for number, (train, *_) in enumerate(entrant.trained):
+        mine = tree["forecasts"].time[tree["forecasts"]["refit"] == number]
+        ahead = market.time.to_index().get_loc(mine.values[0])
+        assert train.time.values[-1] == market.time.values[ahead - 1]
+
+
 def test_rolling_windows_and_small_steps():
     market, entrant = panel(), Slope()
     tree = walk_forward(
