@@ -10,18 +10,16 @@ import torch
 
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.inference.schedules import (
-    Constant,
     Cosine,
     Flat,
     Linear,
     RateSchedule,
     Schedule,
+    compress,
 )
 
-_WARM_STEPS = 0.3
+_WARM_SHARE = 0.3
 """Share of the steps of a fit that a warm refit takes."""
-_WARM_RATE = 0.5
-"""Share of the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,9 @@ class FitConfig:
     def warm(self) -> FitConfig:
         """Derive the settings of a refit that starts from an earlier fit (``rv.fit(init=)``).
 
-        Three tenths of the steps at half the learning rate, with KL and weight priors in full from
-        the first step on: annealing again would undo what the earlier fit has learned. All states,
-        the first one included, then compare on the validation months.
+        The whole course of training in three tenths of the steps, the annealing of the KL weight
+        and the weight priors included: it lets effects by asset move to what new months say of
+        them. A user-defined KL schedule stays as it is.
 
         Examples
         --------
@@ -170,10 +168,8 @@ class FitConfig:
         """
         return replace(
             self,
-            max_steps=math.ceil(_WARM_STEPS * self.max_steps),
-            learning_rate=_WARM_RATE * self.learning_rate,
-            kl_schedule=Constant(),
-            weights_warmup=0.0,
+            max_steps=math.ceil(_WARM_SHARE * self.max_steps),
+            kl_schedule=compress(self.kl_schedule, _WARM_SHARE),
         )
 
     @classmethod

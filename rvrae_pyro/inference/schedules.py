@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -163,3 +163,17 @@ class Cyclical:
             return 1.0
         progress = (step % self.steps) / (self.rising * self.steps)
         return min(1.0, self.start + (1.0 - self.start) * progress)
+
+
+def compress(schedule: Schedule, share: float) -> Schedule:
+    """Run a schedule's course in a share of its steps; one of no stated length is unchanged.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    share : float
+        In (0, 1].
+    """
+    if isinstance(schedule, Linear | Cyclical):
+        return replace(schedule, steps=math.ceil(share * schedule.steps))
+    return schedule

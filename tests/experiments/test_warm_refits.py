@@ -101,7 +101,7 @@ def test_returns_after_the_validation_of_a_refit_leave_its_weights_as_they_are(
             return done
 
         monkeypatch.setattr(REFIT, fit)
-        walk(market)
+        walk(market, config=replace(CONFIG, window=None))  # every step sees every month
 
     end = 21  # rows up to the last validation month of the second refit
     changed = MARKET.copy(deep=True)
@@ -239,6 +239,15 @@ def test_effects_by_asset_map_by_label_and_new_assets_start_from_the_prior(fits:
             torch.testing.assert_close(effects.effects[row], before, atol=1e-6, rtol=0)
         else:
             assert float(effects.effects[row].detach().abs().max()) < 1e-6
+
+
+def test_without_validation_months(fits: Fits, tmp_path: Path) -> None:
+    tree = walk(valid=0, checkpoint=tmp_path)
+    assert [train.sizes["time"] for train in fits.train] == [12, 17, 22, 27, 32]
+    assert fits.valid == [None] * 5
+    last = fits.options[1]["init"].attrs["last_seen_month"]
+    assert last == str(fits.train[0].time.values[-1])[:10]
+    xr.testing.assert_identical(walk(valid=0, checkpoint=tmp_path), tree)
 
 
 def test_the_configuration_of_warm_refits_may_be_given(fits: Fits) -> None:

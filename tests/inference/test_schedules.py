@@ -124,11 +124,17 @@ def test_paper_settings() -> None:
     assert paper.kl_schedule == rv.schedules.Linear()
 
 
-def test_warm_settings_have_no_warm_up_and_keep_the_others() -> None:
+def test_warm_settings_compress_the_whole_course() -> None:
     given = rv.FitConfig(max_steps=50, learning_rate=0.1, window=7, patience=3)
     warm = given.warm()
-    assert (warm.max_steps, warm.learning_rate) == (15, pytest.approx(0.05))
-    assert (warm.window, warm.patience) == (7, 3)
-    assert warm.weights_warmup == 0.0
-    assert warm.kl_schedule.weight(0, 12) == 1.0
+    assert warm.max_steps == 15
+    assert (warm.learning_rate, warm.window, warm.patience) == (0.1, 7, 3)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        # the default rises for 200 steps
+        expected = given.kl_schedule.weight(round(share * 200), 9)
+        assert warm.kl_schedule.weight(round(share * 60), 9) == pytest.approx(expected)
+    cyclical = rv.FitConfig(kl_schedule=rv.schedules.Cyclical(cycles=2, steps=10)).warm()
+    assert cyclical.kl_schedule == rv.schedules.Cyclical(cycles=2, steps=3)
+    constant = rv.schedules.Constant()
+    assert rv.FitConfig(kl_schedule=constant).warm().kl_schedule is constant
     assert rv.FitConfig(max_steps=1).warm().max_steps == 1
