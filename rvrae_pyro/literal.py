@@ -51,7 +51,7 @@ class Prior(nn.Module):
         return self.loc(h), self.log_scale(h).exp()  # (4)
 
     def advance(self, h: Tensor, z: Tensor) -> Tensor:
-        phi = torch.cat([z, torch.log1p(z.square()) - 0.53])  # phi^z: codes and their log squares
+        phi = torch.cat([z, torch.log1p(z.square()) - 0.53])  # 0.53: their mean for a Normal z
         return torch.as_tensor(self.gru(phi, h))  # (6), by z_t: a prior that can be simulated
 
 
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Factors f_t from the codes z_1, ..., z_t: a tanh recurrence, eqs. (20) and (21)."""
+    """Factors f_t from the codes: eqs. (20), (21). No (18), (19): each month has its own code."""
 
     def __init__(self, n_factors: int, hidden: int) -> None:
         super().__init__()
@@ -120,19 +120,19 @@ class RVRAE(nn.Module):
         h = d = batch.returns.new_zeros(self.hidden)
         for t, (r, B, sigma) in enumerate(self.months(batch)):
             mu_0, sigma_0 = self.prior(h)
-            with poutine.scale(scale=kl_weight[t]):
+            with poutine.scale(scale=kl_weight[t]):  # as in the guide: month t's KL, (30)
                 z = pyro.sample(f"z_{t}", dist.Normal(mu_0, sigma_0).to_event(1))  # (4)
-            d, f = self.decoder(d, z)  # (18)-(21)
+            d, f = self.decoder(d, z)  # (20), (21)
             pyro.sample(f"r_{t}", self.likelihood(f, B, sigma), obs=r)  # (5), (7), (17)
             h = self.prior.advance(h, z)  # (6)
 
     def guide(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> None:
-        """Posterior q(z | r) = prod_t q(z_t | r_t, h_{t-1}): eqs. (9)-(16)."""
+        """Posterior q(z | r) = prod_t q(z_t | r_t, g_{t-1}), g its own state: eqs. (9)-(16)."""
         pyro.module("rvrae", self)
         kl_weight = torch.as_tensor(kl_weight).expand(batch.n_times)
-        h = batch.returns.new_zeros(self.hidden)  # (11)
+        g = batch.returns.new_zeros(self.hidden)  # (11)
         for t, (r, B, sigma) in enumerate(self.months(batch)):
-            h, mu, scale = self.encoder(h, r, B, sigma)  # (12)-(14)
+            g, mu, scale = self.encoder(g, r, B, sigma)  # (12)-(14)
             with poutine.scale(scale=kl_weight[t]):
                 pyro.sample(f"z_{t}", dist.Normal(mu, scale).to_event(1))  # (15), (16)
 
@@ -140,7 +140,7 @@ class RVRAE(nn.Module):
 def train(
     rvrae: RVRAE, batch: Batch, steps: int = 1000, warmup: int = 200, learning_rate: float = 1e-3
 ) -> list[float]:
-    """Maximise the ELBO, eqs. (30)-(31), the KL of every month annealed from 0.1 to 1."""
+    """Maximise the ELBO (30), each month's KL annealed from 0.1 to 1 and not divided by T (31)."""
     optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "clip_norm": 10.0})
     svi, losses = SVI(rvrae.model, rvrae.guide, optimizer, Trace_ELBO()), []
     with pyro.get_param_store().scope():  # the caller's parameters are neither read nor removed

@@ -69,7 +69,8 @@ class AnnealedELBO(ELBO):
     -----
     ``model`` and ``guide`` take ``(batch, kl_weight)``, as those of :class:`rvrae_pyro.RVRAE` and
     :class:`rvrae_pyro.literal.RVRAE` do; the weights of the batch's months are passed as
-    ``kl_weight``, a tensor of shape (n_times,), and the pair scales its sites by them.
+    ``kl_weight``, a tensor of shape (n_times,), and the pair scales the latents of each month by
+    them, in model and guide alike (``_weighted`` in ``rvrae_pyro/models/pair.py``).
     A batch that is a window of the training months takes its share of the divergence of
     latents outside the plate ``time``, which a panel pays once.
 
@@ -167,7 +168,7 @@ class AnnealedELBO(ELBO):
     @property
     def annealed(self) -> bool:
         """True if a weight is still below its final value at this step."""
-        if self._pull() < 1.0:
+        if self._global_weight() < 1.0:
             return True
         weight = self.schedule.weight(self.step, self.n_times or 1)
         return not bool((torch.as_tensor(weight) >= 1).all())
@@ -192,7 +193,7 @@ class AnnealedELBO(ELBO):
 
     def share(self, n_times: int, first: int = 0) -> float:
         """Share of a batch in terms that the training span pays once; arguments as for `weight`."""
-        return self._pull() * n_times / self._total(n_times, first)
+        return self._global_weight() * n_times / self._total(n_times, first)
 
     def loss(self, model: Any, guide: Any, batch: Batch, *args: Any, **kwargs: Any) -> float:
         """Negative ELBO at weight 1, for evaluation; counts no step."""
@@ -217,7 +218,7 @@ class AnnealedELBO(ELBO):
                 f"`estimator` {type(self.estimator).__name__} has no differentiable loss. Use "
                 "SVI(model, guide, optimizer, elbo).step(batch), or rv.fit."
             )
-        loss: Tensor = self._weighted(
+        loss: Tensor = self._evaluate(
             self.estimator.differentiable_loss,  # type: ignore[attr-defined]
             model,
             guide,
@@ -230,7 +231,7 @@ class AnnealedELBO(ELBO):
     ) -> float:
         """Negative annealed objective of a batch; adds its gradient to the parameters'."""
         _alone(args, kwargs)
-        loss: float = self._weighted(
+        loss: float = self._evaluate(
             self.estimator.loss_and_grads,  # type: ignore[attr-defined]
             model,
             guide,
@@ -242,7 +243,7 @@ class AnnealedELBO(ELBO):
         """Trace of guide and model, as the estimator takes it."""
         return self.estimator._get_trace(model, guide, args, kwargs)
 
-    def _weighted(self, objective: Callable[..., Any], model: Any, guide: Any, batch: Batch) -> Any:
+    def _evaluate(self, objective: Callable[..., Any], model: Any, guide: Any, batch: Batch) -> Any:
         like = batch.returns
         weight = self.weight(batch.n_times, self._first(batch)).to(like.device, like.dtype)
         share = self.share(batch.n_times, self._first(batch))
@@ -265,7 +266,8 @@ class AnnealedELBO(ELBO):
             )
         return total
 
-    def _pull(self) -> float:
+    def _global_weight(self) -> float:
+        """Weight at this step of latents outside the plate ``time``, and of weight priors."""
         return min(1.0, self.step / self.weights_warmup) if self.weights_warmup else 1.0
 
 

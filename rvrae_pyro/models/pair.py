@@ -68,36 +68,34 @@ def shared_parts(model: object, guide: object) -> Parts:
 
 
 class Model(Half):
-    """p(weights, factors, returns | characteristics), an ordinary Pyro model."""
+    r"""The joint density of factors and returns given characteristics, an ordinary Pyro model.
+
+    .. math::
+        p(z_{1:T}, r_{1:T}) = \prod_t p(z_t \mid h_{t-1})\; p(r_t \mid f_t, B_t), \quad
+        \text{eqs. (1)-(8)}
+
+    The VRNN prior's density is that of the month's ``FactorPrior.transition``, evaluated along the
+    path by ``PriorPath``; the return likelihood is ``Likelihood.distribution``.
+    """
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
         """Sample weights with a posterior, ``factors`` and ``returns``; return the returns."""
         parts = self._enter()
-        shared = parts.take(batch, parts.weight_guide.sample_prior(parts))
+        weights = parts.weight_guide.sample_prior(parts)
+        shared = parts.take(batch, weights)  # what the guide computed, or computed here
         months = pyro.plate(TIME, batch.n_times, dim=-2)
-        # RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for
-        # a path: its months depend on each other, so its frame must not equal the returns'
-        months.counter = 0 if shared.view.walk is not None else 1
-        with months, _weighted(kl_weight, batch):
-            view, known = _sample_auxiliary(shared, batch)
-            path = prior_distribution(view, batch.n_times)
-            if isinstance(path, PriorPath) and known is not None:
-                path.walked = (known.value, known.prior, known.level)
-            drawn = pyro.sample(FACTORS, path)
-        months.counter = 0
-        level = view.walk.level if view.walk is not None else _level(path, drawn)
-        code = drawn.squeeze(-2)
-        factors = parts.decoder(code, batch.state("decoder") or None)
+        assets = pyro.plate(ASSET, batch.n_assets, dim=-1)
+        with _plate_of_path(months, shared.view), _weighted(kl_weight, batch):
+            prior = _sample_prior(shared, batch)  # (4), (6)
+            drawn = pyro.sample(FACTORS, prior)
+        factors = parts.decoder(drawn.squeeze(-2), batch.state("decoder") or None)  # (17)-(21)
         if not isinstance(parts.decoder, decoders.Identity):
             with months:
                 pyro.deterministic(DECODED_FACTORS, factors.unsqueeze(-2), event_dim=1)
-        law = shared.likelihood or parts.likelihood
-        likelihood = law.distribution(shared.cross.location(factors), shared.cross.scale_at(level))
-        with (
-            months,
-            pyro.plate(ASSET, batch.n_assets, dim=-1),
-            poutine.mask(mask=batch.observed),  # type: ignore[call-overload]
-        ):
+        level = _level(shared.view, prior, drawn)
+        loc, scale = shared.cross.location(factors), shared.cross.scale_at(level)  # (7)
+        likelihood = (shared.likelihood or parts.likelihood).distribution(loc, scale)  # (5)
+        with months, assets, poutine.mask(mask=batch.observed):  # type: ignore[call-overload]
             returns: Tensor = pyro.sample(
                 RETURNS, likelihood, obs=None if batch.replicate else batch.returns
             )
@@ -105,7 +103,14 @@ class Model(Half):
 
 
 class Guide(Half):
-    """q(weights) q(factors | returns, weights), the guide of the same batch."""
+    r"""The factor posterior guide of a batch, eqs. (9)-(16).
+
+    .. math:: q(z_{1:T} \mid r_{1:T}) = \prod_t q(z_t \mid z_{<t}, r_t)
+
+    Its density is the distribution that ``parts.guide`` returns: a ``FilteredPath``, prior times
+    quadratic likelihood month by month (``rv.guides.Conjugate``, the default), or the encoder's
+    independent Normals (``rv.guides.Recurrent``, the paper's).
+    """
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
         """Sample weights and ``factors``; hand what was computed to the next call of the model."""
@@ -113,7 +118,7 @@ class Guide(Half):
         weights = parts.weight_guide.sample_proposal(parts)
         shared = parts.prepare(batch, weights=weights)
         with pyro.plate(TIME, batch.n_times, dim=-2), _weighted(kl_weight, batch):
-            draw = draw_path(
+            draw = draw_path(  # samples the site `factors` from `parts.guide(...)`
                 parts.guide,
                 batch,
                 shared.view,
@@ -123,6 +128,28 @@ class Guide(Half):
             )
         parts.leave(batch, weights, replace(shared, draw=draw))
         return draw.value
+
+
+@contextmanager
+def _plate_of_path(months: pyro.plate, view: PriorView) -> Iterator[None]:
+    """Plate of the months around the sites of a path.
+
+    RenyiELBO weighs particles apart along a plate that all sites share, which is wrong for a path:
+    its months depend on each other, so its frame must not equal the returns'.
+    """
+    months.counter = 0 if view.walk is not None else 1
+    with months:
+        yield
+    months.counter = 0
+
+
+def _sample_prior(shared: Shared, batch: Batch) -> dist.TorchDistribution:
+    """Distribution of the path of factors; a prior's auxiliary latent is sampled before it."""
+    view, known = _sample_auxiliary(shared, batch)
+    path = prior_distribution(view, batch.n_times)
+    if isinstance(path, PriorPath) and known is not None:  # evaluated by the guide already
+        path.walked = (known.value, known.prior, known.level)
+    return path
 
 
 def _sample_auxiliary(shared: Shared, batch: Batch) -> tuple[PriorView, PathDraw | None]:
@@ -143,7 +170,10 @@ def _sample_auxiliary(shared: Shared, batch: Batch) -> tuple[PriorView, PathDraw
     return view.given(value), kept
 
 
-def _level(path: dist.TorchDistribution, drawn: Tensor) -> Tensor | None:
+def _level(view: PriorView, path: dist.TorchDistribution, drawn: Tensor) -> Tensor | None:
+    """Log multiplier of each month's idiosyncratic scales, where the prior has one."""
+    if view.walk is not None:
+        return view.walk.level
     assert isinstance(path, PriorPath)
     return path.along(drawn)[1]
 

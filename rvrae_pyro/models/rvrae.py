@@ -98,7 +98,8 @@ class RVRAE(nn.Module):
     Notes
     -----
     **Sites.** ``factors``: the latent code, plates ``time`` (dim -2), event n_factors, one site
-    for the whole path. ``returns``: plates ``time`` (-2), ``asset`` (-1). ``decoded_factors``:
+    for the whole path. ``returns``: plates ``time`` (-2), ``asset`` (-1). ``log_volatility``:
+    before ``factors``, where the prior has it (the default). ``decoded_factors``:
     deterministic, where the decoder is not the identity. Weights whose prior asks for a
     posterior: one site a matrix, named by its path (``loadings.path.0.weight``), outside the
     plates.
@@ -184,7 +185,7 @@ class RVRAE(nn.Module):
     ) -> RVRAE:
         """Build the literal reading of the paper.
 
-        Plain LSTM loadings (22)-(29), recurrent encoder (11)-(16) and decoder (18)-(21), VRNN
+        Plain LSTM loadings (22)-(29), recurrent encoder (11)-(16) and decoder (20)-(21), VRNN
         prior (4) and (6), Normal returns with one scale, no weight prior. Use it with
         ``rv.FitConfig.paper()``, whose KL is averaged over timesteps: not a bound.
 

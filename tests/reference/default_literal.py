@@ -1,4 +1,4 @@
-"""The default parts in the paper's program: loops and plain torch, none of the production code.
+"""Default parts, but for the common volatility, in the paper's program: loops and plain torch.
 
 ``w`` maps names of weights to tensors, as the production parts name them.
 """

@@ -161,7 +161,7 @@ class Recurrent(FactorPrior):
         return 2.0 + self.value("excess_df") if self.innovation == "student_t" else None
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
-        """Mean and scale read out of the state and the month's context."""
+        """Eq. (4): mean and scale read out of the state and the month's context."""
         return self._transition(self._read_out(state, context))
 
     def _transition(self, out: Tensor) -> Transition:
@@ -188,7 +188,7 @@ class Recurrent(FactorPrior):
         return self._transition(out), self._level(out) if self.idio_level else None
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        """One step of the gated recurrent unit, and of the leaky averages."""
+        """Eq. (6): one step of the gated recurrent unit, and of the leaky averages."""
         batch, features = factors.shape[:-1], self._features(factors)
         hidden = state[0].expand(*batch, self.hidden).reshape(-1, self.hidden)
         inputs = self._inputs(features, context)
