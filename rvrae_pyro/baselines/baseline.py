@@ -121,11 +121,6 @@ class Baseline(ABC):
 
     A subclass keeps every argument of its constructor, of a JSON type or a ``TrainConfig``, under
     the argument's own name and gives ``_learn``, ``_predict``, ``_state`` and ``_restore``.
-
-    Attributes
-    ----------
-    history : DataFrame
-        Training history, one row per epoch or iteration.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
@@ -144,13 +139,22 @@ class Baseline(ABC):
         cls._settings = tuple(signature(cls.__init__).parameters)[1:]
 
     def __init__(self) -> None:
-        self.history = pd.DataFrame()
+        self._history = pd.DataFrame()
         self._names: tuple[str, ...] = ()
         self._assets: tuple[str, ...] = ()  # of a baseline that keeps numbers by asset
         self._seed = 0
         self._attrs: dict[str, str | int] = {}
         self._panel_attrs: dict[str, str] = {}
         self._fitted_on: xr.Dataset | None = None
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Copy of the training history, one row per epoch or iteration."""
+        return self._history.copy()
+
+    @history.setter
+    def history(self, table: pd.DataFrame) -> None:
+        self._history = table
 
     @property
     def is_fitted(self) -> bool:
