@@ -33,12 +33,14 @@ class AnnealedELBO(ELBO):
 
     A schedule gives :math:`w_{s,t}` for gradient step s and month t. It ends at 1, where the
     objective is the ELBO itself. Every evaluation with gradient counts as one step;
-    :meth:`loss`, for evaluation, is the negative ELBO at weight 1.
+    :meth:`loss`, for evaluation, is the negative ELBO at weight 1. All months share one weight
+    unless the schedule varies it (``Linear(profile=...)``).
 
     Parameters
     ----------
     schedule : Schedule, optional
-        KL weights over steps and months. Default: ``rv.schedules.Linear()``.
+        KL weights over steps and months. Default: ``rv.schedules.Linear()``; ``rv.fit`` takes
+        ``FitConfig.kl_schedule``.
     reduction : {"sum", "mean"}
         ``"mean"`` divides the weights by the number of training months T, as the paper's
         eq. (31): **not a bound**, an ablation.
@@ -70,7 +72,8 @@ class AnnealedELBO(ELBO):
     ``model`` and ``guide`` take ``(batch, kl_weight)``, as those of :class:`rvrae_pyro.RVRAE` and
     :class:`rvrae_pyro.literal.RVRAE` do; the weights of the batch's months are passed as
     ``kl_weight``, a tensor of shape (n_times,), and the pair scales the latents of each month by
-    them, in model and guide alike (``_weighted`` in ``rvrae_pyro/models/pair.py``).
+    them, in model and guide alike (``_weighted`` in ``rvrae_pyro/models/pair.py``). The guide
+    ``Conjugate`` also divides its precision by the weight, the optimum under it.
     A batch that is a window of the training months takes its share of the divergence of
     latents outside the plate ``time``, which a panel pays once.
 

@@ -74,8 +74,11 @@ class Model(Half):
         p(z_{1:T}, r_{1:T}) = \prod_t p(z_t \mid h_{t-1})\; p(r_t \mid f_t, B_t), \quad
         \text{eqs. (1)-(8)}
 
-    The VRNN prior's density is that of the month's ``FactorPrior.transition``, evaluated along the
-    path by ``PriorPath``; the return likelihood is ``Likelihood.distribution``.
+    Each month's prior is the ``Transition`` that ``FactorPrior.ahead`` returns (by default
+    ``CommonVolatility`` around the VRNN, ``Recurrent``); its ``log_prob`` is p(z_t | h_{t-1}), and
+    ``PriorPath`` joins the months. In training the guide's draw brings it along. The default
+    prior has x_t, site ``log_volatility``, before z_t. The return likelihood is
+    ``Likelihood.distribution``.
     """
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
@@ -109,7 +112,8 @@ class Guide(Half):
 
     Its density is the distribution that ``parts.guide`` returns: a ``FilteredPath``, prior times
     quadratic likelihood month by month (``rv.guides.Conjugate``, the default), or the encoder's
-    independent Normals (``rv.guides.Recurrent``, the paper's).
+    independent Normals (``rv.guides.Recurrent``, the paper's). Where the prior has a
+    log-volatility, it is drawn together with the factors.
     """
 
     def forward(self, batch: Batch, kl_weight: float | Tensor = 1.0) -> Tensor:
@@ -184,12 +188,12 @@ def prior_distribution(view: PriorView, n_times: int) -> dist.TorchDistribution:
     A prior with an auxiliary latent needs a view that knows it (``view.given(latent)``).
     """
     if view.walk is not None:
-        gaussian = view.walk.prior
-        if not isinstance(gaussian, Gaussian):
-            return IndependentPath(view.prior, gaussian, view.state)
+        transition = view.walk.prior
+        if not isinstance(transition, Gaussian):
+            return IndependentPath(view.prior, transition, view.state)
         return dist.MultivariateNormal(
-            gaussian.loc.unsqueeze(-2),
-            scale_tril=torch.diag_embed(gaussian.scale).unsqueeze(-3),
+            transition.loc.unsqueeze(-2),
+            scale_tril=torch.diag_embed(transition.scale).unsqueeze(-3),
             validate_args=False,
         )
     return PriorPath(view.prior, n_times, view.context, view.state)

@@ -148,23 +148,28 @@ class PriorPath(PathDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """One term a month, of shape (*batch, n_times, 1)."""
-        gaussian, _ = self.along(value)
-        return gaussian.log_prob(self._path(value)).unsqueeze(-1)
+        transition, _ = self.along(value)
+        return transition.log_prob(self._path(value)).unsqueeze(-1)
 
     def along(self, value: Tensor) -> tuple[Transition, Tensor | None]:
         """Prior and idiosyncratic level of every month along a path."""
         if self.walked is not None and self.walked[0] is value:
             return self.walked[1], self.walked[2]
-        gaussian, level = self._unroll(self._path(value))
-        self.walked = self._origin.walked = (value, gaussian, level)
-        return gaussian, level
+        transition, level = self._unroll(self._path(value))
+        self.walked = self._origin.walked = (value, transition, level)
+        return transition, level
 
 
 class FilteredPath(PathDistribution):
-    """q(z_1:T | r) = prod_t p(z_t | h_{t-1}, r_t) up to the quadratic form of each month.
+    r"""Prior times quadratic likelihood, month by month.
 
-    The exact conditional given past and present for Normal returns, with no parameter of its
-    own (literature: structured recognition in the spirit of Johnson et al. 2016).
+    .. math::
+        q(z_t \mid z_{<t}, r_t) \propto p(z_t \mid h_{t-1})\,
+        \exp(\eta_t' z_t - \tfrac12 z_t' \Lambda_t z_t)
+
+    For a Gaussian prior: ``Gaussian.update`` and ``Posterior.log_prob`` in ``nn/gaussian.py``. The
+    exact conditional given past and present for Normal returns, with no parameter of its own
+    (structured recognition in the spirit of Johnson et al. 2016).
 
     Parameters
     ----------

@@ -9,9 +9,11 @@ import pytest
 from tests.docs.pages import text_of
 
 PAGE = text_of("walkthrough")
+ROW = re.compile(r"^\| .+? \| `([\w.]+)` \| `([\w/.]+)` \|$", re.MULTILINE)
 SECTION = PAGE.split("## What happens in `fit.forecast`")[1].split("\n## ")[0]
-ROWS = re.findall(r"^\| .+? \| `([\w.]+)` \| `([\w/.]+)` \|$", SECTION, re.MULTILINE)
-NAMES = [*(name for name, _ in ROWS), "models.path_draw.draw_path", "models.scan.scan"]
+ROWS = ROW.findall(SECTION)
+PAPER = ROW.findall(PAGE.split("## Where the paper is")[1].split("\n## ")[0])
+NAMES = [*(name for name, _ in [*ROWS, *PAPER]), "models.path_draw.draw_path", "models.scan.scan"]
 
 
 def find(name: str) -> object:
@@ -41,3 +43,10 @@ def test_a_forecast_passes_few_files_and_returns_to_none() -> None:
     for name, file in ROWS:
         assert (root / file).is_file()
         assert file == "rvrae_pyro/" + "/".join(name.split(".")[:2]) + ".py"
+
+
+def test_the_papers_parts_are_defined_where_the_page_says() -> None:
+    assert len(PAPER) == 7
+    for name, file in PAPER:
+        found = find(name)
+        assert file == f"{found.__module__.replace('.', '/')}.py"  # type: ignore[attr-defined]

@@ -161,7 +161,10 @@ class Recurrent(FactorPrior):
         return 2.0 + self.value("excess_df") if self.innovation == "student_t" else None
 
     def transition(self, state: State, context: Tensor | None) -> Transition:
-        """Eq. (4): mean and scale read out of the state and the month's context."""
+        """Eq. (4): mean and scale read out of the state and the month's context.
+
+        Built by ``_transition``, which ``ahead`` calls too.
+        """
         return self._transition(self._read_out(state, context))
 
     def _transition(self, out: Tensor) -> Transition:
