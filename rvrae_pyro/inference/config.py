@@ -20,6 +20,10 @@ from rvrae_pyro.inference.schedules import (
 
 _WARM_SHARE = 0.3
 """Share of the steps of a fit that a warm refit takes."""
+_WARM_RATE = 1.5
+"""Its learning rate, relative to that of a fit."""
+_WARM_ANNEALING = 0.5
+"""Its steps of the KL schedule, likewise."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,9 @@ class FitConfig:
     def warm(self) -> FitConfig:
         """Derive the settings of a refit that starts from an earlier fit (``rv.fit(init=)``).
 
-        The whole course of training in three tenths of the steps, the annealing of the KL weight
-        and the weight priors included: it lets effects by asset move to what new months say of
-        them. A user-defined KL schedule stays as it is.
+        The whole course of training in three tenths of the steps at one and a half times the
+        learning rate, with half of the steps of the KL schedule: annealing again lets effects by
+        asset move to what new months say of them. A user-defined KL schedule stays as it is.
 
         Examples
         --------
@@ -169,7 +173,8 @@ class FitConfig:
         return replace(
             self,
             max_steps=math.ceil(_WARM_SHARE * self.max_steps),
-            kl_schedule=compress(self.kl_schedule, _WARM_SHARE),
+            learning_rate=_WARM_RATE * self.learning_rate,
+            kl_schedule=compress(self.kl_schedule, _WARM_ANNEALING),
         )
 
     @classmethod
