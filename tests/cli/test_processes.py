@@ -80,6 +80,7 @@ def test_two_processes_go_on_where_one_stopped(
 @pytest.mark.parametrize(
     ("dtype", "prior", "tolerance"),
     [("float32", "", 1e-5), ("float64", "", 1e-9), ("float64", COMMON, 1e-9)],
+    ids=["float32", "float64", "common volatility"],
 )
 def test_twenty_steps_of_two_processes(
     dtype: str, prior: str, tolerance: float, rvrae: Command, panel_file: Path, tmp_path: Path
