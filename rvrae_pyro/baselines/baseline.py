@@ -12,7 +12,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
@@ -24,7 +23,7 @@ from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.panel_match import describe_panel, fingerprint, match_panel
 from rvrae_pyro.data.splits import join_months
 from rvrae_pyro.errors import CheckpointError, ConfigError, FitError, check_count
-from rvrae_pyro.names import CHARACTERISTICS, TIME
+from rvrae_pyro.names import TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import drawn_from, label_cells, pick_months
@@ -231,8 +230,7 @@ class Baseline(ABC):
         """
         check_count("seed", seed, 0)
         panel, n_train = join_months(train, valid)
-        double = panel.variables[CHARACTERISTICS].dtype == np.float64 and self._wants_double()
-        batch = self._to_tensors(panel, device, torch.float64 if double else torch.float32)
+        batch = self._to_tensors(panel, device)
         if not bool(batch.observed[:n_train].any()):
             raise FitError(
                 "`train` must hold at least one observed return of a listed asset; got none. "
@@ -534,13 +532,9 @@ class Baseline(ABC):
         """Turn saved settings back into constructor arguments."""
         return described
 
-    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
+    def _to_tensors(self, panel: xr.Dataset, device: str) -> Batch:
         """Make a batch of a panel to fit."""
-        return to_batch(panel, device, dtype)
-
-    def _wants_double(self) -> bool:
-        """Test whether fitting runs in double precision where the panel has it."""
-        return False
+        return to_batch(panel, device, torch.float32)
 
     def _require_fit(self) -> None:
         if not self.is_fitted:

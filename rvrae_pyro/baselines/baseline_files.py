@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
+from rvrae_pyro.fitting.saved import damaged, read_meta
 
 FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one raises."""
@@ -75,23 +76,8 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         If the folder is missing, damaged, foreign or of a newer layout.
     """
     folder = Path(path)
+    meta = read_meta(folder, _META, "baseline", FORMAT)
     try:
-        meta = json.loads((folder / _META).read_text())
-        state = load_file(folder / _NUMBERS)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"no baseline in {str(folder)!r}: {Path(error.filename or _NUMBERS).name} is missing. "
-            "Pass the folder that save wrote."
-        ) from error
+        return meta, load_file(folder / _NUMBERS)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{str(folder)!r} is damaged: {error}. Restore it from a copy or fit again."
-        ) from error
-    if not isinstance(meta, dict) or meta.get("package") != "rvrae_pyro":
-        raise CheckpointError(f"{str(folder)!r} was not written by this package.")
-    if meta.get("format", 0) > FORMAT:
-        raise CheckpointError(
-            f"{str(folder)!r} has layout {meta.get('format')}, this version reads up to {FORMAT}. "
-            "Install the version of rvrae_pyro that wrote it, or a newer one."
-        )
-    return meta, state
+        raise damaged(folder, error) from error

@@ -119,12 +119,10 @@ class IPCA(FactorBaseline):
     def _instruments(self) -> list[str]:
         return [*self._names, *([CONSTANT] if self.constant else [])]
 
-    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
-        # a few sums over the characteristics are all that is needed of them
-        return to_light_batch(panel, device, dtype)
-
-    def _wants_double(self) -> bool:
-        return True
+    def _to_tensors(self, panel: xr.Dataset, device: str) -> Batch:
+        # without characteristics, of which sums are enough; in double precision if the panel is
+        double = panel.variables[CHARACTERISTICS].dtype == np.float64
+        return to_light_batch(panel, device, torch.float64 if double else torch.float32)
 
     def _learn(self, fitting: Fitting) -> None:
         batch = fitting.batch

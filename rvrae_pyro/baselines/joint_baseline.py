@@ -165,7 +165,7 @@ class JointTBaseline(Baseline):
         self._require_fit()
         return to_light_batch(self._matched(panel), dtype=torch.float64)
 
-    def _to_tensors(self, panel: xr.Dataset, device: str, dtype: torch.dtype) -> Batch:
+    def _to_tensors(self, panel: xr.Dataset, device: str) -> Batch:
         # on any device, arithmetic is numpy's in double precision
         return to_light_batch(panel, device, torch.float64)
 

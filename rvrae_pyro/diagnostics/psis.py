@@ -109,8 +109,8 @@ def psis(
     if num_samples < FEWEST:
         raise ShapeError(f"`num_samples` must be at least {FEWEST}; got {num_samples}.")
     model = model_of(fit)
-    batch, device = load(model, matched(fit, panel))
-    paths = guide_paths(in_double(model).to(device), batch, num_samples, seed)
+    batch = load(model, matched(fit, panel))
+    paths = guide_paths(in_double(model), batch, num_samples, seed)
     found = _judge(paths, batch.times, seed)
     found.attrs["weights"] = "posterior mean" if model.drawn_sites else "as they are"
     return found

@@ -92,8 +92,7 @@ def sbc(
         check_count(name, value)
     check_number("kl_weight", kl_weight, "(0, inf)")
     model = model_of(fit)
-    batch, device = load(model, matched(fit, panel))
-    precise = in_double(model).to(device)
+    batch, precise = load(model, matched(fit, panel)), in_double(model)
     months = _months(batch, times)
     codes, returns, _ = simulate(precise, batch, num_datasets, seed, fixed=True)
     with torch.no_grad():  # the characteristics, hence the loadings, are those of every panel
@@ -295,8 +294,7 @@ def sbc_forecast(
             f"form (rv.likelihoods.Normal, a linear Gaussian prior); got {model!r}. Use "
             "rv.diagnostics.sbc for its factors."
         )
-    batch, device = load(model, panel)
-    precise = in_double(model).to(device)
+    batch, precise = load(model, panel), in_double(model)
     guide = precise.parts.weight_guide
     _, returns, drawn = simulate(precise, batch, num_datasets, seed)
     beta, _ = precise.loadings.online(batch)

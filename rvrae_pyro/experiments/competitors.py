@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import partial, singledispatch
+from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 import xarray as xr
@@ -241,11 +241,10 @@ def as_entrant(
     ConfigError
         For anything else, or an RVRAE that was trained already.
     """
-    return _enter(model, name, config)
-
-
-@singledispatch
-def _enter(model: object, name: str | None, config: FitConfig | None) -> Entrant:
+    if isinstance(model, RVRAE):
+        return ModelEntrant(name or "RVRAE", model, config)
+    if isinstance(model, Baseline):
+        return BaselineEntrant(name or type(model).__name__, model)
     if isinstance(model, Entrant) and not isinstance(model, type):
         return model if name in (None, model.name) else _Renamed(str(name), model)
     if callable(model):
@@ -254,16 +253,6 @@ def _enter(model: object, name: str | None, config: FitConfig | None) -> Entrant
         "a competitor must be an RVRAE, a baseline, a callable that makes one from the training "
         f"panel, or an object with `name`, `describe` and `fit`; got {type(model).__name__}."
     )
-
-
-@_enter.register
-def _(model: RVRAE, name: str | None, config: FitConfig | None) -> Entrant:
-    return ModelEntrant(name or "RVRAE", model, config)
-
-
-@_enter.register
-def _(model: Baseline, name: str | None, config: FitConfig | None) -> Entrant:
-    return BaselineEntrant(name or type(model).__name__, model)
 
 
 PAPER_NAME: Final = "RVRAE (paper)"

@@ -100,8 +100,7 @@ class _Subject:
             filtered = filter_models(
                 [fit.model], panel, num_particles, fit.seed, rotation=None, attrs=fit.attrs
             )
-        batch, _ = load(fit.model, filtered.panel)
-        model = in_double(fit.model)
+        batch, model = load(fit.model, filtered.panel), in_double(fit.model)
         if model.drawn_sites:
             states = filter_states(model, batch, filtered.num_samples, filtered.seed)
         else:

@@ -25,6 +25,7 @@ from rvrae_pyro.errors import CheckpointError, ConfigError, check_count, check_s
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import Submits, outcomes
 from rvrae_pyro.fitting.results import Results
+from rvrae_pyro.fitting.saved import damaged, read_meta
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
@@ -187,21 +188,13 @@ class Ensemble(Results):
             If the folder is missing, damaged, or of a newer version.
         """
         folder = Path(path)
+        meta = read_meta(folder, META, "ensemble", 1)
         try:
-            meta = json.loads((folder / META).read_text())
             n_members = int(meta["n_members"])
             with xr.open_dataset(folder / _ROTATION) as opened:
                 alignment = opened.load()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"no ensemble in {str(folder)!r}, or a damaged one: {error}. Pass the folder that "
-                "Ensemble.save wrote; a single fit is read by rv.load."
-            ) from error
-        if meta.get("format") != 1:
-            raise CheckpointError(
-                f"{str(folder)!r} has layout {meta.get('format')!r}, this version reads 1. Install "
-                "the version of rvrae_pyro that wrote it, or a newer one."
-            )
+            raise damaged(folder, error) from error
         folders = [folder / f"member_{i:03d}" for i in range(n_members)]
         members = [
             load_fit(each, None if make_model is None else make_model(), config=config)

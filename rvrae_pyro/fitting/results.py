@@ -10,10 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
-from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.panel_match import fingerprint, match_panel
 from rvrae_pyro.data.transforms import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check
@@ -26,6 +24,7 @@ from rvrae_pyro.predictive.attribution import relevance_of
 from rvrae_pyro.predictive.chains import join_drawings, stack_arrays, stack_datasets
 from rvrae_pyro.predictive.filtered import Filtered, filter_models, label_loadings
 from rvrae_pyro.predictive.filtering import Kind, evidence_by_weights, mean_loadings
+from rvrae_pyro.predictive.months import load
 from rvrae_pyro.predictive.storage import assemble
 from rvrae_pyro.predictive.weight_draws import chain_seed, parameter_tree
 
@@ -527,8 +526,7 @@ class Results(ABC):
         The mean over 20 fixed draws of weights that have a posterior. Of an ensemble (chain, time,
         asset, factor), of the aligned factors.
         """
-        device = self._records[0].model.return_scale.device
-        batch = to_batch(self._matched(panel), device=device, dtype=torch.float64)
+        batch = load(self._records[0].model, self._matched(panel))
         means = [mean_loadings(member.model, batch) for member in self._records]
         return label_loadings(means, batch, self.rotation)
 

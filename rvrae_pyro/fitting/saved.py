@@ -217,7 +217,7 @@ def load_parts(
         that are not built in and no ``model`` or ``config`` was given.
     """
     folder = Path(path)
-    meta = _read_meta(folder)
+    meta = read_meta(folder, _META, "fit", FORMAT)
     _check_digests(meta, folder)
     settings = _settings(meta, folder, config)
     if model is None:
@@ -227,7 +227,7 @@ def load_parts(
         with xr.open_dataset(folder / _TRAINING) as opened:
             training = opened.load()
     except (OSError, ValueError, OverflowError, safetensors.SafetensorError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
     model.to(dtype=dtype)
     try:
@@ -240,10 +240,11 @@ def load_parts(
     try:
         return {"model": model, "config": settings, **_arguments(meta, training)}
     except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
 
 
-def _damaged(folder: Path, reason: object) -> CheckpointError:
+def damaged(folder: Path, reason: object) -> CheckpointError:
+    """Error of a folder that cannot be read."""
     return CheckpointError(
         f"{str(folder)!r} is damaged: {reason}. Restore it from a copy or fit again."
     )
@@ -260,11 +261,11 @@ def _check_digests(meta: dict[str, Any], folder: Path) -> None:
     if expected is None:  # saved before there were any
         return
     try:
-        damaged = [name for name, found in _digests(folder).items() if expected.get(name) != found]
+        changed = [name for name, found in _digests(folder).items() if expected.get(name) != found]
     except (OSError, AttributeError) as error:
-        raise _damaged(folder, error) from error
-    if damaged:
-        raise _damaged(folder, f"the hash of {' and '.join(damaged)} does not match")
+        raise damaged(folder, error) from error
+    if changed:
+        raise damaged(folder, f"the hash of {' and '.join(changed)} does not match")
 
 
 def _settings(meta: dict[str, Any], folder: Path, config: FitConfig | None) -> FitConfig:
@@ -334,22 +335,30 @@ def _swap(temporary: Path, target: Path) -> None:
     put(temporary, target)
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path, name: str, kind: str, newest: int) -> dict[str, Any]:
+    """Read the JSON file of a saved fit, ensemble or baseline (its ``kind``), of known layout.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged, foreign or of a newer layout.
+    """
     try:
-        meta = json.loads((folder / _META).read_text())
+        meta = json.loads((folder / name).read_text())
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"no fit in {str(folder)!r}: {_META} is missing. Pass the folder that fit.save wrote."
+            f"no {kind} in {str(folder)!r}: {name} is missing. Pass the folder that save wrote; "
+            "rv.load finds its kind."
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(folder / _META)!r} is damaged: {error}.") from error
+        raise damaged(folder / name, error) from error
     if not isinstance(meta, dict) or meta.get("package") != "rvrae_pyro":
         raise CheckpointError(f"{str(folder)!r} was not written by this package.")
     if not isinstance(meta.get("format"), int):
-        raise CheckpointError(f"{str(folder / _META)!r} is damaged: it names no layout.")
-    if meta["format"] > FORMAT:
+        raise damaged(folder / name, "it names no layout")
+    if meta["format"] > newest:
         raise CheckpointError(
-            f"{str(folder)!r} has layout {meta['format']}, this version reads up to {FORMAT}. "
+            f"{str(folder)!r} has layout {meta['format']}, this version reads up to {newest}. "
             "Install the version of rvrae_pyro that wrote it, or a newer one."
         )
     return meta

@@ -108,7 +108,7 @@ def relevance_of(
     if panel is None:
         batch = typical_batch(model, seed)
     else:
-        batch, _ = load(model, panel)
+        batch = load(model, panel)
         names = batch.names.tolist()
     drawn = [fixed for fixed, _ in fixed_models(model, num_draws, seed)]
     slopes = {"relevance": [_slopes(fixed, batch, "loadings", seed) for fixed in drawn]}

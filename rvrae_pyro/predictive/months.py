@@ -52,12 +52,11 @@ def label_cells(values: torch.Tensor, batch: Batch, name: str, long_name: str) -
     )
 
 
-def load(model: RVRAE, panel: xr.Dataset) -> tuple[Batch, torch.device]:
-    """Panel in double precision on the model's device, and that device."""
-    device = model.return_scale.device
-    batch = to_batch(panel, device=device, dtype=torch.float64)
+def load(model: RVRAE, panel: xr.Dataset) -> Batch:
+    """Panel in double precision on the model's device."""
+    batch = to_batch(panel, device=model.return_scale.device, dtype=torch.float64)
     model.loadings.check(batch)
-    return batch, device
+    return batch
 
 
 def sample_coords(num_samples: int) -> dict[str, np.ndarray]:

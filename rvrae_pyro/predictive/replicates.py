@@ -45,7 +45,7 @@ def posterior_predictive(
 
     See :meth:`rvrae_pyro.fitting.fit.Fit.posterior_predictive`.
     """
-    batch, _ = load(model, panel)
+    batch = load(model, panel)
     months = pick_months(batch, times)
     # the whole path is drawn, so that months are those of a full run
     if not bool(batch.observed[months].any()):

@@ -193,8 +193,7 @@ def prior_predictive(
         Attributes: seed, versions, the model's description, the panel's fingerprint.
     """
     require_model(model)
-    batch, device = load(model, panel)
-    precise = in_double(model).to(device)
+    batch, precise = load(model, panel), in_double(model)
     codes, returns, others = simulate(precise, batch, num_samples, seed)
     latent, months = precise.factor_prior.auxiliary, {}
     if latent is not None:

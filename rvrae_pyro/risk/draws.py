@@ -126,8 +126,7 @@ def read_forecast(tree: xr.DataTree) -> Forecast:
     _fits(beta, factors, (FACTOR,), "predictions_constant_data/beta")
     if _BY_WEIGHTS not in known or WEIGHT_DRAW not in returns.coords:
         return Forecast(returns, factors, beta, expected=expected)
-    each = _stacked(known[_BY_WEIGHTS])
-    _fits(each, returns, (TIME, ASSET), f"predictions_constant_data/{_BY_WEIGHTS}")
+    each = _by_member(known, _BY_WEIGHTS, returns, (TIME, ASSET, FACTOR))
     forecast = Forecast(returns, factors, beta, each, expected)
     if each.sizes[MEMBER] != forecast.n_members:
         raise ShapeError(
@@ -141,21 +140,10 @@ def _expected(constant: xr.Dataset, returns: xr.DataArray) -> xr.DataArray | Non
     """Read expected returns of every member; None where the tree does not hold them all."""
     n_members = int(_members(returns).max()) + 1
     for name in _MEANS:
-        if name not in constant:
-            continue
-        means = constant[name]
-        if CHAIN not in means.dims:
-            means = means.expand_dims(CHAIN)
-        if WEIGHT_DRAW not in means.dims:
-            means = means.expand_dims(WEIGHT_DRAW)
-        means = _ordered(
-            means, (CHAIN, WEIGHT_DRAW, TIME, ASSET), f"predictions_constant_data/{name}"
-        )
-        _fits(means, returns, (TIME, ASSET), f"predictions_constant_data/{name}")
-        values = means.values.reshape(-1, *means.shape[2:])
-        if len(values) == n_members:
-            coords = {dim: means[dim] for dim in (TIME, ASSET)}
-            return xr.DataArray(values, coords, (MEMBER, TIME, ASSET), "expected")
+        if name in constant:
+            means = _by_member(constant, name, returns, (TIME, ASSET))
+            if len(means) == n_members:
+                return means.rename("expected")
     return None
 
 
@@ -171,14 +159,17 @@ def _members(returns: xr.DataArray) -> NDArray[np.int64]:
     return chain
 
 
-def _stacked(beta: xr.DataArray) -> xr.DataArray:
+def _by_member(
+    constant: xr.Dataset, name: str, returns: xr.DataArray, dims: tuple[str, ...]
+) -> xr.DataArray:
     """Join chains and draws of the weights to one dimension, in the order of the members."""
-    if CHAIN not in beta.dims:
-        beta = beta.expand_dims(CHAIN)
-    beta = beta.transpose(CHAIN, WEIGHT_DRAW, TIME, ASSET, FACTOR)
-    values = beta.values.reshape(-1, *beta.shape[2:])
-    coords = {dim: beta[dim] for dim in (TIME, ASSET, FACTOR) if dim in beta.coords}
-    return xr.DataArray(values, coords, (MEMBER, TIME, ASSET, FACTOR))
+    values, where = constant[name], f"predictions_constant_data/{name}"
+    for dim in (WEIGHT_DRAW, CHAIN):
+        values = values if dim in values.dims else values.expand_dims(dim)
+    values = _ordered(values, (CHAIN, WEIGHT_DRAW, *dims), where)
+    _fits(values, returns, (TIME, ASSET), where)
+    coords = {dim: values[dim] for dim in dims if dim in values.coords}
+    return xr.DataArray(values.values.reshape(-1, *values.shape[2:]), coords, (MEMBER, *dims))
 
 
 def _ordered(values: xr.DataArray, dims: tuple[str, ...], name: str) -> xr.DataArray:
