@@ -298,7 +298,7 @@ def test_save_and_load(ensemble: rv.Ensemble, panel: xr.Dataset, tmp_path) -> No
         ensemble.save(tmp_path / "single")
     with pytest.raises(rv.CheckpointError, match=r"rv\.load"):
         rv.Ensemble.load(tmp_path / "single")
-    (path / "ensemble.json").write_text('{"n_members": 3, "format": 9}')
+    (path / "ensemble.json").write_text('{"package": "rvrae_pyro", "n_members": 3, "format": 9}')
     with pytest.raises(rv.CheckpointError, match="layout 9"):
         rv.Ensemble.load(path)
 
