@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.cli.benchmark_command import benchmark
-from rvrae_pyro.cli.check_command import check
-from rvrae_pyro.cli.compare_command import compare
+from rvrae_pyro.cli.compare_commands import benchmark, compare, paper
 from rvrae_pyro.cli.console import as_options, echo_error, terminable, warnings_as_lines
 from rvrae_pyro.cli.demo_command import demo
-from rvrae_pyro.cli.fit_command import fit
-from rvrae_pyro.cli.forecast_command import forecast
-from rvrae_pyro.cli.paper_command import paper
-from rvrae_pyro.cli.report_command import report
+from rvrae_pyro.cli.fit_commands import fit, walk_forward
+from rvrae_pyro.cli.forecast_commands import forecast, report
+from rvrae_pyro.cli.panel_commands import check, simulate
 from rvrae_pyro.cli.risk_command import risk
-from rvrae_pyro.cli.simulate_command import simulate
-from rvrae_pyro.cli.walk_forward_command import walk_forward
 from rvrae_pyro.errors import FitError, RvraeError
 
 app = typer.Typer(

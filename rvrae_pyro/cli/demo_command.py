@@ -13,9 +13,8 @@ import typer
 import xarray as xr
 
 from rvrae_pyro.cli.console import echo, echo_json, echo_table, progress, strict
-from rvrae_pyro.cli.files import assembled, check_folder, write_table, write_text
+from rvrae_pyro.cli.files import Run, assembled, check_folder, save_run, write_table, write_text
 from rvrae_pyro.cli.panels import Preparation, prepare
-from rvrae_pyro.cli.runs import Run, save_run
 from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
 from rvrae_pyro.names import RETURNS, TIME

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.cli.forecast_command import _tell_of_noise
+from rvrae_pyro.cli.forecast_commands import _tell_of_noise
 from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import SMALL, content, long_table, write_settings

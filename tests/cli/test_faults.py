@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_under_a_forecast_is_one_clear_error(
     code = (
         "import resource, sys\n"
         "from rvrae_pyro.cli.app import main\n"
-        "import rvrae_pyro.cli.forecast_command, rvrae_pyro.fitting.fit\n"
+        "import rvrae_pyro.cli.forecast_commands, rvrae_pyro.fitting.fit\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

@@ -1,20 +1,22 @@
-"""``rvrae check``: validity and contents of a panel."""
+"""``rvrae check`` and ``rvrae simulate``: validity and contents of a panel; simulated ones."""
 
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
 import xarray as xr
 
 from rvrae_pyro.cli.console import echo, echo_json, echo_pairs
-from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, layout_of, read_panel
-from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.cli.files import check_file, load_run
+from rvrae_pyro.cli.panels import Layout, PanelPath, layout_of, read_panel, takes_layout
+from rvrae_pyro.data import simulate_dynamic, simulate_gkx, simulate_linear_gaussian, write_panel
 from rvrae_pyro.data.oddities import find_oddities
 from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.data.validation import listed as listed_cells
-from rvrae_pyro.errors import warn_user
+from rvrae_pyro.errors import ConfigError, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -106,3 +108,68 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f} %"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+_PANELS: Final = (".parquet", ".csv", ".nc")
+
+
+def _gkx_linear(**sizes: Any) -> xr.Dataset:
+    return simulate_gkx("linear", **sizes)
+
+
+def _gkx_nonlinear(**sizes: Any) -> xr.Dataset:
+    return simulate_gkx("nonlinear", **sizes)
+
+
+def _linear_gaussian(**sizes: Any) -> xr.Dataset:
+    if "n_characteristics" in sizes:
+        raise ConfigError("linear-gaussian takes no `--n-characteristics`: they are its loadings.")
+    return simulate_linear_gaussian(**sizes)
+
+
+def _dynamic(**sizes: Any) -> xr.Dataset:
+    return simulate_dynamic(**sizes)
+
+
+_CASES: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
+    "gkx-linear": _gkx_linear,
+    "gkx-nonlinear": _gkx_nonlinear,
+    "linear-gaussian": _linear_gaussian,
+    "dynamic": _dynamic,
+}
+
+
+def simulate(
+    case: Annotated[str, typer.Argument(help=f"One of {', '.join(_CASES)}.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .nc.")],
+    n_assets: Annotated[int | None, typer.Option(help="Assets.")] = None,
+    n_times: Annotated[int | None, typer.Option(help="Months.")] = None,
+    n_characteristics: Annotated[int | None, typer.Option(help="Characteristics.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same panel.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a simulated panel, the true loadings and factors in it.
+
+    gkx-linear and gkx-nonlinear: the design of Gu, Kelly and Xiu (2021); linear-gaussian: one
+    that a Kalman filter solves; dynamic: entry and exit, heavy tails, volatility clusters.
+    """
+    if case not in _CASES:
+        close = get_close_matches(case, _CASES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"CASE must be one of {', '.join(_CASES)}; got {case!r}.{hint}")
+    check_file(out, _PANELS)
+    sizes: dict[str, Any] = {
+        "n_assets": n_assets,
+        "n_times": n_times,
+        "n_characteristics": n_characteristics,
+    }
+    panel = _CASES[case](seed=seed, **{k: v for k, v in sizes.items() if v is not None})
+    write_panel(panel, out)
+    shape = {name: int(panel.sizes[name]) for name in (TIME, ASSET, CHARACTERISTIC)}
+    if as_json:
+        echo_json({"out": str(out), "case": case, "seed": seed, **shape})
+    else:
+        echo(
+            f"Wrote {out}: {shape[TIME]} months, {shape[ASSET]} assets, {shape[CHARACTERISTIC]} "
+            f"characteristics ({case}, seed {seed})."
+        )

@@ -1,4 +1,4 @@
-"""``rvrae compare``: competitors on one panel, as tables."""
+"""``rvrae compare``, ``paper`` and ``benchmark gkx``: competitors on one panel, as tables."""
 
 import os
 import re
@@ -7,21 +7,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import pandas as pd
 import typer
 import xarray as xr
 
 from rvrae_pyro.cli.console import echo, echo_error, echo_json, echo_table, interruptible
 from rvrae_pyro.cli.files import visible
-from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
+from rvrae_pyro.cli.panels import Layout, PanelPath, prepare, read_panel, read_table, takes_layout
 from rvrae_pyro.cli.settings import split_parts
 from rvrae_pyro.data.validation import check_panel
+from rvrae_pyro.data.vendors import PAPER_CHARACTERISTICS, read_gkx
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.names import RETURNS
 
 if TYPE_CHECKING:
     from rvrae_pyro.experiments.cluster import Cluster
     from rvrae_pyro.experiments.comparison_report import Comparison
+
 
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
 SchedulerOption = Annotated[
@@ -272,3 +274,193 @@ def _say_as_json(out: Path, result: "Comparison") -> None:
             ],
         }
     )
+
+
+_DATASHARE = "Gu, Kelly and Xiu's datashare"
+
+
+@takes_layout
+def paper(
+    panel: PanelPath,
+    out: Annotated[Path, typer.Option(help="Folder of tables; fits found there are reused.")],
+    gkx: Annotated[
+        bool,
+        typer.Option(
+            "--gkx",
+            help="PANEL is datashare.csv of Gu, Kelly and Xiu: take the paper's 46 "
+            "characteristics of its 94.",
+            rich_help_panel=_DATASHARE,
+        ),
+    ] = False,
+    gkx_returns: Annotated[
+        Path | None,
+        typer.Option(
+            "--gkx-returns",
+            metavar="FILE",
+            help="Table of its returns (default columns: date, permno, ret); implies --gkx.",
+            rich_help_panel=_DATASHARE,
+        ),
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="First month to read of it.", rich_help_panel=_DATASHARE)
+    ] = "2000-01",
+    end: Annotated[
+        str, typer.Option(help="Last month to read of it.", rich_help_panel=_DATASHARE)
+    ] = "2020-12",
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 10,
+    omit: Annotated[
+        str,
+        typer.Option(
+            help="Assets left out of training for Table 3 (default: 50,100,150, or a sixth, a "
+            "third and half of the assets)."
+        ),
+    ] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="TRAIN,VALID,TEST: counts, shares or last dates (default: 15, 3 and 3 years, or "
+            "as 5:1:1)."
+        ),
+    ] = "",
+    factors: Annotated[int, typer.Option(help="Factors of every model that has any.")] = 5,
+    jobs: JobsOption = 2,
+    scheduler: SchedulerOption = "",
+    num_samples: Annotated[int, typer.Option(help="Predictive draws, 200 or more.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Reproduce the paper's tables 1 to 3 on a panel, with the printed figures.
+
+    RVRAE as the paper describes it, IPCA, the conditional autoencoder, FactorVAE, ALSTM and the
+    transformer, each fitted with every seed on 15 years, stopped by 3 and scored on the 3 that
+    follow. PANEL may be `french`. A second run takes over the fits in --out. The paper's data are
+    not public: its figures are no targets. Exit code 1 if a fit failed.
+    """
+    counts = read_numbers("--omit", omit) if omit else None
+    check_results_folder(out)
+    if gkx or gkx_returns is not None:
+        found = _read_gkx(panel, gkx_returns, layout, start, end)
+    else:
+        found = read_panel(panel, layout)
+    # the paper's models read no market context
+    ready, _ = prepare(with_returns(found), context=False)
+    parts = read_split(split, ready)
+    with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
+        from rvrae_pyro.experiments.replication import paper as compare_as_paper
+
+        result = compare_as_paper(
+            ready,
+            out=out,
+            split=parts,
+            seeds=seeds,
+            omit=counts,
+            n_factors=factors,
+            num_samples=num_samples,
+            n_jobs=jobs,
+            executor=executor,
+        )
+    report_comparison(out, result, as_json, published=True)
+
+
+def _read_gkx(path: Path, returns: Path | None, layout: Layout, start: str, end: str) -> xr.Dataset:
+    """Read the paper's characteristics of a datashare file, with returns of another file."""
+    chosen: dict[str, Any] = {"excess": layout.excess}
+    if returns is None:
+        if layout.risk_free is not None:
+            raise ConfigError(
+                "`--risk-free` names a column of the returns file; pass --gkx-returns, or --excess "
+                "if RET is in excess of the rate already."
+            )
+    else:
+        table = read_table(returns, layout.asset or "permno")
+        columns = {str(name).lower(): name for name in table.columns}
+
+        def column(option: str, name: str) -> Any:
+            if name.lower() not in columns:
+                raise PanelError(
+                    f"{returns} has no column {name!r}; it has {list(table.columns)[:8]}. Name it "
+                    f"with --{option}."
+                )
+            return columns[name.lower()]
+
+        time = column("time", layout.time or "date")
+        asset = column("asset", layout.asset or "permno")
+        value = column("returns", layout.returns or "ret")
+        index = pd.MultiIndex.from_arrays([table[asset], table[time]])
+        chosen["returns"] = pd.Series(table[value].to_numpy(), index=index, name=value).dropna()
+        if layout.risk_free is not None:
+            rate = column("risk-free", layout.risk_free)
+            chosen["risk_free"] = table.drop_duplicates(time).set_index(time)[rate]
+    return read_gkx(path, characteristics=PAPER_CHARACTERISTICS, start=start, end=end, **chosen)
+
+
+benchmark = typer.Typer(
+    name="benchmark", help="Run experiments with published answers.", no_args_is_help=True
+)
+
+
+@benchmark.callback()
+def _root() -> None:
+    """Run experiments with published answers."""
+
+
+@benchmark.command()
+def gkx(
+    case: Annotated[str, typer.Option(help="linear or nonlinear.")] = "nonlinear",
+    reps: Annotated[int, typer.Option(help="Repetitions; the published table has 100.")] = 1,
+    factors: Annotated[int, typer.Option(help="Factors of the models; 3 are true.")] = 3,
+    models: Annotated[
+        str, typer.Option(help="Names with commas: IPCA, CA0, CA, CA2, CA3, FactorVAE, ALSTM, ...")
+    ] = "IPCA,CA,CA2,FactorVAE,RVRAE",
+    seed: Annotated[int, typer.Option(help="Seed of the first repetition.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of tables; fits found there are reused.")
+    ] = None,
+    jobs: JobsOption = 2,
+    scheduler: SchedulerOption = "",
+    num_samples: Annotated[int, typer.Option(help="Predictive draws.")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the simulation of Gu, Kelly and Xiu (2021).
+
+    60 months each to train, validate and test, 200 assets, 50 characteristics of which 3 matter.
+    Every model is shown with the oracle, which knows the true loadings, and in brackets with the
+    published figure.
+    """
+    if case not in ("linear", "nonlinear"):
+        raise ConfigError(f"`--case` must be linear or nonlinear; got {case!r}.")
+    if out is not None:
+        check_results_folder(out)
+    names = read_names(models)
+    with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
+        from rvrae_pyro.experiments.gkx import benchmark_gkx  # torch takes seconds
+
+        result = benchmark_gkx(
+            case,  # type: ignore[arg-type]
+            reps,
+            factors,
+            names,
+            seed=seed,
+            out=out,
+            num_samples=num_samples,
+            n_jobs=jobs,
+            executor=executor,
+        )
+    if as_json:
+        rows = result.table.to_dict(orient="records")
+        failures = [{"model": f.cell.model, "message": f.message} for f in result.failures]
+        echo_json({"case": case, **result.info, "table": rows, "failures": failures})
+    else:
+        shown = result.readable()
+        title = f"Gu-Kelly-Xiu, {case} case: {reps} repetitions, {factors} factors"
+        echo_table(list(shown.columns), shown.values.tolist(), title)
+        if out is not None:
+            echo(f"Wrote {out / 'report.md'}.")
+    if result.failures:
+        first = result.failures[0]
+        echo_error(
+            f"rvrae: {len(result.failures)} fit{'s' * (len(result.failures) > 1)} failed; "
+            f"{first.cell.model}: {first.message.rstrip('.')}."
+        )
+        raise typer.Exit(1)

@@ -1,34 +1,191 @@
-"""``rvrae walk-forward``: repeated refits, their joined forecasts, scores and pictures."""
+"""``rvrae fit`` and ``rvrae walk-forward``: train a model once, or again and again."""
 
+import dataclasses
 import json
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import pandas as pd
 import typer
 import xarray as xr
 
-from rvrae_pyro.atomic import remove
-from rvrae_pyro.cli.compare_command import (
+from rvrae_pyro.atomic import only_run, remove
+from rvrae_pyro.cli.compare_commands import (
     JobsOption,
     check_results_folder,
     options_named,
     with_returns,
 )
-from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible, strict
-from rvrae_pyro.cli.files import CHECKPOINT, assembled, write_table, write_text
-from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, prepare, read_panel
-from rvrae_pyro.cli.settings import read_settings, split_parts
+from rvrae_pyro.cli.console import (
+    echo,
+    echo_error,
+    echo_json,
+    echo_pairs,
+    echo_table,
+    interruptible,
+    strict,
+)
+from rvrae_pyro.cli.files import (
+    CHECKPOINT,
+    Run,
+    assembled,
+    check_folder,
+    save_run,
+    write_table,
+    write_text,
+)
+from rvrae_pyro.cli.panels import Layout, PanelPath, layout_of, prepare, read_panel, takes_layout
+from rvrae_pyro.cli.settings import cut, read_settings, split_parts, to_toml
+from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.names import RETURNS, TIME
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
 from rvrae_pyro.predictive.storage import write_tree
+
+if TYPE_CHECKING:
+    from rvrae_pyro.fitting.fit import Fit
+
+
+@takes_layout
+def fit(
+    panel: PanelPath,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; an earlier run in it is replaced.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings (.toml) in sections data, model, fit, split.")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="TRAIN,VALID,TEST: counts, shares or last dates (default: that of --config, or "
+            "nothing is held out, and the last 15 % validate but in a fixed universe)."
+        ),
+    ] = "",
+    factors: Annotated[
+        int | None, typer.Option(help="Factors (default: those of --config, or 5).")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings in force and stop.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Fit RVRAE to a panel.
+
+    Characteristics are ranked unless the panel states it, and a market context is made from
+    raw ones; `rvrae forecast` repeats both. Without settings for the split the last 15 % of the
+    months decide when to stop, and those before them train; of a fixed universe, which gets
+    effects by asset, all months train. Rerun the command to resume an interrupted fit.
+    """
+    if out is None and not print_config:
+        raise ConfigError("`--out` is missing: name the folder to write the run to.")
+    from rvrae_pyro.fitting.training import fit as fit_model  # torch loads for a second
+    from rvrae_pyro.inference.sharded.distributed import joined
+
+    settings = read_settings(config).with_options(split, factors)
+    if out is not None:
+        check_folder(out)
+    raw = read_panel(panel, layout)
+    check_panel(raw)
+    ready, preparation = prepare(
+        raw, rank=settings.data.get("rank", True), context=settings.data.get("context", True)
+    )
+    preparation = dataclasses.replace(preparation, layout=layout_of(panel, layout))
+    model, training = settings.build_model(ready), settings.build_config()
+    written = to_toml(settings, model, training)
+    if print_config or out is None:
+        echo(written.rstrip("\n"))
+        return
+    train, valid = cut(ready, settings.split)
+    with joined(training.device) as team, only_run(out) if team.rank == 0 else nullcontext():
+        result = fit_model(
+            model, train, valid, config=training, seed=seed, checkpoint=out / CHECKPOINT
+        )
+        if team.rank > 0:
+            return
+        with assembled(out) as folder:
+            save_run(Run(result, preparation), folder)
+            write_text(folder / "config.toml", written)
+        if result.stopped != "interrupted":
+            remove(out / CHECKPOINT)
+    _report_fit(out, shlex.quote(str(panel)), result, train, valid, as_json)
+    if result.stopped == "interrupted":
+        echo_error(
+            f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "
+            "The same command resumes from there."
+        )
+        raise typer.Exit(1)
+
+
+def _report_fit(
+    out: Path,
+    source: str,
+    result: "Fit",
+    train: xr.Dataset,
+    valid: xr.Dataset | None,
+    as_json: bool,
+) -> None:
+    summary = _summary(result, train, valid)
+    judged = result.check()
+    if as_json:
+        found = [dataclasses.asdict(finding) for finding in judged.findings]
+        echo_json({"run": str(out), **summary, "trusted": judged.trusted, "findings": found})
+        return
+    echo(f"Wrote {out}:")
+    echo_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
+    echo(f"\n{judged}")
+    echo(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
+    echo(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")
+
+
+def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:
+    """Say what came of the fit, in JSON types; bounds are those of the step that was kept."""
+    history = result.history
+    kept = history[history["step"] == result.best_step].iloc[-1]
+    return {
+        "factors": result.model.n_factors,
+        "assets": int(train.sizes[ASSET]),
+        "characteristics": int(train.sizes[CHARACTERISTIC]),
+        "train": _span(train),
+        "valid": _span(valid),
+        "steps": int(history["step"].iloc[-1]),
+        "stopped": result.stopped,
+        "best_step": result.best_step,
+        "train_elbo_a_return": float(kept["elbo"]) / int(result.attrs["n_train_returns"]),
+        "valid_elbo_a_return": (
+            None
+            if valid is None
+            else float(kept["valid_elbo"]) / max(1, int(result.attrs["n_valid_returns"]))
+        ),
+        "kl_a_month": float(kept["kl"]) / train.sizes[TIME],
+        "seed": result.seed,
+        "seconds": round(float(history["seconds"].iloc[-1]), 1),
+    }
+
+
+def _span(panel: xr.Dataset | None) -> list[str] | None:
+    if panel is None:
+        return None
+    return [str(panel[TIME].values[k])[:10] for k in (0, -1)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " to ".join(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
 
 _SCORES: Final = "scores.csv"
 _REFITS: Final = "refits.json"
 _METRICS: Final = ("predictive_r2", "rank_ic", "crps", "log_score", "coverage")
-_LEAST: Final = 200
+_LEAST_DRAWS: Final = 200
 
 
 @takes_layout
@@ -72,8 +229,8 @@ def walk_forward(
     it is done; the same command resumes.
     """
     spans = _months(split)
-    if num_samples < _LEAST:
-        raise ConfigError(f"`--num-samples` must be at least {_LEAST}; got {num_samples}.")
+    if num_samples < _LEAST_DRAWS:
+        raise ConfigError(f"`--num-samples` must be at least {_LEAST_DRAWS}; got {num_samples}.")
     begun = (out / CHECKPOINT).is_dir()
     check_results_folder(out, CHECKPOINT if begun else _REFITS, "a walk-forward")
     settings = read_settings(config).with_options(factors=factors)
@@ -122,7 +279,7 @@ def walk_forward(
         write_tree(trees["RVRAE"], folder / "forecast.nc")
         write_table(pd.DataFrame(rows), folder / _SCORES)
         summary = {
-            **_summary(trees["RVRAE"], seen, spans, seed, num_samples),
+            **_refit_summary(trees["RVRAE"], seen, spans, seed, num_samples),
             "warm_start": warm_start,
         }
         write_text(folder / _REFITS, json.dumps(strict(summary), indent=2) + "\n")
@@ -133,7 +290,10 @@ def walk_forward(
         return
     first, last = (str(t)[:7] for t in seen[TIME].values[[0, -1]])
     table = [
-        [METRICS[key].label, *(_text(found[name].get(key), METRICS[key].scale) for name in found)]
+        [
+            METRICS[key].label,
+            *(_score_text(found[name].get(key), METRICS[key].scale) for name in found),
+        ]
         for key in _METRICS
     ]
     title = (
@@ -165,7 +325,7 @@ def _seen(tree: xr.DataTree, seen: xr.DataArray) -> xr.DataTree:
     return xr.DataTree.from_dict({str(name): group for name, group in groups.items()})
 
 
-def _summary(
+def _refit_summary(
     tree: xr.DataTree, seen: xr.DataArray, spans: tuple[int, int, int], seed: int, num_samples: int
 ) -> dict[str, Any]:
     refits = json.loads(str(tree.attrs["refits"]))
@@ -201,7 +361,7 @@ def _draw(trees: dict[str, xr.DataTree], seen: xr.DataArray, folder: Path) -> No
         save_picture(picture, folder / f"{name}.png")
 
 
-def _text(found: tuple[float, float] | None, scale: float) -> str:
+def _score_text(found: tuple[float, float] | None, scale: float) -> str:
     if found is None or not np.isfinite(found[0]):
         return "-"
     return f"{scale * found[0]:.2f} ({scale * found[1]:.2f})"

@@ -1,21 +1,26 @@
-"""``rvrae forecast``: the distribution of next month's returns, as draws or as a table."""
+"""``rvrae forecast`` and ``rvrae report``: forecasts of a run as draws, a table or a page."""
 
 from pathlib import Path
 from typing import Annotated, Final
 
-import numpy as np
 import pandas as pd
 import typer
 import xarray as xr
 
-from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible
-from rvrae_pyro.cli.files import TABLE_SUFFIXES, check_file, write_table
-from rvrae_pyro.cli.layout import Layout, takes_layout
-from rvrae_pyro.cli.panels import PanelPath, settled
-from rvrae_pyro.cli.runs import load_run
+from rvrae_pyro.cli.console import echo, echo_json, echo_table, interruptible, progress
+from rvrae_pyro.cli.files import TABLE_SUFFIXES, Run, check_file, load_run, write_table, write_text
+from rvrae_pyro.cli.panels import (
+    Layout,
+    PanelPath,
+    last_listed,
+    months_asked,
+    settled,
+    takes_layout,
+)
+from rvrae_pyro.cli.risk_command import read_positions
 from rvrae_pyro.data.io import check_replaceable
 from rvrae_pyro.data.validation import listed
-from rvrae_pyro.errors import ConfigError, PanelError
+from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.storage import write_tree
 from rvrae_pyro.risk.summary import forecast_table
@@ -97,25 +102,6 @@ def forecast(
         _tell_of_noise(table, num_samples)
 
 
-def months_asked(times: str, panel: xr.Dataset) -> object | None:
-    """Turn the option ``--times`` into what ``Fit.forecast`` takes."""
-    if times == "all":
-        return None
-    if times == "last":
-        return [last_listed(panel)]
-    first, colon, last = times.partition(":")
-    return slice(first or None, last or None) if colon else times
-
-
-def last_listed(panel: xr.Dataset) -> np.datetime64:
-    """Date of the last row with a listed asset: the live month where there is one."""
-    rows = np.flatnonzero(listed(panel).values.any(axis=1))
-    if not rows.size:
-        raise PanelError("no asset is listed in any row: there is nothing to forecast.")
-    date: np.datetime64 = panel[TIME].values[rows[-1]]
-    return date
-
-
 def _tell_of_noise(table: pd.DataFrame, num_samples: int) -> None:
     """Report Monte-Carlo error in the ranking, from variances of means."""
     month = table[table["date"] == table["date"].iloc[-1]]
@@ -144,3 +130,91 @@ def _show(table: pd.DataFrame) -> None:
     title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
     head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
     echo_table(head, rows, title)
+
+
+_PAGES: Final = (".html", ".htm")
+_LEAST_DRAWS: Final = 1000
+
+
+@takes_layout
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder that `rvrae fit` wrote.")],
+    panel: PanelPath,
+    out: Annotated[Path, typer.Option(help="The page (.html); one file that needs no network.")],
+    portfolio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of a portfolio, as for `rvrae risk`: its risk is on the page, too."
+        ),
+    ] = None,
+    benchmark: Annotated[
+        Path | None, typer.Option(help="Such a table of a benchmark of --portfolio.")
+    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Draws, 1000 or more.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same page.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    layout: Layout,
+) -> None:
+    """Write one page: ranking and risk of the last listed month, factors, and whether to trust it.
+
+    The panel may be longer than that of the fit: months after training judge the forecasts, and
+    the last listed row is forecast.
+    """
+    check_file(out, _PAGES)
+    if benchmark is not None and portfolio is None:
+        raise ConfigError("`--benchmark` needs `--portfolio`: name the portfolio to compare.")
+    if num_samples < _LEAST_DRAWS:
+        raise ConfigError(
+            f"`--num-samples` must be at least {_LEAST_DRAWS}, or a tail of 1 % holds too few draws; "
+            f"got {num_samples}."
+        )
+    loaded = load_run(run)
+    raw, ready = loaded.read(panel, layout)
+    given = _given(loaded, ready, portfolio, benchmark)
+    progress("forecasting, scoring and writing the page")
+    # the pieces below load torch, which --help has no use for
+    from rvrae_pyro.report.facts import gather
+    from rvrae_pyro.report.page import write_page
+
+    facts = gather(loaded.fit, ready, raw, num_samples, seed, given)
+    page = write_page(facts)
+    write_text(out, page)
+    size = len(page.encode())
+    summary = {
+        "out": str(out),
+        "run": str(run),
+        "month": str(facts.live)[:10],
+        "assets": len(facts.ranking),
+        "judged_months": len(facts.spans.judged),
+        "judged_on": facts.spans.kind,
+        "trusted": facts.check.trusted,
+        "bytes": size,
+    }
+    if as_json:
+        echo_json(summary)
+        return
+    echo(
+        f"Wrote {out}: {len(facts.ranking)} assets, {summary['month']}, {size / 1e6:.1f} MB. "
+        "Open it in a browser."
+    )
+    echo(str(facts.check))
+
+
+def _given(
+    loaded: Run, panel: xr.Dataset, portfolio: Path | None, benchmark: Path | None
+) -> "dict[str, pd.Series[float]]":
+    """Weights of the user's portfolio, its benchmark, and their difference, by name."""
+    if portfolio is None:
+        return {}
+    cells = listed(panel).sel({TIME: last_listed(panel)})
+    column = (loaded.preparation.layout or {}).get("asset")
+    held = read_positions(portfolio, "--portfolio", cells, column).weights
+    if benchmark is None:
+        return {"Your portfolio": held}
+    other = read_positions(benchmark, "--benchmark", cells, column).weights
+    return {
+        "Your portfolio": held,
+        "Your benchmark": other,
+        "Your portfolio less benchmark": held - other,
+    }
