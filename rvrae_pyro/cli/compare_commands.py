@@ -1,6 +1,5 @@
 """``rvrae compare``, ``paper`` and ``benchmark gkx``: competitors on one panel, as tables."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +11,7 @@ import typer
 import xarray as xr
 
 from rvrae_pyro.cli.console import echo, echo_error, echo_json, echo_table, interruptible
-from rvrae_pyro.cli.files import visible
+from rvrae_pyro.cli.files import check_folder
 from rvrae_pyro.cli.panels import Layout, PanelPath, prepare, read_panel, read_table, takes_layout
 from rvrae_pyro.cli.settings import split_parts
 from rvrae_pyro.data.validation import check_panel
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from rvrae_pyro.experiments.comparison_report import Comparison
 
 
+_COMPARISON: Final = ("cells",)
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes.")]
 SchedulerOption = Annotated[
     str,
@@ -68,7 +68,7 @@ def compare(
     the others.
     """
     counts = read_numbers("--omit", omit)
-    check_results_folder(out)
+    check_folder(out, _COMPARISON, "a comparison")
     ready, _ = prepare(with_returns(read_panel(panel, layout)))
     names, parts = read_names(models), read_split(split, ready)
     with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
@@ -91,13 +91,7 @@ def compare(
 
 
 def with_returns(panel: xr.Dataset) -> xr.Dataset:
-    """Check a panel that models are to be trained and scored on.
-
-    Raises
-    ------
-    PanelError
-        If it is not valid, or holds no return.
-    """
+    """Check a panel that models are to be trained and scored on."""
     check_panel(panel)
     if not bool(panel[RETURNS].notnull().any()):
         raise PanelError("the panel has no observed return to train on or to score.")
@@ -115,13 +109,7 @@ _OPTIONS: Final = {
 
 @contextmanager
 def options_named() -> Iterator[None]:
-    """Name options where a message of the library names its arguments.
-
-    Raises
-    ------
-    ConfigError, PanelError
-        In place of the library's own.
-    """
+    """Name options where a message of the library names its arguments."""
     try:
         yield
     except (ConfigError, PanelError) as error:
@@ -144,13 +132,7 @@ def executor_at(address: str) -> AbstractContextManager["Cluster | None"]:
 
 
 def read_names(models: str) -> list[str]:
-    """Read names with commas between them.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
+    """Read names with commas between them; at least one."""
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names:
         raise ConfigError("`--models` must name at least one competitor, or be 'all'.")
@@ -158,13 +140,7 @@ def read_names(models: str) -> list[str]:
 
 
 def read_numbers(option: str, text: str) -> list[int]:
-    """Read whole numbers with commas between them; none from empty text.
-
-    Raises
-    ------
-    ConfigError
-        If one is no whole number.
-    """
+    """Read whole numbers with commas between them; none from empty text."""
     try:
         return [int(each) for each in text.split(",") if each.strip()]
     except ValueError as error:
@@ -174,13 +150,7 @@ def read_numbers(option: str, text: str) -> list[int]:
 
 
 def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
-    """Read TRAIN,VALID,TEST; the paper's spans from empty text.
-
-    Raises
-    ------
-    ConfigError
-        If there are not three parts.
-    """
+    """Read TRAIN,VALID,TEST; the paper's spans from empty text."""
     if not text:
         from rvrae_pyro.experiments.replication import paper_split
 
@@ -188,54 +158,12 @@ def read_split(text: str, panel: xr.Dataset) -> tuple[Any, ...]:
     return split_parts(text)
 
 
-def check_results_folder(path: Path, mark: str = "cells", what: str = "a comparison") -> None:
-    """Reject a folder that cannot be written, or that holds something else.
-
-    Parameters
-    ----------
-    path : path
-    mark : str
-        Name of an entry of earlier results.
-    what : str
-        Expected content of the folder, for the message.
-
-    Raises
-    ------
-    ConfigError
-        If the path is a file, lies in a folder without permission, or is a folder with content
-        that is not a comparison.
-    """
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"`--out` {path} is a file; name a folder.")
-    if path.is_dir() and not (path / mark).exists() and any(map(visible, path.iterdir())):
-        raise ConfigError(
-            f"`--out` {path} holds something that is not {what}; choose another folder."
-        )
-    above = path.absolute()
-    while not above.exists():
-        above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
-
-
 def report_comparison(
     out: Path, result: "Comparison", as_json: bool, *, published: bool = False
 ) -> None:
     """Print the results of a comparison, and end with exit code 1 if a fit failed.
 
-    Parameters
-    ----------
-    out : Path
-        Folder that holds the tables.
-    result : Comparison
-    as_json : bool
-        Print JSON in place of tables.
-    published : bool
-        Print the paper's tables with its figures. Default: all tables, without these.
-
-    Raises
-    ------
-    typer.Exit
+    ``published``: print the paper's tables with its figures. Default: all tables, without these.
     """
     if as_json:
         _say_as_json(out, result)
@@ -338,7 +266,7 @@ def paper(
     not public: its figures are no targets. Exit code 1 if a fit failed.
     """
     counts = read_numbers("--omit", omit) if omit else None
-    check_results_folder(out)
+    check_folder(out, _COMPARISON, "a comparison")
     if gkx or gkx_returns is not None:
         found = _read_gkx(panel, gkx_returns, layout, start, end)
     else:
@@ -431,7 +359,7 @@ def gkx(
     if case not in ("linear", "nonlinear"):
         raise ConfigError(f"`--case` must be linear or nonlinear; got {case!r}.")
     if out is not None:
-        check_results_folder(out)
+        check_folder(out, _COMPARISON, "a comparison")
     names = read_names(models)
     with options_named(), interruptible(kept_fits(out)), executor_at(scheduler) as executor:
         from rvrae_pyro.experiments.gkx import benchmark_gkx  # torch takes seconds

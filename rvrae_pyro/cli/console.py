@@ -124,13 +124,7 @@ def warnings_as_lines() -> Iterator[None]:
 
 @contextmanager
 def interruptible(kept: str) -> Iterator[None]:
-    """Report the saved results when work is stopped by Ctrl-C or SIGTERM.
-
-    Raises
-    ------
-    FitError
-        In place of the interruption.
-    """
+    """Raise ``FitError`` that names the saved results on Ctrl-C or SIGTERM."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Output files of commands, moved into place at their end, and runs on disk."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,39 +27,37 @@ MODEL = "model"
 CHECKPOINT = "checkpoint"
 """Sub-folder of a run that keeps the state of training until the fit is done."""
 
-_MARK = "fit.json"
 
+def check_folder(
+    path: Path,
+    marks: Sequence[str] = (f"{MODEL}/fit.json", CHECKPOINT),
+    what: str = "a run",
+) -> Path:
+    """Raise ``ConfigError`` for an output folder that cannot be written or holds something else.
 
-def check_folder(path: Path) -> Path:
-    """Reject a folder for a run that cannot be written, or that holds something else.
-
-    Raises
-    ------
-    ConfigError
-        If the path is a file, lies under one or in a folder without permission, or is a folder
-        with content that is not a run.
+    Parameters
+    ----------
+    path : path
+    marks : sequence of str
+        Entries by which an earlier result is recognised, which may be replaced.
+    what : str
+        Expected content of the folder, for the message.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
-    known = (path / MODEL / _MARK).is_file() or (path / CHECKPOINT).is_dir()
-    if path.is_dir() and not known and any(map(visible, path.iterdir())):
+    known = any((path / mark).exists() for mark in marks)
+    if path.is_dir() and not known and any(map(_visible, path.iterdir())):
         raise ConfigError(
-            f"`--out` {path} holds something that is not a run; choose another folder."
+            f"`--out` {path} holds something that is not {what}; choose another folder."
         )
     _check_permission(path)
     return path
 
 
 def check_file(path: Path, suffixes: tuple[str, ...], source: Path | None = None) -> Path:
-    """Reject a file that cannot be written, of an unknown kind, or that is about to be read.
+    """Raise ``ConfigError`` for a file that cannot be written, of unknown suffix, or to be read.
 
     A ``.zarr`` is a folder, whose content its writer checks.
-
-    Raises
-    ------
-    ConfigError
-        If the suffix is none of ``suffixes``, the folder does not exist or has no permission, or
-        the file is ``source``.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(
@@ -85,20 +83,14 @@ def _check_permission(path: Path) -> None:
         raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
 
 
-def visible(path: Path) -> bool:
+def _visible(path: Path) -> bool:
     """Test that a name is none of the hidden ones that a killed run may leave behind."""
     return not path.name.startswith(".")
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name next to a file that takes its place on success.
-
-    Raises
-    ------
-    ConfigError
-        On an I/O error.
-    """
+    """Give a temporary name that takes the place of a file on success; I/O errors are reported."""
     try:
         with replacing(path) as temporary:
             yield temporary
@@ -116,12 +108,8 @@ def write_text(path: Path, text: str) -> None:
 def assembled(target: Path) -> Iterator[Path]:
     """Give an empty folder next to ``target`` whose content moves there on success.
 
-    Entries of an earlier run are replaced one by one; other content stays.
-
-    Raises
-    ------
-    ConfigError
-        On an I/O error.
+    Entries of an earlier run are replaced one by one; other content stays. I/O errors raise
+    ``ConfigError``.
     """
     temporary = draft(target.absolute())
     try:
@@ -137,13 +125,7 @@ def assembled(target: Path) -> Iterator[Path]:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as .csv or .parquet, atomically.
-
-    Raises
-    ------
-    ConfigError
-        If the suffix is unknown or the file cannot be written.
-    """
+    """Write a table as .csv or .parquet, atomically."""
     check_file(path, TABLE_SUFFIXES)
     with replaced(path) as temporary:
         if path.suffix.lower() == ".csv":
@@ -165,17 +147,8 @@ class Run:
     def read(self, path: Path, layout: Layout) -> tuple[xr.Dataset, xr.Dataset]:
         """Read a panel as that of the fit was read, and prepare it as that was prepared.
 
-        Returns
-        -------
-        raw, ready : Dataset
-            The panel of the file, and the input of the fit; nothing in a row uses later rows.
-
-        Raises
-        ------
-        ConfigError
-            If an option contradicts the run.
-        PanelError
-            If the file holds no valid panel, or another kind of panel than that of the fit.
+        Returns the panel of the file, and the input of the fit. Raises ``ConfigError`` if an option
+        contradicts the run, ``PanelError`` if the file holds no panel of the fit's kind.
         """
         raw = read_panel(path, layout, self.preparation.layout)
         ready = match_panel(self.preparation.repeat(raw), self.fit.attrs)
@@ -189,13 +162,7 @@ def save_run(run: Run, folder: Path) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run, from its folder or from the sub-folder ``model``.
-
-    Raises
-    ------
-    CheckpointError
-        If it is missing, damaged or foreign.
-    """
+    """Read a run, from its folder or from the sub-folder ``model``."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"RUN {folder} {what}; name the folder that `rvrae fit` wrote.")

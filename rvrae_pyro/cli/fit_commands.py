@@ -15,7 +15,6 @@ import xarray as xr
 from rvrae_pyro.atomic import only_run, remove
 from rvrae_pyro.cli.compare_commands import (
     JobsOption,
-    check_results_folder,
     options_named,
     with_returns,
 )
@@ -231,8 +230,7 @@ def walk_forward(
     spans = _months(split)
     if num_samples < _LEAST_DRAWS:
         raise ConfigError(f"`--num-samples` must be at least {_LEAST_DRAWS}; got {num_samples}.")
-    begun = (out / CHECKPOINT).is_dir()
-    check_results_folder(out, CHECKPOINT if begun else _REFITS, "a walk-forward")
+    check_folder(out, (CHECKPOINT, _REFITS), "a walk-forward")
     settings = read_settings(config).with_options(factors=factors)
     ready, _ = prepare(
         with_returns(read_panel(panel, layout)),

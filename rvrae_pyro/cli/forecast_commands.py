@@ -166,8 +166,8 @@ def report(
         raise ConfigError("`--benchmark` needs `--portfolio`: name the portfolio to compare.")
     if num_samples < _LEAST_DRAWS:
         raise ConfigError(
-            f"`--num-samples` must be at least {_LEAST_DRAWS}, or a tail of 1 % holds too few draws; "
-            f"got {num_samples}."
+            f"`--num-samples` must be at least {_LEAST_DRAWS}, or a tail of 1 % holds too few "
+            f"draws; got {num_samples}."
         )
     loaded = load_run(run)
     raw, ready = loaded.read(panel, layout)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -61,13 +62,10 @@ def check(
 
 
 def describe(panel: xr.Dataset) -> dict[str, Any]:
-    """Summarise the contents of a panel.
+    """Summarise the contents of a panel in JSON types.
 
-    Returns
-    -------
-    dict
-        JSON types. ``live_rows`` are those after the last observed return; ``characteristics
-        _missing`` is the share of gaps inside listed cells, which ranking fills.
+    ``live_rows`` are those after the last observed return; ``characteristics_missing`` is the share
+    of gaps inside listed cells, which ranking fills.
     """
     listed = listed_cells(panel).values
     seen = ~np.isnan(panel[RETURNS].values)
@@ -113,29 +111,11 @@ def _text(value: Any) -> str:
 _PANELS: Final = (".parquet", ".csv", ".nc")
 
 
-def _gkx_linear(**sizes: Any) -> xr.Dataset:
-    return simulate_gkx("linear", **sizes)
-
-
-def _gkx_nonlinear(**sizes: Any) -> xr.Dataset:
-    return simulate_gkx("nonlinear", **sizes)
-
-
-def _linear_gaussian(**sizes: Any) -> xr.Dataset:
-    if "n_characteristics" in sizes:
-        raise ConfigError("linear-gaussian takes no `--n-characteristics`: they are its loadings.")
-    return simulate_linear_gaussian(**sizes)
-
-
-def _dynamic(**sizes: Any) -> xr.Dataset:
-    return simulate_dynamic(**sizes)
-
-
 _CASES: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
-    "gkx-linear": _gkx_linear,
-    "gkx-nonlinear": _gkx_nonlinear,
-    "linear-gaussian": _linear_gaussian,
-    "dynamic": _dynamic,
+    "gkx-linear": partial(simulate_gkx, "linear"),
+    "gkx-nonlinear": partial(simulate_gkx, "nonlinear"),
+    "linear-gaussian": simulate_linear_gaussian,
+    "dynamic": simulate_dynamic,
 }
 
 
@@ -157,6 +137,8 @@ def simulate(
         close = get_close_matches(case, _CASES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"CASE must be one of {', '.join(_CASES)}; got {case!r}.{hint}")
+    if case == "linear-gaussian" and n_characteristics is not None:
+        raise ConfigError("linear-gaussian takes no `--n-characteristics`: they are its loadings.")
     check_file(out, _PANELS)
     sizes: dict[str, Any] = {
         "n_assets": n_assets,

@@ -31,82 +31,41 @@ from rvrae_pyro.names import ASSET, CONTEXT, FEATURE, TIME
 _PLAIN: Final = "Plain long tables (.csv, .parquet)"
 
 
+def _plain(flag: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_PLAIN)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Layout of a plain long table; see ``rv.data.from_frame``. None: its default."""
 
-    time: Annotated[
-        str | None,
-        typer.Option(
-            "--time", metavar="COLUMN", help="Dates (default: date).", rich_help_panel=_PLAIN
-        ),
-    ] = None
-    asset: Annotated[
-        str | None,
-        typer.Option(
-            "--asset", metavar="COLUMN", help="Ids (default: asset).", rich_help_panel=_PLAIN
-        ),
-    ] = None
+    time: Annotated[str | None, _plain("--time", "Dates (default: date).", "COLUMN")] = None
+    asset: Annotated[str | None, _plain("--asset", "Ids (default: asset).", "COLUMN")] = None
     returns: Annotated[
-        str | None,
-        typer.Option(
-            "--returns",
-            metavar="COLUMN",
-            help="Simple returns, decimal (default: ret).",
-            rich_help_panel=_PLAIN,
-        ),
+        str | None, _plain("--returns", "Simple returns, decimal (default: ret).", "COLUMN")
     ] = None
     lag: Annotated[
         int | None,
-        typer.Option(
+        _plain(
             "--lag",
-            help="0: characteristics are known before the row's month; 1: at its end (default: 0).",
-            rich_help_panel=_PLAIN,
+            "0: characteristics are known before the row's month; 1: at its end (default: 0).",
         ),
     ] = None
     risk_free: Annotated[
-        str | None,
-        typer.Option(
-            "--risk-free",
-            metavar="COLUMN",
-            help="Rate to subtract from the returns.",
-            rich_help_panel=_PLAIN,
-        ),
+        str | None, _plain("--risk-free", "Rate to subtract from the returns.", "COLUMN")
     ] = None
     excess: Annotated[
-        bool,
-        typer.Option(
-            "--excess",
-            help="Returns are in excess of the risk-free rate already.",
-            rich_help_panel=_PLAIN,
-        ),
+        bool, _plain("--excess", "Returns are in excess of the risk-free rate already.")
     ] = False
     weight: Annotated[
-        str | None,
-        typer.Option(
-            "--weight",
-            metavar="COLUMN",
-            help="Market values (default: weight, if there).",
-            rich_help_panel=_PLAIN,
-        ),
+        str | None, _plain("--weight", "Market values (default: weight, if there).", "COLUMN")
     ] = None
     frequency: Annotated[
-        str | None,
-        typer.Option(
-            "--frequency",
-            help="monthly, weekly or daily (default: monthly).",
-            rich_help_panel=_PLAIN,
-        ),
+        str | None, _plain("--frequency", "monthly, weekly or daily (default: monthly).")
     ] = None
-
     date_format: Annotated[
         str | None,
-        typer.Option(
-            "--date-format",
-            metavar="FORMAT",
-            help="Dates in text whose year is not first, as %m/%d/%Y.",
-            rich_help_panel=_PLAIN,
-        ),
+        _plain("--date-format", "Dates in text whose year is not first, as %m/%d/%Y.", "FORMAT"),
     ] = None
 
     def chosen(self) -> dict[str, Any]:
@@ -117,13 +76,7 @@ class Layout:
         }
 
     def check_against(self, remembered: Mapping[str, Any]) -> None:
-        """Compare the settings that were given with those that a run's table was read by.
-
-        Raises
-        ------
-        ConfigError
-            If one contradicts.
-        """
+        """Raise ``ConfigError`` if a given setting contradicts that of the run."""
         for name, value in self.chosen().items():
             default = inspect.signature(from_frame).parameters[name].default
             kept = remembered.get(name, default)
@@ -187,14 +140,7 @@ def read_panel(
         Options of this command.
     remembered : mapping, optional
         Layout that a run's table was read with (:func:`layout_of`): the default of every option
-        of a plain table.
-
-    Raises
-    ------
-    PanelError
-        If the file is missing, damaged, of an unknown suffix, or holds no valid panel.
-    ConfigError
-        If an option contradicts the remembered layout.
+        of a plain table. An option that contradicts it raises ``ConfigError``.
     """
     if _is_embedded(path):
         return _EMBEDDED[str(path)]()
@@ -239,13 +185,7 @@ def _describes_itself(path: Path) -> bool:
 def read_table(
     path: Path, asset: str, time: str = "date", returns: str | None = None
 ) -> pd.DataFrame:
-    """Read a plain table, .csv or .parquet: ids and labels as they are written.
-
-    Raises
-    ------
-    PanelError
-        If the file is missing, damaged, of another suffix, or is a panel.
-    """
+    """Read a plain table, .csv or .parquet: ids and labels as they are written."""
     suffix = path.suffix.lower()
     if suffix not in _TABLES:
         raise PanelError(
@@ -282,13 +222,7 @@ class Preparation:
 
     @classmethod
     def from_json(cls, path: Path) -> "Preparation":
-        """Read the preparation saved with a fit.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is missing or does not describe a preparation.
-        """
+        """Read the preparation saved with a fit."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(content["ranked"], content["context"], content.get("layout"))
@@ -301,18 +235,9 @@ class Preparation:
             raise CheckpointError(f"{path} is damaged: {error!r}. Fit again.") from error
 
     def repeat(self, panel: xr.Dataset) -> xr.Dataset:
-        """Prepare another panel as that of the fit.
+        """Prepare another panel as that of the fit; nothing in a row uses later rows.
 
-        Returns
-        -------
-        Dataset
-            Nothing in a row uses later rows. Whether the panel matches that of the fit is not
-            checked here.
-
-        Raises
-        ------
-        PanelError
-            If the context cannot be made because characteristics are transformed already.
+        Whether the panel matches that of the fit is not checked here.
         """
         if self.context == "none" and FEATURE in panel.dims:
             panel = panel.drop_dims(FEATURE)
@@ -328,10 +253,7 @@ class Preparation:
 
 @contextmanager
 def settled(panel: xr.Dataset) -> Iterator[xr.Dataset]:
-    """Give a panel on disk whose ranks are made once and kept for as long as they are needed.
-
-    A panel in memory is given back as it is.
-    """
+    """Give a panel on disk with its ranks written once; a panel in memory as it is."""
     if not is_lazy(panel):
         yield panel
         return
@@ -353,15 +275,8 @@ def prepare(
     rank : bool
         Rank unless it is ranked.
     context : bool
-        Add ``rv.data.market_context`` unless the panel has a context, where its characteristics
-        are raw; False leaves out any context.
-
-    Returns
-    -------
-    Dataset
-        Nothing in a row uses later rows.
-    Preparation
-        Record of the steps.
+        Add ``rv.data.market_context`` to raw characteristics unless the panel has a context;
+        False leaves out any context.
     """
     kind: Literal["none", "market", "given"] = "given" if CONTEXT in panel else "none"
     if not context and kind == "given":

@@ -55,7 +55,11 @@ class Positions:
 def read_positions(
     path: Path, option: str, listed: xr.DataArray, asset: str | None = None
 ) -> Positions:
-    """Read one portfolio.
+    """Read one portfolio; bad content raises ``PanelError`` or ``ConfigError``.
+
+    Numbers that sum to one within 0.001 are weights. Others are positions in one currency,
+    divided by their sum; where that is below 1 % of the gross exposure, by the gross exposure (the
+    sum of absolute positions). A row ``cash`` counts in the sum and has no excess return.
 
     Parameters
     ----------
@@ -67,23 +71,6 @@ def read_positions(
         Assets that have a forecast, of all assets of the panel; ``time`` as a scalar coordinate.
     asset : str, optional
         Column of ids. Default: one of the usual names, or else the first column.
-
-    Returns
-    -------
-    Positions
-
-    Notes
-    -----
-    Numbers that sum to one within 0.001 are weights. Others are positions in one currency,
-    divided by their sum; where that is below 1 % of the gross exposure, by the gross exposure (the
-    sum of absolute positions). A row ``cash`` counts in the sum and has no excess return.
-
-    Raises
-    ------
-    PanelError
-        If the file cannot be read, or has no column of ids or of numbers.
-    ConfigError
-        If an asset is repeated or has no forecast, a number is missing, or all are zero.
     """
     where = f"`{option}` {path}"
     given = _read(path, where, asset)

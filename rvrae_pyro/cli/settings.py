@@ -54,19 +54,7 @@ class Settings:
     split: Mapping[str, Any] = field(default_factory=dict)
 
     def with_options(self, split: str = "", factors: int | None = None) -> "Settings":
-        """Replace settings by options of the command line, where these are given.
-
-        Parameters
-        ----------
-        split : str
-            ``TRAIN,VALID,TEST``; see :func:`split_parts`.
-        factors : int, optional
-
-        Raises
-        ------
-        ConfigError
-            If ``split`` has not three parts, or ``factors`` is below 1.
-        """
+        """Replace settings by the options ``--split`` and ``--factors``, where given."""
         model, parts = self.model, self.split
         if factors is not None:
             model = {**model, "n_factors": check_count("--factors", factors)}
@@ -81,15 +69,7 @@ class Settings:
         return count
 
     def build_model(self, panel: xr.Dataset) -> "RVRAE":
-        """Build the model for a prepared panel.
-
-        By ``RVRAE.for_panel`` where the settings name no part.
-
-        Raises
-        ------
-        ConfigError
-            If a part or one of its settings is unknown or cannot be.
-        """
+        """Build the model of a prepared panel, by ``RVRAE.for_panel`` if no part is named."""
         from rvrae_pyro.models.registry import build_model  # torch takes seconds
         from rvrae_pyro.models.rvrae import RVRAE
 
@@ -109,13 +89,7 @@ class Settings:
             raise ConfigError(f"[model] cannot be built: {error}. Check its values.") from error
 
     def build_config(self) -> "FitConfig":
-        """Build the training configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a setting is unknown or outside its range.
-        """
+        """Build the training configuration."""
         import torch
 
         from rvrae_pyro.fitting.saved import build_config
@@ -131,13 +105,7 @@ class Settings:
 
 
 def split_parts(text: str) -> tuple[int | float | str, ...]:
-    """Read TRAIN,VALID,TEST as ``rv.data.split`` takes them: counts, shares or last dates.
-
-    Raises
-    ------
-    ConfigError
-        If there are not three parts.
-    """
+    """Read TRAIN,VALID,TEST as ``rv.data.split`` takes them: counts, shares or last dates."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(parts):
         raise ConfigError(
@@ -157,13 +125,7 @@ def _split_part(text: str) -> int | float | str:
 
 
 def read_settings(path: Path | None) -> Settings:
-    """Read a settings file; None gives the defaults.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing or no TOML, or names a section or setting that does not exist.
-    """
+    """Read a settings file; None gives the defaults."""
     if path is None:
         return Settings()
     try:
@@ -230,24 +192,9 @@ def _plain(value: Any) -> Any:
 def cut(panel: xr.Dataset, wanted: Mapping[str, Any]) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Cut the months to train on and those that decide when to stop.
 
-    Parameters
-    ----------
-    panel : Dataset
-    wanted : mapping
-        ``train``, ``valid``, ``test`` as ``rv.data.split`` takes them. Empty: nothing is held out;
-        of a fixed universe, whose effects by asset have a posterior, all months train, else the
-        last 15 % of those with returns validate.
-
-    Returns
-    -------
-    train : Dataset
-    valid : Dataset or None
-        None where no month validates.
-
-    Raises
-    ------
-    PanelError
-        If the training months hold no return of a listed asset, or the split does not fit.
+    ``wanted`` has ``train``, ``valid`` and ``test`` as ``rv.data.split`` takes them. Empty: nothing
+    is held out; of a fixed universe, whose effects by asset have a posterior, all months train,
+    else the last 15 % of those with returns validate. ``valid`` is None where no month does.
     """
     if wanted:
         parts = split(panel, wanted["train"], wanted["valid"], wanted["test"])

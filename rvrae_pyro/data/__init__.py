@@ -4,7 +4,7 @@
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rvrae_pyro.data.calendar import periods_per_year
 from rvrae_pyro.data.datasets import load_french, load_french_factors, load_sp500
@@ -13,6 +13,11 @@ from rvrae_pyro.data.io import read_panel, write_panel
 from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.readers import ColumnMap, read_long
+from rvrae_pyro.data.simulators import (
+    simulate_dynamic,
+    simulate_gkx,
+    simulate_linear_gaussian,
+)
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.transforms import (
     context_changes,
@@ -33,7 +38,6 @@ from rvrae_pyro.data.wide import from_prices, from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
-    from rvrae_pyro.data.simulators import simulate_dynamic, simulate_gkx, simulate_linear_gaussian
 
 __all__ = [
     "GKX_COLUMNS",
@@ -72,19 +76,11 @@ __all__ = [
     "write_panel",
 ]
 
-_LAZY: Final = {
-    "Batch": "rvrae_pyro.data.batch",
-    "to_batch": "rvrae_pyro.data.batch",
-    "simulate_dynamic": "rvrae_pyro.data.simulators",
-    "simulate_gkx": "rvrae_pyro.data.simulators",
-    "simulate_linear_gaussian": "rvrae_pyro.data.simulators",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch, or is rarely needed, on first use."""
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    """Import what needs torch on first use."""
+    if name in ("Batch", "to_batch"):
+        return getattr(importlib.import_module("rvrae_pyro.data.batch"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
