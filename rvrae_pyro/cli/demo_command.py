@@ -193,7 +193,7 @@ def _draw_market(market: _Market, folder: Path) -> None:
     from matplotlib.figure import Figure
 
     from rvrae_pyro import plots
-    from rvrae_pyro.plots.picture_files import save_picture
+    from rvrae_pyro.plots.style import save_picture
 
     panel, tree, marks = market.panel, market.tree, market.marks()
     seen = panel[RETURNS].dropna(TIME, how="all")

@@ -340,7 +340,7 @@ def _refit_summary(
 def _draw(trees: dict[str, xr.DataTree], seen: xr.DataArray, folder: Path) -> None:
     from rvrae_pyro import plots
     from rvrae_pyro.evaluation import compare
-    from rvrae_pyro.plots.picture_files import save_picture
+    from rvrae_pyro.plots.style import save_picture
 
     pictures = {
         "volatility": plots.volatility(trees, seen, style="light"),

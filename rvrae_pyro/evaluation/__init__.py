@@ -10,8 +10,7 @@ period. Months that only some of the arrays have are left out, with an ``RvraeWa
 counts them; arrays without a month in common raise a ``ShapeError``.
 """
 
-from rvrae_pyro.evaluation.aggregation import hac_standard_error
-from rvrae_pyro.evaluation.comparison import compare
+from rvrae_pyro.evaluation.comparison import compare, stacking_weights
 from rvrae_pyro.evaluation.cross_validation import leave_future_out, leave_month_out
 from rvrae_pyro.evaluation.decile_portfolios import long_short, sharpe_ratio
 from rvrae_pyro.evaluation.density import (
@@ -22,15 +21,13 @@ from rvrae_pyro.evaluation.density import (
     log_score,
     pit,
 )
-from rvrae_pyro.evaluation.factor_profiles import factor_profile
+from rvrae_pyro.evaluation.descriptive import factor_profile, market_statistics
 from rvrae_pyro.evaluation.hypothesis_tests import (
     diebold_mariano,
     fama_macbeth,
     grs,
     model_confidence_set,
 )
-from rvrae_pyro.evaluation.market import market_statistics
-from rvrae_pyro.evaluation.paths import compounded_returns
 from rvrae_pyro.evaluation.point import (
     predictive_r2,
     prevailing_mean,
@@ -39,7 +36,7 @@ from rvrae_pyro.evaluation.point import (
     total_r2,
 )
 from rvrae_pyro.evaluation.power_scaling import psense
-from rvrae_pyro.evaluation.stacking import stacking_weights
+from rvrae_pyro.evaluation.scoring import compounded_returns, hac_standard_error
 
 __all__ = [
     "compare",

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from rvrae_pyro.data.timeline import in_time_order, pick_rows
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
-from rvrae_pyro.evaluation.evidence_scores import LogEvidence
+from rvrae_pyro.evaluation.comparison import LogEvidence
 from rvrae_pyro.names import RETURNS, SAMPLE_DIMS, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive.pareto import FEWEST, good_khat, smooth_weights
 

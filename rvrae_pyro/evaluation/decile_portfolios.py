@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import match_months
 from rvrae_pyro.errors import ConfigError, ShapeError, check_number
-from rvrae_pyro.evaluation.aggregation import estimate_dataset, hac_standard_error, varying
-from rvrae_pyro.evaluation.matching import check_array, pair, point, to_wide
+from rvrae_pyro.evaluation.scoring import (
+    check_array,
+    estimate_dataset,
+    hac_standard_error,
+    pair,
+    point,
+    to_wide,
+    varying,
+)
 from rvrae_pyro.names import ASSET, TIME
 
 Array = NDArray[np.float64]

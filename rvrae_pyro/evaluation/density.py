@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import betaln, gammaln, ndtr, stdtr
 
 from rvrae_pyro.errors import ConfigError, check_number
-from rvrae_pyro.evaluation.aggregation import Per, aggregate
-from rvrae_pyro.evaluation.matching import pair, sample_dims, score_cells
+from rvrae_pyro.evaluation.scoring import Per, aggregate, pair, sample_dims, score_cells
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,13 @@ from scipy import stats
 from rvrae_pyro.data.rounding import independent, rounding, scaled
 from rvrae_pyro.data.timeline import in_time_order, match_months
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number
-from rvrae_pyro.evaluation.aggregation import aggregate, hac_standard_error, varying
-from rvrae_pyro.evaluation.matching import check_array, warn_lost
+from rvrae_pyro.evaluation.scoring import (
+    aggregate,
+    check_array,
+    hac_standard_error,
+    varying,
+    warn_lost,
+)
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, OBS, TIME
 
 _CONSTANT = "constant"

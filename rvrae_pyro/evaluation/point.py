@@ -9,14 +9,17 @@ from scipy.stats import rankdata
 
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import in_time_order
-from rvrae_pyro.evaluation.aggregation import (
+from rvrae_pyro.evaluation.scoring import (
     Per,
     aggregate,
+    check_array,
     estimate_dataset,
     hac_standard_error,
+    pair,
+    point,
+    to_wide,
     varying,
 )
-from rvrae_pyro.evaluation.matching import check_array, pair, point, to_wide
 from rvrae_pyro.names import ASSET, TIME
 
 _LEAST_PAIRS = 3  # two pairs always correlate by -1 or 1

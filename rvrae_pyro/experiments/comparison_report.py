@@ -31,8 +31,7 @@ from rvrae_pyro.experiments.result_tables import (
     with_printed,
 )
 from rvrae_pyro.names import ASSET, TIME
-from rvrae_pyro.plots.picture_files import save_picture
-from rvrae_pyro.plots.style import canvas, dress
+from rvrae_pyro.plots.style import canvas, dress, save_picture
 
 PAGE: Final = "report.md"
 TITLE: Final = "# Comparison"

@@ -10,7 +10,7 @@ import xarray as xr
 
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean
-from rvrae_pyro.evaluation.evidence_scores import ESS, ParticleFilter
+from rvrae_pyro.evaluation.comparison import ESS, ParticleFilter
 from rvrae_pyro.names import ASSET, FACTOR, RETURNS, TIME
 
 FORECASTS: Final = "forecasts"

@@ -21,7 +21,7 @@ from rvrae_pyro.evaluation import (
     sharpe_ratio,
     total_r2,
 )
-from rvrae_pyro.evaluation.evidence_scores import ESS
+from rvrae_pyro.evaluation.comparison import ESS
 from rvrae_pyro.experiments.forecast_tree import EVIDENCE_ERROR, FORECASTS, LOG_EVIDENCE, MEAN
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.risk import summarize

@@ -13,7 +13,7 @@ import xarray as xr
 
 from rvrae_pyro.diagnostics.check_panel import SUSPECT, judge_skill
 from rvrae_pyro.evaluation import compare, diebold_mariano
-from rvrae_pyro.evaluation.evidence_scores import ESS, FILTER_ERROR
+from rvrae_pyro.evaluation.comparison import ESS, FILTER_ERROR
 from rvrae_pyro.experiments.competitors import PAPER_NAME
 from rvrae_pyro.experiments.forecast_tree import EVIDENCE_ERROR, LOG_EVIDENCE
 from rvrae_pyro.experiments.grid import Cell, Result

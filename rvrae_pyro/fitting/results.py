@@ -16,7 +16,7 @@ from rvrae_pyro.data.panel_match import fingerprint, match_panel
 from rvrae_pyro.data.transforms import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import check_count
-from rvrae_pyro.evaluation.factor_profiles import factor_profile
+from rvrae_pyro.evaluation.descriptive import factor_profile
 from rvrae_pyro.fitting.saved import TrainingRecord
 from rvrae_pyro.names import TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import replicates as _replicates

@@ -8,7 +8,8 @@ settings of matplotlib (``plt.style.use``).
 
 from rvrae_pyro.plots.fits import comparison, elbo, training
 from rvrae_pyro.plots.model import factors, prior_posterior, relevance
-from rvrae_pyro.plots.returns import calibration, fan, forecast, volatility
+from rvrae_pyro.plots.realised import calibration, volatility
+from rvrae_pyro.plots.returns import fan, forecast
 from rvrae_pyro.plots.risk import risk_split, var_backtest
 
 __all__ = [

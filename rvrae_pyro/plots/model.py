@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS, SAMPLE_DIMS, TIME
+from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS, SAMPLE_DIMS, TIME
 from rvrae_pyro.plots.plot_sources import described, factor_draws, group_of, period_of, wrong
-from rvrae_pyro.plots.plot_summaries import principal_factors
 from rvrae_pyro.plots.style import (
     BAND,
     Canvas,
@@ -140,6 +139,51 @@ def factors(
     if not single:
         note(on, f"Mean and 90 % band {what}.")
     return on.result
+
+
+def principal_factors(beta: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
+    r"""Turn factors to their principal axes, in units of return.
+
+    Factors are identified up to a linear map. With :math:`M` the mean of
+    :math:`\beta \beta'` over listed cells, :math:`g = M^{1/2} f` has
+    :math:`|g|^2 = \mathrm{mean}_i (\beta_i' f)^2`; the axes are those of the second moments of
+    the posterior means of :math:`g`, largest first, with loadings that are positive on average.
+
+    Parameters
+    ----------
+    beta : DataArray (time, asset, factor)
+        NaN where not listed.
+    factors : DataArray (chain, draw, time, factor)
+
+    Returns
+    -------
+    Dataset
+        ``mean``, ``low`` and ``high`` (5 % and 95 %) (time, factor): the root mean square effect
+        on the assets' returns, decimal; ``share`` (factor) of the common variation.
+    """
+    loads = beta.transpose(TIME, ASSET, FACTOR).values.reshape(-1, beta.sizes[FACTOR])
+    loads = loads[~np.isnan(loads).any(axis=1)]
+    values, vectors = np.linalg.eigh(loads.T @ loads / len(loads))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    draws = factors.transpose(CHAIN, DRAW, TIME, FACTOR).values
+    scaled = draws.reshape(-1, *draws.shape[2:]) @ root
+    mean = scaled.mean(axis=0)
+    power, axes = np.linalg.eigh(mean.T @ mean / len(mean))
+    power, axes = np.maximum(power[::-1], 0.0), axes[:, ::-1]
+    # mean loadings on the new axes
+    axes = axes * np.where((loads.mean(axis=0) @ np.linalg.pinv(root.T)) @ axes < 0, -1.0, 1.0)
+    turned = scaled @ axes
+    low, high = np.quantile(turned, (0.05, 0.95), axis=0)
+    over = (TIME, FACTOR)
+    return xr.Dataset(
+        {
+            "mean": (over, turned.mean(axis=0)),
+            "low": (over, low),
+            "high": (over, high),
+            "share": (FACTOR, power / power.sum()),
+        },
+        coords={TIME: factors[TIME].values, FACTOR: factors[FACTOR].values},
+    )
 
 
 def _bands(found: xr.Dataset) -> xr.Dataset:

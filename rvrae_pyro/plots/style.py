@@ -1,9 +1,10 @@
-"""Look of the pictures: palettes, canvases, axes, legends and dates."""
+"""Look of the pictures: palettes, canvases, axes, legends, dates, and files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import ConfigError
 
 Style = Literal["light", "dark"]
@@ -296,3 +298,17 @@ def note(where: Canvas, text: str) -> None:
     """Put a remark under a figure of several panels that was made here."""
     if where.own:
         where.figure.supxlabel(text, fontsize=8.5, color=where.theme.muted)
+
+
+_DPI: Final = 130
+
+
+def save_picture(picture: Figure | Axes, path: Path) -> None:
+    """Write a picture as PNG, atomically, and close its figure; same picture, same bytes."""
+    import matplotlib.pyplot as plt
+
+    figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+    assert figure is not None  # axes that were drawn on have one
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": "rvrae_pyro"})
+    plt.close(figure)

@@ -17,7 +17,7 @@ from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.evaluation import factor_profile
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME
-from rvrae_pyro.plots.plot_summaries import principal_factors
+from rvrae_pyro.plots.model import principal_factors
 from rvrae_pyro.report.books import (
     EQUAL,
     PORTFOLIO,

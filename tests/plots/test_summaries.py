@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from rvrae_pyro.plots.plot_summaries import calibrate, principal_factors, typical_size
+from rvrae_pyro.plots.model import principal_factors
+from rvrae_pyro.plots.realised import calibrate, typical_size
 
 TIMES = np.arange("2000-01", "2003-01", dtype="datetime64[M]").astype("datetime64[ns]")
 N_TIMES, N_ASSETS, N_DRAWS = len(TIMES), 8, 400
