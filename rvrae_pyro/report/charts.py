@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from rvrae_pyro import plots
 from rvrae_pyro.names import FACTOR, TIME
 from rvrae_pyro.plots.style import canvas
-from rvrae_pyro.report.books import EQUAL, PORTFOLIO
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.text import percent
+from rvrae_pyro.report.portfolio_tables import EQUAL, PORTFOLIO
+from rvrae_pyro.report.tables import percent
 from rvrae_pyro.risk import portfolio_draws
 
 _LONGEST: Final = 600  # rows of a path that are shown, the last ones

@@ -18,7 +18,8 @@ from rvrae_pyro.errors import ConfigError, PanelError
 from rvrae_pyro.evaluation import factor_profile
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTICS, DRAW, FACTOR, RETURNS, TIME
 from rvrae_pyro.plots.model import principal_factors
-from rvrae_pyro.report.books import (
+from rvrae_pyro.report.held_out import Judged, Spans, judge, spans_of
+from rvrae_pyro.report.portfolio_tables import (
     EQUAL,
     PORTFOLIO,
     by_asset,
@@ -30,7 +31,6 @@ from rvrae_pyro.report.books import (
     scenario_table,
     standard_books,
 )
-from rvrae_pyro.report.judged import Judged, Spans, judge, spans_of
 from rvrae_pyro.risk import (
     portfolio,
     portfolio_draws,

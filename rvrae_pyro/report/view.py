@@ -10,11 +10,10 @@ import pandas as pd
 
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR
 from rvrae_pyro.report import words
-from rvrae_pyro.report.books import PORTFOLIO
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.tables import Cell, Column, Interval, Table
-from rvrae_pyro.report.text import number, percent
-from rvrae_pyro.report.versus import Measure
+from rvrae_pyro.report.held_out import Measure
+from rvrae_pyro.report.portfolio_tables import PORTFOLIO
+from rvrae_pyro.report.tables import Cell, Column, Interval, Table, number, percent
 
 MOST_ROWS: Final = 1000
 """Rows of the ranking; of a longer one both ends are shown."""

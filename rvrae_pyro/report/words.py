@@ -9,9 +9,9 @@ import pandas as pd
 
 from rvrae_pyro.diagnostics.check import Finding
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
-from rvrae_pyro.report.books import EQUAL
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.text import number, percent
+from rvrae_pyro.report.portfolio_tables import EQUAL
+from rvrae_pyro.report.tables import number, percent
 
 
 def day(date: np.datetime64, period: str) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from rvrae_pyro.report.charts import charts_of, to_svg
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.text import number, percent
+from rvrae_pyro.report.tables import number, percent
 
 
 def test_a_figure_becomes_a_picture_of_the_page() -> None:

@@ -8,10 +8,9 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
-from rvrae_pyro.report.books import fifths
 from rvrae_pyro.report.facts import Facts, gather
-from rvrae_pyro.report.judged import spans_of
-from rvrae_pyro.report.versus import Measure, check_risk, check_rival
+from rvrae_pyro.report.held_out import Measure, check_risk, check_rival, spans_of
+from rvrae_pyro.report.portfolio_tables import fifths
 from rvrae_pyro.report.view import view_of
 from rvrae_pyro.report.words import trust
 
