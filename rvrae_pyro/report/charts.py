@@ -17,7 +17,7 @@ from rvrae_pyro.names import FACTOR, TIME
 from rvrae_pyro.plots.style import canvas
 from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.portfolio_tables import EQUAL, PORTFOLIO
-from rvrae_pyro.report.tables import percent
+from rvrae_pyro.report.tables import inside, percent
 from rvrae_pyro.risk import portfolio_draws
 
 _LONGEST: Final = 600  # rows of a path that are shown, the last ones
@@ -26,13 +26,7 @@ _SIZE: Final = (5.0, 2.7)
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture and what it shows in words.
-
-    Attributes
-    ----------
-    svg : Markup
-    caption : str
-    """
+    """A picture and its caption."""
 
     svg: Markup
     caption: str
@@ -61,12 +55,12 @@ def _fan(facts: Facts) -> Chart | None:
         f"After {steps} {facts.period}s: median {percent(middle)} %, 5 % to 95 %: {percent(low)} % "
         f"to {percent(high)} %."
     )
-    title = f"Compounded return of {_inside(facts.held)} over the next {steps} {facts.period}s"
+    title = f"Compounded return of {inside(facts.held)} over the next {steps} {facts.period}s"
     caption = (
-        f"{title}, bought and held, with characteristics as they are now. {text} Months ahead "
-        "differ little in the mean and much in the spread."
+        f"{title}, bought and held, with characteristics as they are now. {text} "
+        f"{facts.period.capitalize()}s ahead differ little in the mean and much in the spread."
     )
-    return Chart(to_svg(figure, title, text, "fan"), caption.replace("Months", _plural(facts)))
+    return Chart(to_svg(figure, title, text, "fan"), caption)
 
 
 def _tested(facts: Facts) -> Chart | None:
@@ -143,15 +137,6 @@ def _calibration(facts: Facts) -> list[Chart]:
     caption = f"{title}. Each dot is a {facts.period}; the band was known before it."
     found.append(Chart(to_svg(figure, "Predicted and realised size", title, "size"), caption))
     return found
-
-
-def _plural(facts: Facts) -> str:
-    return f"{facts.period.capitalize()}s"
-
-
-def _inside(name: str) -> str:
-    """Name of a portfolio inside a sentence."""
-    return name[0].lower() + name[1:]
 
 
 def _empty() -> tuple[Figure, Any]:

@@ -1,9 +1,10 @@
-"""All results that the page shows; no HTML here."""
+"""Results that the page shows; no HTML here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from rvrae_pyro.report.portfolio_tables import (
     scenario_table,
     standard_books,
 )
+from rvrae_pyro.report.tables import day
 from rvrae_pyro.risk import (
     portfolio,
     portfolio_draws,
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.predictive.filtered import Filtered
 
-__all__ = ["Facts", "gather"]
-
 _FALL: Final = -2.0  # the scenario: equal weights fall by so many standard deviations
 _HORIZON: Final = 12
 _GROUPS: Final = ("sector", "industry", "group")
@@ -55,7 +55,7 @@ _DEAD: Final = 0.005
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page says.
+    """Results that the page shows.
 
     Attributes
     ----------
@@ -78,9 +78,9 @@ class Facts:
     held : str
         Portfolio whose parts are shown: the first given one, else equal weights.
     parts : DataFrame
-        Weight and part of the 5 % expected shortfall of each asset in it.
+        Of ``parts_of`` for the portfolio that is held.
     factors : Dataset
-        Principal factors; see ``principal_factors``; ``name`` along ``factor``.
+        Of ``principal_factors``; ``name`` along ``factor``.
     profile : Dataset
         Of ``factor_profile``.
     attribution : DataFrame
@@ -94,18 +94,16 @@ class Facts:
         Of the portfolio that is held.
     before : datetime64 or None
         The row before the live one, if it was forecast too.
-    changed : DataFrame
-        Of the portfolio since then; see ``books.changes``.
-    moved : DataFrame
-        Of the assets since then.
+    changed, moved : DataFrame
+        Changes since then of the portfolio and of the assets; see ``portfolio_tables.changes``.
     groups : DataFrame or None
-        Of ``books.group_table``, named after the coordinate; None without labels.
+        Of ``group_table``, named after the coordinate; None without labels.
     scenarios : DataFrame
-        Of ``books.scenario_table``.
+        Of ``scenario_table``.
     paths : DataTree or None
         Forecast over the next periods; None where the model cannot make one.
     horizons : DataFrame
-        Of ``books.horizon_table``; empty without paths.
+        Of ``horizon_table``; empty without paths.
     """
 
     fit: Fit
@@ -137,7 +135,7 @@ class Facts:
 
     @property
     def ranked(self) -> bool:
-        """Whether the ranks of past means said something, by two standard errors."""
+        """Whether the rank correlation of past means exceeds two standard errors."""
         if self.judged is None:
             return False
         found = self.judged.rank_ic
@@ -149,8 +147,22 @@ class Facts:
         return [int(k) for k in np.flatnonzero(self.factors["share"].values >= _DEAD)]
 
     @property
+    def ahead(self) -> str:
+        """The month that is forecast: the next one only if it has not happened yet."""
+        return f"next {self.period}" if self.waiting else day(self.live, self.period)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Names of the assets of the ranking by id: their own, where there is one, and the id."""
+        ids = self.ranking[ASSET].astype(str)
+        names = self.ranking.get("name")
+        if names is None:
+            return dict(zip(ids, ids, strict=True))
+        return {key: f"{name} ({key})" for key, name in zip(ids, names, strict=True)}
+
+    @property
     def period(self) -> str:
-        """What one row of the panel is called."""
+        """Name of the span of one row: month, week or day."""
         return {"monthly": "month", "weekly": "week", "daily": "day"}[frequency_of(self.panel)]
 
 
@@ -163,31 +175,16 @@ def gather(
     given: Mapping[str, pd.Series[float]] | None = None,
     filtered: Filtered | None = None,
 ) -> Facts:
-    """Work out what the page says.
+    """Compute everything that the page shows.
 
     Parameters
     ----------
-    fit : Fit
-    panel : Dataset
-        Prepared as for the fit; its last listed row is the month that is forecast.
-    raw : Dataset
-        The panel before that, for names of assets.
-    num_samples, seed : int
+    fit, panel, raw, num_samples, seed
+        As for :func:`~rvrae_pyro.report.page.build_report`.
     given : mapping from name to Series by asset, optional
         Weights of further portfolios, 0 where an asset has no forecast.
     filtered : Filtered, optional
         ``fit.filter(panel, num_samples, seed)`` where that is known already.
-
-    Returns
-    -------
-    Facts
-
-    Raises
-    ------
-    PanelError
-        If no asset is listed.
-    ConfigError
-        If ``num_samples`` is below 1000, too few for a tail of 1 %.
     """
     known = listed(panel)
     rows = np.flatnonzero(known.any(ASSET).values)
@@ -221,35 +218,35 @@ def gather(
         earlier = filtered.forecast([before])
         both["before"] = filtered.predict([before]).isel({TIME: 0}).to_series().reindex(both.index)
     changed, moved = changes(tree, earlier, own, both)
-    names, paths_ahead = _names(raw), _paths(filtered, live)
-    alike = equal.isel({TIME: 0}, drop=True)
+    paths_ahead = _paths(filtered, live)
+    alone = equal.isel({TIME: 0}, drop=True)
     return Facts(
-        fit,
-        panel,
-        spans,
-        live,
-        bool(panel[RETURNS].sel({TIME: live}).isnull().all()),
-        _check(fit, filtered, spans, judged),
-        _ranking(tree, raw, equal, fall, means),
-        fall,
-        at_live,
-        held,
-        parts_of(books, held),
-        turned.assign_coords(name=profile["name"]),
-        profile,
-        parts,
-        _sensitivity(filtered, live),
-        judged,
-        num_samples,
-        seed,
-        own,
-        before,
-        changed,
-        moved,
-        _groups(tree, raw, own, means),
-        scenario_table(tree, alike, own, names),
-        paths_ahead,
-        pd.DataFrame() if paths_ahead is None else horizon_table(paths_ahead, own),
+        fit=fit,
+        panel=panel,
+        spans=spans,
+        live=live,
+        waiting=bool(panel[RETURNS].sel({TIME: live}).isnull().all()),
+        check=_check(fit, filtered, spans, judged),
+        ranking=_ranking(tree, raw, equal, fall, means),
+        fall=fall,
+        books=at_live,
+        held=held,
+        parts=parts_of(books, held),
+        factors=turned.assign_coords(name=profile["name"]),
+        profile=profile,
+        attribution=parts,
+        sensitivity=_sensitivity(filtered, live),
+        judged=judged,
+        num_samples=num_samples,
+        seed=seed,
+        weights=own,
+        before=before,
+        changed=changed,
+        moved=moved,
+        groups=_groups(tree, raw, own, means),
+        scenarios=scenario_table(tree, alone, own, _names(raw)),
+        paths=paths_ahead,
+        horizons=pd.DataFrame() if paths_ahead is None else horizon_table(paths_ahead, own),
     )
 
 

@@ -89,24 +89,11 @@ class Measure:
 def compare_with_ipca(
     filtered: Filtered, past: np.ndarray, tree: xr.DataTree
 ) -> tuple[list[Measure], list[Finding], str]:
-    """Fit IPCA with as many factors to the same past, and score both on the same cells.
+    """Fit IPCA with as many factors to the months ``past``; score both on the same observations.
 
-    Parameters
-    ----------
-    filtered : Filtered
-    past : datetime64 array
-        Months that IPCA is fitted on.
-    tree : DataTree
-        ``filtered.forecast(months)`` of the months to score.
-
-    Returns
-    -------
-    list of Measure
-        Empty where there is no comparison.
-    list of Finding
-        Which is better, and whether IPCA's skill can be believed.
-    str
-        Why, if so.
+    ``tree`` is ``filtered.forecast(months)`` of the months to score. Returns the measures (none
+    where there is no comparison, and why), and findings: which is better, and whether IPCA's skill
+    can be believed.
     """
     n_factors = min(filtered.n_factors, filtered.panel.sizes[CHARACTERISTIC] + 1)
     pair = _fit_rival(IPCA(n_factors, constant=True), filtered, past, tree)
@@ -127,10 +114,7 @@ def compare_with_ipca(
 def compare_with_ewma(
     filtered: Filtered, past: np.ndarray, tree: xr.DataTree
 ) -> tuple[list[Measure], list[Finding], str]:
-    """Fit EWMA to the same past, and score both models' risk on the same observations.
-
-    Parameters and returned values are those of :func:`compare_with_ipca`.
-    """
+    """Fit EWMA to the same past and score the risk of both; see :func:`compare_with_ipca`."""
     pair = _fit_rival(EWMA(), filtered, past, tree)
     if isinstance(pair, str):
         return [], [], pair
@@ -147,17 +131,7 @@ def compare_with_ewma(
 
 @dataclass(frozen=True)
 class _Pair:
-    """A rival fitted to the same past, and what both forecast.
-
-    Attributes
-    ----------
-    rival : FilteredBaseline
-        Of the panel that the model filtered.
-    returns : DataArray (time, asset)
-        Realised, of the observations that both forecast.
-    draws, other : DataArray (chain, draw, time, asset)
-        Of the model and of the rival.
-    """
+    """Rival of the same past, realised returns (time, asset), and draws of model and rival."""
 
     rival: FilteredBaseline
     returns: xr.DataArray
@@ -185,13 +159,7 @@ def _fit_rival(
 
 
 def check_rival(measures: Sequence[Measure]) -> Finding:
-    """Judge whether the linear standard forecasts better.
-
-    Parameters
-    ----------
-    measures : sequence of Measure
-        Those of forecasts count; total R2, which measures fit, does not.
-    """
+    """Judge whether IPCA forecasts better; total R2, which measures fit, does not count."""
     return _verdict(
         [each for each in measures if each.label != _TOTAL[0]],
         "Does it forecast at least as well as IPCA, the linear standard?",
@@ -201,12 +169,7 @@ def check_rival(measures: Sequence[Measure]) -> Finding:
 
 
 def check_risk(measures: Sequence[Measure]) -> Finding:
-    """Judge whether a moving covariance with Student-t returns forecasts risk better.
-
-    Parameters
-    ----------
-    measures : sequence of Measure
-    """
+    """Judge whether a moving covariance with Student-t returns forecasts risk better."""
     return _verdict(
         measures,
         "Does it forecast risk at least as well as EWMA, the simple standard?",
@@ -351,7 +314,7 @@ _COVER: Final = 0.9
 
 @dataclass(frozen=True)
 class Spans:
-    """Which months a fit has learned from, and which can judge it.
+    """Months that a fit has learned from, and those that can judge it.
 
     Attributes
     ----------
@@ -384,25 +347,20 @@ class Spans:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judged months say.
+    """Results over the held-out months.
 
     Attributes
     ----------
     backtest : DataTree
         Of ``rv.risk.backtest``.
     by_year : DataFrame
-        ``year``, ``months``, ``coverage`` of 90 % intervals, ``below`` (share of returns below
-        the 5 % quantile).
-    measures : list of Measure
-        Against IPCA; empty where it could not be fitted.
+        By year: ``months``, ``coverage`` of 90 % intervals, ``below`` (share of returns below the
+        5 % quantile).
+    measures, risk : list of Measure
+        Against IPCA and EWMA; empty where it could not be fitted, for the reason ``missing`` or
+        ``risk_missing``.
     findings : list of Finding
         The verdicts against EWMA and IPCA, and whether IPCA's skill is believable.
-    missing : str
-        Why there is no comparison with IPCA, if so.
-    risk : list of Measure
-        Against EWMA; empty where it could not be fitted.
-    risk_missing : str
-        Why there is no comparison with EWMA, if so.
     n_draws : int
     tree : DataTree
         The forecasts that were judged.
@@ -441,17 +399,11 @@ def judge(
     spans: Spans,
     given: Mapping[str, pd.Series[float]] | None = None,
 ) -> Judged | None:
-    """Score one-month-ahead forecasts of the judged months; None if there are fewer than two.
+    """Score one-month-ahead forecasts of the held-out months; None if there are fewer than two.
 
-    Parameters
-    ----------
-    fit : Fit
-    filtered : Filtered
-        Of a panel prepared as for the fit, from any month on. Filtered again with fewer draws
-        where months times assets are many.
-    spans : Spans
-    given : mapping from name to Series by asset, optional
-        Further portfolios, tested with today's weights.
+    ``filtered`` is of a panel prepared as for the fit, from any month on; it is filtered again with
+    fewer draws where months times assets are many. Portfolios ``given`` are tested with today's
+    weights.
     """
     months = spans.judged
     if len(months) < 2:
@@ -499,4 +451,4 @@ def _by_year(tested: xr.DataTree) -> pd.DataFrame:
         if known.size:
             inside = np.abs(known - 0.5) <= _COVER / 2
             rows.append((int(year), len(cells), inside.mean(), (known < 0.05).mean()))
-    return pd.DataFrame(rows, columns=["year", "months", "coverage", "below"])
+    return pd.DataFrame(rows, columns=["year", "months", "coverage", "below"]).set_index("year")

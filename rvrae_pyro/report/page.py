@@ -1,4 +1,4 @@
-"""The page: templates filled with what the facts say."""
+"""The page: templates filled with the results in :class:`~rvrae_pyro.report.facts.Facts`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.report import words
 from rvrae_pyro.report.charts import charts_of
 from rvrae_pyro.report.facts import Facts, gather
-from rvrae_pyro.report.view import view_of
+from rvrae_pyro.report.forecast_sections import forecast_sections
+from rvrae_pyro.report.tables import day
+from rvrae_pyro.report.validation_sections import validation_sections
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -81,8 +82,7 @@ def write_page(facts: Facts) -> str:
     style, script = (
         Markup((folder / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
-    ahead = words.ahead(facts)
-    ahead = ahead[0].upper() + ahead[1:]
+    ahead = facts.ahead[0].upper() + facts.ahead[1:]
     heads = {name: head.format(ahead=ahead, period=facts.period) for name, head in SECTIONS.items()}
     environment = Environment(
         loader=PackageLoader("rvrae_pyro.report"),
@@ -93,11 +93,12 @@ def write_page(facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template("page.html").render(
-        title=words.headline(facts),
+        title=f"Return and risk forecast, {day(facts.live, facts.period)}",
         heads=heads,
         style=style,
         script=script,
         version=__version__,
         charts=charts_of(facts),
-        **view_of(facts),
+        **forecast_sections(facts),
+        **validation_sections(facts),
     )

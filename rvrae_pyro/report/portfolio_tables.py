@@ -25,15 +25,8 @@ _SHOCK: Final = 2.0  # standard deviations of a scenario
 def fifths(mean: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Give equal weights to the fifth with the highest means, and to that with the lowest.
 
-    Parameters
-    ----------
-    mean : DataArray (time, asset)
-        NaN where there is no forecast. At least one asset is in each fifth; ties go by position.
-
-    Returns
-    -------
-    high, low : DataArray (time, asset)
-        Each sums to one, 0 in months without a forecast.
+    At least one asset is in each fifth; ties go by position. Each sums to one by month, 0 in months
+    without a forecast.
     """
     values = mean.transpose(TIME, ASSET).values
     count = np.isfinite(values).sum(axis=1, keepdims=True)
@@ -123,7 +116,7 @@ def changes(
     weights : DataArray (asset)
         The portfolio that is held.
     means : DataFrame
-        Mean forecasts by asset: ``now``, ``before``, without the noise of the draws.
+        Mean forecasts by asset, ``now`` and ``before``, without the noise of the draws.
 
     Returns
     -------
@@ -163,23 +156,11 @@ def changes(
 def group_table(
     tree: xr.DataTree, groups: pd.Series[str], weights: xr.DataArray, means: pd.Series[float]
 ) -> pd.DataFrame:
-    """Sum the forecast up by group of assets.
+    """Sum the forecast of one month up by group of assets.
 
-    Parameters
-    ----------
-    tree : DataTree
-        Forecast of one month.
-    groups : Series by asset
-    weights : DataArray (asset)
-        The portfolio that is held.
-    means : Series by asset
-        Mean forecasts without the noise of the draws.
-
-    Returns
-    -------
-    DataFrame
-        By group: ``assets``, ``weight`` in the portfolio, ``part`` of its 5 % expected shortfall,
-        ``mean``, ``sd`` and ``var`` (5 %) of the group with equal weights.
+    Returns by group: ``assets``, ``weight`` in the portfolio that is held, ``part`` of its 5 %
+    expected shortfall, and ``mean``, ``sd`` and ``var`` (5 %) of the group with equal weights.
+    ``means`` by asset are without the noise of the draws.
     """
     listed = means.dropna().index
     names = sorted(set(groups.loc[listed]))
@@ -209,20 +190,8 @@ def scenario_table(
 ) -> pd.DataFrame:
     """Forecast of the held portfolio given that another return is two standard deviations off.
 
-    Parameters
-    ----------
-    tree : DataTree
-        Forecast of one month.
-    equal, weights : DataArray (asset)
-        Equal weights, and the portfolio that is held.
-    labels : mapping
-        Names of assets.
-
-    Returns
-    -------
-    DataFrame
-        By scenario: ``given`` (the return that is presumed), ``mean``, ``sd`` and ``var`` (5 %) of
-        the portfolio.
+    Returns by scenario: ``given`` (the return that is presumed), ``mean``, ``sd`` and ``var`` (5 %)
+    of the portfolio. ``labels`` are names of assets.
     """
     largest = str(weights[ASSET].values[np.abs(weights.values).argmax()])
     alone = xr.zeros_like(weights)
@@ -247,17 +216,8 @@ def scenario_table(
 def horizon_table(paths: xr.DataTree, weights: xr.DataArray) -> pd.DataFrame:
     """Risk of the held portfolio, bought now, by the number of periods it is kept.
 
-    Parameters
-    ----------
-    paths : DataTree
-        Forecast over several periods from one origin.
-    weights : DataArray (asset)
-
-    Returns
-    -------
-    DataFrame
-        By period 1, 3, 6, 12, as far as the paths reach: ``mean``, ``sd``, ``var`` and ``es`` (5 %)
-        of the compounded excess return, and ``prob_loss``.
+    Returns by period 1, 3, 6, 12, as far as the paths reach: ``mean``, ``sd``, ``var`` and ``es``
+    (5 %) of the compounded excess return, and ``prob_loss``.
     """
     found = portfolio(paths, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
     steps = [int(step) for step in found[STEP].values if int(step) in _STEPS]

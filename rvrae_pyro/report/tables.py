@@ -1,4 +1,4 @@
-"""Numbers and tables of the page as data: the templates lay them out and escape them."""
+"""Numbers, dates and tables of the page as data: the templates lay them out and escape them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import SupportsFloat
 
 import numpy as np
+import pandas as pd
 
 
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
@@ -22,6 +23,23 @@ def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
 def percent(value: SupportsFloat, digits: int = 1, *, sign: bool = False) -> str:
     """Write a share or a return in %, without the sign %."""
     return number(100 * float(value), digits, sign=sign)
+
+
+def day(date: np.datetime64, period: str) -> str:
+    """Write a row's date: March 2017, or 2017-03-03 where rows are weeks or days."""
+    stamp = pd.Timestamp(date)
+    return f"{stamp:%B %Y}" if period == "month" else f"{stamp:%Y-%m-%d}"
+
+
+def span(dates: Sequence[np.datetime64] | np.ndarray, period: str) -> str:
+    """Write the first and last of some dates, and how many they are."""
+    ends = f"{day(dates[0], period)} to {day(dates[-1], period)}"
+    return f"{ends} ({len(dates)} {period}s)"
+
+
+def inside(name: str) -> str:
+    """Write a portfolio's name inside a sentence."""
+    return name[0].lower() + name[1:]
 
 
 @dataclass(frozen=True)
@@ -45,13 +63,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell whose text is not what it sorts by, or that holds a small picture.
+    """Cell whose text is not its sort key, or that holds a small picture.
 
     Attributes
     ----------
     text : str
     sort : float or str
-        Key of sorting; the text where empty.
+        Default: the text.
     bar : float or None
         Length of a bar in % of the cell's width, negative to the left of the middle.
     interval : Interval or None
@@ -93,3 +111,68 @@ class Table:
         if any(len(row) != len(self.columns) for row in cells):
             raise ValueError(f"a row of {self.name!r} has another number of cells than columns")
         object.__setattr__(self, "cells", cells)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Column of numbers, from the column ``key`` of a frame.
+
+    Attributes
+    ----------
+    head, key, meaning : str
+    digits : int or None
+        Of the number in %; None for a count.
+    sign : bool
+        Write the sign of positive numbers, too.
+    full : float or None
+        Draw bars in place of text; this number fills the cell.
+    """
+
+    head: str
+    key: str
+    digits: int | None = 2
+    meaning: str = ""
+    sign: bool = False
+    full: float | None = None
+
+    def cell(self, value: float) -> str | Cell:
+        """Write one number."""
+        if self.full is not None:
+            return Cell(bar=100 * value / self.full, sort=float(value))
+        if self.digits is None:
+            return str(int(value))
+        return percent(value, self.digits, sign=self.sign)
+
+
+def table_of(
+    frame: pd.DataFrame,
+    name: str,
+    caption: str,
+    head: str,
+    figures: Sequence[Figures],
+    names: dict[str, str] | None = None,
+) -> Table:
+    """Lay a frame out: a row for each of its rows, headed by the index.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    name, caption, head : str
+        Id and caption of the table, heading of the index.
+    figures : sequence of Figures
+        Columns.
+    names : dict, optional
+        Texts in place of labels of the index.
+    """
+    columns = [
+        Column(head, numeric=False),
+        *(Column(each.head, each.meaning, each.full is None) for each in figures),
+    ]
+    rows = [
+        [
+            (names or {}).get(str(label), str(label)),
+            *(each.cell(row[each.key]) for each in figures),
+        ]
+        for label, row in frame.iterrows()
+    ]
+    return Table(name, caption, columns, rows)

@@ -9,10 +9,10 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.report.facts import Facts, gather
+from rvrae_pyro.report.forecast_sections import forecast_sections
 from rvrae_pyro.report.held_out import Measure, check_risk, check_rival, spans_of
 from rvrae_pyro.report.portfolio_tables import fifths
-from rvrae_pyro.report.view import view_of
-from rvrae_pyro.report.words import trust
+from rvrae_pyro.report.validation_sections import trust
 
 
 def test_ranking_is_by_the_mean_without_noise(facts: Facts, fit: rv.Fit, panel: xr.Dataset) -> None:
@@ -301,23 +301,23 @@ def test_ranks_need_a_past_that_supports_them(facts: Facts) -> None:
     better = dataclasses.replace(facts, judged=judged)
     assert better.ranked
     assert not dataclasses.replace(facts, judged=None).ranked
-    heads = [column.head for column in view_of(better)["ranking"].columns]
+    heads = [column.head for column in forecast_sections(better)["ranking"].columns]
     assert "Rank" in heads
-    plain = [column.head for column in view_of(facts)["ranking"].columns]
+    plain = [column.head for column in forecast_sections(facts)["ranking"].columns]
     assert "Rank" not in plain
-    assert any("Highest mean" in line for line in view_of(better)["short"])
+    assert any("Highest mean" in line for line in forecast_sections(better)["short"])
 
 
 def test_dead_factors_are_one_sentence(facts: Facts) -> None:
     assert facts.alive == [0, 1]
-    assert view_of(facts)["dead"] == ""
+    assert forecast_sections(facts)["dead"] == ""
     shares = facts.factors["share"].copy(data=[0.999, 0.001])
     dead = dataclasses.replace(facts, factors=facts.factors.assign(share=shares))
     assert dead.alive == [0]
-    assert view_of(dead)["dead"] == (
+    assert forecast_sections(dead)["dead"] == (
         "Factor 2 carries less than half a percent of the common variation."
     )
-    assert len(view_of(dead)["profile"].rows) == 1
+    assert len(forecast_sections(dead)["profile"].rows) == 1
 
 
 def test_a_given_portfolio_is_backtested_with_the_weights_of_today(

@@ -12,8 +12,8 @@ import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.report.facts import Facts, gather
+from rvrae_pyro.report.forecast_sections import MOST_ROWS
 from rvrae_pyro.report.page import SECTIONS, build_report, write_page
-from rvrae_pyro.report.view import MOST_ROWS
 from tests.report.conftest import NASTY
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
