@@ -1,6 +1,5 @@
 """Assembly of panels: excess returns, and labels and attributes in canonical form."""
 
-import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from pandas.api import types as pdt
 
 from rvrae_pyro.data.calendar import Frequency, period_ends
 from rvrae_pyro.data.validation import first_three
-from rvrae_pyro.errors import PanelError, RvraeWarning
+from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -35,11 +34,7 @@ def _unicode(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def canonical(panel: xr.Dataset) -> xr.Dataset:
-    """Give every label its canonical dtype, so that equal panels have equal dtypes.
-
-    String coordinates become fixed-width unicode and dates ``datetime64[ns]``, from any
-    dtype of pandas or of a file format. Values are not copied.
-    """
+    """Give every label its canonical dtype, fixed-width text or dates in ns; values are kept."""
     changed: dict[Hashable, Any] = {}
     for name, coord in panel.coords.items():
         values = np.asarray(coord.values)
@@ -66,25 +61,10 @@ def build_panel(
 ) -> xr.Dataset:
     """Assemble arrays into a panel with canonical labels and attributes, unchecked.
 
-    Parameters
-    ----------
-    returns : array of shape (n_times, n_assets)
-        Simple excess returns over (t-1, t], decimal.
-    characteristics : array of shape (n_times, n_assets, n_characteristics)
-        Known at the end of t-1.
-    time, asset, characteristic : arrays of labels
-    weight : array of shape (n_times, n_assets), optional
-        Known at the end of t-1.
-    risk_free : array of shape (n_times,), optional
-        Decimal per period.
-    asset_coords : mapping of str to array of shape (n_assets,), optional
-        Further labels of the assets, such as an industry.
-    frequency, return_kind, transform, source : str
-        Attributes of the panel.
-
-    Returns
-    -------
-    Dataset
+    ``returns`` (n_times, n_assets) are excess and decimal; ``characteristics`` (n_times, n_assets,
+    n_characteristics) and ``weight`` (n_times, n_assets) are known at the end of t-1; ``risk_free``
+    (n_times,) is per period; ``asset_coords`` are further labels of the assets, such as an
+    industry.
     """
     variables: dict[str, Any] = {
         RETURNS: ((TIME, ASSET), returns, {"long_name": "simple excess return", "units": "1"}),
@@ -109,11 +89,10 @@ def build_panel(
 
 Floats = NDArray[np.floating[Any]]
 
-_UNSHOWN_KIND: Final = "simple, taken as excess"
 _PERCENT_MEDIAN: Final = 0.05
 _PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
 _HIGH_YEARLY: Final = 0.144
-"""1.2 % a month: the median month of 1980-82, the dearest years of US bills, is below."""
+"""1.2 % per month: the median month of 1980-82, the dearest years of US bills, is below."""
 
 
 def excess_returns(
@@ -123,7 +102,6 @@ def excess_returns(
     *,
     times: NDArray[np.datetime64],
     frequency: Frequency,
-    stacklevel: int = 3,
 ) -> tuple[Floats, Floats | None, str]:
     """Subtract the risk-free rate where it is still in the returns.
 
@@ -137,8 +115,6 @@ def excess_returns(
         Whether ``raw`` is in excess of the rate already.
     times : datetime64 array of shape (n_times,)
     frequency : {"monthly", "weekly", "daily"}
-    stacklevel : int
-        Whose line the warning shows.
 
     Returns
     -------
@@ -147,26 +123,14 @@ def excess_returns(
         Aligned with ``times``; NaN only in rows without a return.
     kind : str
         For the panel's attribute ``return_kind``.
-
-    Raises
-    ------
-    PanelError
-        If a row with a return lacks its rate, dates of the rate repeat, or it is in percent.
-
-    Warns
-    -----
-    RvraeWarning
-        If nothing states that the returns are excess, or the rate is as high as an annual one.
     """
     if rate is None:
         if not excess:
-            warnings.warn(
+            warn_user(
                 "the returns are taken as excess returns: nothing was subtracted. Pass "
-                "risk_free=... to subtract a rate, or excess=True if they are excess already.",
-                RvraeWarning,
-                stacklevel=stacklevel,
+                "risk_free=... to subtract a rate, or excess=True if they are excess already."
             )
-        return raw, None, "simple excess" if excess else _UNSHOWN_KIND
+        return raw, None, "simple excess" if excess else "simple, taken as excess"
     aligned = rate if isinstance(rate, np.ndarray) else _align_rate(rate, times, frequency)
     bare = ~np.isfinite(aligned) & np.isfinite(raw).any(axis=1)
     if bare.any():
@@ -175,11 +139,11 @@ def excess_returns(
             f"`risk_free` has no rate for {first_three(days)}, where returns are observed. "
             "Complete the series or cut the returns to its span."
         )
-    _check_size(aligned[np.isfinite(aligned)], frequency, stacklevel + 1)
+    _check_size(aligned[np.isfinite(aligned)], frequency)
     return (raw if excess else raw - aligned[:, None]), aligned, "simple excess"
 
 
-def _check_size(known: Floats, frequency: Frequency, stacklevel: int) -> None:
+def _check_size(known: Floats, frequency: Frequency) -> None:
     """Reject a rate that must be in percent; warn of one that few markets have ever paid."""
     if not known.size:
         return
@@ -190,12 +154,10 @@ def _check_size(known: Floats, frequency: Frequency, stacklevel: int) -> None:
             f"expected (0.002 for 0.2 %). Divide by 100, or an annual rate by {periods}."
         )
     if median > _HIGH_YEARLY / periods:
-        warnings.warn(
+        warn_user(
             f"`risk_free` looks like an annual rate: its median is {median:.3g} per period, or "
             f"{median * periods:.0%} per year, and a rate per period is expected in a {frequency} "
-            f"panel. If it is annual, divide it by {periods}.",
-            RvraeWarning,
-            stacklevel=stacklevel,
+            f"panel. If it is annual, divide it by {periods}."
         )
 
 

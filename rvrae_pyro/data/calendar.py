@@ -78,25 +78,9 @@ def read_days(
 ) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     """Read dates of any kind: first and last day of the time that each value names.
 
-    Parameters
-    ----------
-    values : Index, array or sequence
-        See :func:`period_ends`.
-    dayfirst, date_format
-        See :func:`period_ends`.
-
-    Returns
-    -------
-    first, last : DatetimeIndex
-        ``datetime64[ns]``, at midnight; the same day for a date, the whole month for 201001,
-        "2010-01" or a monthly Period, the whole year for "2010". Missing values are NaT.
-
-    Raises
-    ------
-    ValueError
-        If a value cannot be read as a date, or only by guessing.
-    TypeError
-        If a value is of a type that names no date.
+    Values are those of :func:`period_ends`. The days, at midnight, are equal for a date; they span
+    the month for 201001, "2010-01" or a monthly Period, the year for "2010". Missing values are
+    NaT. Raises ValueError or TypeError where a value is no date, or can only be guessed.
     """
     reading = (dayfirst, date_format)
     if isinstance(values, pd.PeriodIndex):
@@ -189,10 +173,7 @@ def _nanoseconds(days: NDArray[Any]) -> pd.DatetimeIndex:
 
 
 def _from_number(number: Any) -> Span:
-    """Read 200412 as December 2004 and 20041231 as its last day.
-
-    Pandas would take both for nanoseconds of 1970.
-    """
+    """Read 200412 as December 2004 and 20041231 as its last day, not as nanoseconds."""
     if number != number // 1:
         raise ValueError(f"{number} is no whole number; numbers are read as YYYYMM or YYYYMMDD")
     whole = int(number)
@@ -204,10 +185,7 @@ def _from_number(number: Any) -> Span:
 
 
 def _from_text(text: str, dayfirst: bool | None, date_format: str | None) -> Span:
-    """Read text whose year comes first, or in the order that is given.
-
-    03/04/2010 is April to some and March to others, so it is not guessed.
-    """
+    """Read text whose year comes first, or in the order that is given: 03/04/2010 is ambiguous."""
     text = text.strip()
     if text.lower() in _MISSING:
         return _NAT, _NAT
@@ -303,18 +281,11 @@ def period_ends(
     date_format : str, optional
         ``strptime`` format of text or numbers.
 
-    Returns
-    -------
-    DatetimeIndex
-        ``datetime64[ns]``, at midnight, in the order of ``values``.
-
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If a value cannot be read as a date, or names a time longer than a period, as "2010" or
         a quarter does in a monthly panel.
-    TypeError
-        If a value is of a type that names no date.
     """
     first, last = read_days(values, dayfirst=dayfirst, date_format=date_format)
     coarse = _coarse(first, last, frequency)
@@ -346,21 +317,9 @@ def _coarse(
 def date_spans(values: Any, frequency: Frequency) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     """First and last day that rows may have to belong to the time that each value names.
 
-    Parameters
-    ----------
-    values : Index, array, sequence or one value
-        As in :func:`period_ends`, and coarser: "2010", "2010Q1", a yearly Period or datetime64.
-    frequency : {"monthly", "weekly", "daily"}
-
-    Returns
-    -------
-    first, last : DatetimeIndex
-        The whole time where a value is coarser than a period; otherwise its period's end, twice.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value cannot be read as a date.
+    Values, one or several, are those of :func:`period_ends`, and coarser: "2010", "2010Q1", a
+    yearly Period. The whole time where a value is coarser than a period; otherwise its period's
+    end, twice.
     """
     if np.ndim(values) == 0 and not isinstance(values, pd.Index):
         values = [values[()] if isinstance(values, np.ndarray) else values]
@@ -394,19 +353,9 @@ def next_row(last: np.datetime64, frequency: Frequency) -> np.datetime64:
 
 
 def skipped_rows(times: NDArray[np.datetime64], frequency: Frequency) -> list[str]:
-    """List the rows a calendar misses between its first and last date.
+    """List the rows that a calendar, sorted and unique, lacks: months as YYYY-MM, weeks as days.
 
     Daily calendars have holidays, so no day is required of them.
-
-    Parameters
-    ----------
-    times : datetime64 array of shape (n_times,)
-        Sorted and unique.
-
-    Returns
-    -------
-    list of str
-        Months as ``YYYY-MM``, weeks as the day that is missing.
     """
     if frequency == "daily" or len(times) < 2:
         return []

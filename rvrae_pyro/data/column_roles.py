@@ -81,19 +81,8 @@ class Columns:
 def index_to_columns(frame: pd.DataFrame, time: str, asset: str) -> pd.DataFrame:
     """Make columns of a (date, id) or (id, date) index; any other index stays.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Not changed.
-    time, asset : str
-        Names of the columns of dates and ids. Levels of other names, or of none, take these
-        where one of them holds dates.
-
-    Raises
-    ------
-    PanelError
-        If `frame` is no DataFrame, its columns have several levels, or nothing shows which level
-        of a two-level index holds the dates.
+    Levels of other names than ``time`` and ``asset``, or of none, take these where one of them
+    holds dates; raises ``PanelError`` where nothing shows which.
     """
     if not isinstance(frame, pd.DataFrame):
         raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
@@ -145,33 +134,12 @@ def find_columns(
     has_rate: bool,
     excess: bool,
 ) -> tuple[pd.DataFrame, Columns]:
-    """Give every column its part, or list all that is wrong with them.
+    """Give every column its part, or raise a ``PanelError`` that lists all that is wrong with them.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Dates and ids in columns.
-    time, asset, returns, characteristics, weight, risk_free
-        As in ``from_frame``; ``risk_free`` the name of a column.
-    has_rate : bool
-        Whether a risk-free rate is given, as a column or a Series.
-    excess : bool
-
-    Returns
-    -------
-    frame : DataFrame
-        The table, with numbers where a column of objects holds nothing else.
-    columns : Columns
-
-    Raises
-    ------
-    PanelError
-        Listing every problem of the columns.
-
-    Warns
-    -----
-    RvraeWarning
-        Of columns that are left out, and of ids, codes or rates about to become characteristics.
+    Arguments are those of ``from_frame``; ``risk_free`` is the name of a column, and ``has_rate``
+    tells whether there is a rate, as a column or a Series. Returns the table, with numbers where a
+    column of objects holds nothing else. Warns of columns that are left out, and of ids, codes or
+    rates about to become characteristics.
     """
     chosen = None if characteristics is None else list(characteristics)
     if weight is None and WEIGHT in frame.columns and WEIGHT not in (chosen or ()):

@@ -144,16 +144,22 @@ def _french() -> xr.Dataset:
     return panel
 
 
-def _read_table() -> pd.DataFrame:
-    # the folder is found without importing linearmodels, which takes seconds
-    spec = importlib.util.find_spec("linearmodels")
+def _shipped(package: str, *parts: str, missing: str) -> Path:
+    """Path of a data file of another package, found without importing it, which takes seconds."""
+    spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    path = Path(folders[0] if folders else ".", "datasets", "french", "french.csv.bz2")
+    path = Path(folders[0] if folders else ".", "datasets", *parts)
     if not folders or not path.is_file():
-        raise PanelError(
-            "load_french reads the portfolios that the package `linearmodels` ships, and found "
-            f"none at {path}. Reinstall it: pip install linearmodels."
-        )
+        raise PanelError(missing)
+    return path
+
+
+def _read_table() -> pd.DataFrame:
+    missing = (
+        "load_french reads the portfolios that the package `linearmodels` ships, and found none. "
+        "Reinstall it: pip install linearmodels."
+    )
+    path = _shipped("linearmodels", "french", "french.csv.bz2", missing=missing)
     return pd.read_csv(path, parse_dates=["dates"], index_col="dates").astype(np.float64)
 
 
@@ -168,8 +174,7 @@ def _describe(name: str) -> tuple[str, str]:
 def _windows(values: Floats, length: int) -> Floats:
     """View the ``length`` months before each row, the live one included.
 
-    Returns shape (n_times + 1, n_assets, length): row t ends with month t-1; months
-    before the data are NaN.
+    Shape (n_times + 1, n_assets, length): row t ends with month t-1; NaN before the data.
     """
     padded = np.vstack([np.full((length, values.shape[1]), np.nan), values])
     return sliding_window_view(padded, length, axis=0)
@@ -216,16 +221,9 @@ def _mean(windows: Floats) -> Floats:
 def _factor_betas(returns: Floats, factors: Floats) -> tuple[Floats, Floats]:
     """Regress each asset's window on a constant and the factors' window.
 
-    Parameters
-    ----------
-    returns : array of shape (n_times, n_assets, n_months)
-    factors : array of shape (n_times, n_factors, n_months)
-        Missing in the same leading months.
-
-    Returns
-    -------
-    betas : array of shape (n_times, n_assets, n_factors)
-    residual_sd : array of shape (n_times, n_assets)
+    Returns (n_times, n_assets, n_months) and factors (n_times, n_factors, n_months), missing in the
+    same leading months, give betas (n_times, n_assets, n_factors) and residual sd (n_times,
+    n_assets).
     """
     seen = ~np.isnan(factors[:, :1])
     design = np.concatenate([seen.astype(np.float64), np.where(seen, factors, 0.0)], axis=1)
@@ -240,9 +238,6 @@ def _factor_betas(returns: Floats, factors: Floats) -> tuple[Floats, Floats]:
     freedom = np.where(enough, months - design.shape[1], 1)
     spread = np.sqrt((residual**2).sum(axis=-1) / freedom[:, None])
     return slopes[:, 1:].transpose(0, 2, 1), spread
-
-
-_FILE = "sp500_dataset.csv.gz"
 
 
 def load_sp500() -> xr.Dataset:
@@ -280,15 +275,11 @@ def load_sp500() -> xr.Dataset:
 
 @lru_cache(maxsize=1)
 def _sp500() -> xr.Dataset:
-    # the folder is found without importing skfolio, which takes seconds
-    spec = importlib.util.find_spec("skfolio")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    path = Path(folders[0] if folders else ".", "datasets", "data", _FILE)
-    if not folders or not path.is_file():
-        raise PanelError(
-            "load_sp500 reads the prices that the package `skfolio` ships, and found none. Install "
-            "it: pip install 'rvrae-pyro[stocks]'."
-        )
+    missing = (
+        "load_sp500 reads the prices that the package `skfolio` ships, and found none. Install it: "
+        "pip install 'rvrae-pyro[stocks]'."
+    )
+    path = _shipped("skfolio", "data", "sp500_dataset.csv.gz", missing=missing)
     close = pd.read_csv(path, parse_dates=["Date"], index_col="Date").astype("float64")
     # the rate is not known: an attribute states it, instead of a warning at every call
     panel = characteristics_from_prices(close, excess=True)

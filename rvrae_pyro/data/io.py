@@ -294,25 +294,11 @@ _INFINITE: Final = {np.inf: "inf", -np.inf: "-inf"}
 
 
 def to_table(panel: xr.Dataset) -> tuple[pa.Table, str]:
-    """Turn a checked panel into a table and its header.
+    """Turn a checked panel into a table and its header, JSON on one line.
 
-    Parameters
-    ----------
-    panel : Dataset
-
-    Returns
-    -------
-    table : pyarrow.Table
-        Columns ``date``, ``asset``, ``ret``, the characteristics by name, then any other
-        variable by (time, asset); a third dimension is written ``variable[label]``.
-        Missing values are null.
-    header : str
-        JSON on one line.
-
-    Raises
-    ------
-    PanelError
-        If two columns would have one name.
+    Columns ``date``, ``asset``, ``ret``, the characteristics by name, then any other variable by
+    (time, asset); a third dimension is written ``variable[label]``. Missing values are null. Raises
+    ``PanelError`` if two columns would have one name.
     """
     cells = [n for n, v in panel.data_vars.items() if v.dims[:2] == (TIME, ASSET) and v.ndim <= 3]
     first = [n for n in (RETURNS, CHARACTERISTICS) if n in cells]
@@ -406,24 +392,9 @@ def _decode(entry: Mapping[str, Any]) -> xr.Variable:
 
 
 def from_table(table: pa.Table, header: str) -> xr.Dataset:
-    """Turn a table and its header back into the panel, exactly.
+    """Turn a table and its header back into the panel, exactly; rows may have been reordered.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        Its rows may have been reordered.
-    header : str
-        As ``to_table`` wrote it.
-
-    Returns
-    -------
-    Dataset
-        Unchecked.
-
-    Raises
-    ------
-    PanelError
-        If the header is damaged or of another version, or does not fit the table.
+    Raises ``PanelError`` if the header is damaged or of another version, or does not fit the table.
     """
     try:
         content = json.loads(header)
@@ -502,18 +473,10 @@ _OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 def check_replaceable(
     path: Path, kind: Literal["panel", "tree"], argument: str, error: type[RvraeError]
 ) -> None:
-    """Raise unless a zarr folder would replace an earlier one of its kind only.
+    """Raise ``error`` unless a zarr folder would replace an earlier one of its kind only.
 
-    Parameters
-    ----------
-    path : Path
-        May not exist, or be an empty folder; only folders are inspected.
-    kind : {"panel", "tree"}
-        A panel has arrays of returns and characteristics, a tree of draws groups only.
-    argument : str
-        Name of the path in messages.
-    error : type
-        Class of the error.
+    A panel has arrays of returns and characteristics, a tree of draws groups only. The path may not
+    exist, or be an empty folder; ``argument`` is its name in messages.
     """
     if not path.is_dir() or not any(path.iterdir()):
         return

@@ -135,15 +135,10 @@ _OLD: Final = "change with the return of two rows before, a row later than they 
 class _Sample:
     """Some rows of a panel, and the returns that their characteristics must not know.
 
-    Attributes
-    ----------
-    values : array of shape (n_rows, n_assets, n_characteristics)
-    before : array of shape (n_rows, n_assets, n_characteristics)
-        Of the rows before.
-    own, later, two_before : arrays of shape (n_rows, n_assets)
-        Returns of the rows, of those after them, and of two rows before.
-    quarter, year : arrays of shape (n_rows, n_assets)
-        Returns compounded over 3 and 12 rows, in rows that far apart; NaN in the others.
+    ``values`` and ``before`` (n_rows, n_assets, n_characteristics) are of the rows and of those
+    before; ``own``, ``later`` and ``two_before`` (n_rows, n_assets) returns of the rows, of those
+    after them, and of two rows before; ``quarter`` and ``year`` returns compounded over 3 and 12
+    rows, in rows that far apart, NaN in the others.
     """
 
     values: Floats

@@ -35,21 +35,12 @@ _GENERAL: Final = {
 
 
 def describe_panel(panel: xr.Dataset, *, context: bool) -> dict[str, str]:
-    """Describe a panel by what later panels must share with it.
+    """Describe a panel by what later panels must share with it, as attributes of a fit.
 
-    Parameters
-    ----------
-    panel : Dataset
-    context : bool
-        Whether to include the context: True for models that read it.
-
-    Returns
-    -------
-    dict
-        Attributes of a fit, each JSON text. ``characteristics``: names in the order of the
-        model's inputs. ``panel``: the attributes ``transform``, ``frequency``, ``lag``,
-        ``return_kind`` and ``source`` that the panel has, ``features`` of the context, and where
-        it was made by ``market_context``, ``context_source`` and ``context_from``.
+    Each is JSON text. ``characteristics``: names in the order of the model's inputs. ``panel``: the
+    attributes ``transform``, ``frequency``, ``lag``, ``return_kind`` and ``source`` that the panel
+    has; with ``context`` (for models that read it) its ``features``, and where it was made by
+    ``market_context``, ``context_source`` and ``context_from``.
     """
     rest = {name: panel.attrs[name] for name in _COMPARED if name in panel.attrs}
     rest |= {"source": panel.attrs["source"]} if panel.attrs.get("source") else {}
@@ -76,8 +67,7 @@ def match_panel(
     Parameters
     ----------
     panel : Dataset
-        Any months and assets. Attributes that it or the fit lacks are not compared: panels without
-        attributes are accepted.
+        Any months and assets. Attributes that it or the fit lacks are not compared.
     fitted : mapping
         Attributes of the fit, with those of :func:`describe_panel`.
     argument : str
@@ -91,9 +81,7 @@ def match_panel(
     Raises
     ------
     PanelError
-        If the panel is no Dataset, ``transform``, ``frequency`` or ``lag`` differ, characteristics
-        are missing or unknown, or the context that the model reads differs. Every difference is
-        listed.
+        Listing every difference.
 
     Warns
     -----
@@ -185,7 +173,7 @@ def _warn(panel: xr.Dataset, stated: Mapping[str, Any], argument: str) -> None:
 
 
 def in_order(panel: xr.Dataset, dim: str, names: Sequence[str] | None) -> xr.Dataset:
-    """Select labels of a dimension in order; the panel itself, not a copy, if it has that order."""
+    """Select labels in order; the panel itself, not a copy, if it has that order."""
     if names is None or dim not in panel.coords or _labels(panel, dim) == list(names):
         return panel
     return panel.sel({dim: list(names)})

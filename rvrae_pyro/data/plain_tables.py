@@ -121,18 +121,9 @@ def is_text(column: "pd.Series[Any]") -> bool:
 
 
 def numbers_of(column: "pd.Series[Any]", none: frozenset[str] = MISSING) -> "pd.Series[Any] | None":
-    """Read text as numbers, or return None if any of it is neither a number nor missing.
+    """Read text as numbers, NaN where the text is one of ``none``, the marks of a missing number.
 
-    Parameters
-    ----------
-    column : Series
-    none : frozenset of str
-        Marks of a missing number.
-
-    Returns
-    -------
-    Series of float or None
-        NaN where a number is missing. None also where there is no number at all.
+    None where any of it is neither a number nor missing, or there is no number at all.
     """
     if is_numeric(column):
         return column
@@ -145,11 +136,7 @@ def numbers_of(column: "pd.Series[Any]", none: frozenset[str] = MISSING) -> "pd.
 def returns_of(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Read returns, in which CRSP's letters for a return that does not exist are missing.
 
-    Returns
-    -------
-    Series
-        Floats; the column as it is where any of its text is neither a number, nor a mark of a
-        missing one, nor such a letter.
+    The column as it is where other text is among them.
     """
     found = numbers_of(column, MISSING | _CRSP)
     return column if found is None else found
@@ -195,26 +182,13 @@ _TAIL: Final = 1 << 16  # bytes at the end of a file that are searched for its l
 
 
 def read_plain(path: Path, *, asset: str, time: str, returns: str | None) -> pd.DataFrame:
-    """Read a whole table.
+    """Read a whole table, ``.parquet``, or else csv text, compressed or not.
 
-    Parameters
-    ----------
-    path : path
-        ``.parquet``, or else csv text, compressed or not.
-    asset, time, returns : str
-        Columns of ids, dates and returns, where the file has them.
-
-    Returns
-    -------
-    DataFrame
-        Ids and labels as text, as they are written: "NA" is a ticker or a country. A column of
-        which all text is numbers or marks of missing ones is read as numbers; returns may have
-        CRSP's letters for a missing one besides. Any other text stays.
-
-    Raises
-    ------
-    PanelError
-        If the file is missing or damaged, or columns share a name.
+    Ids and labels stay as they are written: "NA" is a ticker or a country. A column of which all
+    text is numbers or marks of missing ones is read as numbers; returns may have CRSP's letters for
+    a missing one in addition. Any other text stays. ``asset``, ``time`` and ``returns`` are the
+    columns of ids, dates and returns, where the file has them. Raises ``PanelError`` if the file is
+    missing or damaged, or columns share a name.
     """
     names = None if _is_parquet(path) else column_names(path)
     pieces = read_in_pieces(path, names, asset=asset, time=time, returns=returns, rows=None)
@@ -232,8 +206,8 @@ def read_in_pieces(
 ) -> Iterator[pd.DataFrame]:
     """Read a table in pieces of ``rows`` rows, as :func:`read_plain` does; None: as one piece.
 
-    A parquet file comes as one piece. Columns of numbers may be text in a piece where all of them
-    are missing: :func:`read_rest` joins the pieces.
+    A parquet file comes as one piece. :func:`read_rest` joins the pieces, in which columns of
+    numbers may be text where all of them are missing.
     """
     with _damage_explained(path):
         columns = None if usecols is None else list(usecols)
@@ -292,11 +266,8 @@ def _read_text(
 def column_names(path: Path) -> list[str]:
     """Read the names of a file's columns; those without a name are 'Unnamed: 0' and so on.
 
-    Raises
-    ------
-    PanelError
-        If the file is missing or damaged, columns share a name, or the header cannot be that of a
-        long table separated by commas.
+    Raises ``PanelError`` if the file is missing or damaged, columns share a name, or the header
+    cannot be that of a long table separated by commas.
     """
     with _damage_explained(path):
         if _is_parquet(path):

@@ -63,13 +63,7 @@ class ColumnMap:
     label: str | None = None
 
     def chosen(self, columns: list[str], path: Path) -> list[str]:
-        """Find the characteristics among a file's columns.
-
-        Raises
-        ------
-        PanelError
-            If a column that the map names is not in the file.
-        """
+        """Find the characteristics among a file's columns; raise if one that is named is absent."""
         roles = [self.time, self.asset, self.returns, self.weight, self.risk_free, self.label]
         named = [name for name in roles if name is not None]
         wanted = [*named, *(self.characteristics or ())]
@@ -218,17 +212,8 @@ def read_rows(
 ) -> Iterator[pd.DataFrame]:
     """Read rows of a file in pieces, dated by month ends, with numbers in single precision.
 
-    Parameters
-    ----------
-    path : path
-    usecols : list of str
-    columns : ColumnMap
-    bounds : pair of Period
-        First and last month.
-    reading : mapping
-        Arguments ``dayfirst`` and ``date_format`` of the dates.
-    where : callable, optional
-        Marks the rows of a piece to keep.
+    ``bounds`` are the first and last month, ``reading`` the arguments ``dayfirst`` and
+    ``date_format`` of the dates; ``where`` marks the rows of a piece to keep.
     """
     roles = {"asset": columns.asset, "time": columns.time, "returns": columns.returns}
     exact = {columns.time, columns.asset, columns.returns, columns.label}

@@ -12,16 +12,9 @@ _STEPS: Final = 4.0
 def rounding(*values: Any) -> float:
     """Relative rounding error of numbers that passed through the coarsest of some dtypes.
 
-    Parameters
-    ----------
-    *values : arrays, numbers or dtypes
-        Integers are exact.
-
-    Returns
-    -------
-    float
-        1e-12 for double precision, about 5e-7 for single precision. A double that was computed
-        from single-precision numbers still has their error, so cast after asking.
+    Takes arrays, numbers and dtypes; integers are exact. 1e-12 for double precision, about 5e-7 for
+    single precision. A double that was computed from single-precision numbers still has their
+    error, so cast after asking.
     """
     coarsest = 0.0
     for each in values:
@@ -37,17 +30,8 @@ def constant(
 ) -> NDArray[np.bool_]:
     """Test whether numbers differ along an axis by no more than the rounding of the largest.
 
-    Parameters
-    ----------
-    values : array
-        NaN is left out. Without two numbers the answer is True.
-    axis : int
-    relative : float, optional
-        Relative rounding error. Default: that of the dtype, :func:`rounding`.
-
-    Returns
-    -------
-    array of bool, without ``axis``
+    NaN is left out; without two numbers the answer is True. ``relative`` is the rounding error.
+    Default: that of the dtype, :func:`rounding`.
     """
     tolerance = rounding(values) if relative is None else relative
     numbers = np.asarray(values, dtype=np.float64)
@@ -61,16 +45,8 @@ def constant(
 def scaled(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Divide columns by their spread, rounded to a power of two so that no digit is lost.
 
-    Parameters
-    ----------
-    values : array of shape (n_rows, n_columns)
-        Without NaN.
-
-    Returns
-    -------
-    scaled : array of shape (n_rows, n_columns)
-        Columns with a standard deviation between 0.7 and 1.5; a column of zeros stays.
-    scale : array of shape (n_columns,)
+    Returns columns (n_rows, n_columns) with a standard deviation between 0.7 and 1.5, without NaN
+    as they came, and the scale (n_columns,); a column of zeros stays.
     """
     numbers = np.asarray(values, dtype=np.float64)
     largest = np.abs(numbers).max(axis=0, initial=0.0)
@@ -85,12 +61,8 @@ def scaled(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
 def independent(values: NDArray[Any], relative: float | None = None) -> bool:
     """Test whether no column is constant, or a combination of others and a constant.
 
-    Parameters
-    ----------
-    values : array of shape (n_rows, n_columns)
-        Without NaN, in any units.
-    relative : float, optional
-        Relative rounding error of the numbers. Default: that of the dtype, :func:`rounding`.
+    ``values`` (n_rows, n_columns) are in any units, without NaN; ``relative`` as in
+    :func:`constant`.
     """
     tolerance = rounding(values) if relative is None else relative
     if not values.shape[0] or bool(constant(values, axis=0, relative=tolerance).any()):

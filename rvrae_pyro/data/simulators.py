@@ -12,16 +12,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.calendar import last_days
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import (
     ASSET,
-    CHARACTERISTIC,
-    CHARACTERISTICS,
     CONTEXT,
     FACTOR,
     FEATURE,
-    RETURNS,
     TIME,
 )
 
@@ -459,14 +457,7 @@ def month_ends(n_times: int, start: str = "2000-01") -> NDArray[np.datetime64]:
 def cross_sectional_ranks(values: Array) -> Array:
     """Rank each month's finite values to (-1, 1): 2 rank / (N_t + 1) - 1, NaN kept.
 
-    Parameters
-    ----------
-    values : array of shape (n_times, n_assets, n_characteristics)
-        Continuous, so that ties have probability zero and need no rule.
-
-    Notes
-    -----
-    Uses one month at a time. Cost O(T N P log N).
+    Values (n_times, n_assets, n_characteristics) are continuous, so that ties need no rule.
     """
     ranks = values.argsort(axis=1).argsort(axis=1) + 1.0  # NaN sorts last
     count = np.isfinite(values).sum(axis=1, keepdims=True)
@@ -491,29 +482,19 @@ def make_panel(
 ) -> xr.Dataset:
     """Assemble the panel with the true values, and its parameters as JSON."""
     n_times, n_assets, n_characteristics = characteristics.shape
-    panel = xr.Dataset(
-        {
-            RETURNS: ((TIME, ASSET), returns),
-            CHARACTERISTICS: ((TIME, ASSET, CHARACTERISTIC), characteristics),
-            **truth,
-        },
-        coords={
-            TIME: month_ends(n_times, start),
-            ASSET: _labels("A", n_assets),
-            CHARACTERISTIC: _labels("c", n_characteristics),
-            FACTOR: 1 + np.arange(next(v.shape[-1] for d, v in truth.values() if d[-1] == FACTOR)),
-        },
-        attrs={
-            "frequency": "monthly",
-            "return_kind": "simple excess",
-            "lag_convention": "row t holds characteristics known at the end of t-1",
-            "transform": transform,
-            "source": source,
-            "parameters": json.dumps(dict(parameters), sort_keys=True),
-        },
+    panel = build_panel(
+        returns,
+        characteristics,
+        time=month_ends(n_times, start),
+        asset=_labels("A", n_assets),
+        characteristic=_labels("c", n_characteristics),
+        transform=transform,
+        source=source,
     )
+    n_factors = next(v.shape[-1] for dims, v in truth.values() if dims[-1] == FACTOR)
+    panel = panel.assign(truth).assign_coords({FACTOR: 1 + np.arange(n_factors)})
     if context is not None:
         panel[CONTEXT] = ((TIME, FEATURE), np.stack(list(context.values()), axis=-1))
         panel = panel.assign_coords({FEATURE: list(context)})
-    panel[RETURNS].attrs["units"] = "1"
+    panel.attrs["parameters"] = json.dumps(dict(parameters), sort_keys=True)
     return panel

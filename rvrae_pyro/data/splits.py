@@ -260,25 +260,10 @@ def _window(
 def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:
     """Put validation months behind training months, over the assets of both.
 
-    Parameters
-    ----------
-    train : Dataset
-    valid : Dataset or None
-        The months that follow; None or no months for none.
-
-    Returns
-    -------
-    panel : Dataset
-        The variables by month that both have; an asset that one of them lacks is missing
-        there. ``train`` itself without ``valid``.
-    n_train : int
-        Number of training months.
-
-    Raises
-    ------
-    PanelError
-        If either is no Dataset, validation does not follow training, or the two differ in
-        characteristics, ``transform``, ``frequency`` or ``lag``.
+    Returns the variables by month that both have (an asset that one of them lacks is missing there;
+    ``train`` itself without ``valid``, None or no months), and the number of training months. Raises ``PanelError`` if
+    either is no Dataset, validation does not follow training, or the two differ in characteristics,
+    ``transform``, ``frequency`` or ``lag``.
     """
     for name, panel in (("train", train), ("valid", valid)):
         if (panel is not None or name == "train") and not isinstance(panel, xr.Dataset):

@@ -19,25 +19,11 @@ Data = TypeVar("Data", xr.DataArray, xr.Dataset)
 
 
 def in_time_order(data: Data, name: str) -> Data:
-    """Put the months of an array or a Dataset in order.
+    """Sort months, labelled by dates of any kind, or by numbers that only count.
 
-    Parameters
-    ----------
-    data : DataArray or Dataset
-        Labelled along ``time`` by dates of any kind, or by numbers that only count. Without
-        the dim, or without labels, it is returned as it is.
-    name : str
-        Name of the argument, for messages.
-
-    Returns
-    -------
-    DataArray or Dataset
-        Sorted by ``time``, labels as ``datetime64``; the same object where nothing changes.
-
-    Raises
-    ------
-    ShapeError
-        If a label is no date or missing, or months repeat.
+    Labels become ``datetime64``; the same object where nothing changes, or without such labels.
+    Raises ``ShapeError`` where a label is no date or missing, or months repeat; ``name`` is that of
+    the argument.
     """
     if TIME not in data.dims or TIME not in data.indexes:
         return data
@@ -60,11 +46,6 @@ def time_labels(index: pd.Index, name: str) -> pd.Index:
     """Read labels along ``time`` as days: the last one of a Period or of 201001.
 
     Numbers too small or too large for YYYYMM and YYYYMMDD, such as 0, 1, 2, ..., only count.
-
-    Raises
-    ------
-    ShapeError
-        If a label is no date, or missing.
     """
     if isinstance(index, pd.DatetimeIndex) and index.tz is None:
         labels: pd.Index = index
@@ -95,17 +76,14 @@ def _counts(index: pd.Index) -> bool:
 def match_months(arrays: Mapping[str, xr.DataArray]) -> list[xr.DataArray]:
     """Bring arrays to the months that all have, in order.
 
+    Labels are kept where one set of them contains the other; otherwise rows are matched by period,
+    such as business with calendar month ends, and labelled by its end. Arrays without labels along
+    ``time`` are returned as they are.
+
     Parameters
     ----------
     arrays : mapping from name to DataArray
-        Names are those of the arguments, for messages. Arrays without labels along ``time`` are
-        returned as they are.
-
-    Returns
-    -------
-    list of DataArray
-        Labels are kept where one set of them contains the other; otherwise rows are matched by
-        period, such as business with calendar month ends, and labelled by its end.
+        Names are those of the arguments, for messages.
 
     Raises
     ------
@@ -178,35 +156,14 @@ def _periods(indexes: Mapping[str, pd.Index]) -> dict[str, pd.Index]:
 def common_labels(indexes: Mapping[str, pd.Index]) -> dict[str, pd.Index]:
     """Labels along ``time`` by which rows match: as they are if nested, else ends of periods.
 
-    Parameters
-    ----------
-    indexes : mapping from name to Index
-        In any order and possibly repeated, as along ``obs``.
-
-    Raises
-    ------
-    ShapeError
-        If labels are no dates, or frequencies differ.
+    Indexes may be in any order and have repeats, as along ``obs``.
     """
     labels = {name: time_labels(index, name) for name, index in indexes.items()}
     return labels if _nested(labels) else _periods(labels)
 
 
 def labels_like(labels: pd.Index, reference: pd.Index, name: str, other: str) -> pd.Index:
-    """Write labels as a reference writes the same periods; those it lacks stay.
-
-    Parameters
-    ----------
-    labels, reference : Index
-        Dates of any kind; those of ``reference`` without repeats.
-    name, other : str
-        Names of the arguments in messages.
-
-    Raises
-    ------
-    ShapeError
-        If labels are no dates, or frequencies differ.
-    """
+    """Write labels as a reference without repeats writes the same periods; others stay."""
     both = common_labels({name: labels, other: reference})
     places = both[other].get_indexer(both[name])
     known = time_labels(reference, other)
@@ -243,7 +200,7 @@ def pick_rows(
     frequency: Frequency | None = None,
     error: type[RvraeError] = ConfigError,
 ) -> NDArray[np.intp]:
-    """Find the rows that dates name.
+    """Find the rows that dates name: positions, in order, each once.
 
     Parameters
     ----------
@@ -257,17 +214,7 @@ def pick_rows(
     frequency : {"monthly", "weekly", "daily"}, optional
         Default: inferred from ``times``.
     error : type
-        Class of the error.
-
-    Returns
-    -------
-    array of int
-        Positions, in order, each once.
-
-    Raises
-    ------
-    RvraeError
-        If a date cannot be read, names no row, or a slice holds none.
+        Class of the error if a date cannot be read, names no row, or a slice holds none.
     """
     days = pd.DatetimeIndex(times)
     if wanted is None:
@@ -323,23 +270,8 @@ def bound_rows(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First row of the time that each value names, and the row after its last.
 
-    Parameters
-    ----------
-    days : DatetimeIndex
-        Dates of the rows, sorted.
-    values : one date or several
-        As in :func:`rvrae_pyro.data.calendar.date_spans`.
-    frequency : {"monthly", "weekly", "daily"}
-
-    Returns
-    -------
-    start, stop : array of int
-        Equal where no row has the date.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value cannot be read as a date, or is missing.
+    They are equal if there is none. ``days`` are sorted, values as in
+    :func:`rvrae_pyro.data.calendar.date_spans`.
     """
     ends = period_ends(days, frequency)
     first, last = date_spans(values, frequency)
@@ -367,16 +299,7 @@ def _span(labels: pd.Index) -> str:
 def stationary_bootstrap(
     size: int, num_samples: int, block: float, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Draw indices (num_samples, size) of the stationary bootstrap: blocks of random length.
-
-    Parameters
-    ----------
-    size : int
-        Months.
-    num_samples : int
-    block : float
-        Mean length of a block, at least 1.
-    rng : Generator
+    """Draw indices (num_samples, size) of the stationary bootstrap; ``block`` is the mean length.
 
     References
     ----------

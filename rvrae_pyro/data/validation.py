@@ -88,12 +88,10 @@ class CellScan:
     ----------
     listed : bool array of shape (n_times, n_assets)
         Cells with at least one characteristic.
-    present : bool array of shape (n_characteristics,)
-        Characteristics with at least one value.
+    present, infinite_names : bool array of shape (n_characteristics,)
+        Characteristics with at least one value; those that are infinite somewhere.
     infinite : bool array of shape (n_times, n_assets), or None
         Cells with an infinite characteristic; None without any.
-    infinite_names : bool array of shape (n_characteristics,)
-        Characteristics that are infinite somewhere.
     n_missing : int
         Characteristics that listed cells lack.
     holes : list of (time, asset) positions
