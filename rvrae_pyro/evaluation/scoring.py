@@ -64,17 +64,7 @@ def pair(
     returns, other : DataArray
         The labels that both have, cell dims last and in the same order, months sorted. A long
         ``obs`` form on one side is matched with the (time, asset) form of the other by label.
-        Numbers without sample dims are in double precision.
-
-    Raises
-    ------
-    ShapeError
-        If a dimension lacks, labels disagree, or nothing is in common.
-
-    Warns
-    -----
-    RvraeWarning
-        If only one of them has some of the months.
+        Numbers without sample dims are in double precision. Warns of months that one of them lacks.
     """
     check_array(returns, "returns")
     check_array(other, name)
@@ -175,24 +165,10 @@ def score_cells(
 ) -> xr.DataArray:
     """Apply ``kernel`` to the draws of every cell, a block of cells at a time.
 
-    Parameters
-    ----------
-    draws : DataArray
-        Dims ``chain`` and/or ``draw``, and cell dims. All-NaN cells are skipped.
-    kernel : callable
-        Gets targets (cells,) and draws (cells, samples) in double precision, draws
-        contiguous and its own to change.
-    returns : DataArray of the cell dims, optional
-        Targets; NaN cells are skipped. Without it the kernel gets zeros.
-
-    Returns
-    -------
-    DataArray
-        The cell dims; NaN where a cell was skipped.
-
-    Notes
-    -----
-    Lazily loaded draws are read block by block, so memory does not grow with the panel.
+    Draws have the dims ``chain`` and/or ``draw``, and cell dims; returns (default: zeros) the cell
+    dims. Cells that are NaN in one of them are skipped and NaN. The kernel gets draws in double
+    precision, contiguous and its own to change. Blocks read lazily loaded draws piece by piece, so
+    that memory does not grow with the panel.
     """
     samples = sample_dims(draws)
     if not samples:
@@ -335,7 +311,7 @@ def aggregate(
         Add a standard error (``per="panel"`` only): Newey-West on the linearised monthly
         contributions, ``sum_i score - ratio * sum_i weight``.
     lags : int, optional
-        Lags of the standard error; see :func:`hac_standard_error`.
+        See :func:`hac_standard_error`.
     month : {"mean", "sum"}
         With ``per="month"``: the ratio, or the month's plain sum of scores.
     """

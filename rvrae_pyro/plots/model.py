@@ -15,7 +15,6 @@ from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS
 from rvrae_pyro.plots.plot_sources import described, factor_draws, group_of, period_of, wrong
 from rvrae_pyro.plots.style import (
     BAND,
-    Canvas,
     Style,
     Theme,
     canvas,
@@ -144,16 +143,11 @@ def factors(
 def principal_factors(beta: xr.DataArray, factors: xr.DataArray) -> xr.Dataset:
     r"""Turn factors to their principal axes, in units of return.
 
-    Factors are identified up to a linear map. With :math:`M` the mean of
-    :math:`\beta \beta'` over listed cells, :math:`g = M^{1/2} f` has
-    :math:`|g|^2 = \mathrm{mean}_i (\beta_i' f)^2`; the axes are those of the second moments of
-    the posterior means of :math:`g`, largest first, with loadings that are positive on average.
-
-    Parameters
-    ----------
-    beta : DataArray (time, asset, factor)
-        NaN where not listed.
-    factors : DataArray (chain, draw, time, factor)
+    Factors are identified up to a linear map. With :math:`M` the mean of :math:`\beta \beta'` over
+    listed cells, :math:`g = M^{1/2} f` has :math:`|g|^2 = \mathrm{mean}_i (\beta_i' f)^2`; the axes
+    are those of the second moments of the posterior means of :math:`g`, largest first, with
+    loadings that are positive on average. Takes loadings (time, asset, factor), NaN where not
+    listed, and draws (chain, draw, time, factor).
 
     Returns
     -------
@@ -363,7 +357,7 @@ def prior_posterior(
     )  # fmt: skip
     for axes, (label, before, after) in zip(on.axes, parts, strict=True):
         _draw_pair(axes, on.theme, label, before, after)
-    _share_legend(on)
+    legend(on.axes[0], on.theme)  # one explains the colours of all
     return on.result
 
 
@@ -425,8 +419,3 @@ def _density(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inner = draws[(draws >= low) & (draws <= high)]
     x, height, _ = array_stats.kde(inner)  # type: ignore[no-untyped-call]
     return np.asarray(x), np.asarray(height)
-
-
-def _share_legend(on: Canvas) -> None:
-    """Explain the colours once: in the first panel of several."""
-    legend(on.axes[0], on.theme)

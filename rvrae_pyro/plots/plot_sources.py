@@ -46,17 +46,10 @@ def group_of(tree: object, name: str) -> xr.Dataset | None:
 def forecast_tree(
     source: object, panel: object, times: object | None = None, *, name: str = "source"
 ) -> xr.DataTree:
-    """Return a tree with group ``predictions``.
+    """Return a tree with group ``predictions``, of a tree or of what forecasts a panel.
 
-    Parameters
-    ----------
-    source : DataTree, or a fit, filtered panel or baseline with ``forecast``
-    panel : Dataset or None
-        Needed for a fit.
-    times : label, slice or list, optional
-        Months that a fit forecasts. Default: all.
-    name : str
-        Argument named in errors.
+    ``panel`` is needed for a fit, which forecasts ``times`` (default: all); ``name`` is the
+    argument named in errors.
     """
     predictions = group_of(source, "predictions")
     if predictions is not None and RETURNS in predictions:
@@ -238,6 +231,28 @@ def asset_texts(
         f"`{name}` must be a coordinate on `asset` ({', '.join(sorted(known)) or 'there is none'}) "
         f"or a mapping by asset; got {given!r}. Pass the panel that has it."
     )
+
+
+def asset_labels(labels: object, assets: np.ndarray, *sources: object) -> dict[str, str]:
+    """Return a text for each asset; by default the coordinate ``name`` of a source, else the id."""
+    if labels is None and any("name" in getattr(each, "coords", {}) for each in sources):
+        labels = "name"
+    return asset_texts("labels", labels, assets, *sources) or {str(a): str(a) for a in assets}
+
+
+def comparable_returns(returns: xr.DataArray, *draws: xr.DataArray) -> xr.DataArray:
+    """Select realised returns (time, asset) of the forecast assets, in months that all have."""
+    months = returns.indexes[TIME]
+    for each in draws:
+        months = months.intersection(each.indexes[TIME])
+    found = returns.sel({TIME: months}).reindex({ASSET: draws[0][ASSET].values})
+    found = found.dropna(TIME, how="all")
+    if not found.sizes[TIME]:
+        raise ConfigError(
+            "`panel` must have returns in months of the forecast, got none. Forecast months "
+            "whose returns are known."
+        )
+    return found
 
 
 def months_of(tree: xr.DataTree, months: Any) -> xr.DataTree:

@@ -17,6 +17,7 @@ from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.evaluation.density import pit as _pit
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 from rvrae_pyro.plots.plot_sources import (
+    comparable_returns,
     forecast_tree,
     group_of,
     has_returns,
@@ -113,17 +114,8 @@ def volatility(
         returns = first.isel({CHAIN: 0, DRAW: 0}, drop=True) * 0.0
     else:
         returns = realised_returns(alone, panel)
-    months = returns.indexes[TIME].intersection(first.indexes[TIME])
-    for one in draws.values():
-        months = months.intersection(one.indexes[TIME])
-    returns = returns.sel({TIME: months}).dropna(TIME, how="all")
-    if not returns.sizes[TIME]:
-        raise ConfigError(
-            "`panel` must have returns in months of the forecast, got none. Forecast months "
-            "whose returns are known."
-        )
+    returns = comparable_returns(returns, *draws.values())
     like = {TIME: returns[TIME].values, ASSET: first[ASSET].values}
-    returns = returns.reindex({ASSET: first[ASSET].values})
     draws = {name: one.sel(like) for name, one in draws.items()}
     period = period_of(panel, getattr(source, "panel", None), returns)
     on = canvas(ax, style)
@@ -261,15 +253,8 @@ def _calibrated(source: object, panel: object) -> tuple[dict[str, Any], str]:
         months = int(np.isfinite(pit).any(axis=cells["pit"].get_axis_num(ASSET)).sum())
         return found, f"{months} months, {len(known):,} returns. Band: bootstrap of months, 95 %."
     tree = forecast_tree(source, panel)
-    draws, returns = predicted_returns(tree), realised_returns(source, panel)
-    months_shared = returns.indexes[TIME].intersection(draws.indexes[TIME])
-    returns = returns.sel({TIME: months_shared}).reindex({ASSET: draws[ASSET].values})
-    returns = returns.dropna(TIME, how="all")
-    if not returns.sizes[TIME]:
-        raise ConfigError(
-            "`panel` must have returns in months of the forecast, got none. Forecast months "
-            "whose returns are known."
-        )
+    draws = predicted_returns(tree)
+    returns = comparable_returns(realised_returns(source, panel), draws)
     result = calibrate(returns, draws.sel({TIME: returns[TIME].values}), _BINS)
     about = f"{result.n_months} months, {result.n_returns:,} returns. Bands: 95 %, pointwise."
     return vars(result), about
@@ -285,7 +270,7 @@ def _draw_pit(axes: Axes, theme: Theme, found: Mapping[str, Any]) -> None:
     axes.axhline(1.0, color=theme.muted, linewidth=0.9)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.12 * float(np.nanmax([heights.max(), np.nanmax(high), 1.2])))
-    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     dress(axes, theme, "Place of returns in their forecasts", "probability integral transform",
           "density")  # fmt: skip
 
@@ -307,24 +292,13 @@ def _draw_coverage(axes: Axes, theme: Theme, found: Mapping[str, Any]) -> None:
           "share of returns inside, %")  # fmt: skip
 
 
-def _plain(value: float, _: object = None) -> str:
-    return f"{value:g}"
-
-
 @dataclass(frozen=True)
 class Calibration:
     """Where returns fall among their predictive draws.
 
-    Attributes
-    ----------
-    edges, heights : arrays
-        Histogram of the probability integral transform; 1 is uniform.
-    heights_band : array of shape (2, n_bins)
-        Where 95 % of such histograms lie if the forecasts are right.
-    levels, covered : arrays
-        Nominal and actual coverage of central intervals.
-    covered_band : array of shape (2, n_levels)
-    n_months, n_returns : int
+    ``heights`` by bin between ``edges``: histogram of the probability integral transform, 1 is
+    uniform. ``covered`` by ``levels``: actual and nominal coverage of central intervals. Bands
+    (2, n) hold 95 % if the forecasts are right.
     """
 
     edges: Floats
@@ -338,16 +312,8 @@ class Calibration:
 
 
 def calibrate(returns: xr.DataArray, draws: xr.DataArray, n_bins: int = 10) -> Calibration:
-    """Compare returns with their predictive distribution.
+    """Compare returns (time, asset) with their draws (chain, draw, time, asset), one step ahead.
 
-    Parameters
-    ----------
-    returns : DataArray (time, asset)
-    draws : DataArray (chain, draw, time, asset)
-        One step ahead, joint over the assets of a month.
-
-    Notes
-    -----
     Assets of a month move together, so that cells are far from independent. The bands therefore
     come from the joint draws themselves: each draw takes the returns' place once.
     """
@@ -386,15 +352,7 @@ def calibrate(returns: xr.DataArray, draws: xr.DataArray, n_bins: int = 10) -> C
 def typical_size(returns: xr.DataArray, draws: xr.DataArray) -> xr.Dataset:
     """Root mean square return over the assets of a month: predicted before it, and realised.
 
-    Parameters
-    ----------
-    returns : DataArray (time, asset)
-    draws : DataArray (chain, draw, time, asset)
-
-    Returns
-    -------
-    Dataset
-        ``realised``, and ``median``, ``low``, ``high`` (5 % and 95 %) of the prediction (time,).
+    ``realised``, and ``median``, ``low``, ``high`` (5 % and 95 %) of the prediction (time,).
     """
     size: xr.DataArray = (draws.where(returns.notnull()) ** 2).mean(ASSET) ** 0.5
     ends = {"low": _ENDS[0], "median": 0.5, "high": _ENDS[1]}

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, CHAIN, COMPOUNDED_RETURNS, DRAW, RETURNS, STEP, TIME
 from rvrae_pyro.plots.plot_sources import (
+    asset_labels,
     asset_texts,
     forecast_tree,
     group_of,
@@ -97,10 +98,7 @@ def forecast(
     data = draws.isel({CHAIN: 0, DRAW: 0}, drop=True)
     where = [getattr(source, "panel", None), panel, data]
     names = table.index.to_numpy()
-    named = labels
-    if labels is None and any("name" in getattr(each, "coords", {}) for each in where):
-        named = "name"
-    texts = asset_texts("labels", named, names, *where) or {str(n): str(n) for n in names}
+    texts = asset_labels(labels, names, *where)
     kinds = asset_texts("groups", groups, names, *where)
     total, shown = len(table), table
     if total > max_assets:

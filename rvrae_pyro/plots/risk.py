@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from rvrae_pyro.errors import ConfigError, check_count, check_number
 from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.plots.plot_sources import (
-    asset_texts,
+    asset_labels,
     forecast_tree,
     group_of,
     month_label,
@@ -122,10 +122,7 @@ def risk_split(
         half = max_assets // 2
         order = np.r_[order[:half], order[-(max_assets - half) :]]
     where = [getattr(source, "panel", None), panel, summary]
-    named = labels
-    if labels is None and any("name" in getattr(each, "coords", {}) for each in where):
-        named = "name"
-    texts = asset_texts("labels", named, names, *where) or {str(n): str(n) for n in names}
+    texts = asset_labels(labels, names, *where)
     on = canvas(ax, style, size=(7.5, 1.4 + 0.2 * len(order)))
     axes, theme = on.axes[0], on.theme
     left = np.zeros(len(order))

@@ -31,14 +31,7 @@ _DARK: Final = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00"
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one picture.
-
-    Attributes
-    ----------
-    background, text, label, tick, edge, muted, grid : str
-    palette : tuple of str
-        Colours of data, the main one first.
-    """
+    """Colours of one picture; ``palette`` has those of data, the main one first."""
 
     background: Any
     text: Any
@@ -107,16 +100,7 @@ def _blend(front: Any, back: Any, share: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Axes to draw on, and what to return.
-
-    Attributes
-    ----------
-    theme : Theme
-    axes : list of Axes
-    figure : Figure
-    own : bool
-        Whether the figure was made here, and not given as axes.
-    """
+    """Axes to draw on, and what to return; ``own`` tells whether the figure was made here."""
 
     theme: Theme
     axes: list[Axes]
@@ -147,14 +131,10 @@ def canvas(
     style : {"light", "dark"} or None
     panels : int
         Axes that are needed.
-    columns : int
-        Of the grid of a new figure.
-    size : (width, height)
-        Of a new figure, in inches.
+    columns, size, **keywords
+        Of the grid of a new figure; its width and height in inches; of ``Figure.subplots``.
     remedy : str
         How to draw on fewer axes, for the message.
-    **keywords
-        Of ``Figure.subplots``.
     """
     if ax is None:
         import matplotlib.pyplot as plt
