@@ -261,9 +261,9 @@ def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset
     """Put validation months behind training months, over the assets of both.
 
     Returns the variables by month that both have (an asset that one of them lacks is missing there;
-    ``train`` itself without ``valid``, None or no months), and the number of training months. Raises ``PanelError`` if
-    either is no Dataset, validation does not follow training, or the two differ in characteristics,
-    ``transform``, ``frequency`` or ``lag``.
+    ``train`` itself without validation months), and the number of training months. Raises
+    ``PanelError`` if either is no Dataset, validation does not follow training, or the two differ
+    in characteristics, ``transform``, ``frequency`` or ``lag``.
     """
     for name, panel in (("train", train), ("valid", valid)):
         if (panel is not None or name == "train") and not isinstance(panel, xr.Dataset):
