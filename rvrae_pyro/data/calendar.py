@@ -84,7 +84,8 @@ def read_days(
     """
     reading = (dayfirst, date_format)
     if isinstance(values, pd.PeriodIndex):
-        return _from_periods(values)
+        start, end = (values.to_timestamp(how=how).normalize() for how in ("start", "end"))
+        return start.as_unit("ns"), end.as_unit("ns")
     if isinstance(values, np.ndarray) and values.dtype.kind == "M":
         return _from_units(values)
     if isinstance(values, list | tuple):
@@ -148,11 +149,6 @@ def _read_one(value: Any, dayfirst: bool | None, date_format: str | None) -> Spa
             return _from_format(str(int(number)).zfill(width), date_format)
         return _from_number(number)
     raise TypeError(f"{value!r} of type {type(value).__name__} is no date")
-
-
-def _from_periods(values: pd.PeriodIndex) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
-    first, last = (values.to_timestamp(how=how).normalize() for how in ("start", "end"))
-    return first.as_unit("ns"), last.as_unit("ns")
 
 
 def _from_units(values: NDArray[Any]) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:

@@ -87,10 +87,10 @@ def index_to_columns(frame: pd.DataFrame, time: str, asset: str) -> pd.DataFrame
     if not isinstance(frame, pd.DataFrame):
         raise PanelError(f"`frame` must be a pandas.DataFrame; got {type(frame).__name__}.")
     if frame.columns.nlevels > 1:
-        levels = [f"{name!r}" if name else "no name" for name in frame.columns.names]
+        named = [f"{name!r}" if name else "no name" for name in frame.columns.names]
         examples = first_three(map(repr, frame.columns))
         raise PanelError(
-            f"`frame`: its columns have {frame.columns.nlevels} levels ({', '.join(levels)}): "
+            f"`frame`: its columns have {frame.columns.nlevels} levels ({', '.join(named)}): "
             f"{examples}. One row for each (date, asset) and one level are expected. For prices, "
             "as yfinance downloads them, call from_prices; for other wide tables from_wide."
         )
@@ -101,7 +101,12 @@ def index_to_columns(frame: pd.DataFrame, time: str, asset: str) -> pd.DataFrame
         return frame.reset_index()
     if time in frame.columns or asset in frame.columns:
         return frame
-    kinds = [_holds_dates(frame.index.get_level_values(k).unique()) for k in (0, 1)]
+    levels = [frame.index.get_level_values(k).unique() for k in (0, 1)]
+    kinds = [
+        isinstance(level, pd.DatetimeIndex | pd.PeriodIndex)
+        or pdt.infer_dtype(level) in ("date", "datetime", "datetime64", "period")
+        for level in levels
+    ]
     by_name = [name == time or (isinstance(name, str) and name.lower() in _DATES) for name in names]
     found = kinds if sum(kinds) == 1 else by_name
     if sum(found) != 1:
@@ -111,15 +116,6 @@ def index_to_columns(frame: pd.DataFrame, time: str, asset: str) -> pd.DataFrame
             "frame.reset_index() and pass time=... and asset=..."
         )
     return frame.reset_index(names=[time, asset] if found[0] else [asset, time])
-
-
-def _holds_dates(level: pd.Index) -> bool:
-    return isinstance(level, pd.DatetimeIndex | pd.PeriodIndex) or pdt.infer_dtype(level) in (
-        "date",
-        "datetime",
-        "datetime64",
-        "period",
-    )
 
 
 def find_columns(

@@ -190,7 +190,7 @@ def _characteristics(returns: Floats, factors: Floats) -> dict[str, Floats]:
     centred = five - _mean(five)[..., None]
     variance = np.where(enough, _mean(centred**2), np.nan)
     features = {
-        "mom_1m": _month_before(returns),
+        "mom_1m": np.vstack([np.full((1, returns.shape[1]), np.nan), returns]),
         "mom_6m": np.expm1(past[..., -6:-1].sum(axis=-1)),
         "mom_12m": np.expm1(past[..., -12:-1].sum(axis=-1)),
         "mom_36m": np.expm1(past[..., :-12].sum(axis=-1)),
@@ -205,11 +205,6 @@ def _characteristics(returns: Floats, factors: Floats) -> dict[str, Floats]:
     for k, name in enumerate(("mkt", "smb", "hml", "mom")):
         features[f"beta_{name}"] = betas[..., k]
     return features
-
-
-def _month_before(returns: Floats) -> Floats:
-    """Give each row the return of the month before it, the live row included."""
-    return np.vstack([np.full((1, returns.shape[1]), np.nan), returns])
 
 
 def _mean(windows: Floats) -> Floats:

@@ -290,18 +290,12 @@ def _align(
             f"`returns` has a value for {len(found) - missing} of the {len(found)} rows only; the "
             "others are live rows without a return. Compare ids and dates."
         )
-    elif (
-        len(lost := _without_any(frame[columns.asset], found))
-        > 0.1 * frame[columns.asset].nunique()
-    ):
+        return found
+    seen = pd.Series(~np.isnan(found)).groupby(frame[columns.asset].to_numpy()).any()
+    lost = seen.index[~seen]
+    if len(lost) > 0.1 * len(seen):
         warn_user(
             f"`returns` has no value for {len(lost)} of the assets of the file, such as "
             f"{first_three(lost)}; they are forecast and never train. Compare ids."
         )
     return found
-
-
-def _without_any(assets: "pd.Series[Any]", returns: "np.ndarray[Any, Any]") -> list[str]:
-    """Assets without a single return."""
-    seen = pd.Series(~np.isnan(returns)).groupby(assets.to_numpy()).any()
-    return [str(asset) for asset in seen.index[~seen]]

@@ -246,15 +246,17 @@ def walk_forward(
             "last observed return. Ask for fewer."
         )
     starts = range(0, n_times - need + 1, counts["step"])
-    return (_window(panel, k, train, valid, test, n_times, expanding) for k in starts)
-
-
-def _window(
-    panel: xr.Dataset, start: int, train: int, valid: int, test: int, n_times: int, expanding: bool
-) -> Split:
-    a, b = start + train, start + train + valid
-    first = 0 if expanding else start
-    return _cut(panel, [(first, a), (a, b), (b, min(b + test, n_times))])
+    return (
+        _cut(
+            panel,
+            [
+                (0 if expanding else k, k + train),
+                (k + train, k + train + valid),
+                (k + train + valid, min(k + train + valid + test, n_times)),
+            ],
+        )
+        for k in starts
+    )
 
 
 def join_months(train: xr.Dataset, valid: xr.Dataset | None) -> tuple[xr.Dataset, int]:

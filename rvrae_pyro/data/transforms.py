@@ -63,18 +63,14 @@ def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
     if panel.attrs.get("transform") == "rank":
         return panel
     raw = panel[CHARACTERISTICS]
-    ranked = xr.Variable(raw.dims, _rank(raw), attrs=raw.attrs)
+    if raw.chunks is None:
+        ranks: Any = _rank_rows(raw.values)
+    else:  # on disk: a plan to make them row by row
+        ranks = raw.data.rechunk({1: -1, 2: -1}).map_blocks(_rank_rows, dtype=raw.dtype)
+    ranked = xr.Variable(raw.dims, ranks, attrs=raw.attrs)
     out = panel.assign({CHARACTERISTICS: ranked})
     out.attrs["transform"] = "rank"
     return out
-
-
-def _rank(raw: xr.DataArray) -> Any:
-    """Ranks of an array in memory, or for one on disk the plan to make them row by row."""
-    if raw.chunks is None:
-        return _rank_rows(raw.values)
-    whole_rows = raw.data.rechunk({1: -1, 2: -1})
-    return whole_rows.map_blocks(_rank_rows, dtype=raw.dtype)
 
 
 def _rank_rows(values: Floats) -> Floats:
@@ -135,7 +131,8 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
     quarter, median, three = np.empty((len(levels), len(values), len(names)))
     for first, block in row_blocks(values):
         for t, month in enumerate(block, first):
-            quarter[t], median[t], three[t] = _quantiles(month, levels)
+            table = pd.DataFrame(month, dtype=np.float64)
+            quarter[t], median[t], three[t] = table.quantile(list(levels)).to_numpy()
         del block
     features: dict[str, Floats] = {}
     noise: list[Floats] = []
@@ -219,11 +216,6 @@ def _chosen(panel: xr.Dataset, wanted: Sequence[str] | None) -> list[str]:
             f"it has {first_three(have)}."
         )
     return wanted
-
-
-def _quantiles(month: Floats, levels: Sequence[float]) -> Floats:
-    """Quantiles (level, characteristic) over assets; NaN where all are missing."""
-    return pd.DataFrame(month, dtype=np.float64).quantile(list(levels)).to_numpy()
 
 
 def _log(values: Floats) -> Floats:

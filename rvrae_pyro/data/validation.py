@@ -326,19 +326,18 @@ def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
         if required:
             yield "`returns` holds no observed return. Check the column and the dates."
     # half of them must be large for the median to be; only then is it worth a copy of them all
-    elif 2 * n_large >= n_finite and (median := _median_size(returns)) > _PERCENT_MEDIAN:
+    elif 2 * n_large >= n_finite:
+        known = returns[np.isfinite(returns)]
+        median = float(np.median(np.abs(known)))
+        if median <= _PERCENT_MEDIAN:
+            return
         remedy = "Divide by 100."
-        if (returns[np.isfinite(returns)] > 0).mean() > 0.99:
+        if (known > 0).mean() > 0.99:
             remedy += " If they are 1 plus the return, subtract 1; prices need their changes."
         yield (
             f"`returns` look like percent: the median absolute return is {median:.3g}, "
             f"so decimals are expected (0.01 for 1 %). {remedy}"
         )
-
-
-def _median_size(returns: NDArray[Any]) -> float:
-    """Median absolute finite return."""
-    return float(np.median(np.abs(returns[np.isfinite(returns)])))
 
 
 def _characteristic_problems(panel: xr.Dataset, scan: CellScan) -> Iterator[str]:

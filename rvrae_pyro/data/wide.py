@@ -98,7 +98,11 @@ def from_wide(
     ends = partial(period_ends, frequency=frequency, dayfirst=dayfirst, date_format=date_format)
     read = _read_tables(tables, ends)
     _check_overlap(read)
-    columns = {_RETURN if name == "returns" else name: _melted(t) for name, t in read.items()}
+    columns = {}
+    for name, each in read.items():
+        cells = pd.MultiIndex.from_product([each.index, each.columns])
+        values = pd.Series(each.to_numpy().ravel(), cells).dropna()
+        columns[_RETURN if name == "returns" else name] = values
     table = pd.concat(columns, axis=1).rename_axis(["date", "asset"])
     return from_frame(
         table.reset_index(),
@@ -109,12 +113,6 @@ def from_wide(
         weight=None if weight is None else WEIGHT,
         frequency=frequency,
     )
-
-
-def _melted(table: pd.DataFrame) -> "pd.Series[Any]":
-    """Values by (date, asset), without those that are missing."""
-    cells = pd.MultiIndex.from_product([table.index, table.columns])
-    return pd.Series(table.to_numpy().ravel(), cells).dropna()
 
 
 def _read_tables(

@@ -244,14 +244,12 @@ def var_backtest(
         axes.plot(times, level, dash, color=theme.colour(0), linewidth=1.5, label=text)
     axes.axhline(0.0, color=theme.muted, linewidth=0.8)
     date_axis(axes, times)
+    count = int(lost.sum())
+    losses = "1 loss" if count == 1 else f"{count or 'no'} losses"
     title = (
-        f"{chosen[0].upper()}{chosen[1:]}: {_losses(int(lost.sum()))} beyond the {percent} VaR in "
+        f"{chosen[0].upper()}{chosen[1:]}: {losses} beyond the {percent} VaR in "
         f"{len(times)} {period}s, {tail * len(times):.1f} expected"
     )
     dress(axes, theme, title, period, f"excess return, % per {period}")
     legend(axes, theme)
     return axes
-
-
-def _losses(count: int) -> str:
-    return "1 loss" if count == 1 else f"{count or 'no'} losses"
