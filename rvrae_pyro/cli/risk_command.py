@@ -213,17 +213,17 @@ def risk(
             ready, num_samples=num_samples, seed=seed, times=[month], horizon=horizon
         )
     against = None if other is None else other.weights
-    books = [
+    by_step = [
         portfolio_risk(one, held.weights, against, tail=_TAILS).isel({TIME: 0})
         for one in _by_step(tree, horizon)
     ]
-    book = books[-1]
-    figures = {"portfolio": _figures(book.to_dataset(), held.value)}
+    last = by_step[-1]
+    figures = {"portfolio": _figures(last.to_dataset(), held.value)}
     for name in ("benchmark", "active"):
-        if name in book.children:
-            figures[name] = _figures(book[name].to_dataset(), None)
-    positions = _positions(book.to_dataset(), held)
-    steps = [_figures(each.to_dataset(), held.value) for each in books]
+        if name in last.children:
+            figures[name] = _figures(last[name].to_dataset(), None)
+    positions = _positions(last.to_dataset(), held)
+    steps = [_figures(each.to_dataset(), held.value) for each in by_step]
     if as_json:
         echo_json(
             {

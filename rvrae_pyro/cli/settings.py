@@ -95,7 +95,7 @@ class Settings:
         from rvrae_pyro.fitting.saved import build_config
         from rvrae_pyro.inference.config import FitConfig
 
-        _refuse_unknown("[fit]", self.fit, [f.name for f in dataclasses.fields(FitConfig)])
+        _check_known("[fit]", self.fit, [f.name for f in dataclasses.fields(FitConfig)])
         config = build_config(self.fit)
         try:
             torch.empty(0, device=config.device)
@@ -142,14 +142,14 @@ def read_settings(path: Path | None) -> Settings:
 
 def _check(content: Mapping[str, Any]) -> Settings:
     sections = [f.name for f in dataclasses.fields(Settings)]
-    _refuse_unknown("the file", content, sections, what="section")
+    _check_known("the file", content, sections, what="section")
     for name, section in content.items():
         if not isinstance(section, Mapping):
             raise ConfigError(f"{name!r} must be a section [{name}]; got {section!r}.")
     settings = Settings(**content)
-    _refuse_unknown("[data]", settings.data, ["rank", "context"])
-    _refuse_unknown("[model]", settings.model, ["n_factors", *_SLOTS, *_PRIORS])
-    _refuse_unknown("[split]", settings.split, ["train", "valid", "test"])
+    _check_known("[data]", settings.data, ["rank", "context"])
+    _check_known("[model]", settings.model, ["n_factors", *_SLOTS, *_PRIORS])
+    _check_known("[split]", settings.split, ["train", "valid", "test"])
     for name, value in settings.data.items():
         if not isinstance(value, bool):
             raise ConfigError(f"[data] `{name}` must be true or false; got {value!r}.")
@@ -167,7 +167,7 @@ def _check(content: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _refuse_unknown(
+def _check_known(
     where: str, given: Iterable[str], known: Iterable[str], what: str = "setting"
 ) -> None:
     known = list(known)

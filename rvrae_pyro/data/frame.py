@@ -316,7 +316,7 @@ class Grid:
         self.assets: NDArray[np.str_] = np.asarray(assets).astype(str)
         self.shape = len(self.times), len(self.assets)
         self._cell = self._row.astype(np.int64) * self.shape[1] + self._column
-        self._refuse_repeats(frequency)
+        self._check_repeats(frequency)
         found = infer_frequency(pd.DatetimeIndex(self.times)) if len(self.times) >= 12 else None
         if frequency == "daily" and found not in (None, "daily"):
             # the calendar of a daily panel may have gaps, so that no other check would notice
@@ -326,7 +326,7 @@ class Grid:
                 f"frequency={found!r}."
             )
 
-    def _refuse_repeats(self, frequency: Frequency) -> None:
+    def _check_repeats(self, frequency: Frequency) -> None:
         count = np.bincount(self._cell, minlength=self.shape[0] * self.shape[1])
         repeated = np.flatnonzero(count > 1)
         if len(repeated):

@@ -162,7 +162,7 @@ def elbo(
     legend(axes, theme)
     if not both:
         return on.result
-    assert isinstance(kl, xr.DataArray)  # `both` says so
+    assert isinstance(kl, xr.DataArray)  # checked above
     period = period_of(kl)
     below = on.axes[1]
     values = kl.transpose(TIME, "step").values

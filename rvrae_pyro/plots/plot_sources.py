@@ -1,4 +1,4 @@
-"""Forecasts, returns and factors from whatever holds them: fits, filtered panels, trees."""
+"""Forecasts, returns and factors of fits, filtered panels, and trees."""
 
 from __future__ import annotations
 

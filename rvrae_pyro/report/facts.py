@@ -27,10 +27,10 @@ from rvrae_pyro.report.portfolio_tables import (
     changes,
     group_table,
     horizon_table,
-    live_books,
+    live_portfolios,
     parts_of,
     scenario_table,
-    standard_books,
+    standard_portfolios,
 )
 from rvrae_pyro.report.tables import day
 from rvrae_pyro.risk import (
@@ -73,7 +73,7 @@ class Facts:
         equal weights fall.
     fall : float
         By how much they fall, decimal.
-    books : Dataset
+    portfolios : Dataset
         Risk of the portfolios (portfolio), tails along ``tail``.
     held : str
         Portfolio whose parts are shown: the first given one, else equal weights.
@@ -114,7 +114,7 @@ class Facts:
     check: Check
     ranking: pd.DataFrame
     fall: float
-    books: xr.Dataset
+    portfolios: xr.Dataset
     held: str
     parts: pd.DataFrame
     factors: xr.Dataset
@@ -194,7 +194,7 @@ def gather(
     spans = spans_of(fit, panel)
     filtered = fit.filter(panel, num_samples, seed) if filtered is None else filtered
     tree = filtered.forecast([live])
-    equal = standard_books(tree)[EQUAL]
+    equal = standard_portfolios(tree)[EQUAL]
     sd = float(portfolio_draws(tree, equal).std())
     fall = round(_FALL * sd, 3)
     paths = filtered.factors()
@@ -202,11 +202,11 @@ def gather(
     parts = _attribution(filtered, live, paths["mean"], turned["mean"])
     means = parts.sum(axis=1)
     given = given or {}
-    weights = live_books(tree, panel, live, given)
+    weights = live_portfolios(tree, panel, live, given)
     held = next(iter(given), EQUAL)
     own = weights.isel({TIME: 0}, drop=True).sel({PORTFOLIO: held}, drop=True)
-    books = portfolio(tree, weights)
-    at_live = books.to_dataset().isel({TIME: 0})
+    measured = portfolio(tree, weights)
+    at_live = measured.to_dataset().isel({TIME: 0})
     # as in the ranking: means without the noise of the draws
     at_live["mean"] = xr.dot(weights.isel({TIME: 0}), by_asset(means, weights), dim=ASSET)
     profile = factor_profile(turned["mean"], managed_portfolios(panel), _known(panel))
@@ -229,9 +229,9 @@ def gather(
         check=_check(fit, filtered, spans, judged),
         ranking=_ranking(tree, raw, equal, fall, means),
         fall=fall,
-        books=at_live,
+        portfolios=at_live,
         held=held,
-        parts=parts_of(books, held),
+        parts=parts_of(measured, held),
         factors=turned.assign_coords(name=profile["name"]),
         profile=profile,
         attribution=parts,

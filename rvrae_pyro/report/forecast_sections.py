@@ -37,7 +37,7 @@ def forecast_sections(facts: Facts) -> dict[str, Any]:
     return {
         "short": _in_short(facts),
         "fitted": _fitted_on(facts),
-        "books": _portfolios(facts),
+        "portfolios": _portfolios(facts),
         "parts": _parts(facts),
         "parts_note": _parts_note(facts),
         "scenarios": _scenarios(facts),
@@ -64,7 +64,7 @@ def _in_short(facts: Facts) -> list[str]:
     """Sum the page up in a few sentences."""
     table, period = facts.ranking, facts.period
     best, worst = table.iloc[0], table.iloc[-1]
-    equal = facts.books.sel(portfolio=EQUAL)
+    equal = facts.portfolios.sel(portfolio=EQUAL)
     mean, sd, var, es = (_percent(v) for v in _figures(equal))
     lines = [
         f"The range of mean forecasts is {_percent(best['mean'] - worst['mean'])}, against "
@@ -81,7 +81,9 @@ def _in_short(facts: Facts) -> list[str]:
         )
     if facts.held != EQUAL:
         top = facts.parts.head(1)
-        mean, sd, var, _ = (_percent(v) for v in _figures(facts.books.sel(portfolio=facts.held)))
+        mean, sd, var, _ = (
+            _percent(v) for v in _figures(facts.portfolios.sel(portfolio=facts.held))
+        )
         lines.insert(
             0,
             f"{facts.held}: mean {mean}, standard deviation {sd}; in one {period} of twenty a loss "
@@ -133,15 +135,15 @@ def _fitted_on(facts: Facts) -> str:
 
 
 def _portfolios(facts: Facts) -> Table:
-    books = facts.books
+    found = facts.portfolios
     tails = {
-        f"{kind}_{100 * tail:.0f}": books[kind].sel(tail=tail).values
+        f"{kind}_{100 * tail:.0f}": found[kind].sel(tail=tail).values
         for tail in (0.05, 0.01)
         for kind in ("var", "es")
     }
-    single = {name: books[name].values for name in ("mean", "sd", "prob_loss")}
-    common = (books["factor_var"] / books["sd"] ** 2).values
-    frame = pd.DataFrame({**single, **tails, "common": common}, books[PORTFOLIO].values)
+    single = {name: found[name].values for name in ("mean", "sd", "prob_loss")}
+    common = (found["factor_var"] / found["sd"] ** 2).values
+    frame = pd.DataFrame({**single, **tails, "common": common}, found[PORTFOLIO].values)
     figures = [
         Figures("Mean %", "mean"),
         Figures("Sd %", "sd", meaning="standard deviation"),
@@ -190,7 +192,7 @@ def _scenarios(facts: Facts) -> Table:
     ]
     caption = f"Scenarios for {inside(facts.held)}"
     found = table_of(facts.scenarios, "scenarios", caption, "If", figures)
-    now = [percent(value, 2) for value in _figures(facts.books.sel(portfolio=facts.held))[:3]]
+    now = [percent(value, 2) for value in _figures(facts.portfolios.sel(portfolio=facts.held))[:3]]
     return Table(found.name, caption, found.columns, [["No scenario", "", *now], *found.rows])
 
 

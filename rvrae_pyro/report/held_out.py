@@ -27,7 +27,7 @@ from rvrae_pyro.evaluation import (
     total_r2,
 )
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
-from rvrae_pyro.report.portfolio_tables import past_books
+from rvrae_pyro.report.portfolio_tables import past_portfolios
 from rvrae_pyro.risk.backtest import backtest
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Measure:
 
     @property
     def verdict(self) -> str:
-        """Who did better, where two standard errors tell; in words."""
+        """The better model in words, where two standard errors distinguish them."""
         gain, error = self.difference, self.difference_error
         if self.better == "low":
             gain = -gain
@@ -339,7 +339,7 @@ class Spans:
 
     @property
     def kind(self) -> Literal["test", "valid", "none"]:
-        """What the judged months are."""
+        """Role of the judged months in the fit."""
         if len(self.test) >= _ENOUGH:
             return "test"
         return "valid" if len(self.judged) else "none"
@@ -385,11 +385,11 @@ def spans_of(fit: Fit, panel: xr.Dataset) -> Spans:
     seen = (listed(panel) & panel[RETURNS].notnull()).any(ASSET)
     times = panel[TIME].values[seen.values]
     trained = fit.kl_total[TIME].values
-    looked = np.datetime64(str(fit.attrs.get("last_seen_month", str(trained[-1])[:10])), "ns")
+    last_seen = np.datetime64(str(fit.attrs.get("last_seen_month", str(trained[-1])[:10])), "ns")
     return Spans(
         times[(times >= trained[0]) & (times <= trained[-1])],
-        times[(times > trained[-1]) & (times <= looked)],
-        times[(times > trained[-1]) & (times > looked)],
+        times[(times > trained[-1]) & (times <= last_seen)],
+        times[(times > trained[-1]) & (times > last_seen)],
     )
 
 
@@ -415,9 +415,9 @@ def judge(
         filtered = fit.filter(panel, draws, seed)
     tree = filtered.forecast(months)
     returns = panel[RETURNS].sel({TIME: months})
-    books = past_books(tree, given or {})
+    portfolios = past_portfolios(tree, given or {})
     tails = (0.05, 0.01) if draws >= 1000 else (0.05,)
-    tested = backtest(tree, returns, books, tails, seed=seed)
+    tested = backtest(tree, returns, portfolios, tails, seed=seed)
     past = spans.train
     if panel[TIME].values[0] > fit.kl_total[TIME].values[0]:
         past = past[:0]  # a rival that has seen less of the past would be no comparison

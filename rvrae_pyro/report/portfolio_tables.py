@@ -40,7 +40,7 @@ def fifths(mean: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return high, low
 
 
-def standard_books(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+def standard_portfolios(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     """Weights (time, asset) by name: equal, the best fifth, and the best less the worst."""
     mean = tree["predictions"].to_dataset()[RETURNS].mean((CHAIN, DRAW))
     known = mean.notnull()
@@ -49,51 +49,53 @@ def standard_books(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     return {EQUAL: equal, BEST: high, SPREAD: high - low}
 
 
-def live_books(
+def live_portfolios(
     tree: xr.DataTree,
     panel: xr.Dataset,
     live: np.datetime64,
     given: Mapping[str, pd.Series[float]],
 ) -> xr.DataArray:
     """Stack portfolios (time, asset, portfolio) of the live month, given ones first."""
-    standard = standard_books(tree)
+    standard = standard_portfolios(tree)
     like = standard[EQUAL]
-    books = {
+    portfolios = {
         name: xr.zeros_like(like) + by_asset(weights, like) for name, weights in given.items()
     } | standard
     if WEIGHT in panel:
-        value = panel[WEIGHT].sel({TIME: [live]}).where(books[EQUAL] > 0).fillna(0.0).clip(0.0)
+        value = panel[WEIGHT].sel({TIME: [live]}).where(portfolios[EQUAL] > 0).fillna(0.0).clip(0.0)
         if float(value.sum()) > 0:
-            books["Value weights"] = value / value.sum(ASSET)
+            portfolios["Value weights"] = value / value.sum(ASSET)
     least = FactorCovariance.from_forecast(tree).minimum_variance()
-    books[LEAST] = least.fillna(0.0)
-    stacked = np.stack([book.transpose(TIME, ASSET).values for book in books.values()], axis=-1)
-    like = books[EQUAL].transpose(TIME, ASSET)
+    portfolios[LEAST] = least.fillna(0.0)
+    stacked = np.stack([one.transpose(TIME, ASSET).values for one in portfolios.values()], axis=-1)
+    like = portfolios[EQUAL].transpose(TIME, ASSET)
     coords = {dim: like[dim].values for dim in (TIME, ASSET)}
-    coords[PORTFOLIO] = np.array(list(books), dtype=str)
+    coords[PORTFOLIO] = np.array(list(portfolios), dtype=str)
     return xr.DataArray(stacked, coords, (TIME, ASSET, PORTFOLIO))
 
 
-def past_books(tree: xr.DataTree, given: Mapping[str, pd.Series[float]]) -> dict[str, xr.DataArray]:
+def past_portfolios(
+    tree: xr.DataTree, given: Mapping[str, pd.Series[float]]
+) -> dict[str, xr.DataArray]:
     """Weights (time, asset) of the months to judge: given ones where all of it was listed.
 
     A given portfolio is tested with today's weights; it is left out with fewer than 12 months.
     """
-    standard = standard_books(tree)
+    standard = standard_portfolios(tree)
     listed = standard[EQUAL] > 0
-    books = {}
+    portfolios = {}
     for name, weights in given.items():
         held = by_asset(weights, standard[EQUAL])
         whole = (listed | (held == 0)).all(ASSET)
         months = standard[EQUAL][TIME].values[whole.values]
         if len(months) >= 12 and float(abs(held).sum()) > 0:
-            books[name] = (xr.zeros_like(standard[EQUAL]) + held).sel({TIME: months})
-    return books | standard
+            portfolios[name] = (xr.zeros_like(standard[EQUAL]) + held).sel({TIME: months})
+    return portfolios | standard
 
 
-def parts_of(books: xr.DataTree, name: str) -> pd.DataFrame:
+def parts_of(portfolios: xr.DataTree, name: str) -> pd.DataFrame:
     """Parts of the 5 % expected shortfall of a portfolio, largest first."""
-    one = books.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: name}).sel(tail=0.05)
+    one = portfolios.to_dataset().isel({TIME: 0}).sel({PORTFOLIO: name}).sel(tail=0.05)
     table = pd.DataFrame(
         {
             "weight": one["weights"].to_series(),
@@ -147,8 +149,8 @@ def changes(
         return pd.DataFrame(), table.loc[order]
     rows = {}
     for name, tree in (("before", before), ("now", now)):
-        book = portfolio(tree, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
-        kinds = {k: float(book[k]) for k in ("sd", "var", "es")}
+        one = portfolio(tree, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
+        kinds = {k: float(one[k]) for k in ("sd", "var", "es")}
         rows[name] = {"mean": float((weights.to_series() * means[name]).sum()), **kinds}
     return pd.DataFrame(rows), table.loc[order]
 
@@ -200,10 +202,10 @@ def scenario_table(
     if int((weights != 0).sum()) > 1:
         cases.append((labels.get(largest, largest), alone, -1.0))
     rows = {}
-    for name, book, side in cases:
-        draws = portfolio_draws(tree, book)
+    for name, one, side in cases:
+        draws = portfolio_draws(tree, one)
         value = round(float(draws.mean()) + side * _SHOCK * float(draws.std()), 3)
-        given = scenario(tree, weights=book, value=value)
+        given = scenario(tree, weights=one, value=value)
         held = portfolio(given, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
         verb = "rise" if side > 0 else "fall"
         rows[f"{name} {verb if name == 'Equal weights' else verb + 's'}"] = {

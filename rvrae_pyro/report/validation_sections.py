@@ -131,7 +131,7 @@ def _backtest(judged: Judged, period: str) -> Table:
         Column("Verdict", numeric=False),
     ]
     rows = []
-    pooled, books = tested["pooled"].to_dataset(), tested[PORTFOLIO].to_dataset()
+    pooled, single = tested["pooled"].to_dataset(), tested[PORTFOLIO].to_dataset()
     for tail in pooled["tail"].values:
         one = pooled.sel(tail=tail)
         rows.append(
@@ -146,8 +146,8 @@ def _backtest(judged: Judged, period: str) -> Table:
                 str(one["verdict"].item()),
             ]
         )
-        for name in books[PORTFOLIO].values:
-            one = books.sel({"tail": tail, PORTFOLIO: name})
+        for name in single[PORTFOLIO].values:
+            one = single.sel({"tail": tail, PORTFOLIO: name})
             tests = ("kupiec_p_exact_holm", "conditional_p_holm", "z2_p_holm")
             rows.append(
                 [

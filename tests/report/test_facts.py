@@ -49,10 +49,10 @@ def test_portfolios_have_the_risk_of_their_draws(
     listed = rv.data.listed(panel).sel(time=[facts.live])
     value = panel["weight"].where(listed).sel(time=[facts.live])
     direct = rv.risk.portfolio(tree, (value / value.sum()).fillna(0.0)).to_dataset().isel(time=0)
-    shown = facts.books.sel(portfolio="Value weights")
+    shown = facts.portfolios.sel(portfolio="Value weights")
     for name in ("sd", "var", "es", "factor_var"):
         np.testing.assert_allclose(shown[name], direct[name])
-    assert set(facts.books["portfolio"].values) == {
+    assert set(facts.portfolios["portfolio"].values) == {
         "Equal weights",
         "Value weights",
         "Best fifth by mean",
@@ -66,7 +66,7 @@ def test_portfolios_have_the_risk_of_their_draws(
 def test_a_fall_moves_the_average_asset_to_it(facts: Facts) -> None:
     """Equal weights return what was given, on top of the noise of the mean over draws."""
     drawn = facts.fall + facts.ranking["mean"].mean() - facts.ranking["fall"].mean()
-    sd = float(facts.books["sd"].sel(portfolio="Equal weights"))
+    sd = float(facts.portfolios["sd"].sel(portfolio="Equal weights"))
     assert abs(drawn) < 4.5 * sd / np.sqrt(facts.num_samples) + abs(facts.ranking["mean"].mean())
 
 
@@ -269,7 +269,7 @@ def test_changes_since_the_last_month(facts: Facts, fit: rv.Fit, panel: xr.Datas
     size = (moved["sd_now"] - moved["sd_before"]).abs()
     assert size.is_monotonic_decreasing
     if not facts.changed.empty:
-        equal = facts.books.sel(portfolio="Equal weights")
+        equal = facts.portfolios.sel(portfolio="Equal weights")
         assert facts.changed.loc["sd", "now"] == pytest.approx(float(equal["sd"]))
 
 
