@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from rvrae_pyro._version import __version__
-from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.fitting.parallel import panels_of
+from rvrae_pyro.fitting.parallel import InMemory, panels_of
 
 if TYPE_CHECKING:
     from distributed import Client

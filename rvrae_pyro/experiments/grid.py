@@ -19,12 +19,11 @@ import xarray as xr
 from rvrae_pyro._version import __version__
 from rvrae_pyro.atomic import only_run, replacing
 from rvrae_pyro.data.simulators import simulate_gkx
-from rvrae_pyro.data.sources import Source
 from rvrae_pyro.errors import CheckpointError, FitError
 from rvrae_pyro.experiments.competitors import Entrant
 from rvrae_pyro.experiments.forecast_tree import Fitted, forecast_tree
 from rvrae_pyro.experiments.metrics import Rules, Scores, score
-from rvrae_pyro.fitting.parallel import Submits, one_thread, outcomes
+from rvrae_pyro.fitting.parallel import Source, Submits, one_thread, outcomes
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.progress import progress_bar
 

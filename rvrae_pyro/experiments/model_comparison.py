@@ -14,7 +14,6 @@ import xarray as xr
 from rvrae_pyro.data.batch import to_light_batch
 from rvrae_pyro.data.calendar import periods_per_year
 from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import split as cut_panel
 from rvrae_pyro.errors import ConfigError, PanelError, check_count, check_seeds
@@ -38,7 +37,7 @@ from rvrae_pyro.experiments.result_tables import (
     pooled,
     select,
 )
-from rvrae_pyro.fitting.parallel import Submits
+from rvrae_pyro.fitting.parallel import InMemory, Submits
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 
 _LEAST_DRAWS = 200

@@ -17,7 +17,6 @@ import xarray as xr
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
@@ -32,7 +31,7 @@ from rvrae_pyro.experiments.forecast_tree import forecast_tree
 from rvrae_pyro.experiments.grid import hold
 from rvrae_pyro.experiments.refit_files import RefitFiles
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.parallel import Submits, outcomes
+from rvrae_pyro.fitting.parallel import InMemory, Source, Submits, outcomes
 from rvrae_pyro.fitting.saved import describe_config
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.identity import own_identity

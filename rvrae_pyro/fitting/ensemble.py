@@ -18,12 +18,11 @@ from torch import nn
 
 from rvrae_pyro import displays
 from rvrae_pyro.atomic import replacing
-from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.diagnostics.alignment import align
 from rvrae_pyro.diagnostics.check import Check, check_members
 from rvrae_pyro.errors import CheckpointError, ConfigError, check_count, check_seeds
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.parallel import Submits, outcomes
+from rvrae_pyro.fitting.parallel import InMemory, Source, Submits, outcomes
 from rvrae_pyro.fitting.results import Results
 from rvrae_pyro.fitting.saved import damaged, read_meta
 from rvrae_pyro.fitting.training import fit

@@ -1,4 +1,4 @@
-"""Many independent fits: here, in processes, or wherever an executor takes them."""
+"""Independent fits and their panels: here, in processes, or wherever an executor takes them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,55 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+import xarray as xr
 
 from rvrae_pyro.atomic import scratch_folder
-from rvrae_pyro.data.io import write_panel
-from rvrae_pyro.data.sources import InMemory, OnDisk
+from rvrae_pyro.data.io import read_panel, write_panel
+
+
+class Source(Protocol):
+    """Source of a panel."""
+
+    def load(self) -> xr.Dataset:
+        """Return the panel."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A panel that travels with the job."""
+
+    panel: xr.Dataset
+
+    def load(self) -> xr.Dataset:
+        """Return the panel."""
+        return self.panel
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A panel in a file that all processes see; each reads it once.
+
+    The path is absolute, as processes may work in other folders.
+    """
+
+    path: str
+
+    def load(self) -> xr.Dataset:
+        """Read the panel."""
+        return _read_once(self.path)
+
+
+@lru_cache(maxsize=2)  # the training and the validation months of a fit
+def _read_once(path: str) -> xr.Dataset:
+    return read_panel(path)
+
 
 Key = TypeVar("Key", bound=Hashable)
 Job = TypeVar("Job")

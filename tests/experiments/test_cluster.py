@@ -19,10 +19,10 @@ import xarray as xr
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
 from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.experiments import BaselineEntrant, cluster, connect
 from rvrae_pyro.experiments.grid import Cell, Job, SimulatedGKX, run_cells, run_job
 from rvrae_pyro.experiments.result_tables import long_table
+from rvrae_pyro.fitting.parallel import InMemory
 from tests.experiments.helpers import Slow, panel, small_model
 
 pytest.importorskip("distributed")
