@@ -17,8 +17,8 @@ from rvrae_pyro.evaluation import (
     crps_student_t,
     hac_standard_error,
     log_score,
-    matching,
     pit,
+    scoring,
 )
 
 T, N, CHAINS, DRAWS = 9, 7, 2, 60
@@ -124,7 +124,7 @@ def test_fair_crps_is_unbiased_for_the_sampled_law():
 @pytest.mark.parametrize("block", [1, 500, 10**9])
 def test_blocks_of_any_size_agree(returns, draws, block, monkeypatch):
     expected = crps(returns, draws, per="cell")
-    monkeypatch.setattr(matching, "_BLOCK", block)
+    monkeypatch.setattr(scoring, "_BLOCK", block)
     xr.testing.assert_identical(crps(returns, draws, per="cell"), expected)
     mask = returns.notnull()
     along = crps(long(returns, mask), long(draws, mask), per="cell")
@@ -138,9 +138,9 @@ def test_blocks_bound_the_numbers_in_memory(monkeypatch):
         seen.append(x.size)
         return y
 
-    monkeypatch.setattr(matching, "_BLOCK", 4000)
+    monkeypatch.setattr(scoring, "_BLOCK", 4000)
     d = wide(np.zeros((1, 100, 30, 10)))
-    matching.score_cells(d, kernel)
+    scoring.score_cells(d, kernel)
     assert max(seen) == 4000
     assert sum(seen) == d.size
 
