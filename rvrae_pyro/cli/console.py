@@ -76,15 +76,15 @@ def as_options(text: str) -> str:
         ", or choose the characteristics with characteristics=[...]",
     ):
         text = text.replace(words, "")
-    text = _ARGUMENT.sub(_option, text)
+
+    def option(found: re.Match[str]) -> str:
+        value = found["value"] or found["number"] or _PLACES.get(found["name"], "COLUMN")
+        return f"--{found['name'].replace('_', '-')} {value}"
+
+    text = _ARGUMENT.sub(option, text)
     return text.replace("excess=True, --risk-free", "--excess --risk-free").replace(
         "excess=True", "--excess"
     )
-
-
-def _option(found: re.Match[str]) -> str:
-    value = found["value"] or found["number"] or _PLACES.get(found["name"], "COLUMN")
-    return f"--{found['name'].replace('_', '-')} {value}"
 
 
 def echo_error(text: str) -> None:

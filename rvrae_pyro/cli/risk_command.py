@@ -213,9 +213,11 @@ def risk(
             ready, num_samples=num_samples, seed=seed, times=[month], horizon=horizon
         )
     against = None if other is None else other.weights
+    trees = [tree]
+    if horizon > 1:  # returns compounded up to each step
+        trees = [at_step(tree, step) for step in range(1, horizon + 1)]
     by_step = [
-        portfolio_risk(one, held.weights, against, tail=_TAILS).isel({TIME: 0})
-        for one in _by_step(tree, horizon)
+        portfolio_risk(one, held.weights, against, tail=_TAILS).isel({TIME: 0}) for one in trees
     ]
     last = by_step[-1]
     figures = {"portfolio": _figures(last.to_dataset(), held.value)}
@@ -241,21 +243,12 @@ def risk(
             }
         )
         return
-    _show(_span(month, horizon), held, figures, positions)
+    span = str(month)[:7]
+    if horizon > 1:
+        span = f"{horizon} periods from {span}, bought and held"
+    _show(span, held, figures, positions)
     if horizon > 1:
         _show_steps(steps)
-
-
-def _by_step(tree: xr.DataTree, horizon: int) -> list[xr.DataTree]:
-    """Forecasts of the returns compounded up to each step; the tree itself for a single one."""
-    if horizon == 1:
-        return [tree]
-    return [at_step(tree, step) for step in range(1, horizon + 1)]
-
-
-def _span(month: np.datetime64, horizon: int) -> str:
-    first = str(month)[:7]
-    return first if horizon == 1 else f"{horizon} periods from {first}, bought and held"
 
 
 def _one_month(panel: xr.Dataset, times: str) -> np.datetime64:
@@ -338,13 +331,12 @@ def _show_steps(steps: list[dict[str, Any]]) -> None:
 def _line(name: str, rows: list[dict[str, Any]], sd: float, es: float) -> list[str]:
     weight = sum(row["weight"] for row in rows)
     parts = sum(row["component_sd"] for row in rows), sum(row["component_es_05"] for row in rows)
-    shares = (_percent(part, whole) for part, whole in zip(parts, (sd, es), strict=True))
+    # a share of what is no loss has no meaning
+    shares = (
+        f"{100 * part / whole:.1f}" if whole > 0 else "-"
+        for part, whole in zip(parts, (sd, es), strict=True)
+    )
     return [name, f"{100 * weight:.2f}", *shares]
-
-
-def _percent(part: float, whole: float) -> str:
-    """Share in percent; a dash where the whole is no loss, so that shares have no meaning."""
-    return f"{100 * part / whole:.1f}" if whole > 0 else "-"
 
 
 def _share(figures: dict[str, Any]) -> str:

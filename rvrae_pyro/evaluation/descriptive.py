@@ -216,7 +216,11 @@ def factor_profile(
     profile["managed"] = ((FACTOR, CHARACTERISTIC), near)
     profile = profile.assign_coords({CHARACTERISTIC: managed[CHARACTERISTIC]})
     profile["months"] = months
-    candidates = [(near, [_portfolio(str(name)) for name in table.columns], months)]
+    portfolios = [
+        "the average asset" if name == CONSTANT else f"the {name} portfolio"
+        for name in table.columns
+    ]
+    candidates = [(near, portfolios, months)]
     if known is not None:
         seen = given.index[paths.index.isin(observed)]
         paths, reference = _shared(given, _known_table(known), "known", seen)
@@ -327,10 +331,6 @@ def _explained(paths: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
     moves = ~constant(y, axis=0)
     share: np.ndarray = 1.0 - (residual**2).sum(axis=0) / np.where(moves, centred, np.nan)
     return share
-
-
-def _portfolio(name: str) -> str:
-    return "the average asset" if name == CONSTANT else f"the {name} portfolio"
 
 
 def _name(k: int, candidates: list[tuple[np.ndarray, list[str], int]]) -> str:
