@@ -33,18 +33,7 @@ def _flowing(text: str | None) -> str:
     return "\n\n".join(" ".join(each.split()) for each in paragraphs)
 
 
-for _command in (
-    demo,
-    check,
-    simulate,
-    fit,
-    forecast,
-    report,
-    risk,
-    walk_forward,
-    compare,
-    paper,
-):
+for _command in (demo, check, simulate, fit, forecast, report, risk, walk_forward, compare, paper):
     app.command(help=_flowing(_command.__doc__))(_command)
 for _registered in benchmark.registered_commands:
     _registered.help = _flowing(getattr(_registered.callback, "__doc__", ""))

@@ -29,9 +29,7 @@ CHECKPOINT = "checkpoint"
 
 
 def check_folder(
-    path: Path,
-    marks: Sequence[str] = (f"{MODEL}/fit.json", CHECKPOINT),
-    what: str = "a run",
+    path: Path, marks: Sequence[str] = (f"{MODEL}/fit.json", CHECKPOINT), what: str = "a run"
 ) -> Path:
     """Raise ``ConfigError`` for an output folder that cannot be written or holds something else.
 

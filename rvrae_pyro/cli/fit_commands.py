@@ -13,11 +13,7 @@ import typer
 import xarray as xr
 
 from rvrae_pyro.atomic import only_run, remove
-from rvrae_pyro.cli.compare_commands import (
-    JobsOption,
-    options_named,
-    with_returns,
-)
+from rvrae_pyro.cli.compare_commands import JobsOption, options_named, with_returns
 from rvrae_pyro.cli.console import (
     echo,
     echo_error,

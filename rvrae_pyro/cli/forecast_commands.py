@@ -41,8 +41,7 @@ def forecast(
         ),
     ],
     times: Annotated[
-        str,
-        typer.Option(help="last, all, a month such as 2017-04, or 2016-01:2016-12."),
+        str, typer.Option(help="last, all, a month such as 2017-04, or 2016-01:2016-12.")
     ] = "last",
     num_samples: Annotated[int, typer.Option(help="Draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same draws.")] = 0,

@@ -13,11 +13,7 @@ from rvrae_pyro.data.io import read_panel, write_panel
 from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.data.readers import ColumnMap, read_long
-from rvrae_pyro.data.simulators import (
-    simulate_dynamic,
-    simulate_gkx,
-    simulate_linear_gaussian,
-)
+from rvrae_pyro.data.simulators import simulate_dynamic, simulate_gkx, simulate_linear_gaussian
 from rvrae_pyro.data.splits import Split, split, walk_forward
 from rvrae_pyro.data.transforms import (
     context_changes,

@@ -15,15 +15,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.validation import CellScan, validate_panel
 from rvrae_pyro.errors import ConfigError, PanelError, ShapeError
-from rvrae_pyro.names import (
-    ASSET,
-    CHARACTERISTIC,
-    CHARACTERISTICS,
-    CONTEXT,
-    FEATURE,
-    RETURNS,
-    TIME,
-)
+from rvrae_pyro.names import ASSET, CHARACTERISTIC, CHARACTERISTICS, CONTEXT, FEATURE, RETURNS, TIME
 
 
 class Packing(NamedTuple):
@@ -268,9 +260,7 @@ def check_batch(batch: object) -> None:
 
 
 def to_batch(
-    panel: xr.Dataset,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    panel: xr.Dataset, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Batch:
     """Turn a panel into filled and masked tensors.
 
@@ -303,9 +293,7 @@ def to_batch(
 
 
 def to_light_batch(
-    panel: xr.Dataset,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    panel: xr.Dataset, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Batch:
     """Do as :func:`to_batch` and leave the characteristics where they are.
 

@@ -291,10 +291,7 @@ class Grid:
         problems: list[str] = []
         try:
             ends = period_ends(
-                pd.Index(frame[columns.time]),
-                frequency,
-                dayfirst=dayfirst,
-                date_format=date_format,
+                pd.Index(frame[columns.time]), frequency, dayfirst=dayfirst, date_format=date_format
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise PanelError(

@@ -41,10 +41,7 @@ _FILE_ERRORS: Final = (OSError, RuntimeError, ValueError, EOFError)
 
 
 def read_panel(
-    path: str | os.PathLike[str],
-    *,
-    dayfirst: bool | None = None,
-    date_format: str | None = None,
+    path: str | os.PathLike[str], *, dayfirst: bool | None = None, date_format: str | None = None
 ) -> xr.Dataset:
     """Read a panel from a file; the suffix gives its kind.
 

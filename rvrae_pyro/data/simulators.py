@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.calendar import last_days
 from rvrae_pyro.errors import ConfigError, check_count, check_number
-from rvrae_pyro.names import (
-    ASSET,
-    CONTEXT,
-    FACTOR,
-    FEATURE,
-    TIME,
-)
+from rvrae_pyro.names import ASSET, CONTEXT, FACTOR, FEATURE, TIME
 
 Array = NDArray[np.float64]
 

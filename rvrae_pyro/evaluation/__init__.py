@@ -28,13 +28,7 @@ from rvrae_pyro.evaluation.hypothesis_tests import (
     grs,
     model_confidence_set,
 )
-from rvrae_pyro.evaluation.point import (
-    predictive_r2,
-    prevailing_mean,
-    rank_ic,
-    rank_icir,
-    total_r2,
-)
+from rvrae_pyro.evaluation.point import predictive_r2, prevailing_mean, rank_ic, rank_icir, total_r2
 from rvrae_pyro.evaluation.power_scaling import psense
 from rvrae_pyro.evaluation.scoring import compounded_returns, hac_standard_error
 

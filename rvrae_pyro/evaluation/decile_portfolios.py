@@ -104,11 +104,7 @@ def long_short(
         output_core_dims=[[TIME]] * len(_VARIABLES),
         vectorize=True,
         output_dtypes=[np.float64] * len(_VARIABLES),
-        kwargs={
-            "quantile": float(quantile),
-            "cost": float(cost),
-            "relative": rounding(forecast),
-        },
+        kwargs={"quantile": float(quantile), "cost": float(cost), "relative": rounding(forecast)},
     )
     named = dict(zip(_VARIABLES, results, strict=True))
     for name, (description, units) in _VARIABLES.items():

@@ -26,11 +26,7 @@ _LEAST_PAIRS = 3  # two pairs always correlate by -1 or 1
 
 
 def total_r2(
-    returns: xr.DataArray,
-    fitted: xr.DataArray,
-    *,
-    per: Per = "panel",
-    standard_error: bool = False,
+    returns: xr.DataArray, fitted: xr.DataArray, *, per: Per = "panel", standard_error: bool = False
 ) -> xr.DataArray | xr.Dataset:
     r"""Share of the returns' second moment that contemporaneous factors explain.
 

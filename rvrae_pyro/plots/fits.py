@@ -108,10 +108,7 @@ def _several(sources: Mapping[str, object], ax: Axes | None, style: Style | None
 
 
 def elbo(
-    source: object,
-    *,
-    ax: Axes | Sequence[Axes] | None = None,
-    style: Style | None = None,
+    source: object, *, ax: Axes | Sequence[Axes] | None = None, style: Style | None = None
 ) -> Figure | Axes:
     """Draw the parts of the evidence lower bound, and the KL of every training month.
 

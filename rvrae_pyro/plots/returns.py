@@ -24,12 +24,7 @@ from rvrae_pyro.plots.plot_sources import (
     period_of,
     predicted_returns,
 )
-from rvrae_pyro.plots.style import (
-    Style,
-    canvas,
-    dress,
-    legend,
-)
+from rvrae_pyro.plots.style import Style, canvas, dress, legend
 from rvrae_pyro.risk.portfolio import portfolio_draws
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, read_weights
 

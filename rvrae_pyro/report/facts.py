@@ -33,12 +33,7 @@ from rvrae_pyro.report.portfolio_tables import (
     standard_portfolios,
 )
 from rvrae_pyro.report.tables import day
-from rvrae_pyro.risk import (
-    portfolio,
-    portfolio_draws,
-    scenario,
-    summarize,
-)
+from rvrae_pyro.risk import portfolio, portfolio_draws, scenario, summarize
 from rvrae_pyro.risk.summary import forecast_table
 
 if TYPE_CHECKING:

@@ -305,8 +305,7 @@ def _ranked(
         *(str(row[name]) for name in extra),
         figure("mean"),
         Cell(
-            sort=float(row["q95"] - row["q05"]),
-            interval=Interval(zero, left, right - left, middle),
+            sort=float(row["q95"] - row["q05"]), interval=Interval(zero, left, right - left, middle)
         ),
         *map(figure, numbers),
     ]

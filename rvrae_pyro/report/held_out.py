@@ -394,10 +394,7 @@ def spans_of(fit: Fit, panel: xr.Dataset) -> Spans:
 
 
 def judge(
-    fit: Fit,
-    filtered: Filtered,
-    spans: Spans,
-    given: Mapping[str, pd.Series[float]] | None = None,
+    fit: Fit, filtered: Filtered, spans: Spans, given: Mapping[str, pd.Series[float]] | None = None
 ) -> Judged | None:
     """Score one-month-ahead forecasts of the held-out months; None if there are fewer than two.
 

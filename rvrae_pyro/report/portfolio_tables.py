@@ -50,10 +50,7 @@ def standard_portfolios(tree: xr.DataTree) -> dict[str, xr.DataArray]:
 
 
 def live_portfolios(
-    tree: xr.DataTree,
-    panel: xr.Dataset,
-    live: np.datetime64,
-    given: Mapping[str, pd.Series[float]],
+    tree: xr.DataTree, panel: xr.Dataset, live: np.datetime64, given: Mapping[str, pd.Series[float]]
 ) -> xr.DataArray:
     """Stack portfolios (time, asset, portfolio) of the live month, given ones first."""
     standard = standard_portfolios(tree)

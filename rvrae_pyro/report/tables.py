@@ -169,10 +169,7 @@ def table_of(
         *(Column(each.head, each.meaning, each.full is None) for each in figures),
     ]
     rows = [
-        [
-            (names or {}).get(str(label), str(label)),
-            *(each.cell(row[each.key]) for each in figures),
-        ]
+        [(names or {}).get(str(label), str(label)), *(each.cell(row[each.key]) for each in figures)]
         for label, row in frame.iterrows()
     ]
     return Table(name, caption, columns, rows)
