@@ -27,6 +27,8 @@ MODEL = "model"
 CHECKPOINT = "checkpoint"
 """Sub-folder of a run that keeps the state of training until the fit is done."""
 
+_PREPARATION: Final = "preparation.json"
+
 
 def check_folder(
     path: Path, marks: Sequence[str] = (f"{MODEL}/fit.json", CHECKPOINT), what: str = "a run"
@@ -130,9 +132,6 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_csv(temporary, index=False, date_format="%Y-%m-%d", lineterminator="\n")
         else:
             table.to_parquet(temporary, index=False)
-
-
-_PREPARATION: Final = "preparation.json"
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ from rvrae_pyro.predictive.storage import write_tree
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
 
+_SCORES: Final = "scores.csv"
+_REFITS: Final = "refits.json"
+_METRICS: Final = ("predictive_r2", "rank_ic", "crps", "log_score", "coverage")
+_LEAST_DRAWS: Final = 200
+
 
 @takes_layout
 def fit(
@@ -175,12 +180,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-_SCORES: Final = "scores.csv"
-_REFITS: Final = "refits.json"
-_METRICS: Final = ("predictive_r2", "rank_ic", "crps", "log_score", "coverage")
-_LEAST_DRAWS: Final = 200
 
 
 @takes_layout

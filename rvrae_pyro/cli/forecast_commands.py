@@ -28,6 +28,9 @@ from rvrae_pyro.risk.summary import forecast_table
 _TREES: Final = (".nc", ".zarr")
 _SHOWN: Final = 5
 
+_PAGES: Final = (".html", ".htm")
+_LEAST_DRAWS: Final = 1000
+
 
 @takes_layout
 def forecast(
@@ -129,10 +132,6 @@ def _show(table: pd.DataFrame) -> None:
     title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
     head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
     echo_table(head, rows, title)
-
-
-_PAGES: Final = (".html", ".htm")
-_LEAST_DRAWS: Final = 1000
 
 
 @takes_layout

@@ -29,6 +29,14 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
+_PANELS: Final = (".parquet", ".csv", ".nc")
+_CASES: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
+    "gkx-linear": partial(simulate_gkx, "linear"),
+    "gkx-nonlinear": partial(simulate_gkx, "nonlinear"),
+    "linear-gaussian": simulate_linear_gaussian,
+    "dynamic": simulate_dynamic,
+}
+
 
 @takes_layout
 def check(
@@ -106,17 +114,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f} %"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-_PANELS: Final = (".parquet", ".csv", ".nc")
-
-
-_CASES: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
-    "gkx-linear": partial(simulate_gkx, "linear"),
-    "gkx-nonlinear": partial(simulate_gkx, "nonlinear"),
-    "linear-gaussian": simulate_linear_gaussian,
-    "dynamic": simulate_dynamic,
-}
 
 
 def simulate(

@@ -30,6 +30,13 @@ from rvrae_pyro.names import ASSET, CONTEXT, FEATURE, TIME
 
 _PLAIN: Final = "Plain long tables (.csv, .parquet)"
 
+# data that come with the package or with an extra of it, by the name used in place of a file
+_EMBEDDED: Final = {"french": load_french, "sp500": load_sp500}
+_TABLES: Final = (".csv", ".parquet")
+PanelPath = Annotated[
+    Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
+]
+
 
 def _plain(flag: str, text: str, metavar: str | None = None) -> Any:
     return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_PLAIN)
@@ -118,14 +125,6 @@ def takes_layout(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in [*own, *options]}
     return run
-
-
-# data that come with the package or with an extra of it, by the name used in place of a file
-_EMBEDDED: Final = {"french": load_french, "sp500": load_sp500}
-_TABLES: Final = (".csv", ".parquet")
-PanelPath = Annotated[
-    Path, typer.Argument(help="Panel (.parquet, .csv, .nc, .zarr) or a plain long table.")
-]
 
 
 def read_panel(

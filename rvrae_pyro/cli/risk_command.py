@@ -29,6 +29,17 @@ _TOLERANCE: Final = 1e-3
 _NET: Final = 0.01
 """Share of the gross exposure up to which a sum is that of a long-short portfolio."""
 
+_TAILS: Final = (0.05, 0.01)
+_SHOWN: Final = 10
+_ROWS: Final = {
+    "mean": "mean",
+    "sd": "sd",
+    "var_05": "VaR 5 %",
+    "es_05": "ES 5 %",
+    "var_01": "VaR 1 %",
+    "es_01": "ES 1 %",
+}
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -152,18 +163,6 @@ def _check_assets(weights: "pd.Series[float]", listed: xr.DataArray, where: str)
             f"{where} holds assets without characteristics in {month}, which have no forecast: "
             f"{first_three(without)}. Leave them out, or pick another month with --times."
         )
-
-
-_TAILS: Final = (0.05, 0.01)
-_SHOWN: Final = 10
-_ROWS: Final = {
-    "mean": "mean",
-    "sd": "sd",
-    "var_05": "VaR 5 %",
-    "es_05": "ES 5 %",
-    "var_01": "VaR 1 %",
-    "es_01": "ES 1 %",
-}
 
 
 @takes_layout

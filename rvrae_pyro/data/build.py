@@ -22,6 +22,12 @@ from rvrae_pyro.names import (
     WEIGHT,
 )
 
+Floats = NDArray[np.floating[Any]]
+_PERCENT_MEDIAN: Final = 0.05
+_PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
+_HIGH_YEARLY: Final = 0.144
+"""1.2 % per month: the median month of 1980-82, the dearest years of US bills, is below."""
+
 
 def _unicode(values: NDArray[Any]) -> NDArray[Any]:
     """Turn object or variable-width strings into fixed-width unicode; leave the rest."""
@@ -85,14 +91,6 @@ def build_panel(
         "source": source,
     }
     return canonical(xr.Dataset(variables, coords=coords, attrs=attrs))
-
-
-Floats = NDArray[np.floating[Any]]
-
-_PERCENT_MEDIAN: Final = 0.05
-_PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
-_HIGH_YEARLY: Final = 0.144
-"""1.2 % per month: the median month of 1980-82, the dearest years of US bills, is below."""
 
 
 def excess_returns(

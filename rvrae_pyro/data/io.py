@@ -39,6 +39,13 @@ _JSON_MARK: Final = "json:"
 # errors of the readers and writers below for damaged files, full disks and bad values
 _FILE_ERRORS: Final = (OSError, RuntimeError, ValueError, EOFError)
 
+_VERSION: Final = 1
+_DATE, _ASSET, _RETURN = "date", "asset", "ret"
+_INFINITE: Final = {np.inf: "inf", -np.inf: "-inf"}
+_CALLED: Final = {"panel": "a panel", "tree": "draws"}
+_OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+"""Files of zarr itself, in either version of its format."""
+
 
 def read_panel(
     path: str | os.PathLike[str], *, dayfirst: bool | None = None, date_format: str | None = None
@@ -285,11 +292,6 @@ def _decode_attr(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-_VERSION: Final = 1
-_DATE, _ASSET, _RETURN = "date", "asset", "ret"
-_INFINITE: Final = {np.inf: "inf", -np.inf: "-inf"}
-
-
 def to_table(panel: xr.Dataset) -> tuple[pa.Table, str]:
     """Turn a checked panel into a table and its header, JSON on one line.
 
@@ -460,11 +462,6 @@ def _spread(
         grid[cell[0], cell[1], k] = column.to_numpy()
     shape = grid if len(entry["dims"]) == 3 else grid[:, :, 0]
     return xr.Variable(entry["dims"], shape, attrs=entry["attrs"])
-
-
-_CALLED: Final = {"panel": "a panel", "tree": "draws"}
-_OWN: Final = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
-"""Files of zarr itself, in either version of its format."""
 
 
 def check_replaceable(

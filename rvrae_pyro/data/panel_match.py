@@ -33,6 +33,9 @@ _GENERAL: Final = {
     ),
 }
 
+_COMPARED: Final = ("transform", "frequency", "lag", "return_kind")
+_CONTEXT_ATTRS: Final = {"context_source": "source", "context_from": "standardised_from"}
+
 
 def describe_panel(panel: xr.Dataset, *, context: bool) -> dict[str, str]:
     """Describe a panel by what later panels must share with it, as attributes of a fit.
@@ -53,10 +56,6 @@ def describe_panel(panel: xr.Dataset, *, context: bool) -> dict[str, str]:
         _NAMES: json.dumps(_labels(panel, CHARACTERISTIC)),
         _REST: json.dumps(rest, default=str),
     }
-
-
-_COMPARED: Final = ("transform", "frequency", "lag", "return_kind")
-_CONTEXT_ATTRS: Final = {"context_source": "source", "context_from": "standardised_from"}
 
 
 def match_panel(

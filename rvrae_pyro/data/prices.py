@@ -1,6 +1,5 @@
 """Daily prices to a monthly panel of lagged characteristics."""
 
-import warnings
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
@@ -14,7 +13,7 @@ from rvrae_pyro.data.build import build_panel, excess_returns
 from rvrae_pyro.data.calendar import infer_frequency, month_end, next_row, period_ends
 from rvrae_pyro.data.rounding import constant
 from rvrae_pyro.data.validation import check_panel, first_three, raise_problems
-from rvrae_pyro.errors import PanelError, RvraeWarning
+from rvrae_pyro.errors import PanelError, warn_user
 
 Floats: TypeAlias = NDArray[np.float64]
 Stops: TypeAlias = NDArray[np.int64]
@@ -220,11 +219,9 @@ def _frame_problems(name: str, frame: pd.DataFrame) -> list[str]:
 def _warn_partial(last_day: pd.Timestamp, last_month: pd.Timestamp) -> None:
     # a month's last trading day is at most five days before its end: weekend and holidays
     if (last_month - last_day).days > _LAST_DAYS:
-        warnings.warn(
+        warn_user(
             f"`close` ends on {last_day:%Y-%m-%d}, within a month that is taken as complete. "
-            "Cut the days of an unfinished month.",
-            RvraeWarning,
-            stacklevel=3,
+            "Cut the days of an unfinished month."
         )
 
 

@@ -24,6 +24,9 @@ _VOLATILITY: Final = {"vol", "retvol", "idiovol", "ivol", "illiq", "ill", "sprea
 _RISK: Final = _VOLATILITY | {"maxret", "minret", "beta"}
 _CLIP: Final = 4.0
 
+CONSTANT: Final = "constant"
+"""Label of the portfolio of the constant: close to equal weights."""
+
 
 def rank_characteristics(panel: xr.Dataset) -> xr.Dataset:
     """Replace every characteristic by its rank within the row's cross-section.
@@ -235,10 +238,6 @@ def _standardise(features: Floats, noise: Floats) -> Floats:
     scaled = (frame - so_far.mean()) / spread.where(spread > floor)
     filled: Floats = scaled.fillna(0.0).to_numpy()
     return np.clip(filled, -_CLIP, _CLIP)
-
-
-CONSTANT: Final = "constant"
-"""Label of the portfolio of the constant: close to equal weights."""
 
 
 def managed_portfolios(panel: xr.Dataset, ridge: float = 1.0) -> xr.DataArray:

@@ -24,6 +24,12 @@ from rvrae_pyro.names import RETURNS, TIME
 ESS: Final = "ess"
 FILTER_ERROR: Final = "filter_error"
 
+Array = NDArray[np.float64]
+MODEL: Final = "model"
+_GAP: Final = 1e-13  # complementarity per month, in nats
+_ITERATIONS: Final = 200
+_LEAST_ESS: Final = 20.0
+
 
 @runtime_checkable
 class LogEvidence(Protocol):
@@ -96,13 +102,6 @@ def monthly_scores(
     if scores.dims != (TIME,):
         raise ShapeError(f"Log scores must have the dim (time,) alone; got {scores.dims}.")
     return scores
-
-
-Array = NDArray[np.float64]
-MODEL: Final = "model"
-
-_GAP: Final = 1e-13  # complementarity per month, in nats
-_ITERATIONS: Final = 200
 
 
 def stacking_weights(scores: xr.DataArray) -> xr.DataArray:
@@ -198,9 +197,6 @@ def _room(value: Array, move: Array) -> float:
     """Largest step that keeps ``value + step * move`` nonnegative."""
     shrinking = move < 0.0
     return float((-value[shrinking] / move[shrinking]).min()) if shrinking.any() else np.inf
-
-
-_LEAST_ESS: Final = 20.0
 
 
 def compare(

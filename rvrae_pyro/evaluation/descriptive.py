@@ -25,6 +25,11 @@ _NAMES = {
     "market_autocorrelation": "first autocorrelation of squared market returns",
 }
 
+KNOWN_FACTOR: Final = "known_factor"
+"""Dimension of the factors that have a name already."""
+_STRONG: Final = 0.5
+"""Weakest correlation that gives a factor a name."""
+
 
 def market_statistics(returns: xr.DataArray) -> xr.Dataset:
     """Describe a market in five numbers, for prior and posterior predictive checks.
@@ -142,13 +147,6 @@ def _clustering(market: Array, relative: float) -> float:
         return np.nan
     deviation = squares - squares.mean()
     return float((deviation[1:] * deviation[:-1]).sum() / (deviation**2).sum())
-
-
-KNOWN_FACTOR: Final = "known_factor"
-"""Dimension of the factors that have a name already."""
-
-_STRONG: Final = 0.5
-"""Weakest correlation that gives a factor a name."""
 
 
 def factor_profile(

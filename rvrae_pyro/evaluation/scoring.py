@@ -21,6 +21,9 @@ Kernel = Callable[[Array, Array], Array]
 
 _BLOCK = 2**22  # numbers held at a time: 32 MiB in double precision
 
+Per = Literal["panel", "month", "cell"]
+_PERS = ("panel", "month", "cell")
+
 
 def sample_dims(values: xr.DataArray) -> tuple[str, ...]:
     """Return those of ``chain`` and ``draw`` that ``values`` has."""
@@ -203,11 +206,6 @@ def _score_block(target: Array, block: NDArray[Any], kernel: Kernel, name: str) 
         kept = np.array(block[known], dtype=np.float64, order="C")
         scores[known] = kernel(target[known].astype(np.float64), kept)
     return scores
-
-
-Per = Literal["panel", "month", "cell"]
-
-_PERS = ("panel", "month", "cell")
 
 
 def hac_standard_error(series: xr.DataArray, *, lags: int | None = None) -> xr.DataArray:

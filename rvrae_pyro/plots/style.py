@@ -28,6 +28,8 @@ BAND: Final = 0.28
 _LIGHT: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DARK: Final = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00")
 
+_DPI: Final = 130
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -278,9 +280,6 @@ def note(where: Canvas, text: str) -> None:
     """Put a remark under a figure of several panels that was made here."""
     if where.own:
         where.figure.supxlabel(text, fontsize=8.5, color=where.theme.muted)
-
-
-_DPI: Final = 130
 
 
 def save_picture(picture: Figure | Axes, path: Path) -> None:

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 Better = Literal["high", "low", "near"]
 Scored = xr.DataArray | xr.Dataset
 
+_PREDICTIVE: Final = ("Predictive R², %", "share of squared returns that mean forecasts explain")
+_TOTAL: Final = ("Total R², %", "share explained given the month's own factors: fit, no foresight")
+_ENOUGH: Final = 12  # test months from which the validation months are left out
+_CELLS: Final = 2e8  # draws held at a time, 800 MB in single precision
+_LEAST_DRAWS: Final = 250
+_COVER: Final = 0.9
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -196,10 +203,6 @@ def _said(measure: Measure) -> str:
     return f"{measure.label} {own:.3g} against {other:.3g} (s.e. of the difference {error:.2g})"
 
 
-_PREDICTIVE: Final = ("Predictive R², %", "share of squared returns that mean forecasts explain")
-_TOTAL: Final = ("Total R², %", "share explained given the month's own factors: fit, no foresight")
-
-
 def _has(draws: xr.DataArray) -> xr.DataArray:
     return draws.isel({CHAIN: 0, DRAW: 0}, drop=True).notnull()
 
@@ -304,12 +307,6 @@ def _explained(
     typical = (returns.where(own.notnull() & other.notnull()) ** 2).sum(ASSET).mean(TIME)
     monthly = [each / typical for each in parts]
     return _pair(label, whole[0], whole[1], (monthly[0], monthly[1]), "high", 100.0)
-
-
-_ENOUGH: Final = 12  # test months from which the validation months are left out
-_CELLS: Final = 2e8  # draws held at a time, 800 MB in single precision
-_LEAST_DRAWS: Final = 250
-_COVER: Final = 0.9
 
 
 @dataclass(frozen=True)
