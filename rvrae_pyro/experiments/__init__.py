@@ -24,6 +24,7 @@ from rvrae_pyro.experiments.risk_scores import (
     portfolio_var_tests,
     risk_record,
     risk_scores,
+    risk_table,
 )
 from rvrae_pyro.experiments.rolling_refits import walk_forward
 from rvrae_pyro.experiments.swap import swap
@@ -61,6 +62,7 @@ __all__ = [
     "portfolio_var_tests",
     "risk_record",
     "risk_scores",
+    "risk_table",
     "score",
     "swap",
     "walk_forward",

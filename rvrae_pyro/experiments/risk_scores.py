@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.errors import ConfigError, ShapeError
@@ -252,6 +253,84 @@ def compare_risk(
         columns.append(xr.concat(tests, "score", combine_attrs="override"))
     table = xr.concat(columns, "period", combine_attrs="override")
     return table.assign_coords(score=list(names), period=list(periods))
+
+
+def risk_table(
+    records: Mapping[str, xr.Dataset],
+    *,
+    reference: str | None = None,
+    measures: Sequence[str] = ("log_score", "coverage", "below_5", "qlike"),
+    months: object = slice(None),
+) -> pd.DataFrame:
+    """Lay out measures of several models, one row per model, each with its standard error.
+
+    Parameters
+    ----------
+    records : mapping from name to Dataset
+        From :func:`risk_record`.
+    reference : str, optional
+        Model whose log score is subtracted, month by month, in a further column. Default: none.
+    measures : sequence of str
+        Keys of ``RISK_MEASURES``.
+    months : label, slice or list
+        Months of the table. Default: all.
+
+    Returns
+    -------
+    DataFrame
+        Columns (measure, "estimate" or "s.e."); with a reference also ``less <reference>``, the
+        paired difference of log scores in nats per return, NaN in the reference's own row.
+
+    Raises
+    ------
+    ConfigError
+        If a measure or the reference is unknown, there is no record, or no month.
+    ShapeError
+        If a variable of a record is missing.
+
+    Examples
+    --------
+    >>> import rvrae_pyro as rv
+    >>> panel = rv.data.simulate_dynamic(8, 80, 3, 2, seed=1)
+    >>> models = {"EWMA": rv.baselines.EWMA(), "Student-t": rv.baselines.MultivariateT()}
+    >>> records = {
+    ...     name: rv.experiments.risk_record(
+    ...         model.fit(panel.isel(time=slice(60))), panel, panel.time[60:].values
+    ...     )
+    ...     for name, model in models.items()
+    ... }
+    >>> rv.experiments.risk_table(records, measures=["coverage"]).shape
+    (2, 2)
+    """
+    if not records:
+        raise ConfigError("`records` must map names to records of risk_record; got none.")
+    if unknown := [name for name in measures if name not in RISK_MEASURES]:
+        raise ConfigError(
+            f"`measures` must be keys of RISK_MEASURES ({', '.join(RISK_MEASURES)}); got "
+            f"{unknown[0]!r}."
+        )
+    if reference is not None and reference not in records:
+        raise ConfigError(
+            f"`reference` must be one of the records ({', '.join(records)}); got {reference!r}."
+        )
+    rows: dict[str, dict[tuple[str, str], float]] = {}
+    for name, record in records.items():
+        found = risk_scores(record, {"all": months}).isel(period=0)
+        row = rows.setdefault(name, {})
+        for measure in measures:
+            value = found.sel(measure=measure)
+            row[measure, "estimate"] = float(value["estimate"])
+            row[measure, "s.e."] = float(value["standard_error"])
+        if reference is not None:
+            gap = (np.nan, np.nan)
+            if name != reference:
+                tested = compare_risk(record, records[reference], {"all": months})
+                both = tested.isel(period=0).sel(score="log_score")
+                gap = float(both["difference"]), float(both["standard_error"])
+            row[f"less {reference}", "estimate"], row[f"less {reference}", "s.e."] = gap
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.columns = pd.MultiIndex.from_tuples(table.columns, names=["measure", ""])
+    return table.rename_axis("model")
 
 
 def portfolio_var_tests(record: xr.Dataset, months: object = slice(None)) -> xr.Dataset:

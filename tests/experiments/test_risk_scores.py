@@ -14,6 +14,7 @@ from rvrae_pyro.experiments import (
     portfolio_var_tests,
     risk_record,
     risk_scores,
+    risk_table,
 )
 from rvrae_pyro.risk.coverage_tests import kupiec
 
@@ -198,3 +199,39 @@ def test_var_of_the_portfolio_is_backtested():
     hits = int((bad.portfolio_pit < 0.05).sum())
     assert float(tests["kupiec"][0]) == pytest.approx(kupiec(hits, 400, 0.05).p_exact)
     assert float(tests["rate"][0]) == hits / 400
+
+
+def test_table_holds_scores_and_paired_differences():
+    first, second = made(seed=1), made(seed=2)
+    table = risk_table({"a": first, "b": second}, reference="b", measures=["log_score", "qlike"])
+    assert list(table.index) == ["a", "b"]
+    assert [str(name) for name, _ in table.columns[::2]] == ["log_score", "qlike", "less b"]
+    scores = risk_scores(first).isel(period=0).sel(measure="qlike")
+    assert table.loc["a", ("qlike", "estimate")] == float(scores["estimate"])
+    assert table.loc["a", ("qlike", "s.e.")] == float(scores["standard_error"])
+    pair = compare_risk(first, second).isel(period=0).sel(score="log_score")
+    assert table.loc["a", ("less b", "estimate")] == float(pair["difference"])
+    assert table.loc["a", ("less b", "s.e.")] == float(pair["standard_error"])
+    assert table.loc["b", "less b"].isna().all()
+
+
+def test_table_of_some_months_is_that_of_their_records():
+    whole = made(seed=3)
+    half = slice(whole.time.values[0], whole.time.values[199])
+    table = risk_table({"a": whole}, months=half)
+    np.testing.assert_array_equal(table, risk_table({"a": whole.isel(time=slice(200))}))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"measures": ["sharpness"]}, "`measures` .* got 'sharpness'"),
+        ({"reference": "c"}, r"`reference` .* \(a\); got 'c'"),
+        ({"months": slice("2050", None)}, "none"),
+    ],
+)
+def test_what_the_table_rejects(options, match):
+    with pytest.raises(ConfigError, match=match):
+        risk_table({"a": made()}, **options)
+    with pytest.raises(ConfigError, match="`records` must map"):
+        risk_table({})
