@@ -9,56 +9,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
+import pandas as pd
 import typer
 import xarray as xr
 
 from rvrae_pyro.cli.console import echo, echo_json, echo_table, progress, strict
+from rvrae_pyro.cli.demo_sizes import FULL, QUICK, Sizes
 from rvrae_pyro.cli.files import Run, assembled, check_folder, save_run, write_table, write_text
 from rvrae_pyro.cli.panels import Preparation, prepare
 from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
-from rvrae_pyro.names import RETURNS, TIME
+from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.predictive.storage import write_tree
+from rvrae_pyro.risk import portfolio, summarize
 from rvrae_pyro.risk.summary import forecast_table, risk_table
 
 if TYPE_CHECKING:
-    from rvrae_pyro.cli.scores import Score
+    from matplotlib.figure import Figure
+
+    from rvrae_pyro.cli.demo_walk import Walk
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.predictive.filtered import Filtered
 
-__all__ = ["FULL", "QUICK", "Sizes", "demo"]
+__all__ = ["demo"]
 
 _N_FACTORS: Final = 5
 _WINDOW: Final = 12
+_WIDTH: Final = 79
+_ERRORS: Final = 2.0
+_CRISES: Final = {"1987": "1987-10-31", "2000": "2000-03-31", "2008": "2008-09-30"}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the demo, in months unless stated."""
-
-    train: int = 180
-    valid: int = 36
-    test: int = 36
-    max_steps: int = 900
-    num_samples: int = 1000
-
-
-FULL: Final = Sizes()
-QUICK: Final = Sizes(
-    train=48,
-    valid=12,
-    test=12,
-    max_steps=30,
+_LEGEND: Final = (
+    "Log density: joint, of a month's returns, nats per return. QLIKE: of the variance of equal "
+    "weights, low is good. Predictive R2 and Rank IC: of the means. Swapped: the same model with "
+    "the prior rv.priors.StandardNormal: no memory, and one volatility for all months. "
+    "Naive: a Normal with the mean and covariance of the {past} months before each refit. EWMA: "
+    "rv.baselines.EWMA, fitted to the same months."
 )
-
-_UNKNOWN: Final = (
-    "What this does not show: {test} test months, 30 overlapping portfolios and one seed. A "
-    "standard error from {test} months is itself rough, and a difference of less than two of them "
-    "is no difference; whether one model ranks assets better than another cannot be determined. "
-    "Portfolios are diversified: single stocks are noisier, enter and leave. Trading costs are "
-    "left out, and the network's weights are held at their fitted values: only effects by asset "
-    "have a posterior. Naive: a Normal with the mean and covariance of the {past} months "
-    "before the test. EWMA: rv.baselines.EWMA, fitted to the same months."
+_LIMITS: Final = (
+    "What this does not show: refits of the table are short ({steps} steps and {draws} draws, "
+    "every {between} months, effects by asset at one best value), to take seconds; "
+    "docs/development/risk_log.md has full ones. "
+    "Thirty overlapping portfolios and one seed; portfolios are diversified: single stocks are "
+    "noisier, enter and leave. A difference of less than two standard errors is no difference. "
+    "Trading costs are left out, and the network's weights are held at their fitted values: only "
+    "effects by asset have a posterior."
 )
 
 
@@ -70,6 +66,7 @@ class _Market:
     panel: xr.Dataset
     cut: Split
     fit: "Fit"
+    walk: "Walk"
     preparation: Preparation
     filtered: "Filtered"
     tree: xr.DataTree
@@ -77,7 +74,7 @@ class _Market:
 
     def marks(self) -> dict[str, np.datetime64]:
         """First month of every period."""
-        parts = {"training": self.cut.train, "validation": self.cut.valid, "test": self.cut.test}
+        parts = {"training": self.cut.train, "test": self.cut.test}
         return {name: part[TIME].values[0] for name, part in parts.items()}
 
 
@@ -91,16 +88,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit 30 real portfolios; write next month's forecast and risk, scores, pictures, a report."""
+    """Fit 30 real portfolios; forecast over decades and next month; write pictures and a report."""
     check_folder(out)
     sizes = QUICK if quick else FULL
     with _one_thread(), assembled(out) as folder:
-        metrics, scores = _run(sizes, seed, folder)
+        metrics, market = _run(sizes, seed, folder)
         written = sorted(entry.name for entry in folder.iterdir())
     if as_json:
         echo_json({"out": str(out), "files": written, **metrics})
     else:
-        _report(out, written, metrics, scores, sizes)
+        _report(out, written, metrics, market.walk.table, sizes)
 
 
 @contextmanager
@@ -116,7 +113,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[Score]"]:
+def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "_Market"]:
     from rvrae_pyro.cli.scores import score_forecasts
 
     market = _fit_market(sizes, seed)
@@ -133,8 +130,11 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
         "periods": {
             name: [str(part[TIME].values[k])[:10] for k in (0, -1)]
             for name, part in market.cut._asdict().items()
+            if part.sizes[TIME]
         },
         "best_step": market.fit.best_step,
+        "learned": _learned(market),
+        "walk_forward": market.walk.as_dict(),
         "scores": {
             each.name: {
                 "estimate": each.estimate,
@@ -147,27 +147,26 @@ def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "list[S
         "versions": json.loads(str(market.fit.attrs["versions"])),
     }
     write_text(folder / "metrics.json", json.dumps(strict(metrics), indent=2) + "\n")
-    return metrics, scores
+    return metrics, market
 
 
 def _fit_market(sizes: Sizes, seed: int) -> _Market:
     """Fit the embedded panel, its last months held out, and forecast all of them."""
     raw = load_french()
-    panel, preparation = prepare(raw)
-    cut = split(panel, sizes.train, sizes.valid, sizes.test)
-    panel = panel.sel({TIME: panel[TIME] >= cut.train[TIME].values[0]})
-    from rvrae_pyro.fitting.training import fit as fit_model  # torch takes seconds
-    from rvrae_pyro.inference.config import FitConfig
-    from rvrae_pyro.models.rvrae import RVRAE
+    whole, preparation = prepare(raw)
+    cut = split(whole, sizes.train, 0, sizes.test)
+    panel = whole.sel({TIME: whole[TIME] >= cut.train[TIME].values[0]})
+    # torch takes seconds
+    from rvrae_pyro.cli.demo_walk import LiveFit, run_walk
+    from rvrae_pyro.data.sources import InMemory
 
-    model = RVRAE.for_panel(cut.train, _N_FACTORS)
-    progress(f"fitting {panel.sizes['asset']} portfolios, {sizes.train} months")
-    config = FitConfig(max_steps=sizes.max_steps)
-    fit = fit_model(model, cut.train, cut.valid, config=config, seed=seed).uninterrupted()
+    progress(f"fitting {panel.sizes['asset']} portfolios, and refitting over decades")
+    live = LiveFit(InMemory(cut.train), _N_FACTORS, sizes.max_steps, seed)
+    walk, fit = run_walk(whole, sizes.walk, _N_FACTORS, seed, live)
     progress("forecasting every month from the months before it")
     filtered = fit.filter(panel, num_samples=sizes.num_samples, seed=seed)
     tree, factors = filtered.forecast(), filtered.factors()
-    return _Market(raw, panel, cut, fit, preparation, filtered, tree, factors)
+    return _Market(raw, panel, cut, fit, walk, preparation, filtered, tree, factors)
 
 
 def _from(tree: xr.DataTree, first: np.datetime64) -> xr.DataTree:
@@ -190,27 +189,39 @@ def _write_forecasts(market: _Market, folder: Path) -> None:
 
 
 def _draw_market(market: _Market, folder: Path) -> None:
-    from matplotlib.figure import Figure
-
     from rvrae_pyro import plots
+    from rvrae_pyro.cli.demo_walk import DEFAULT
     from rvrae_pyro.plots.style import save_picture
 
-    panel, tree, marks = market.panel, market.tree, market.marks()
-    seen = panel[RETURNS].dropna(TIME, how="all")
-    both = Figure(figsize=(9.0, 6.6), layout="constrained")
-    top, bottom = both.subplots(2, 1)
-    plots.volatility(tree, seen, window=_WINDOW, marks=marks, ax=top, style="light")
-    plots.volatility(tree, seen, quantity="cross_section", marks=marks, ax=bottom, style="light")
-    test = market.cut.test[RETURNS]
+    tree, marks, walk = market.tree, market.marks(), market.walk
+    first, last = walk.returns[TIME].values[[0, -1]]
+    crises = {name: day for name, day in _CRISES.items() if first <= np.datetime64(day) <= last}
     pictures = {
         "training": plots.training(market.fit, style="light"),
         "factors": plots.factors(market.filtered, marks=marks, style="light"),
         "forecast": plots.forecast(tree, market.raw, groups="group", style="light"),
-        "calibration": plots.calibration(tree, test, style="light"),
-        "volatility": both,
+        "calibration": plots.calibration(walk.predictions[DEFAULT], walk.returns, style="light"),
+        "volatility": _tall(walk, crises),
     }
     for name, picture in pictures.items():
         save_picture(picture, folder / f"{name}.png")
+
+
+def _tall(walk: "Walk", crises: Mapping[str, str]) -> "Figure":
+    """Draw volatility of the walk-forward, of equal weights and of the cross-section."""
+    from matplotlib.figure import Figure
+
+    from rvrae_pyro import plots
+    from rvrae_pyro.cli.demo_walk import DEFAULT
+
+    both = Figure(figsize=(9.0, 6.6), layout="constrained")
+    top, bottom = both.subplots(2, 1)
+    options: dict[str, Any] = {"marks": crises, "style": "light"}
+    plots.volatility(walk.predictions, walk.returns, window=_WINDOW, ax=top, **options)
+    plots.volatility(
+        walk.predictions[DEFAULT], walk.returns, quantity="cross_section", ax=bottom, **options
+    )
+    return both
 
 
 def _write_report(market: _Market, sizes: Sizes, seed: int, folder: Path) -> None:
@@ -222,25 +233,80 @@ def _write_report(market: _Market, sizes: Sizes, seed: int, folder: Path) -> Non
     write_text(folder / "report.html", write_page(facts))
 
 
+def _learned(market: _Market) -> list[str]:
+    """Say in plain words what the numbers show."""
+    from rvrae_pyro.cli.demo_walk import DEFAULT
+
+    walk = market.walk
+    ours, naive = walk.table.loc[DEFAULT], walk.table.loc["naive"]
+    covered, error = ours["coverage"]
+    below, below_error = ours["below_5"]
+    gain, gain_error = ours["less EWMA"]
+    r2, r2_error = ours["predictive_r2"]
+    swap, swap_error = walk.swap["estimate"], walk.swap["standard_error"]
+    first, last = walk.span
+    month = market.panel[TIME].values[-1]
+    live = _from(market.tree, month)
+    assets = market.panel.indexes[ASSET]
+    equal = pd.Series(1.0 / len(assets), assets)
+    held = portfolio(live, equal).to_dataset().isel({TIME: 0})
+    single = summarize(live).isel({TIME: 0})["sd"].to_series()
+    names = market.raw["name"].to_series()
+    calm, rough = (str(names[single.idxmin()]), str(names[single.idxmax()]))
+    return [
+        f"Risk can be checked. Over {walk.returns.sizes[TIME]} months, {first} to {last}, with "
+        f"{walk.n_refits} refits, 90 % intervals covered {100 * covered:.1f} % of returns (s.e. "
+        f"{100 * error:.1f}; naive {100 * naive['coverage', 'estimate']:.1f}), and "
+        f"{100 * below:.1f} % fell below the 5 % VaR (s.e. {100 * below_error:.1f}; naive "
+        f"{100 * naive['below_5', 'estimate']:.1f}).",
+        f"Next to an EWMA, the joint log density of a month's returns is {abs(gain):.3f} nats per "
+        f"return {'higher' if gain > 0 else 'lower'} (s.e. {gain_error:.3f}): "
+        + _verdict(gain, gain_error, "better", "worse"),
+        f"Means cannot be told from a forecast of zero by this table: predictive R2 "
+        f"{100 * r2:.2f} % (s.e. {100 * r2_error:.2f})."
+        if abs(r2) <= _ERRORS * r2_error
+        else f"Means: predictive R2 {100 * r2:.2f} % (s.e. {100 * r2_error:.2f}), "
+        + _verdict(r2, r2_error, "better than a forecast of zero", "worse than a forecast of zero"),
+        f"Swapping the prior for one whose months share one volatility "
+        f"{'costs' if swap > 0 else 'gains'} {abs(swap):.3f} nats per return (s.e. "
+        f"{swap_error:.3f}): "
+        + _verdict(swap, swap_error, "the default is better", "the default is worse"),
+        f"In {str(month)[:7]}, the live month, an equally weighted portfolio has a predictive "
+        f"standard deviation of {100 * float(held['sd']):.1f} % and a 5 % VaR of "
+        f"{100 * float(held['var'].sel(tail=0.05)):.1f} %; single portfolios have standard "
+        f"deviations from {100 * single.min():.1f} % ({calm}) to {100 * single.max():.1f} % "
+        f"({rough}).",
+    ]
+
+
+def _verdict(value: float, error: float, above: str, below: str) -> str:
+    if abs(value) <= _ERRORS * error:
+        return "noise could explain the difference."
+    return (above if value > 0 else below) + ", by more than two standard errors."
+
+
 def _report(
     out: Path,
     written: list[str],
     metrics: Mapping[str, Any],
-    scores: "list[Score]",
+    table: pd.DataFrame,
     sizes: Sizes,
 ) -> None:
-    rows = [
-        [
-            each.label,
-            *(
-                "" if np.isnan(value) else f"{each.scale * value:.2f}"
-                for value in (each.estimate, each.standard_error, each.naive, each.ewma)
-            ),
-        ]
-        for each in scores
-    ]
-    first, last = (day[:7] for day in metrics["periods"]["test"])
-    title = f"One month ahead, {first} to {last}: {sizes.test} months, 30 portfolios"
-    echo_table(("", "estimate", "s.e.", "naive", "EWMA"), rows, title)
-    echo(textwrap.fill(_UNKNOWN.format(test=sizes.test, past=sizes.train + sizes.valid), 96))
-    echo(f"\nWrote {out}: {', '.join(written)}.")
+    from rvrae_pyro.cli.demo_walk import table_rows
+
+    echo("What was learned\n")
+    for line in metrics["learned"]:
+        echo(textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  "))
+    walk = metrics["walk_forward"]
+    first, last = walk["span"]
+    title = (
+        f"\nOne month ahead, {first} to {last}: {walk['months']} months, {walk['refits']} short "
+        "refits (standard errors)"
+    )
+    echo_table(("", *map(str, table.index)), table_rows(table), title)
+    echo(textwrap.fill(_LEGEND.format(past=sizes.walk.train), _WIDTH))
+    limits = _LIMITS.format(
+        steps=sizes.walk.max_steps, draws=sizes.walk.num_samples, between=sizes.walk.between
+    )
+    echo("\n" + textwrap.fill(limits, _WIDTH))
+    echo(f"\nWrote {out}: {', '.join(written)}. Begin with {out / 'report.html'}.")

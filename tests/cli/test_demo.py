@@ -1,7 +1,10 @@
 """The demo at its smallest: files, numbers and pictures."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,10 @@ from scipy.stats import norm
 
 import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
-from rvrae_pyro.cli.demo_command import FULL, QUICK
+from rvrae_pyro.cli.demo_command import _verdict
+from rvrae_pyro.cli.demo_sizes import FULL, QUICK
+from rvrae_pyro.cli.demo_walk import DEFAULT, MEASURES, SIMPLE, SWAPPED, LiveFit, run_walk
+from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command
 
@@ -54,15 +60,15 @@ def test_every_file_is_there_and_nothing_else(folder: Path) -> None:
     assert [entry.name for entry in folder.parent.iterdir()] == ["demo"]
 
 
-def test_the_full_demo_splits_fifteen_three_and_three_years() -> None:
-    assert (FULL.train, FULL.valid, FULL.test) == (15 * 12, 3 * 12, 3 * 12)
+def test_the_full_demo_trains_on_eighteen_years_and_tests_three() -> None:
+    assert (FULL.train, FULL.test, FULL.walk.train) == (18 * 12, 3 * 12, 18 * 12)
 
 
 def test_the_split_ends_with_the_last_month(folder: Path) -> None:
     periods = json.loads((folder / "metrics.json").read_text())["periods"]
     assert periods["test"] == ["2016-04-30", "2017-03-31"]
-    assert periods["valid"] == ["2015-04-30", "2016-03-31"]
-    assert periods["train"][1] == "2015-03-31"
+    assert set(periods) == {"train", "test"}
+    assert periods["train"][1] == "2016-03-31"
 
 
 def test_draws_cover_the_test_and_the_live_month(folder: Path, french: xr.Dataset) -> None:
@@ -72,7 +78,7 @@ def test_draws_cover_the_test_and_the_live_month(folder: Path, french: xr.Datase
     assert dict(returns.sizes) == {"chain": 1, "draw": 1000, "time": 13, "asset": 30}
     assert bool(returns.notnull().all())
     fit = rv.load(folder / "model")
-    first = french["time"].size - 1 - QUICK.train - QUICK.valid - QUICK.test
+    first = french["time"].size - 1 - QUICK.train - QUICK.test
     again = fit.forecast(french.isel(time=slice(first, None)), times="2017-04")
     np.testing.assert_array_equal(
         returns.isel(time=[-1]), again["predictions"]["returns"], strict=False
@@ -109,7 +115,7 @@ def test_scores_against_plain_numpy(folder: Path) -> None:
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     returns = rv.data.load_french()["returns"]
     test = returns.values[-13:-1]
-    past = returns.values[-13 - QUICK.train - QUICK.valid : -13]
+    past = returns.values[-13 - QUICK.train : -13]
     draws = read_tree(folder / "forecast.nc")["predictions"]["returns"].values[0, :, :-1]
     draws = draws.astype(float)
 
@@ -167,18 +173,79 @@ def test_an_interrupted_demo_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_walk_forward_of_the_quick_demo(folder: Path) -> None:
+    """Span, refits, and the simple models against their own log densities."""
+    walk = json.loads((folder / "metrics.json").read_text())["walk_forward"]
+    assert walk["span"] == ["2016-04", "2017-03"]
+    assert (walk["months"], walk["refits"]) == (12, 2)
+    assert list(walk["models"]) == [DEFAULT, SWAPPED, *SIMPLE]
+    french = rv.data.rank_characteristics(rv.data.market_context(rv.data.load_french()))
+    seen = french.isel(time=slice(None, -1))
+    held = QUICK.walk.train
+    models = {"EWMA": rv.baselines.EWMA(), "naive": rv.baselines.MultivariateT(df=math.inf)}
+    for name, model in models.items():
+        found = []
+        for back in (12, 6):
+            past = seen.isel(time=slice(-back - held, -back))
+            ahead = seen.isel(time=slice(-back, -back + 6 or None))
+            found.append(model.fit(past).log_evidence(ahead).values)
+        estimate = walk["models"][name]["log_score"]["estimate"]
+        assert estimate == pytest.approx(np.concatenate(found).mean() / 30)
+    ours, swapped = (walk["models"][name]["log_score"]["estimate"] for name in (DEFAULT, SWAPPED))
+    assert walk["swap"]["estimate"] == pytest.approx(ours - swapped)
+    assert walk["models"]["EWMA"]["less EWMA"]["estimate"] is None
+
+
+def test_walk_forward_cannot_look_ahead(french: xr.Dataset) -> None:
+    """Returns of the last three months move nothing that was forecast before them."""
+    sizes = replace(QUICK.walk, max_steps=2, num_samples=20)
+    live = LiveFit(InMemory(french.isel(time=slice(100, 112))), 1, 1, 0)
+    changed = french.copy(deep=True)
+    changed["returns"][-4:-1] = 0.5 * changed["returns"][-4:-1] + 0.01
+    first, second = (run_walk(panel, sizes, 1, 0, live)[0] for panel in (french, changed))
+    for name, tree in first.predictions.items():
+        draws, others = (
+            each["predictions"]["returns"] for each in (tree, second.predictions[name])
+        )
+        np.testing.assert_array_equal(draws[:, :, :-2], others[:, :, :-2])
+        assert (draws[:, :, -2:] != others[:, :, -2:]).any()
+    assert not first.returns[-3:].equals(second.returns[-3:])
+
+
+def test_what_was_learned_repeats_the_numbers(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    ours = metrics["walk_forward"]["models"][DEFAULT]
+    text = " ".join(metrics["learned"])
+    assert len(metrics["learned"]) == 5
+    assert f"covered {100 * ours['coverage']['estimate']:.1f} % of returns" in text
+    gain = ours["less EWMA"]["estimate"]
+    assert f"{abs(gain):.3f} nats per return {'higher' if gain > 0 else 'lower'}" in text
+    assert "In 2017-04, the live month" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.3, "up, by more"), (-0.3, "down, by more"), (0.2, "noise"), (-0.1, "noise")],
+)
+def test_a_verdict_takes_two_standard_errors(value: float, expected: str) -> None:
+    assert _verdict(value, 0.1, "up", "down").startswith(expected)
+
+
 def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rvrae_pyro.cli import demo_command as demo
-    from rvrae_pyro.cli import scores
 
-    score = scores.Score("total_r2", "Total R2, %", 0.8, 0.02, float("nan"), float("nan"), 100)
-    metrics = {"periods": {"test": ["2016-04-30", "2017-03-31"]}}
-    monkeypatch.setattr(demo, "_run", lambda *_: (metrics, [score]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    columns = pd.MultiIndex.from_product([list(MEASURES), ["estimate", "s.e."]])
+    table = pd.DataFrame(0.8, index=[DEFAULT, "EWMA"], columns=columns)
+    table.loc["EWMA", "less EWMA"] = np.nan
+    market = SimpleNamespace(walk=SimpleNamespace(table=table))
+    monkeypatch.setattr(demo, "_run", lambda *_: (metrics, market))
     said = rvrae("demo", "--quick", "--out", folder)
     assert said.code == 0
-    assert "Total R2, %" in said.out
-    assert "80.00" in said.out
-    assert "What this does not show: 12 test months" in said.out
+    assert said.out.startswith("What was learned\n\n- Risk can be checked.")
+    assert "One month ahead, 2016-04 to 2017-03: 12 months, 2 short refits" in said.out
+    assert "80.0 (80.0)" in said.out
+    assert "refits of the table are short (4 steps and 100 draws" in " ".join(said.out.split())
     assert "nan" not in said.out
     said = rvrae("demo", "--quick", "--out", folder, "--json")
     assert json.loads(said.out)["periods"]["test"][1] == "2017-03-31"
