@@ -3,8 +3,9 @@
 # make lint      ruff, mypy and the import layers
 # make bench     time of a step and its growth with every size; BENCH=tests/benchmarks runs all, for hours
 # make bench-compare BASE=REVISION   what became slower since, by a factor of 1.3 or more
-# make docs      build the site into docs/_build/html, running the notebooks at small sizes
-#                (NOTEBOOKS=full at full ones, NOTEBOOKS=off not at all)
+# make docs      build the site into docs/_build/html, with the notebooks' stored outputs
+#                (NOTEBOOKS=small or NOTEBOOKS=full runs them)
+# make notebooks run the notebooks at full size and store their outputs; ONLY="01 04" runs these
 # make clean     remove .venv, caches and build output
 #
 # Each makes .venv with $(PYTHON) and installs what it needs, anew only when pyproject.toml,
@@ -12,7 +13,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-NOTEBOOKS ?= small
+NOTEBOOKS ?= stored
+ONLY ?=
 BENCH ?= tests/benchmarks/test_step.py tests/benchmarks/test_growth.py
 BASE ?= HEAD~1
 HEAD ?= HEAD
@@ -22,7 +24,7 @@ INSTALLED_FROM = pyproject.toml constraints.txt $(SOURCES)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench bench-compare docs clean
+.PHONY: demo test lint bench bench-compare docs notebooks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -47,6 +49,10 @@ bench-compare: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	$(RUN) RVRAE_DOCS_NOTEBOOKS=$(NOTEBOOKS) sphinx-build -W -n --keep-going docs docs/_build/html
+
+notebooks: export OMP_NUM_THREADS = 1
+notebooks: $(VENV)/.installed-test
+	$(RUN) python notebooks/execute.py $(ONLY)
 
 clean:
 	rm -rf "$(VENV)" runs/demo build dist docs/_build docs/api docs/notebooks

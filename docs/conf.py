@@ -2,8 +2,8 @@
 
 Environment
 -----------
-RVRAE_DOCS_NOTEBOOKS : {"off", "small", "full"}
-    Whether notebooks are executed, and at which sizes. Default off: code without output.
+RVRAE_DOCS_NOTEBOOKS : {"stored", "small", "full"}
+    Outputs of notebooks: as stored in them (default), or of a run at small or full sizes.
 RVRAE_DOCS_ONLINE : "1"
     Ask other projects for the inventories of their documentation. Default: those in
     ``_inventories``, so that a build needs no network.
@@ -62,10 +62,10 @@ myst_dmath_double_inline = True
 
 # -- notebooks -------------------------------------------------------------------------------------
 
-notebooks = os.environ.get("RVRAE_DOCS_NOTEBOOKS", "off")
-if notebooks not in {"off", "small", "full"}:
-    raise SystemExit(f"RVRAE_DOCS_NOTEBOOKS must be off, small or full; got {notebooks!r}")
-nb_execution_mode = "off" if notebooks == "off" else "cache"
+notebooks = os.environ.get("RVRAE_DOCS_NOTEBOOKS", "stored")
+if notebooks not in {"stored", "small", "full"}:
+    raise SystemExit(f"RVRAE_DOCS_NOTEBOOKS must be stored, small or full; got {notebooks!r}")
+nb_execution_mode = "off" if notebooks == "stored" else "cache"
 # small and full runs keep their own outputs
 nb_execution_cache_path = str(HERE / "_build" / f"notebooks-{notebooks}")
 nb_execution_raise_on_error = True

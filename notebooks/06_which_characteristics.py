@@ -16,31 +16,24 @@
 # %% [markdown]
 # # Which characteristics matter?
 #
-# **Question.** A panel offers more characteristics than the returns can tell apart. Which of them
-# move the loadings, and how sure can one be of it?
-#
-# The panel is simulated, so that the answer is known: the loadings depend on the first three
-# characteristics, and the others are noise. The prior over the weights is what separates
-# the two; the posterior of the weights says how surely.
+# A panel offers more characteristics than the returns can tell apart. Which of them move the
+# loadings, and how sure can one be of it? The panel is simulated, so that the answer is known: the
+# loadings depend on the first three characteristics, and the others are noise. The prior over the
+# weights is what separates the two; the posterior of the weights says how surely.
 
 # %%
 import os
-import warnings
 
-SEED = 0
-SIZES = {"assets": 200, "months": (60, 60, 60), "characteristics": 50, "steps": 1000, "draws": 100}
-SIZES["forecast"] = 1000
-if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes
-    SIZES = {"assets": 80, "months": (40, 10, 10), "characteristics": 8, "steps": 90, "draws": 40}
-    SIZES["forecast"] = 200
-
-# %%
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 import rvrae_pyro as rv
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that is not used
+SEED = 0
+SIZES = {"assets": 200, "months": (60, 30, 12), "characteristics": 50, "steps": 800, "draws": 100}
+if os.environ.get("RVRAE_SMOKE") == "1":  # a trial run in seconds
+    SIZES = {"assets": 80, "months": (40, 10, 10), "characteristics": 8, "steps": 90, "draws": 40}
 
 # %% [markdown]
 # ## The data
@@ -59,13 +52,13 @@ panel = rv.data.simulate_gkx(
 train, valid, test = rv.data.split(panel, *SIZES["months"])
 names = panel["characteristic"].to_numpy()
 real = list(names[:3])
-real
+panel["true_beta"].std(("time", "asset")).to_series().round(2).rename("sd of true loadings")
 
 # %% [markdown]
 # ## What each prior expects
 #
 # Before any data: how unequal are the characteristics in a network drawn from the prior? A
-# Normal prior expects all to matter alike. The grouped priors expect a few to stand out.
+# Normal prior expects all to matter alike; grouped priors leave room for a few to stand out.
 
 # %%
 priors = {
@@ -123,7 +116,7 @@ order = names[np.argsort(-ranked["GroupLog"].to_numpy())]
 _ = rv.plots.relevance(trees["GroupLog"], variable="relevance", max_characteristics=8)
 
 # %% [markdown]
-# *How to read it.* Intervals of the slope of the loadings, one row a characteristic. Those that
+# *How to read it.* Intervals of the slope of the loadings, one row per characteristic. Those that
 # stay clear of the crowd near zero matter; a wide interval near the crowd is a maybe.
 
 # %%
@@ -133,7 +126,12 @@ for name, tree in trees.items():
     each = tree["posterior"]["relevance"].isel(chain=0)
     noise = each.drop_sel(characteristic=real).max("characteristic")
     sure[name] = float((each.sel(characteristic=real).min("characteristic") > noise).mean())
-    print(f"{name}: top three {top[name]}; real ones above all noise in {sure[name]:.0%} of draws")
+lines = [
+    f"- {name}: the three largest are {', '.join(top[name])}; the three real ones lie above all "
+    f"others in {sure[name]:.0%} of the draws."
+    for name in trees
+]
+Markdown(f"The loadings depend on {', '.join(real)}.\n\n" + "\n".join(lines))
 
 # %% [markdown]
 # ## What it does to a forecast
@@ -142,9 +140,7 @@ for name, tree in trees.items():
 # them is small beside what next month brings, and it is measured.
 
 # %%
-forecast = fits["GroupLog"].forecast(
-    panel, num_samples=SIZES["forecast"], seed=SEED, times=test.time[0]
-)
+forecast = fits["GroupLog"].forecast(panel, num_samples=1000, seed=SEED, times=test.time[0])
 risk = rv.risk.summarize(forecast, tail=0.05)
 share = risk[["factor_var", "idio_var", "parameter_var"]].mean() / float((risk["sd"] ** 2).mean())
 {name: round(float(value), 4) for name, value in share.items()}
@@ -154,7 +150,7 @@ share = risk[["factor_var", "idio_var", "parameter_var"]].mean() / float((risk["
 #
 # - Mean field: where two characteristics can stand in for each other, the posterior picks one and
 #   is too sure of it. Refit with other seeds, or leave one out.
-# - Slopes are taken at ranks spread evenly; `fit.relevance(panel)` takes them at your own cells.
+# - Slopes are taken at ranks spread evenly; `fit.relevance(panel)` takes them at your own rows.
 # - Relevance for *loadings* is relevance for co-movement and risk, not for expected returns.
 # - Weights of recurrent layers stay at one best value.
 #

@@ -14,37 +14,34 @@
 # ---
 
 # %% [markdown]
-# # Priors on what you can name
+# # How long does a volatility shock last, and what does the market pay for its risk?
 #
-# **Question.** How long does a shock to volatility last, and what does the market pay for bearing
-# its risk? Four years of monthly returns say little about either. What does a prior that one can
-# defend add, how far do the data move it, and how much of the answer is the prior?
-#
-# Elicit, check before any return, update, compare with NUTS, measure the sensitivity.
+# Four years of monthly returns say little about either. What does a prior that one can defend add,
+# how far do the data move it, and how much of the answer is the prior? Elicit, check before any
+# return, update, compare with NUTS, measure the sensitivity.
 
 # %%
 import os
 import warnings
 
-SEED = 0
-SIZES = {"months": 48, "steps": 400, "nuts": (100, 200), "refine": (100, 100), "draws": 400}
-if os.environ.get("RVRAE_SMOKE") == "1":  # seconds instead of minutes; the numbers mean little
-    SIZES = {"months": 10, "steps": 6, "nuts": (4, 6), "refine": (20, 20), "draws": 60}
-
-# %%
 import arviz_stats as azs
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
+from IPython.display import Markdown
 from pyro.infer import MCMC, NUTS
 
 import rvrae_pyro as rv
 
 warnings.filterwarnings("ignore", category=UserWarning, module="pyro")
 warnings.filterwarnings("ignore", category=rv.RvraeWarning)
+
+SEED = 0
+SIZES = {"months": 48, "steps": 400, "nuts": (40, 80), "refine": (100, 100), "draws": 400}
+if os.environ.get("RVRAE_SMOKE") == "1":  # a trial run in seconds; its numbers mean little
+    SIZES = {"months": 10, "steps": 6, "nuts": (4, 6), "refine": (20, 20), "draws": 60}
 
 # %% [markdown]
 # ## A small market
@@ -61,11 +58,11 @@ dict(panel.sizes)
 # ## Elicit
 #
 # **Persistence.** Few would say that half of a volatility shock is gone within two months, or that
-# it takes five years. The persistence $\phi$ of a month leaves a half after
+# it takes five years. The persistence $\phi$ per month leaves a half after
 # $\log 0.5 / \log \phi$ months, so `Beta(20, 2)` puts nine tenths of its mass between three and
 # forty months.
 #
-# **Price of risk.** With a factor of unit scale, its mean is the Sharpe ratio of a month. An annual
+# **Price of risk.** With a factor of unit scale, its mean is the Sharpe ratio per month. An annual
 # ratio around 0.4, between 0 and 0.8, is `Normal(0.115, 0.06)` per month.
 
 # %%
@@ -111,14 +108,13 @@ model.priors()
 # %% [markdown]
 # ## Check before any return
 #
-# Two draws of the prior, each a market. Is this what years of monthly returns look like?
+# Each line is a draw of the prior, a market. Is this what years of monthly returns look like?
 
 # %%
 before = rv.prior_predictive(model, panel, num_samples=SIZES["draws"], seed=SEED)
 path = np.exp(before["prior"]["log_volatility"].squeeze(drop=True).transpose("draw", "time"))
-figure, ax = plt.subplots(figsize=(8, 3))
-ax.plot(panel["time"], path[:8].T, lw=1)
-ax.set(ylabel="multiplier of all scales", title="Eight paths of volatility from the prior")
+axis = path[:8].transpose("time", ...).to_pandas().plot(legend=False, lw=1, figsize=(8, 3))
+_ = axis.set(xlabel="month", ylabel="multiplier of all scales", title="Eight paths from the prior")
 
 # %% [markdown]
 # A quantity that the prior does not state, but implies: how much larger the most volatile year is
@@ -139,14 +135,14 @@ pd.Series(ratio).quantile([0.05, 0.5, 0.95]).rename("peak over median volatility
 config = rv.FitConfig(max_steps=SIZES["steps"])
 fit = rv.fit(model, panel, config=config, seed=SEED, progress=False)
 bound = fit.posterior(SIZES["draws"], seed=SEED)
-draws, particles = SIZES["refine"]
+num_draws, particles = SIZES["refine"]
 batch = rv.data.to_batch(panel)
-found = rv.inference.refine(fit.model, batch, draws, particles, seed=SEED)
+found = rv.inference.refine(fit.model, batch, num_draws, particles, seed=SEED)
 tree = fit.posterior(SIZES["draws"], seed=SEED)
 found
 
 # %%
-rv.plots.prior_posterior(tree)
+_ = rv.plots.prior_posterior(tree)
 
 # %%
 SITES = list(fit.model.hyper_sites)
@@ -186,7 +182,7 @@ pyro.set_rng_seed(SEED)
 for weight in precise.parts.parameters():
     weight.requires_grad_(False)
 mcmc = MCMC(
-    NUTS(precise.model, max_tree_depth=5),
+    NUTS(precise.model, max_tree_depth=4),
     num_samples=num_samples,
     warmup_steps=warmup,
     disable_progbar=True,
@@ -197,15 +193,6 @@ nuts = pd.DataFrame({name: [samples[name].mean(), samples[name].std()] for name 
 nuts.columns = pd.MultiIndex.from_product([["NUTS"], ["mean", "sd"]])
 table = table.join(nuts)
 table.round(3)
-
-# %%
-figure, axes = plt.subplots(1, len(SITES), figsize=(3 * len(SITES), 2.6))
-for ax, name in zip(axes, SITES, strict=True):
-    for label, values in (("guide", tree["posterior"][name]), ("NUTS", samples[name])):
-        ax.hist(np.ravel(values), bins=20, density=True, histtype="step", lw=1.5, label=label)
-    ax.set_title(name.removeprefix("factor_prior."), fontsize=9)
-axes[0].legend(frameon=False)
-figure.tight_layout()
 
 # %% [markdown]
 # ## How much of the answer is the prior?
@@ -225,15 +212,10 @@ sensitivity
 
 # %%
 sceptic = fit.model.with_priors({"factor_prior.persistence": dist.Beta(5.0, 5.0)})
-rv.inference.refine(sceptic, batch, draws, particles, seed=SEED)
+rv.inference.refine(sceptic, batch, num_draws, particles, seed=SEED)
 name = "factor_prior.persistence"
-pd.Series(
-    {
-        "believer": float(fit.model.hyperparameters()[name]),
-        "sceptic": float(sceptic.hyperparameters()[name]),
-    },
-    name="posterior mean of the persistence",
-).round(3)
+believer, doubter = (float(m.hyperparameters()[name]) for m in (fit.model, sceptic))
+pd.Series({"believer": believer, "sceptic": doubter}, name="posterior mean of it").round(3)
 
 # %% [markdown]
 # ## What it does to a forecast
@@ -247,15 +229,38 @@ risk = rv.risk.summarize(forecast, tail=0.25)
 risk[["factor_var", "idio_var", "parameter_var"]].mean("asset").to_dataframe().round(6)
 
 # %%
-rv.plots.fan(fit, panel, horizon=6)
+_ = rv.plots.fan(fit, panel, horizon=6)
 
 # %% [markdown]
-# ## What to take from this
+# ## The answer
+
+# %%
+draws = half_life(tree["posterior"][name].values.ravel())
+low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95])
+price = np.sqrt(12) * tree["posterior"]["factor_prior.base.mean"].values.ravel()
+moved = (table["refined"]["mean"] - table["prior"]["mean"]) / table["prior"]["sd"]
+Markdown(
+    f"Half of a volatility shock is gone after {middle:.0f} months (90 % interval {low:.0f} to "
+    f"{high:.0f}; prior {named.iloc[:, 0].median():.0f}). The annual Sharpe ratio is "
+    f"{price.mean():.2f}, give or take {price.std():.2f} (prior {named.iloc[:, 1].mean():.2f} "
+    f"and {named.iloc[:, 1].std():.2f}). In prior standard deviations the data moved the "
+    f"persistence by {moved[name]:+.1f} and the price of risk by "
+    f"{moved['factor_prior.base.mean']:+.1f}. A sceptic of persistence "
+    f"ends at {doubter:.2f} instead of {believer:.2f}."
+)
+
+# %% [markdown]
+# ## Limits
 #
-# - A prior on a parameter with a meaning can be discussed by people who have never seen the model.
-# - The bound, the refined guide and NUTS are three answers to one question; where they differ,
-#   believe the one that integrates the factors out.
+# - Bound, refined guide and NUTS are three answers to one question; where they differ, believe the
+#   one that integrates the factors out.
 # - The persistence is where prior and likelihood compete: report the sensitivity with it.
+# - One factor and five portfolios, so that NUTS has a chance.
+#
+# More: [priors on parameters](../docs/howto_priors.md).
+
+# %% [markdown]
+# ## The claims of this notebook, asserted
 
 # %%
 assert plain.hyper_sites == ("factor_prior.base.scale",)  # the original is as it was

@@ -63,7 +63,7 @@ def relink(app: Sphinx, docname: str, content: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Copy before reading, relink while reading."""
-    app.add_config_value("notebooks", "off", "env", [str])
+    app.add_config_value("notebooks", "stored", "env", [str])
     app.connect("config-inited", copy_notebooks)
     app.connect("source-read", relink)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
