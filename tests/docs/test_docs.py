@@ -1,6 +1,5 @@
 """Every Python block of the pages runs, and the names and links in them lead somewhere."""
 
-import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -10,8 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import rvrae_pyro as rv
-from rvrae_pyro.fitting.training import fit as train_model
-from tests.docs.pages import DOCS, PAGES, blocks_of, lookup, prose_of, text_of
+from tests.docs.pages import DOCS, PAGES, blocks_of, lookup, prose_of, shorten, text_of
 
 # An example of a part of one's own should fit on half a page.
 LONGEST_PART = 25
@@ -28,20 +26,17 @@ def test_there_are_pages() -> None:
 
 @pytest.mark.parametrize("page", sorted({page for page in PAGES if blocks_of(page)} - APART))
 def test_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks of a page in order, in one namespace and an empty folder; fits are short."""
+    """All blocks of a page in order, in one namespace and an empty folder; fits are short.
+
+    Pages show real sizes: steps, months and draws are cut here.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rv, "fit", _short_fit)
+    shorten(monkeypatch)
     scope: dict[str, Any] = {"__name__": f"docs_{page}"}
     for line, code in blocks_of(page):
         # leading newlines make a traceback point to the line of the page
         exec(compile("\n" * (line - 1) + code, str(DOCS / f"{page}.md"), "exec"), scope)
     plt.close("all")
-
-
-def _short_fit(*args: Any, config: rv.FitConfig | None = None, **keywords: Any) -> rv.Fit:
-    config = config or rv.FitConfig()
-    short = dataclasses.replace(config, max_steps=min(4, config.max_steps))
-    return train_model(*args, config=short, **keywords)
 
 
 @pytest.mark.parametrize("page", CURRENT)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import rvrae_pyro as rv
+from tests.docs.pages import shorten
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto_skfolio.md"
 
@@ -15,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto_skfolio.md"
 def test_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first makes scenarios; the others need skfolio, whose dependencies warn."""
     monkeypatch.chdir(tmp_path)
+    shorten(monkeypatch)
     text = PAGE.read_text(encoding="utf-8")
     first, second, third = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     scope: dict[str, Any] = {"__name__": "howto_skfolio"}

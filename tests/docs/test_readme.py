@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from rvrae_pyro.models.registry import PARTS
+from tests.docs.pages import shorten
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -21,15 +23,33 @@ def test_example_runs_from_panel_to_risk(capsys):
     code = example()
     steps = "config=rv.FitConfig(max_steps=20), progress=False"
     short = code.replace("seed=0)", f"seed=0, {steps})").replace("-253", "-37")
-    short = short.replace("180, 36, 36", "24, 6, 6")
+    short = short.replace("216, 0, 36", "30, 0, 6")
     assert short != code
     names = {}
     exec(compile(short, str(README), "exec"), names)
+    assert list(names["records"]) == ["RVRAE", "EWMA"]
     risk = names["risk"]
     assert risk.sizes["time"] == 1
     assert risk["es"].sel(tail=0.05).notnull().all()
     assert (risk["es"] >= risk["var"]).all()
     assert "Did training converge?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/howto_swap.md"])
+def test_swap_output_is_that_of_the_notebook(page):
+    """The table under the swap repeats what notebook 02 found with the same call."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    table = re.search(r"<!-- swap output -->\n\n\|.*?\n\|[-| ]+\n(.*?)\n\n", text, re.DOTALL)
+    assert table, "no table after <!-- swap output -->"
+    notebook = nbformat.read(ROOT / "notebooks" / "02_swapping_priors.ipynb", as_version=4)
+    cell = next(c for c in notebook.cells if "found = rv.swap(" in c.source)
+    shown = cell.outputs[-1]["data"]["text/plain"].splitlines()
+    rows = [[part.strip() for part in row.split("|")[1:-1]] for row in table[1].splitlines()]
+    assert len(rows) >= 3
+    for name, *numbers in rows:
+        line = next(line for line in shown if line.startswith(f"{name}  "))
+        found = [float(number) for number in line.removeprefix(name).split()]
+        assert [float(number.replace("\N{MINUS SIGN}", "-")) for number in numbers] == found
 
 
 def test_literal_program_trains():
@@ -44,7 +64,17 @@ def test_literal_program_trains():
 
 def test_example_is_as_short_as_promised():
     lines = [line for line in example().splitlines() if line.strip()]
-    assert len(lines) <= 16
+    assert len(lines) <= 18
+
+
+def test_swap_runs_and_has_ten_lines(monkeypatch):
+    code = example("swap")
+    assert len(code.splitlines()) <= 12
+    assert len([line for line in code.splitlines()[2:] if line.strip()]) <= 10
+    shorten(monkeypatch)
+    names = {}
+    exec(compile(code, str(README), "exec"), names)
+    assert set(names["found"].table.index) == {*names["priors"], "EWMA"}
 
 
 def test_links_lead_to_files():
