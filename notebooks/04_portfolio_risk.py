@@ -178,7 +178,8 @@ verdicts.rename_axis(["model", "portfolio", "tail"]).round(3)
 # The backtest's own summary of the model, all assets and portfolios together:
 
 # %%
-Markdown("- " + tests["RVRAE"].attrs["conclusion"].replace(". Portfolio", ".\n- Portfolio"))
+said = tests["RVRAE"].attrs["conclusion"]
+Markdown("- " + said.replace(". Portfolio", ".\n- Portfolio").replace(". VaR", ".\n- VaR"))
 
 # %% [markdown]
 # ### Next to simple models

@@ -22,6 +22,7 @@ from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import outcomes
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.schedules import Constant
 from rvrae_pyro.models.likelihoods import AssetScale, CharacteristicScale, StudentT
 from rvrae_pyro.models.loadings import LSTM, AssetEffects
 from rvrae_pyro.models.priors import StandardNormal
@@ -197,7 +198,8 @@ class _Refit:
         else:
             seen = panel.isel({TIME: slice(start - sizes.burn_in, stop)})
             model = _quick_model(train, self.n_factors, swapped=self.model == SWAPPED)
-            config = FitConfig(max_steps=sizes.max_steps)
+            # so few steps have no time for a KL weight that rises
+            config = FitConfig(max_steps=sizes.max_steps, kl_schedule=Constant())
             fitted = fit(model, train, config=config, seed=self.seed).uninterrupted()
         with warnings.catch_warnings():
             # few particles are the point here; the smallest sample size is reported
