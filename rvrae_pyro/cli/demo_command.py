@@ -97,7 +97,7 @@ def demo(
     if as_json:
         echo_json({"out": str(out), "files": written, **metrics})
     else:
-        _report(out, written, metrics, market.walk.table, sizes)
+        _report(out, written, metrics, market.walk, sizes)
 
 
 @contextmanager
@@ -238,11 +238,10 @@ def _learned(market: _Market) -> list[str]:
     from rvrae_pyro.cli.demo_walk import DEFAULT
 
     walk = market.walk
-    ours, naive = walk.table.loc[DEFAULT], walk.table.loc["naive"]
-    covered, error = ours["coverage"]
-    below, below_error = ours["below_5"]
-    gain, gain_error = ours["less EWMA"]
-    r2, r2_error = ours["predictive_r2"]
+    covered, error = walk.score(DEFAULT, "coverage")
+    below, below_error = walk.score(DEFAULT, "below_5")
+    gain, gain_error = walk.score(DEFAULT, "less EWMA")
+    r2, r2_error = walk.score(DEFAULT, "predictive_r2")
     swap, swap_error = walk.swap["estimate"], walk.swap["standard_error"]
     first, last = walk.span
     month = market.panel[TIME].values[-1]
@@ -256,9 +255,9 @@ def _learned(market: _Market) -> list[str]:
     return [
         f"Risk can be checked. Over {walk.returns.sizes[TIME]} months, {first} to {last}, with "
         f"{walk.n_refits} refits, 90 % intervals covered {100 * covered:.1f} % of returns (s.e. "
-        f"{100 * error:.1f}; naive {100 * naive['coverage', 'estimate']:.1f}), and "
+        f"{100 * error:.1f}; naive {100 * walk.score('naive', 'coverage')[0]:.1f}), and "
         f"{100 * below:.1f} % fell below the 5 % VaR (s.e. {100 * below_error:.1f}; naive "
-        f"{100 * naive['below_5', 'estimate']:.1f}).",
+        f"{100 * walk.score('naive', 'below_5')[0]:.1f}).",
         f"Next to an EWMA, the joint log density of a month's returns is {abs(gain):.3f} nats per "
         f"return {'higher' if gain > 0 else 'lower'} (s.e. {gain_error:.3f}): "
         + _verdict(gain, gain_error, "better", "worse"),
@@ -289,7 +288,7 @@ def _report(
     out: Path,
     written: list[str],
     metrics: Mapping[str, Any],
-    table: pd.DataFrame,
+    found: "Walk",
     sizes: Sizes,
 ) -> None:
     from rvrae_pyro.cli.demo_walk import table_rows
@@ -303,7 +302,7 @@ def _report(
         f"\nOne month ahead, {first} to {last}: {walk['months']} months, {walk['refits']} short "
         "refits (standard errors)"
     )
-    echo_table(("", *map(str, table.index)), table_rows(table), title)
+    echo_table(("", *found.models), table_rows(found), title)
     echo(textwrap.fill(_LEGEND.format(past=sizes.walk.train), _WIDTH))
     limits = _LIMITS.format(
         steps=sizes.walk.max_steps, draws=sizes.walk.num_samples, between=sizes.walk.between

@@ -91,17 +91,25 @@ class Walk:
         first, last = (str(t)[:7] for t in self.returns[TIME].values[[0, -1]])
         return first, last
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the order of the table."""
+        return [str(name) for name in self.table.index]
+
+    def score(self, model: str, measure: str) -> tuple[float, float]:
+        """Return an estimate and its standard error."""
+        found = self.table.loc[[model], [(measure, "estimate"), (measure, "s.e.")]].to_numpy()
+        return float(found[0, 0]), float(found[0, 1])
+
     def as_dict(self) -> dict[str, Any]:
         """Return what the demo's ``metrics.json`` keeps."""
+        names = ("estimate", "standard_error")
         rows = {
-            str(model): {
-                measure: {
-                    "estimate": float(row[measure, "estimate"]),
-                    "standard_error": float(row[measure, "s.e."]),
-                }
+            model: {
+                measure: dict(zip(names, self.score(model, measure), strict=True))
                 for measure in MEASURES
             }
-            for model, row in self.table.iterrows()
+            for model in self.models
         }
         return {
             "span": list(self.span),
@@ -257,7 +265,7 @@ def _join(found: Mapping[tuple[str, int], xr.Dataset]) -> Walk:
         table.loc[name, ("predictive_r2", "estimate")] = float(found_r2["estimate"])
         table.loc[name, ("predictive_r2", "s.e.")] = float(found_r2["standard_error"])
     paired = risk_table(plain, reference=SWAPPED, measures=[])
-    estimate, error = paired.loc[DEFAULT, f"less {SWAPPED}"]
+    estimate, error = paired.loc[[DEFAULT], f"less {SWAPPED}"].to_numpy()[0]
     return Walk(
         table=table,
         predictions={name: _tree(record) for name, record in records.items() if "draws" in record},
@@ -282,15 +290,9 @@ def as_text(value: float, error: float, scale: float, decimals: int) -> str:
     return f"{scale * value:.{decimals}f} ({scale * error:.{decimals}f})"
 
 
-def table_rows(table: pd.DataFrame) -> list[list[str]]:
+def table_rows(walk: Walk) -> list[list[str]]:
     """Return the rows of the printed table: a measure, then every model."""
     return [
-        [
-            label,
-            *(
-                as_text(row[key, "estimate"], row[key, "s.e."], scale, decimals)
-                for _, row in table.iterrows()
-            ),
-        ]
+        [label, *(as_text(*walk.score(model, key), scale, decimals) for model in walk.models)]
         for key, (label, scale, decimals) in MEASURES.items()
     ]

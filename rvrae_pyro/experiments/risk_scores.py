@@ -329,7 +329,8 @@ def risk_table(
                 gap = float(both["difference"]), float(both["standard_error"])
             row[f"less {reference}", "estimate"], row[f"less {reference}", "s.e."] = gap
     table = pd.DataFrame.from_dict(rows, orient="index")
-    table.columns = pd.MultiIndex.from_tuples(table.columns, names=["measure", ""])
+    columns = list(next(iter(rows.values())))
+    table.columns = pd.MultiIndex.from_tuples(columns, names=["measure", ""])
     return table.rename_axis("model")
 
 

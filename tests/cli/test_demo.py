@@ -17,7 +17,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.cli.app import main
 from rvrae_pyro.cli.demo_command import _verdict
 from rvrae_pyro.cli.demo_sizes import FULL, QUICK
-from rvrae_pyro.cli.demo_walk import DEFAULT, MEASURES, SIMPLE, SWAPPED, LiveFit, run_walk
+from rvrae_pyro.cli.demo_walk import DEFAULT, MEASURES, SIMPLE, SWAPPED, LiveFit, Walk, run_walk
 from rvrae_pyro.data.sources import InMemory
 from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command
@@ -238,7 +238,8 @@ def test_what_the_demo_says(rvrae: Command, folder: Path, monkeypatch: pytest.Mo
     columns = pd.MultiIndex.from_product([list(MEASURES), ["estimate", "s.e."]])
     table = pd.DataFrame(0.8, index=[DEFAULT, "EWMA"], columns=columns)
     table.loc["EWMA", "less EWMA"] = np.nan
-    market = SimpleNamespace(walk=SimpleNamespace(table=table))
+    walk = Walk(table, {}, xr.DataArray([0.0], dims="time"), 2, 100.0, {})
+    market = SimpleNamespace(walk=walk)
     monkeypatch.setattr(demo, "_run", lambda *_: (metrics, market))
     said = rvrae("demo", "--quick", "--out", folder)
     assert said.code == 0
