@@ -289,7 +289,8 @@ def markdown(comparison: Comparison) -> str:
 
 def _facts(comparison: Comparison) -> list[str]:
     info = comparison.info
-    spans = [f"{name} {' to '.join(info[name])}" for name in ("train", "valid", "test")]  # type: ignore[arg-type]
+    parts = [name for name in ("train", "valid", "test") if name in info]
+    spans = [f"{name} {' to '.join(info[name])}" for name in parts]  # type: ignore[arg-type]
     return [
         f"- Months: {', '.join(spans)}; {info['n_assets']} assets.",
         f"- Seeds {info['seeds']}, {info['n_factors']} factors, {info['num_samples']} draws, costs "

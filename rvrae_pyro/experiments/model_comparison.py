@@ -194,10 +194,13 @@ def _ablations(entrants: list[Entrant], n_factors: int) -> list[Entrant]:
 def describe_run(
     parts: Split, study: xr.Dataset, rules: Rules, results: Mapping[Cell, Result], began: float
 ) -> dict[str, object]:
-    """Describe a comparison: first and last day of each part, data, rules and run time."""
-    named = zip(("train", "valid", "test"), parts, strict=True)
+    """Describe a comparison: first and last day of each part, data, rules and run time.
+
+    A part without months, such as a validation of 0, is left out.
+    """
+    named = {name: part for name, part in parts._asdict().items() if part.sizes[TIME]}
     return {
-        **{name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named},
+        **{name: [str(part[TIME].values[k])[:10] for k in (0, -1)] for name, part in named.items()},
         "n_assets": int(study.sizes[ASSET]),
         "cost": rules.cost,
         "quantile": rules.quantile,

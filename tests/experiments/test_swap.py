@@ -169,3 +169,15 @@ def test_a_trained_model_and_only_failures_are_refused() -> None:
     rv.fit(model, PARTS.train, config=rv.FitConfig(max_steps=1), progress=False)
     with pytest.raises(rv.ConfigError, match="must be untrained"):
         rv.swap({"a": model, "b": rv.priors.AR1(2)}, MARKET, split=SPLIT, **FAST)
+
+
+def test_no_validation_months(tmp_path) -> None:
+    """A split with 0 of them trains on all months before the test, and the page says so."""
+    variants = {"AR1": rv.priors.AR1(2), "none": rv.priors.StandardNormal(2)}
+    found = rv.swap(variants, MARKET, split=(26, 0, 10), **FAST)
+    assert "valid" not in found.info
+    assert found.info["train"][1] < found.info["test"][0]
+    assert len(found.table) == 2
+    page = found.write(tmp_path / "out").read_text(encoding="utf-8")
+    assert "Months: train" in page
+    assert "valid" not in page.split("Months:")[1].splitlines()[0]
