@@ -168,7 +168,8 @@ _ = rv.plots.volatility({"RVRAE": filtered, "EWMA": filters["EWMA"]}, recent)
 # %% [markdown]
 # *How to read it.* First picture: a flat histogram and a line on the diagonal are right; the grey
 # bands show what chance alone does to forecasts that are right. Second: predicted volatility of
-# the equally weighted portfolio against the size of its returns in the months around.
+# the equally weighted portfolio against the size of its returns in the months around; only those
+# from 2014-04 on are months that the fit has not seen.
 
 # %%
 covered, error = scores.loc["RVRAE", "coverage"]

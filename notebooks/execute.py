@@ -8,6 +8,7 @@ versions of the kernel. A hash of the code tells later which source the outputs 
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER: Final = Path(__file__).resolve().parent
+_WARNING: Final = re.compile(r"^\S+:\d+: (\w+Warning: .*)\n(?:  .*\n)?", re.MULTILINE)
 TIMEOUT: Final = 1800
 """Seconds for one cell; keeps a hang from lasting."""
 
@@ -85,8 +87,22 @@ def cleaned(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{number:02d}"
         cell.metadata = nbformat.NotebookNode()
+        _leave_out_places(cell)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _leave_out_places(cell: nbformat.NotebookNode) -> None:
+    """Keep the text of a warning, without the file of the machine and the line that raised it."""
+    kept: list[str] = []
+    for output in list(cell.get("outputs", ())):
+        if output.get("name") != "stderr":
+            continue
+        text = _WARNING.sub(r"\1\n", output.text).strip() + "\n"
+        if text in kept:
+            cell.outputs.remove(output)
+        kept.append(text)
+        output.text = text
 
 
 def with_prose(name: str) -> nbformat.NotebookNode:

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from rvrae_pyro.cli.files import Run, assembled, check_folder, save_run, write_t
 from rvrae_pyro.cli.panels import Preparation, prepare
 from rvrae_pyro.data.datasets import load_french
 from rvrae_pyro.data.splits import Split, split
+from rvrae_pyro.errors import RvraeWarning
 from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.predictive.storage import write_tree
 from rvrae_pyro.risk import portfolio, summarize
@@ -91,7 +93,9 @@ def demo(
     """Fit 30 real portfolios; forecast over decades and next month; write pictures and a report."""
     check_folder(out)
     sizes = QUICK if quick else FULL
-    with _one_thread(), assembled(out) as folder:
+    with _one_thread(), assembled(out) as folder, warnings.catch_warnings():
+        # the report's checks state what these warn of, such as few effective particles
+        warnings.simplefilter("ignore", RvraeWarning)
         metrics, market = _run(sizes, seed, folder)
         written = sorted(entry.name for entry in folder.iterdir())
     if as_json:
@@ -250,8 +254,10 @@ def _learned(market: _Market) -> list[str]:
     equal = pd.Series(1.0 / len(assets), assets)
     held = portfolio(live, equal).to_dataset().isel({TIME: 0})
     single = summarize(live).isel({TIME: 0})["sd"].to_series()
-    names = market.raw["name"].to_series()
-    calm, rough = (str(names[single.idxmin()]), str(names[single.idxmax()]))
+    named = market.raw["name"]
+    calm, rough = (
+        str(named.sel({ASSET: asset}).item()) for asset in (single.idxmin(), single.idxmax())
+    )
     return [
         f"Risk can be checked. Over {walk.returns.sizes[TIME]} months, {first} to {last}, with "
         f"{walk.n_refits} refits, 90 % intervals covered {100 * covered:.1f} % of returns (s.e. "

@@ -56,10 +56,10 @@ class Sizes:
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
-    train=60,
+    train=48,
     test=12,
     max_steps=30,
     walk=WalkSizes(
-        months=12, train=60, between=6, burn_in=6, max_steps=4, num_samples=100, n_jobs=1
+        months=12, train=48, between=6, burn_in=6, max_steps=4, num_samples=100, n_jobs=1
     ),
 )

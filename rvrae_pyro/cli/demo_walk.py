@@ -98,8 +98,8 @@ class Walk:
 
     def score(self, model: str, measure: str) -> tuple[float, float]:
         """Return an estimate and its standard error."""
-        found = self.table.loc[[model], [(measure, "estimate"), (measure, "s.e.")]].to_numpy()
-        return float(found[0, 0]), float(found[0, 1])
+        estimate, error = self.table.loc[[model], measure].to_numpy()[0]
+        return float(estimate), float(error)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the demo's ``metrics.json`` keeps."""
@@ -146,7 +146,7 @@ def run_walk(
     source = InMemory(past)
     jobs: dict[tuple[str, int], LiveFit | _Refit] = {("live", 0): live}
     for number, cut in enumerate(walk_forward(past, sizes.train, 0, sizes.between, partial=True)):
-        first = past.indexes[TIME].get_loc(cut.test[TIME].values[0])
+        first = int(np.flatnonzero(past[TIME].values == cut.test[TIME].values[0])[0])
         for model in (DEFAULT, SWAPPED, *SIMPLE):
             span = (first, first + cut.test.sizes[TIME])
             jobs[model, number] = _Refit(model, source, span, sizes, n_factors, seed)

@@ -13,12 +13,18 @@ from notebooks.execute import FOLDER, code_hash, names, run
 
 NAMES = names()
 # Rewritten, and not run at full size yet: without outputs.
-PENDING = set(NAMES)
+PENDING = set(NAMES) - {
+    "01_quickstart",
+    "04_portfolio_risk",
+    "06_which_characteristics",
+}
 STORED = sorted(set(NAMES) - PENDING)
 # These run with every change; the others by -m notebook.
 QUICK = {"01_quickstart", "02_swapping_priors"}
 # Seconds for one cell. The whole notebook takes far less; this only keeps a hang from lasting.
 TIMEOUT = 120
+# Warnings of the package may stay, for they are part of the answer; others are noise.
+RVRAE = re.compile(r"RvraeWarning: ")
 LARGEST, LARGEST_SUM = 800_000, 5_000_000
 MACHINE = re.compile(
     r"(?<![\w.:/])/(?:home|root|tmp|usr|opt|var|mnt|work|srv|Users|private)/|[A-Z]:\\\\|"
@@ -63,7 +69,8 @@ def test_every_cell_was_executed_in_order(name: str) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert [o for o in outputs if o.output_type == "error"] == []
-    assert [o for o in outputs if o.get("name") == "stderr"] == []
+    said = [o.text for o in outputs if o.get("name") == "stderr"]
+    assert [line for text in said for line in text.splitlines() if not RVRAE.match(line)] == []
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
 
 
@@ -131,6 +138,15 @@ def test_notebook_runs(name: str) -> None:
     notebook = run(name, small=True, timeout=TIMEOUT)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+
+
+def test_warnings_are_stored_without_the_file_that_raised_them() -> None:
+    text = "/tmp/x/y.py:12: RvraeWarning: few draws: use more.\n  tree = f()\n"
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text=text) for _ in range(2)]
+    notebook = jupytext.read(FOLDER / f"{NAMES[0]}.py")
+    notebook.cells = [nbformat.v4.new_code_cell("f()", outputs=outputs)]
+    (cell,) = execute.cleaned(notebook, NAMES[0]).cells
+    assert [output.text for output in cell.outputs] == ["RvraeWarning: few draws: use more.\n"]
 
 
 def test_the_text_forms_name_the_notebooks_they_link_to() -> None:
