@@ -162,7 +162,7 @@ def _fit_market(sizes: Sizes, seed: int) -> _Market:
     panel = whole.sel({TIME: whole[TIME] >= cut.train[TIME].values[0]})
     # torch takes seconds
     from rvrae_pyro.cli.demo_walk import LiveFit, run_walk
-    from rvrae_pyro.data.sources import InMemory
+    from rvrae_pyro.fitting.parallel import InMemory
 
     progress(f"fitting {panel.sizes['asset']} portfolios, and refitting over decades")
     live = LiveFit(InMemory(cut.train), _N_FACTORS, sizes.max_steps, seed)

@@ -13,13 +13,12 @@ import xarray as xr
 
 from rvrae_pyro.baselines import EWMA, MultivariateT
 from rvrae_pyro.cli.demo_sizes import WalkSizes
-from rvrae_pyro.data.sources import InMemory, Source
 from rvrae_pyro.data.splits import walk_forward
 from rvrae_pyro.errors import RvraeWarning
 from rvrae_pyro.evaluation import predictive_r2
 from rvrae_pyro.experiments.risk_scores import risk_record, risk_table
 from rvrae_pyro.fitting.fit import Fit
-from rvrae_pyro.fitting.parallel import outcomes
+from rvrae_pyro.fitting.parallel import InMemory, Source, outcomes
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.inference.schedules import Constant

@@ -18,7 +18,7 @@ from rvrae_pyro.cli.app import main
 from rvrae_pyro.cli.demo_command import _verdict
 from rvrae_pyro.cli.demo_sizes import FULL, QUICK
 from rvrae_pyro.cli.demo_walk import DEFAULT, MEASURES, SIMPLE, SWAPPED, LiveFit, Walk, run_walk
-from rvrae_pyro.data.sources import InMemory
+from rvrae_pyro.fitting.parallel import InMemory
 from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command
 
