@@ -102,7 +102,8 @@ def _counts(parts: dict[str, Any]) -> list[int]:
     for name, value in parts.items():
         least = 0 if name == "valid" else 1
         if value < least:
-            raise ConfigError(f"`{name}` must be at least {least} row(s); got {value!r}.")
+            rows = "row" if least else "rows"
+            raise ConfigError(f"`{name}` must be at least {least} {rows}; got {value!r}.")
     return [int(v) for v in parts.values()]
 
 
