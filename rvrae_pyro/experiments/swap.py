@@ -221,7 +221,7 @@ def _run(variant: _Variant) -> _Outcome:
     model = _untrained(job.entrant, panel.isel({TIME: slice(job.n_train)}), job.seed)
     if model is not None:
         # a prior of effects by asset may draw scales so far apart that a month is singular
-        with suppress(torch.linalg.LinAlgError):
+        with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             checks["prior_"] = predictive_check(
                 model,
                 test,
