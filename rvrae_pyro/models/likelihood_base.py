@@ -322,7 +322,8 @@ class LevelSearch:
         here = self.moving.unsqueeze(-1)
         self.mode = torch.where(here, posterior.mean, self.mode)
         self.covariance = torch.where(here.unsqueeze(-1), posterior.covariance(), self.covariance)
-        self.level = torch.where(self.moving, self.level + move, self.level)
+        level = (self.level + move).clamp(-_FARTHEST, _FARTHEST)
+        self.level = torch.where(self.moving, level, self.level)
         self.moving = self.moving & ((length > _SETTLED**2) | (move.abs() > _SETTLED))
         self.steps += 1
 
@@ -345,6 +346,9 @@ class LevelSearch:
 
 _LEVEL_SWEEPS = 30
 """Sweeps of a mode that includes the level, at the most; an ordinary month takes 4 to 6."""
+
+_FARTHEST = 8.0
+"""Largest size of a level: returns that are all 0 have a likelihood without an end at -infinity."""
 
 _SETTLED = 0.05
 """Last move of the level, and of the factors in posterior standard deviations."""

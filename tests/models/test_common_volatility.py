@@ -495,3 +495,16 @@ def test_bases_that_do_not_qualify_are_named(base: object) -> None:
 def test_settings_outside_their_range_are_named(bad: dict[str, float]) -> None:
     with pytest.raises(rv.ConfigError, match=f"`{next(iter(bad))}`"):
         rv.priors.CommonVolatility(rv.priors.AR1(K), **bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_month_of_returns_that_are_all_zero_has_a_finite_potential(dtype: torch.dtype) -> None:
+    """Its likelihood has no maximum in the level, which is held within bounds."""
+    torch.manual_seed(0)
+    beta = torch.randn(1, 30, 13, dtype=dtype)
+    start = Gaussian(torch.zeros(1, 13, dtype=dtype), torch.ones(1, 13, dtype=dtype))
+    law = rv.likelihoods.StudentT().to(dtype)
+    nothing, seen = torch.zeros(1, 30, dtype=dtype), torch.ones(1, 30, dtype=torch.bool)
+    potential, dispersion = law.dispersed_potential(nothing, beta, nothing + 0.3, seen, start)
+    assert all(bool(torch.isfinite(field).all()) for field in (*potential, *dispersion))
+    assert float(dispersion.level) == -8.0
