@@ -43,7 +43,7 @@ def check_training(
     n_train, n_valid : int
         Observed returns in the two spans.
     common : Dataset, optional
-        From :func:`common_variation`, of the model as it is now.
+        From ``common_variation``, of the model as it is now.
     used : collection of str
         What the fit uses already, and advice must not recommend.
 

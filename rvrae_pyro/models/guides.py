@@ -184,7 +184,7 @@ class Conjugate(Guide):
         q(z_t \mid z_{<t}, r_t) \propto p(z_t \mid h_{t-1})\,
         \exp(\eta_t' z_t - \tfrac12 z_t' \Lambda_t z_t)
 
-    The density is :class:`~rvrae_pyro.models.path_distributions.FilteredPath`'s.
+    The density is that of ``FilteredPath`` (``rvrae_pyro/models/path_distributions.py``).
 
     It has no parameter of its own, so a swapped prior needs no new guide. Under a KL weight w
     the optimum has data precision ``Lambda / w``, and so has this guide.
