@@ -83,6 +83,9 @@ found.table[["log_score", "difference", "difference_error", "weight"]].round(2)
 # best mixture of forecasts (stacking).
 
 # %%
+_ = found.plot()
+
+# %%
 _ = found.plot(kind="cumulative", reference="EWMA")
 
 # %% [markdown]
@@ -125,13 +128,13 @@ Markdown(f"**In words, over {test.sizes['time']} months:**\n\n" + "\n".join(line
 # %% [markdown]
 # ## Why: what each prior expects of a month
 #
-# Statistics of simulated months: before any training (`prior_mean`) and one month ahead (`mean`),
-# against those observed. `p_value` is the share of draws with as much or more.
+# Statistics of months simulated one month ahead (`mean`), against those observed. `p_value` is the
+# share of draws with as much or more.
 
 # %%
 names = ["common_shocks", "spread", "comovement", "kurtosis"]
 shown = found.statistics.sel(model=["no memory", "VRNN, common volatility"], statistic=names)
-shown[["observed", "prior_mean", "mean", "p_value"]].to_dataframe().unstack("model").round(2)
+shown[["observed", "mean", "p_value"]].to_dataframe().unstack("model").round(2)
 
 # %% [markdown]
 # *How to read it.* `common_shocks` is how much the size of a month's returns varies from month to
