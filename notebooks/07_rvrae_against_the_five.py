@@ -56,12 +56,7 @@ models = {
     "EWMA": rv.baselines.EWMA(),
 }
 result = rv.experiments.compare(
-    panel,
-    models,
-    split=SIZES["split"],
-    seeds=[SEED],
-    num_samples=SIZES["draws"],
-    progress=False,
+    panel, models, split=SIZES["split"], seeds=[SEED], num_samples=SIZES["draws"], progress=False
 )
 tables = {number: shown.set_index("Model") for number, _, shown in result.readable()}
 tables["1"]

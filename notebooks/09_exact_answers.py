@@ -87,10 +87,7 @@ pd.DataFrame({"mean of the factor": mean, "sd": sd}, months).head(4).round(3)
 # %%
 started = time.perf_counter()
 config = rv.FitConfig(
-    max_steps=SIZES["steps"],
-    window=None,
-    kl_schedule=rv.schedules.Constant(),
-    dtype=torch.float64,
+    max_steps=SIZES["steps"], window=None, kl_schedule=rv.schedules.Constant(), dtype=torch.float64
 )
 fit = rv.fit(model, panel, config=config, seed=SEED, progress=False)
 drawn = fit.posterior_predictive(panel, 2000, SEED)["posterior"]["factors"].values[0, ..., 0]

@@ -40,14 +40,7 @@ from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.names import FACTORS, RETURNS
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = [
-    "CHECKS",
-    "N_CHARACTERISTICS",
-    "N_FACTORS",
-    "ContractError",
-    "check_model",
-    "check_part",
-]
+__all__ = ["CHECKS", "N_CHARACTERISTICS", "N_FACTORS", "ContractError", "check_model", "check_part"]
 
 N_CHARACTERISTICS = 4
 """Characteristics of the panel that parts are tested on."""

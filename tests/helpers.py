@@ -25,13 +25,7 @@ def random_panel(
 ) -> xr.Dataset:
     """Simulate a small market: late entry, early exit, suspension, missing returns, context."""
     panel = rv.data.simulate_dynamic(
-        n_assets,
-        n_times,
-        n_characteristics,
-        2,
-        turnover=0.6,
-        missing=0.1,
-        seed=seed,
+        n_assets, n_times, n_characteristics, 2, turnover=0.6, missing=0.1, seed=seed
     )
     panel = panel[["returns", "characteristics", "context"]]
     for month in empty_months:

@@ -171,11 +171,7 @@ def test_variants_of_an_ensemble_are_means_over_members(fitted) -> None:
             mine = member.factor_parts()
             xr.testing.assert_equal(parts.isel(chain=chain, drop=True), mine)
             own = rv.experiments.build_outlook(
-                MARKET["returns"],
-                member.predict(),
-                TIMES,
-                **mine,
-                fitted=member.reconstruct(),
+                MARKET["returns"], member.predict(), TIMES, **mine, fitted=member.reconstruct()
             )
             each.append(own[name])
         np.testing.assert_allclose(whole[name], sum(each) / len(each), atol=1e-12)

@@ -291,11 +291,7 @@ def _verdict(value: float, error: float, above: str, below: str) -> str:
 
 
 def _report(
-    out: Path,
-    written: list[str],
-    metrics: Mapping[str, Any],
-    found: "Walk",
-    sizes: Sizes,
+    out: Path, written: list[str], metrics: Mapping[str, Any], found: "Walk", sizes: Sizes
 ) -> None:
     from rvrae_pyro.cli.demo_walk import table_rows
 

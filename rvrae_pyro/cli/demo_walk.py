@@ -29,16 +29,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.weights import Normal
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
 
-__all__ = [
-    "DEFAULT",
-    "MEASURES",
-    "SIMPLE",
-    "SWAPPED",
-    "LiveFit",
-    "Walk",
-    "run_walk",
-    "table_rows",
-]
+__all__ = ["DEFAULT", "MEASURES", "SIMPLE", "SWAPPED", "LiveFit", "Walk", "run_walk", "table_rows"]
 
 DEFAULT: Final = "RVRAE"
 SWAPPED: Final = "swapped"

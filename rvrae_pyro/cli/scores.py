@@ -9,13 +9,7 @@ from scipy.stats import multivariate_normal
 
 from rvrae_pyro.baselines import EWMA
 from rvrae_pyro.evaluation import prevailing_mean
-from rvrae_pyro.experiments.forecast_tree import (
-    FORECASTS,
-    LOG_EVIDENCE,
-    MEAN,
-    forecast_tree,
-    label,
-)
+from rvrae_pyro.experiments.forecast_tree import FORECASTS, LOG_EVIDENCE, MEAN, forecast_tree, label
 from rvrae_pyro.experiments.metrics import METRICS, score
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, RETURNS, TIME
 
@@ -65,10 +59,7 @@ class Score:
 
 
 def score_forecasts(
-    filtered: "Filtered",
-    tree: xr.DataTree,
-    factors: xr.DataArray,
-    test: xr.Dataset,
+    filtered: "Filtered", tree: xr.DataTree, factors: xr.DataArray, test: xr.Dataset
 ) -> list[Score]:
     """Score one-month-ahead forecasts of the test months.
 

@@ -16,12 +16,7 @@ import xarray as xr
 from rvrae_pyro.atomic import write_bytes
 from rvrae_pyro.baselines.ipca import IPCA
 from rvrae_pyro.errors import ConfigError, check_count
-from rvrae_pyro.experiments.comparison_report import (
-    PAGE,
-    failure_table,
-    reject_foreign,
-    write_csv,
-)
+from rvrae_pyro.experiments.comparison_report import PAGE, failure_table, reject_foreign, write_csv
 from rvrae_pyro.experiments.competitors import (
     COMPETITORS,
     BaselineEntrant,

@@ -117,10 +117,7 @@ class Metric:
 def _measure(label: str, forecast: str, of: Callable[..., Any], scale: float = 1.0) -> Metric:
     """Make a metric of returns and one of the forecasts."""
     return Metric(
-        label,
-        forecast,
-        lambda v: of(v.returns, v.forecasts[forecast], standard_error=True),
-        scale,
+        label, forecast, lambda v: of(v.returns, v.forecasts[forecast], standard_error=True), scale
     )
 
 

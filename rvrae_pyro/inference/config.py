@@ -9,14 +9,7 @@ from typing import Literal
 import torch
 
 from rvrae_pyro.errors import ConfigError, check_count, check_number
-from rvrae_pyro.inference.schedules import (
-    Cosine,
-    Flat,
-    Linear,
-    RateSchedule,
-    Schedule,
-    compress,
-)
+from rvrae_pyro.inference.schedules import Cosine, Flat, Linear, RateSchedule, Schedule, compress
 
 _WARM_SHARE = 0.3
 """Share of the steps of a fit that a warm refit takes."""

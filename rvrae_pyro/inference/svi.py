@@ -148,12 +148,7 @@ class _Run:
     """State of one training run."""
 
     def __init__(
-        self,
-        model: RVRAE,
-        slopes: Slopes,
-        n_train: int,
-        config: FitConfig,
-        elbo: AnnealedELBO,
+        self, model: RVRAE, slopes: Slopes, n_train: int, config: FitConfig, elbo: AnnealedELBO
     ) -> None:
         self.model, self.slopes, self.n_train, self.config = model, slopes, n_train, config
         self.elbo = elbo

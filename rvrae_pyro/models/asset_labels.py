@@ -89,10 +89,7 @@ class AssetEffect(nn.Module):
         known = len(self.assets)
         pooled = (loc[:known].square() + scale[:known].square()).mean(0).sqrt()
         new = pooled.expand(N_NEW, -1)
-        return (
-            torch.cat([loc[:known], torch.zeros_like(new)]),
-            torch.cat([scale[:known], new]),
-        )
+        return (torch.cat([loc[:known], torch.zeros_like(new)]), torch.cat([scale[:known], new]))
 
     def rows_from(self, other: AssetEffect) -> Tensor:
         """Rows of another part's effects that these labels had there, for a warm start."""

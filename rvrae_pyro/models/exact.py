@@ -91,10 +91,7 @@ def month_evidence(model: RVRAE, batch: Batch) -> Tensor:
 
 
 def filtered(
-    model: RVRAE,
-    batch: Batch,
-    cross: CrossSection | None = None,
-    weights: Weights = NO_WEIGHTS,
+    model: RVRAE, batch: Batch, cross: CrossSection | None = None, weights: Weights = NO_WEIGHTS
 ) -> Moments:
     """Exact filter: what is known of month t's factors from returns up to t.
 

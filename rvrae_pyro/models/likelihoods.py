@@ -15,13 +15,7 @@ from torch.distributions.utils import broadcast_all
 
 from rvrae_pyro.models.hyperpriors import POSITIVE, UNIT
 from rvrae_pyro.models.likelihood_base import Likelihood, RobustLikelihood, weighted_potential
-from rvrae_pyro.models.scales import (
-    Alpha,
-    AssetScale,
-    CharacteristicScale,
-    GlobalScale,
-    Scale,
-)
+from rvrae_pyro.models.scales import Alpha, AssetScale, CharacteristicScale, GlobalScale, Scale
 from rvrae_pyro.models.student import SkewStudentT, StudentT
 
 __all__ = [

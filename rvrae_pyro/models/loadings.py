@@ -336,10 +336,7 @@ class AssetEffects(AssetEffect, Loadings):
     """
 
     def __init__(
-        self,
-        base: Loadings,
-        assets: Iterable[str],
-        weights: WeightPrior = _EFFECTS,
+        self, base: Loadings, assets: Iterable[str], weights: WeightPrior = _EFFECTS
     ) -> None:
         super().__init__()
         choices = ("rv.loadings.LSTM", "rv.loadings.MLP", "rv.loadings.Linear")

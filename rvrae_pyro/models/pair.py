@@ -25,14 +25,7 @@ from rvrae_pyro.models.path_draw import PathDraw, draw_path
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian
 
-__all__ = [
-    "Guide",
-    "Half",
-    "Model",
-    "month_weights",
-    "prior_distribution",
-    "shared_parts",
-]
+__all__ = ["Guide", "Half", "Model", "month_weights", "prior_distribution", "shared_parts"]
 
 
 class Half(PyroModule):

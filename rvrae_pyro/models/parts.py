@@ -239,10 +239,7 @@ class Parts(InParameterStore):
         return CrossSection(beta, alpha, scale, joined, join_dispersions(dispersions))
 
     def prepare(
-        self,
-        batch: Batch,
-        cross: CrossSection | None = None,
-        weights: Weights = NO_WEIGHTS,
+        self, batch: Batch, cross: CrossSection | None = None, weights: Weights = NO_WEIGHTS
     ) -> Shared:
         """Compute what model and guide share, from the batch and drawn weights alone.
 

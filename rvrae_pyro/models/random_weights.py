@@ -283,9 +283,7 @@ def find_random_parameters(parts: nn.Module) -> tuple[RandomParameter, ...]:
 
 
 def map_weights(
-    parts: nn.Module,
-    sites: Sequence[Site],
-    overrides: Mapping[str, WeightPrior | None] = _NONE,
+    parts: nn.Module, sites: Sequence[Site], overrides: Mapping[str, WeightPrior | None] = _NONE
 ) -> Iterator[tuple[WeightPrior, WeightMatrices]]:
     """Go through the priors of all parts, each with those of its matrices that have no site."""
     random = {id(parts.get_parameter(site.parameter)) for site in sites}

@@ -43,11 +43,7 @@ PARTS: dict[str, dict[str, type]] = {
         "StandardNormal": priors.StandardNormal,
         "StochasticVolatility": priors.StochasticVolatility,
     },
-    "learned": {
-        "LSTM": loadings.LSTM,
-        "MLP": loadings.MLP,
-        "Linear": loadings.Linear,
-    },
+    "learned": {"LSTM": loadings.LSTM, "MLP": loadings.MLP, "Linear": loadings.Linear},
     "factor_prior.base": {
         "AR1": priors.AR1,
         "Augmented": priors.Augmented,
@@ -87,13 +83,8 @@ PARTS: dict[str, dict[str, type]] = {
         "CharacteristicScale": likelihoods.CharacteristicScale,
         "GlobalScale": likelihoods.GlobalScale,
     },
-    "alpha": {
-        "Alpha": likelihoods.Alpha,
-    },
-    "hyper_guide": {
-        "MeanField": guides.MeanField,
-        "MultivariateNormal": guides.MultivariateNormal,
-    },
+    "alpha": {"Alpha": likelihoods.Alpha},
+    "hyper_guide": {"MeanField": guides.MeanField, "MultivariateNormal": guides.MultivariateNormal},
     "weights": _WEIGHTS,
     "skip_weights": _WEIGHTS,
 }

@@ -21,11 +21,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.errors import ConfigError, check_number
 from rvrae_pyro.models.kinds import describe_kind
-from rvrae_pyro.models.weight_densities import (
-    GroupLogMatrix,
-    HierarchicalMatrix,
-    HorseshoeMatrix,
-)
+from rvrae_pyro.models.weight_densities import GroupLogMatrix, HierarchicalMatrix, HorseshoeMatrix
 
 __all__ = [
     "GroupLog",

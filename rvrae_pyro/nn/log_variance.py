@@ -103,9 +103,7 @@ class LogVariance(NamedTuple):
         posterior = self.update(potential)
         from_prior = torch.rand(noise.shape[:-1], dtype=noise.dtype, device=noise.device) < 0.5
         draw = torch.where(
-            from_prior.unsqueeze(-1),
-            self.sample(noise),
-            posterior.mean + posterior.deviate(noise),
+            from_prior.unsqueeze(-1), self.sample(noise), posterior.mean + posterior.deviate(noise)
         )
         log_q = torch.logaddexp(self.log_prob(draw), posterior.log_prob(draw))
         return draw, log_q - math.log(2.0)

@@ -191,10 +191,7 @@ class _Paths:
         by_asset = like.new_full((horizon, n), torch.nan)
         returns, beta = by_asset.expand(num_samples, -1, -1), by_asset.unsqueeze(-1)
         return cls(
-            returns.clone(),
-            by_asset.clone(),
-            beta.repeat(1, 1, like.shape[-1]),
-            by_asset.clone(),
+            returns.clone(), by_asset.clone(), beta.repeat(1, 1, like.shape[-1]), by_asset.clone()
         )
 
 

@@ -6,12 +6,7 @@ import torch
 import xarray as xr
 
 from rvrae_pyro.baselines import IPCA
-from rvrae_pyro.baselines.ipca import (
-    Statistics,
-    month_statistics,
-    spanning,
-    spanning_months,
-)
+from rvrae_pyro.baselines.ipca import Statistics, month_statistics, spanning, spanning_months
 from rvrae_pyro.data import listed, load_french, rank_characteristics, split
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.simulators import simulate_dynamic, simulate_gkx

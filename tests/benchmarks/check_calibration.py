@@ -136,13 +136,7 @@ def overfit(seed: int) -> tuple[rv.Fit, xr.Dataset]:
     panel = simulate(seed)
     loadings = rv.loadings.MLP(N_CHARACTERISTICS, N_FACTORS, hidden=(64, 64), weights=None)
     fitted = fit(
-        panel,
-        seed,
-        loadings=loadings,
-        stopped=False,
-        train=12,
-        max_steps=300,
-        learning_rate=0.02,
+        panel, seed, loadings=loadings, stopped=False, train=12, max_steps=300, learning_rate=0.02
     )
     return fitted, panel
 

@@ -18,14 +18,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 import rvrae_pyro as rv
-from tests.benchmarks.growth import (
-    Growth,
-    Machine,
-    exponent,
-    flops_of,
-    measure_machine,
-    to_text,
-)
+from tests.benchmarks.growth import Growth, Machine, exponent, flops_of, measure_machine, to_text
 from tests.benchmarks.reference_sizes import cpu_median, random_batch
 
 BASE = {"T": 120, "N": 800, "P": 24, "K": 5}

@@ -22,10 +22,7 @@ from tests.data.test_real_panels import FOLDER, needs_us_panel
 
 pytestmark = [pytest.mark.quality, pytest.mark.realdata, needs_us_panel]
 
-SPANS = {
-    "choose": ("2010-12", "2012-12", "2015-12"),
-    "final": ("2012-12", "2015-12", "2018-12"),
-}
+SPANS = {"choose": ("2010-12", "2012-12", "2015-12"), "final": ("2012-12", "2015-12", "2018-12")}
 N_FACTORS = int(os.environ.get("RVRAE_US_FACTORS", "15"))
 
 

@@ -22,13 +22,7 @@ from rvrae_pyro.fitting.parallel import InMemory
 from rvrae_pyro.predictive.storage import read_tree
 from tests.cli.conftest import Command
 
-PICTURES = (
-    "calibration",
-    "factors",
-    "forecast",
-    "training",
-    "volatility",
-)
+PICTURES = ("calibration", "factors", "forecast", "training", "volatility")
 FILES = {
     "forecast.csv",
     "forecast.nc",

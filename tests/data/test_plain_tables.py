@@ -317,8 +317,7 @@ def test_returns_beside_a_file_are_read_as_those_in_it(tmp_path):
     panel = read_long(path, columns, returns=text, excess=True)
     assert int(panel["returns"].isnull().sum()) == 2
     np.testing.assert_array_equal(
-        panel["returns"].where(panel["returns"].notnull(), expected["returns"]),
-        expected["returns"],
+        panel["returns"].where(panel["returns"].notnull(), expected["returns"]), expected["returns"]
     )
     text.iloc[2] = "\u22120.05"
     with pytest.raises(PanelError, match=r"`returns`: column 'ret'.*\(1 in all\).*typeset minus"):

@@ -71,15 +71,7 @@ def test_a_weighted_kl_is_named_with_its_figure() -> None:
         known_model(1, guide=rv.guides.Recurrent(1, 8), factor_prior=rv.priors.StandardNormal(1)),
         but="guide",
     )
-    found = page(
-        fitted(
-            model,
-            kl_reduction="mean",
-            learning_rate=0.05,
-            window=20,
-            max_steps=150,
-        )
-    )
+    found = page(fitted(model, kl_reduction="mean", learning_rate=0.05, window=20, max_steps=150))
     assert found["Was the objective a bound on the evidence?"].verdict == "bad"
     sure = found["Is the guide as sure as it should be?"]
     assert sure.verdict == "bad"

@@ -114,8 +114,7 @@ def test_examples_of_docstrings_run(
     """Doctests, with the output that they show."""
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(
-        importlib.import_module(module),
-        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+        importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     )
     assert result.attempted > 0
     assert result.failed == 0

@@ -304,10 +304,7 @@ def test_a_fit_that_was_interrupted_is_no_result(tmp_path):
 
 
 def test_two_runs_into_one_folder(tmp_path):
-    with (
-        only_run(tmp_path),
-        pytest.raises(rv.CheckpointError, match="another run writes to"),
-    ):
+    with only_run(tmp_path), pytest.raises(rv.CheckpointError, match="another run writes to"):
         compare(MARKET, [Slope()], split=SPLIT, seeds=1, num_samples=200, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -95,11 +95,7 @@ def test_other_slots_own_statistics_and_failures() -> None:
         raise ValueError("no such thing")
 
     found = rv.swap(
-        {
-            "linear": rv.loadings.Linear(P, 2),
-            "mlp": rv.loadings.MLP(P, 2),
-            "broken": broken,
-        },
+        {"linear": rv.loadings.Linear(P, 2), "mlp": rv.loadings.MLP(P, 2), "broken": broken},
         MARKET,
         split=SPLIT,
         slot="loadings",

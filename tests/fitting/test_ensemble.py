@@ -348,10 +348,7 @@ def test_misuse_is_refused(ensemble: rv.Ensemble, train: xr.Dataset) -> None:
 
 def test_a_member_that_fails_is_told_as_it_is(train: xr.Dataset) -> None:
     """Fits of four characteristics by a model of three, elsewhere."""
-    with (
-        ThreadPoolExecutor(2) as executor,
-        pytest.raises(rv.ShapeError, match="characteristics"),
-    ):
+    with ThreadPoolExecutor(2) as executor, pytest.raises(rv.ShapeError, match="characteristics"):
         rv.fit_ensemble(
             lambda: rv.RVRAE(P + 1, K), train, seeds=SEEDS, progress=False, executor=executor
         )

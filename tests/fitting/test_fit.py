@@ -355,9 +355,7 @@ def test_weekly_panel() -> None:
     assert math.isfinite(fit.history["valid_elbo"].iloc[-1])
 
 
-def test_results_do_not_depend_on_the_order_of_assets(
-    parts: tuple[xr.Dataset, xr.Dataset],
-) -> None:
+def test_results_do_not_depend_on_the_order_of_assets(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
     """Trained on a shuffled panel in double precision, the weights agree to rounding."""
     order = np.random.default_rng(0).permutation(14)
     config = rv.FitConfig(max_steps=6, window=4, dtype=torch.float64)

@@ -351,9 +351,7 @@ def test_months_in_which_all_are_listed_round_alike_wherever_they_lie(
     values = torch.as_tensor(rng.normal(size=(6, n_assets, n_characteristics)))
     rows = to_batch(rv.data.simulate_dynamic(n_assets, 6, n_characteristics, 2, seed=0))
     whole = dataclasses.replace(
-        rows,
-        characteristics=values,
-        listed=torch.ones(values.shape[:2], dtype=torch.bool),
+        rows, characteristics=values, listed=torch.ones(values.shape[:2], dtype=torch.bool)
     )
     for t in range(6):
         month = whole.window(t, t + 1, every_asset=True).row_characteristics

@@ -142,10 +142,7 @@ def _with_extra(panel: xr.Dataset) -> xr.Dataset:
     ids=["missing", "extra", "renamed", "no context", "another context"],
 )
 def test_missing_and_unknown_names_raise(
-    fit: rv.Fit,
-    ranked: xr.Dataset,
-    change: Callable[[xr.Dataset], xr.Dataset],
-    message: str,
+    fit: rv.Fit, ranked: xr.Dataset, change: Callable[[xr.Dataset], xr.Dataset], message: str
 ) -> None:
     with pytest.raises(rv.PanelError, match=re.escape(message)):
         fit.forecast(change(ranked), 20)

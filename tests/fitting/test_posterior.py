@@ -28,8 +28,7 @@ def build() -> rv.RVRAE:
         2,
         loadings=rv.loadings.Linear(2, 2),
         factor_prior=rv.priors.CommonVolatility(
-            rv.priors.AR1(2, coefficient=dist.Uniform(-1.0, 1.0)),
-            persistence=dist.Beta(20.0, 2.0),
+            rv.priors.AR1(2, coefficient=dist.Uniform(-1.0, 1.0)), persistence=dist.Beta(20.0, 2.0)
         ),
         likelihood=rv.likelihoods.StudentT(
             alpha=rv.likelihoods.Alpha(2, coefficient=dist.Normal(0.0, 0.1)),

@@ -176,12 +176,7 @@ def test_saves_prints_and_loads(tmp_path: object) -> None:
 
 @pytest.mark.parametrize(
     ("assets", "message"),
-    [
-        ([], "none"),
-        ("Energy", "'Energy'"),
-        (["a", "b", "a"], "'a' twice"),
-        ([1, 2], "1"),
-    ],
+    [([], "none"), ("Energy", "'Energy'"), (["a", "b", "a"], "'a' twice"), ([1, 2], "1")],
 )
 def test_bad_labels_are_named(assets: object, message: str) -> None:
     with pytest.raises(rv.ConfigError, match=f"`assets`.*{message}"):

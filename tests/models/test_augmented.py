@@ -63,10 +63,7 @@ def test_residuals_have_the_covariance_of_the_equation() -> None:
 
 @pytest.mark.parametrize(
     "prior",
-    [
-        lambda: rv.priors.AR1(K),
-        lambda: rv.priors.Recurrent(K, hidden=3, recurrence="observed"),
-    ],
+    [lambda: rv.priors.AR1(K), lambda: rv.priors.Recurrent(K, hidden=3, recurrence="observed")],
 )
 def test_bound_at_the_exact_posterior_is_the_filter_evidence(prior) -> None:
     """The particle filter agrees with the closed form: within 0.2 nats at 2000 particles."""

@@ -23,15 +23,7 @@ from rvrae_pyro.inference.particle_filter import smc_filter
 from tests.helpers import CHARACTERISTICS as P
 from tests.helpers import FACTORS as K
 from tests.helpers import double, random_panel, stir
-from tests.models.test_common_volatility import (
-    PHI,
-    POINTS,
-    G,
-    S,
-    make,
-    month_density,
-    two_assets,
-)
+from tests.models.test_common_volatility import PHI, POINTS, G, S, make, month_density, two_assets
 
 Array = NDArray[np.float64]
 GRID = np.linspace(-4.0, 4.0, POINTS)
@@ -140,10 +132,7 @@ def drawn_from_the_model(
     pyro.set_rng_seed(seed)
     with torch.no_grad():
         drawn = Predictive(
-            model.model,
-            num_samples=num,
-            parallel=True,
-            return_sites=("log_volatility", "returns"),
+            model.model, num_samples=num, parallel=True, return_sites=("log_volatility", "returns")
         )(batch.without_returns())
     x = drawn["log_volatility"].reshape(num, batch.n_times)
     return x, drawn["returns"].reshape(num, batch.n_times, batch.n_assets)

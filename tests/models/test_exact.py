@@ -162,10 +162,7 @@ def test_rotation_leaves_evidence_and_predictive_moments_unchanged() -> None:
     beta, turned = model.loadings(batch), rotated.loadings(batch)
     for mean, covariance in (("predicted_mean", "predicted_covariance"), ("mean", "covariance")):
         moments = [
-            (
-                (b @ getattr(m, mean).unsqueeze(-1)).squeeze(-1),
-                b @ getattr(m, covariance) @ b.mT,
-            )
+            ((b @ getattr(m, mean).unsqueeze(-1)).squeeze(-1), b @ getattr(m, covariance) @ b.mT)
             for b, m in ((beta, ours), (turned, theirs))
         ]
         torch.testing.assert_close(moments[0], moments[1])

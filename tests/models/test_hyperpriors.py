@@ -108,9 +108,7 @@ def priors() -> dict[str, Make]:
         factor_prior=p.StochasticVolatility(K, unit), guide=rv.guides.Recurrent(K)
     )
     made["recurrent decoder"] = lambda: build(
-        factor_prior=p.AR1(K, unit),
-        decoder=rv.decoders.Recurrent(K),
-        guide=rv.guides.Recurrent(K),
+        factor_prior=p.AR1(K, unit), decoder=rv.decoders.Recurrent(K), guide=rv.guides.Recurrent(K)
     )
     made["mean field"] = lambda: build(
         factor_prior=p.AR1(K, unit, scale), hyper_guide=rv.guides.MeanField()

@@ -207,10 +207,7 @@ def test_conjugate_guide_is_that_optimum(prior: str) -> None:
     """It takes the weight: months have precision S^-1 + Lambda / w, given the past."""
     batch = double(random_panel(7, 9, empty_months=[2]))
     model = rv.RVRAE(
-        CHARACTERISTICS,
-        FACTORS,
-        factor_prior=PRIORS[prior](),
-        likelihood=rv.likelihoods.Normal(),
+        CHARACTERISTICS, FACTORS, factor_prior=PRIORS[prior](), likelihood=rv.likelihoods.Normal()
     )
     stir(model.double(), size=0.2)
     w = torch.linspace(0.2, 0.9, batch.n_times).double()

@@ -10,14 +10,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import (
-    SVI,
-    Predictive,
-    RenyiELBO,
-    Trace_ELBO,
-    TraceGraph_ELBO,
-    TraceMeanField_ELBO,
-)
+from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.optim import ClippedAdam
 from torch import Tensor
 

@@ -82,10 +82,7 @@ def test_sizes_and_omitted_slots_are_filled_in() -> None:
             {"factor_prior": {"kind": "CommonVolatility"}},
             "CommonVolatility needs the setting 'base', a part with a `kind` among AR1, ",
         ),
-        (
-            {"factor_prior": {"kind": "CommonVolatility", "base": "AR1"}},
-            r"base = \{kind = 'AR1'\}",
-        ),
+        ({"factor_prior": {"kind": "CommonVolatility", "base": "AR1"}}, r"base = \{kind = 'AR1'\}"),
         (
             {"factor_prior": {"kind": "Augmented", "base": {"kind": "AR1"}}},
             r"Augmented needs the setting 'n_small'\.",

@@ -126,10 +126,7 @@ def test_parts_of_parts(build: Callable[[], object], message: str) -> None:
 
 MODELS: Final[dict[str, tuple[Callable[[], object], str]]] = {
     "class": (lambda: rv.RVRAE, "the class RVRAE. Build one: rv.RVRAE"),
-    "Pyro model": (
-        lambda: _model().model,
-        "its Pyro model. Pass the whole model, not its `",
-    ),
+    "Pyro model": (lambda: _model().model, "its Pyro model. Pass the whole model, not its `"),
     "Pyro guide": (lambda: _model().guide, "its Pyro guide. Pass the whole model"),
     "module": (lambda: torch.nn.Linear(1, 1), "an instance of torch's Linear"),
     "name": (lambda: "rvrae", "'rvrae'. Build one"),

@@ -43,10 +43,7 @@ def test_equal_the_textbook_products(of_beta, of_other):
 @pytest.mark.parametrize(("of_beta", "of_other"), BATCHES)
 @pytest.mark.parametrize("product", [along_assets, information])
 def test_gradients_are_exact_once_and_twice(product, of_beta, of_other):
-    operands = (
-        _normal(*of_beta, 5, 2).requires_grad_(),
-        _normal(*of_other, 5).requires_grad_(),
-    )
+    operands = (_normal(*of_beta, 5, 2).requires_grad_(), _normal(*of_other, 5).requires_grad_())
     assert torch.autograd.gradcheck(product, operands, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(product, operands)
 

@@ -21,9 +21,7 @@ SAMPLES = 12
 MODELS: dict[str, Callable[[], rv.RVRAE]] = {
     "default": lambda: rv.RVRAE(P, K, n_context=2),
     "both": lambda: rv.RVRAE(
-        P,
-        K,
-        factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2),
+        P, K, factor_prior=rv.priors.Recurrent(K, hidden=3, recurrence="both", n_context=2)
     ),
     "observed": lambda: rv.RVRAE(
         P,

@@ -59,10 +59,7 @@ def forecast(panel):
     }
     first = to_datatree(samples, panel, kind="predictions")
     return build_tree(
-        {
-            "predictions": first["predictions"].to_dataset(),
-            "predictions_constant_data": constant,
-        },
+        {"predictions": first["predictions"].to_dataset(), "predictions_constant_data": constant},
         coords={"time": panel.time, "asset": panel.asset},
         attrs=provenance(5),
     )

@@ -74,11 +74,7 @@ def test_dims_labels_and_compounding() -> None:
 
 
 @pytest.mark.parametrize("kind", list(FITS))
-@given(
-    t=st.integers(1, N_TIMES - 1),
-    what=st.sampled_from(CHANGES),
-    seed=st.integers(0, 1000),
-)
+@given(t=st.integers(1, N_TIMES - 1), what=st.sampled_from(CHANGES), seed=st.integers(0, 1000))
 @settings(max_examples=2)
 def test_origin_knows_nothing_of_its_own_returns_and_of_later_months(
     kind: str, t: int, what: str, seed: int

@@ -25,11 +25,7 @@ def test_regime_probabilities_are_those_of_hamilton_s_filter() -> None:
     panel["returns"].values[:] = 0.01 * ((beta * factors[:, None]).sum(-1) + noise)
     prior = rv.priors.RegimeSwitching(1, 2)
     model = rv.RVRAE(
-        1,
-        1,
-        loadings=fixed_loadings(1),
-        factor_prior=prior,
-        likelihood=rv.likelihoods.Normal(),
+        1, 1, loadings=fixed_loadings(1), factor_prior=prior, likelihood=rv.likelihoods.Normal()
     )
     with torch.no_grad():
         # calm is the second regime here, and comes first in the answer all the same

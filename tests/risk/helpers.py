@@ -51,10 +51,7 @@ def make_forecast(
         coords,
     )
     constant = xr.Dataset(
-        {
-            "beta": (("time", "asset", "factor"), beta),
-            "idio_scale": (("time", "asset"), scale),
-        },
+        {"beta": (("time", "asset", "factor"), beta), "idio_scale": (("time", "asset"), scale)},
         {name: coords[name] for name in ("time", "asset", "factor")},
     )
     tree = xr.DataTree.from_dict(

@@ -223,12 +223,7 @@ def test_a_real_fit_agrees_with_its_forecast():
 
     panel = rv.data.simulate_gkx(n_assets=12, n_times=24, n_characteristics=3, seed=1)
     panel = panel[["returns", "characteristics"]]
-    fit = rv.fit(
-        rv.RVRAE(3, 2),
-        panel,
-        config=rv.FitConfig(max_steps=3),
-        progress=False,
-    )
+    fit = rv.fit(rv.RVRAE(3, 2), panel, config=rv.FitConfig(max_steps=3), progress=False)
     cov = covariance(fit, panel, slice("2001-06", None), num_samples=300)
     tree = fit.forecast(panel, num_samples=300, times=slice("2001-06", None))
     xr.testing.assert_allclose(

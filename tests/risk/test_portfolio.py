@@ -46,9 +46,7 @@ def test_components_sum_to_every_risk(seed, draws, chains, tail, df):
         np.testing.assert_allclose(split, group["sd"] ** 2, rtol=1e-10)
     draws = result["predictions"]
     np.testing.assert_allclose(
-        draws["active_returns"],
-        draws["portfolio_returns"] - draws["benchmark_returns"],
-        atol=1e-14,
+        draws["active_returns"], draws["portfolio_returns"] - draws["benchmark_returns"], atol=1e-14
     )
 
 

@@ -248,10 +248,7 @@ class SpilledPanel:
         shape = (stop - start, self.sizes[shard], self.months.n_characteristics)
         row = shape[1] * shape[2]
         values = np.fromfile(
-            self._files[shard],
-            self._type,
-            shape[0] * row,
-            offset=start * row * self._type.itemsize,
+            self._files[shard], self._type, shape[0] * row, offset=start * row * self._type.itemsize
         )
         cells = torch.from_numpy(values.reshape(shape)).to(light.returns.device)
         return dataclasses.replace(light, characteristics=cells)

@@ -85,12 +85,7 @@ class Streamed:
     """
 
     def __init__(
-        self,
-        model: RVRAE,
-        shards: Shards,
-        config: FitConfig,
-        total: Total = alone,
-        rank: int = 0,
+        self, model: RVRAE, shards: Shards, config: FitConfig, total: Total = alone, rank: int = 0
     ) -> None:
         require_additive(model.likelihood)
         if model.drawn_sites:
@@ -290,11 +285,7 @@ class Streamed:
         )
 
     def _mode(
-        self,
-        likelihood: RobustLikelihood,
-        months: Batch,
-        cells: Sequence[Cells],
-        start: Transition,
+        self, likelihood: RobustLikelihood, months: Batch, cells: Sequence[Cells], start: Transition
     ) -> Mode:
         """Find what ``RobustLikelihood.potential`` finds, one pass over the cells per sweep."""
         plain = self._plain(months, cells)
@@ -309,11 +300,7 @@ class Streamed:
         return Mode(posterior.mean, posterior.covariance())
 
     def _search(
-        self,
-        likelihood: RobustLikelihood,
-        months: Batch,
-        cells: Sequence[Cells],
-        start: Transition,
+        self, likelihood: RobustLikelihood, months: Batch, cells: Sequence[Cells], start: Transition
     ) -> LevelSearch:
         """Find what ``RobustLikelihood.dispersed_potential`` finds, one pass per sweep."""
         plain = self._plain(months, cells)
