@@ -69,7 +69,7 @@ pd.Series({"rows": len(raw), "after taking some away": len(table)}).to_frame("co
 
 
 # %% [markdown]
-# Ranks are made within each month of whatever table there is.
+# Ranks are made within each month, of the rows that the table has.
 
 
 # %%

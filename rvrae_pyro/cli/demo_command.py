@@ -267,7 +267,7 @@ def _learned(market: _Market) -> list[str]:
         f"Next to an EWMA, the joint log density of a month's returns is {abs(gain):.3f} nats per "
         f"return {'higher' if gain > 0 else 'lower'} (s.e. {gain_error:.3f}): "
         + _verdict(gain, gain_error, "better", "worse"),
-        f"Means cannot be told from a forecast of zero by this table: predictive R2 "
+        f"Means: no significant difference to a forecast of zero, predictive R2 "
         f"{100 * r2:.2f} % (s.e. {100 * r2_error:.2f})."
         if abs(r2) <= _ERRORS * r2_error
         else f"Means: predictive R2 {100 * r2:.2f} % (s.e. {100 * r2_error:.2f}), "

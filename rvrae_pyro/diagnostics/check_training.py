@@ -227,8 +227,7 @@ def _characteristics(common: xr.Dataset, used: Collection[str]) -> Finding:
         return Finding(
             question,
             "bad",
-            f"No characteristic moves any loading: {percent} Assets have the same exposures, "
-            "whatever the panel says of them.",
+            f"No characteristic moves any loading: {percent} All assets have the same exposures.",
             remedy,
         )
     return Finding(question, "look", f"Hardly: {percent}", remedy)

@@ -144,26 +144,42 @@ class Parts(InParameterStore):
         weights : mapping from site to Tensor
             Drawn values; the parts' own where there are none.
         """
-        unit, sites, placed = self.return_scale, self.weight_guide.sites, self.placed(weights)
-        beta = call_with(self, sites, "loadings", weights, batch) if beta is None else beta
-        log_scale = call_with(self, sites, "likelihood.scale", weights, batch)
-        scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
-        alpha = None
-        if self.likelihood.alpha is not None:
-            alpha = call_with(self, sites, "likelihood.alpha", weights, batch)
+        unit = self.return_scale
+        beta, alpha, scale = self._per_unit(batch, beta, weights)
         residual = batch.returns / unit
         if alpha is not None:
             residual = residual - alpha
         potential, dispersion = self._potentials(
-            placed, batch.context, residual, beta, scale, batch.observed
+            self.placed(weights), batch.context, residual, beta, scale, batch.observed
         )
-        return CrossSection(
-            unit * beta,
-            None if alpha is None else unit * alpha,
-            unit * scale,
-            potential,
-            dispersion,
-        )
+        alpha = None if alpha is None else unit * alpha
+        return CrossSection(unit * beta, alpha, unit * scale, potential, dispersion)
+
+    def cross_section_before_returns(
+        self, batch: Batch, weights: Weights = NO_WEIGHTS
+    ) -> CrossSection:
+        """Compute loadings and scales of every month; potentials are those of no return.
+
+        All that the model needs where the guide was not called, unless returns drive the state of
+        the prior. A draw of the weights from their prior may be so far from the data that a
+        potential of their returns is singular.
+        """
+        unit = self.return_scale
+        beta, alpha, scale = self._per_unit(batch, None, weights)
+        alpha = None if alpha is None else unit * alpha
+        return CrossSection(unit * beta, alpha, unit * scale, Potential.none(beta))
+
+    def _per_unit(
+        self, batch: Batch, beta: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Compute loadings, mispricing and scales per unit of ``return_scale``."""
+        sites = self.weight_guide.sites
+        beta = call_with(self, sites, "loadings", weights, batch) if beta is None else beta
+        log_scale = call_with(self, sites, "likelihood.scale", weights, batch)
+        scale = log_scale.exp().expand(*log_scale.shape[:-2], batch.n_times, batch.n_assets)
+        if self.likelihood.alpha is None:
+            return beta, None, scale
+        return beta, call_with(self, sites, "likelihood.alpha", weights, batch), scale
 
     def _potentials(
         self,
@@ -301,7 +317,14 @@ class Parts(InParameterStore):
     def take(self, batch: Batch, weights: Weights) -> Shared:
         """Take what the guide left for this batch and these weights; else compute it."""
         shared = self.hand_over.take(batch, weights, self.token())
-        return self.prepare(batch, weights=weights) if shared is None else shared
+        if shared is not None:
+            return shared
+        if self.factor_prior.conditions_on_history:
+            return self.prepare(batch, weights=weights)
+        _check_dtype(batch, self.return_scale)
+        placed, cross = self.placed(weights), self.cross_section_before_returns(batch, weights)
+        view = self.view(batch, cross.potential, placed=placed)
+        return Shared(cross, view, likelihood=placed.likelihood)
 
     def log_weights(self) -> Tensor:
         """Log prior density of all weights at their MAP, up to a constant; a scalar."""

@@ -28,6 +28,9 @@ __all__ = [
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
+_UPPER_QUARTILE = 0.6744897501960817
+"""Of the standard normal, so the median of a half-Normal with scale 1."""
+
 
 class _Columns(TorchDistribution):
     """Base of densities over matrices (*rows, n_columns) whose columns are exchangeable.
@@ -176,11 +179,10 @@ class HorseshoeMatrix(_Columns):
 
 
 class HierarchicalMatrix(_Columns):
-    r"""Normal columns, each with a half-Cauchy scale that is integrated out.
+    r"""Normal columns, each with a half-Normal scale that is integrated out on a grid.
 
-    .. math:: W_{jk} \sim N(0, \tau_k^2), \quad \tau_k \sim C^+(0, \text{scale}),
-
-    with the half-Cauchy law cut to the range of a grid.
+    .. math:: W_{jk} \sim N(0, \tau_k^2), \quad \tau_k \sim N^+(0, \sigma^2), \quad
+        \text{median}(\tau_k) = \text{scale}
 
     Parameters
     ----------
@@ -220,11 +222,13 @@ class _HierarchicalTable(NamedTuple):
 
 @lru_cache(maxsize=64)
 def hierarchical_table(scale: float) -> _HierarchicalTable:
-    """Variances and log probabilities of half-Cauchy scales, from scale / 1000 to 1000 scale."""
+    """Variances and log probabilities of half-Normal scales, from scale / 1000 to 10 scale."""
     step = 0.05
-    half = math.ceil(math.log(1000.0) / step)
-    log_tau = step * torch.arange(-half, half + 1, dtype=torch.float64)
-    return _HierarchicalTable(scale**2 * (2.0 * log_tau).exp(), _log_half_cauchy(log_tau))
+    low, high = math.ceil(math.log(1000.0) / step), math.ceil(math.log(10.0) / step)
+    log_tau = step * torch.arange(-low, high + 1, dtype=torch.float64)
+    squares = (2.0 * log_tau).exp()
+    log_probability = torch.log_softmax(log_tau - 0.5 * (_UPPER_QUARTILE**2) * squares, 0)
+    return _HierarchicalTable(scale**2 * squares, log_probability)
 
 
 class _GroupLogTable(NamedTuple):

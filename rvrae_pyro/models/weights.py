@@ -294,7 +294,7 @@ class Laplace:
 class Hierarchical:
     r"""Normal effects whose scale, one per column, is learned.
 
-    .. math:: w_{ik} \sim N(0, \tau_k^2), \qquad \tau_k \sim C^+(0, \text{scale}),
+    .. math:: w_{ik} \sim N(0, \tau_k^2), \qquad \tau_k \sim N^+(0, \sigma^2),
 
     with :math:`\tau_k` integrated out. The prior of what is particular to an asset
     (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
@@ -303,16 +303,17 @@ class Hierarchical:
     Parameters
     ----------
     scale : float
-        Median of :math:`\tau_k`.
+        Median of :math:`\tau_k`, 0.674 of :math:`\sigma`.
 
     Notes
     -----
     Always with a posterior (``inference = "posterior"``): the density has a pole at zero, where
-    its maximum would put all effects.
+    its maximum would put all effects. A half-Cauchy scale is wider than what is known: effects on
+    a log scale would multiply an asset's risk by more than :math:`10^{20}` in some prior draws.
 
     References
     ----------
-    Gelman (2006), Bayesian Analysis 1: half-Cauchy priors of scales.
+    Gelman (2006), Bayesian Analysis 1: priors of hierarchical scales.
     """
 
     scale: float = 0.3

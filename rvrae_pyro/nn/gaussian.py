@@ -37,6 +37,12 @@ class Potential(NamedTuple):
     precision: Tensor
     shift: Tensor
 
+    @classmethod
+    def none(cls, beta: Tensor) -> Potential:
+        """Potential of months without returns, given loadings (*batch, n_assets, n_factors)."""
+        shift = beta.new_zeros(*beta.shape[:-2], beta.shape[-1])
+        return cls(shift.unsqueeze(-1).expand(*shift.shape, shift.shape[-1]), shift)
+
     def tempered(self, weight: Tensor) -> Potential:
         """Divide by a weight, of shape (*batch,): the optimum under a weighted KL uses it."""
         return Potential(self.precision / weight[..., None, None], self.shift / weight[..., None])

@@ -307,7 +307,9 @@ def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
     sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
     parts = whole.placed(sites)
     cross = (
-        whole.cross_section(batch, weights=sites) if sites else whole.online_cross_section(batch)
+        whole.cross_section_before_returns(batch, sites)
+        if sites
+        else whole.online_cross_section(batch)
     )
     state = PathState.initial(parts, num_samples)
     codes, returns = [], []

@@ -300,8 +300,8 @@ def test_guide_paths_weigh_to_the_smoother_of_a_grid() -> None:
 def test_joint_tail_of_a_forecast_is_that_of_a_simulation() -> None:
     """Probability that all listed assets move by two standard deviations or more in one month.
 
-    The simulation draws x of the month before from the grid and goes on by the model's equations
-    in numpy. To 5 standard errors; it is ten times the product of the assets' own probabilities.
+    The simulation draws x of the month before from the grid and applies the model's equations in
+    numpy. To 5 standard errors; it is ten times the product of the assets' own probabilities.
     """
     panel, num = random_panel(6, 4, seed=4), 40_000
     panel["returns"].values[4] = [0.21, -0.17, 0.15, 0.13]
