@@ -19,6 +19,7 @@ __all__ = [
     "RvraeError",
     "RvraeWarning",
     "ShapeError",
+    "check_choice",
     "check_count",
     "check_number",
     "check_seeds",
@@ -82,6 +83,20 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return int(value)
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Say what is wrong with a value that is none of some names.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument and the choices.
+    """
+    known = [str(choice) for choice in choices]
+    if not isinstance(value, str) or value not in known:
+        wanted = " or ".join(filter(None, [", ".join(map(repr, known[:-1])), repr(known[-1])]))
+        raise ConfigError(f"`{name}` must be {wanted}; got {value!r}.")
 
 
 def check_number(name: str, value: object, interval: str, remedy: str = "") -> float:

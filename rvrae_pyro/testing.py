@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.simulators import simulate_dynamic
-from rvrae_pyro.errors import ConfigError, ContractError, RvraeError
+from rvrae_pyro.errors import ConfigError, ContractError, RvraeError, check_choice
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.training import fit, load
 from rvrae_pyro.inference.config import FitConfig
@@ -83,8 +83,7 @@ def check_part(slot: Slot, make: Callable[[], nn.Module], **others: Callable[[],
         "likelihood": likelihoods.Normal,
         "guide": guides.Conjugate,
     }
-    if slot not in (*makers, "decoder"):
-        raise ConfigError(f"`slot` must be one of {', '.join([*makers, 'decoder'])}; got {slot!r}.")
+    check_choice("slot", slot, (*makers, "decoder"))
     for name, maker in {**others, slot: make}.items():
         if name not in (*makers, "decoder"):
             raise ConfigError(

@@ -73,7 +73,7 @@ def test_broken_parts_are_found_out(slot: str, make: Callable[[], object], messa
 
 
 def test_an_unknown_slot_is_refused() -> None:
-    with pytest.raises(rv.ConfigError, match="`slot` must be one of"):
+    with pytest.raises(rv.ConfigError, match="`slot` must be 'loadings', "):
         rv.testing.check_part("prior", lambda: rv.priors.AR1(K))
 
 

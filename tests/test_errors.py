@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_number
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_infinite_numbers_pass_where_they_are_asked_for():
     assert check_number("x", float("inf"), "(0, inf]") == float("inf")
     with pytest.raises(ConfigError, match=r"above 2; got 1\. Two is enough\."):
         check_number("x", 1, "(2, inf)", "Two is enough.")
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        (("mean",), "`x` must be 'mean'; got "),
+        ({"mean": 1, "sum": 2}, "`x` must be 'mean' or 'sum'; got "),
+        (["a", "b", "c"], "`x` must be 'a', 'b' or 'c'; got "),
+    ],
+)
+@pytest.mark.parametrize("value", ["max", "", None, 1, ["mean"]])
+def test_a_name_that_is_none_of_the_choices_is_told(choices, told, value):
+    choices = list(choices)
+    check_choice("x", choices[-1], choices)
+    with pytest.raises(ConfigError) as caught:
+        check_choice("x", value, choices)
+    assert str(caught.value) == f"{told}{value!r}."

@@ -24,7 +24,7 @@ from rvrae_pyro.baselines.linear_gaussian import (
     replicate_blocks,
 )
 from rvrae_pyro.data.batch import Batch
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import check_choice
 from rvrae_pyro.names import ASSET, CHAIN, FACTOR, TIME
 from rvrae_pyro.predictive.months import factor_coord, label_cells, pick_months
 from rvrae_pyro.predictive.storage import Block
@@ -194,8 +194,7 @@ class FactorBaseline(Baseline):
 
 
 def _month_factors(view: FactorView, batch: Batch, kind: Refit) -> Tensor:
+    check_choice("kind", kind, ("model", "ols"))
     if kind == "model":
         return view.factors
-    if kind != "ols":
-        raise ConfigError(f"`kind` must be 'model' or 'ols'; got {kind!r}.")
     return refit_factors(view.beta, batch.returns - view.alpha, batch.observed)

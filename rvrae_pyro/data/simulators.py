@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.calendar import last_days
-from rvrae_pyro.errors import ConfigError, check_count, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_count, check_number
 from rvrae_pyro.names import ASSET, CONTEXT, FACTOR, FEATURE, TIME
 
 Array = NDArray[np.float64]
@@ -90,8 +90,7 @@ def simulate_gkx(
     >>> panel.characteristics.shape
     (12, 20, 50)
     """
-    if case not in _GKX_CASES:
-        raise ConfigError(f"`case` must be one of {', '.join(_GKX_CASES)}; got {case!r}.")
+    check_choice("case", case, _GKX_CASES)
     n_assets = check_count("n_assets", n_assets)
     n_times = check_count("n_times", n_times)
     n_characteristics = check_count("n_characteristics", n_characteristics, least=3)

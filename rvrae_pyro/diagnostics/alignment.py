@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ShapeError, check_choice
 from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.chains import REFERENCE, rotate
 
@@ -70,8 +70,7 @@ def align(
     Psychometrika 31; Papastamoulis and Ntzoufras (2022), On the identifiability of Bayesian
     factor analytic models, Statistics and Computing 32 (order and signs).
     """
-    if freedom not in ("rotation", "signs", "linear"):
-        raise ConfigError(f"`freedom` must be 'rotation', 'signs' or 'linear'; got {freedom!r}.")
+    check_choice("freedom", freedom, ("rotation", "signs", "linear"))
     means = _means(factors)
     target = means.isel({CHAIN: 0}, drop=True) if to is None else to
     target = _matching(target, means)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rvrae_pyro.data.rounding import constant, rounding
 from rvrae_pyro.data.timeline import in_time_order, labels_like, pick_rows
 from rvrae_pyro.data.validation import listed
-from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
 from rvrae_pyro.predictive.simulate import prior_predictive
@@ -408,8 +408,7 @@ def _draws(
     seed: int,
     times: object | None,
 ) -> xr.DataTree:
-    if when not in ("prior", "in_sample", "ahead"):
-        raise ConfigError(f"`when` must be 'in_sample', 'ahead' or 'prior'; got {when!r}.")
+    check_choice("when", when, ("in_sample", "ahead", "prior"))
     if isinstance(fit, xr.DataTree):
         return fit
     if when == "prior":

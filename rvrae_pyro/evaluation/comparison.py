@@ -17,7 +17,7 @@ from rvrae_pyro.data.timeline import (
     pick_rows,
     stationary_bootstrap,
 )
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice
 from rvrae_pyro.evaluation.scoring import hac_standard_error, varying
 from rvrae_pyro.names import RETURNS, TIME
 
@@ -264,8 +264,7 @@ def compare(
     Diebold and Mariano (1995), JBES 13; Politis and Romano (1994), JASA 89 (bootstrap); Yao et
     al. (2018), Bayesian Analysis 13 (stacking).
     """
-    if error not in ("hac", "bootstrap"):
-        raise ConfigError(f"`error` must be 'hac' or 'bootstrap'; got {error!r}.")
+    check_choice("error", error, ("hac", "bootstrap"))
     if not isinstance(fits, Mapping) or len(fits) < 2:
         raise ConfigError("`fits` must map two names or more to fits or scores.")
     scores, noise, ess = _aligned(fits, panel, times, num_samples, seed)

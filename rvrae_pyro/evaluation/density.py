@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import betaln, gammaln, ndtr, stdtr
 
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_number
 from rvrae_pyro.evaluation.scoring import Per, aggregate, pair, sample_dims, score_cells
 
 Array = NDArray[np.float64]
@@ -70,8 +70,7 @@ def crps(
     """
     returns, draws = pair(returns, draws, "draws")
     size = _sample_size(draws)
-    if estimator not in ("fair", "empirical"):
-        raise ConfigError(f"`estimator` must be one of fair, empirical; got {estimator!r}.")
+    check_choice("estimator", estimator, ("fair", "empirical"))
     if estimator == "fair" and size < 2:
         raise ConfigError("`estimator` 'fair' needs two draws or more; got 1. Use 'empirical'.")
     pairs = size * (size - 1.0) if estimator == "fair" else size**2

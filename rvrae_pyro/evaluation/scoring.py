@@ -12,7 +12,7 @@ from statsmodels.stats.sandwich_covariance import S_hac_simple
 
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.data.timeline import common_labels, in_time_order, match_months, time_labels
-from rvrae_pyro.errors import ConfigError, ShapeError, check_count, warn_user
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, check_count, warn_user
 from rvrae_pyro.names import ASSET, COMPOUNDED_RETURNS, OBS, SAMPLE_DIMS, STEP, TIME
 
 Array = NDArray[np.float64]
@@ -313,8 +313,7 @@ def aggregate(
     month : {"mean", "sum"}
         With ``per="month"``: the ratio, or the month's plain sum of scores.
     """
-    if per not in _PERS:
-        raise ConfigError(f"`per` must be one of {', '.join(_PERS)}; got {per!r}.")
+    check_choice("per", per, _PERS)
     if standard_error and per != "panel":
         raise ConfigError(
             f"`standard_error` is for per='panel'; got per={per!r}. For a custom mean use "

@@ -15,7 +15,7 @@ import xarray as xr
 
 from rvrae_pyro.atomic import write_bytes
 from rvrae_pyro.baselines.ipca import IPCA
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_choice, check_count
 from rvrae_pyro.experiments.comparison_report import PAGE, failure_table, reject_foreign, write_csv
 from rvrae_pyro.experiments.competitors import (
     COMPETITORS,
@@ -270,8 +270,7 @@ def benchmark_gkx(
     Gu, Kelly and Xiu (2021), Autoencoder asset pricing models, Journal of Econometrics 222,
     section 4 and Table 6.
     """
-    if case not in GKX_TABLE:
-        raise ConfigError(f"`case` must be one of {', '.join(GKX_TABLE)}; got {case!r}.")
+    check_choice("case", case, GKX_TABLE)
     for name, value in (("reps", reps), ("n_factors", n_factors), ("n_jobs", n_jobs)):
         check_count(name, value)
     check_count("num_samples", num_samples)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice
 from rvrae_pyro.evaluation import diebold_mariano, hac_standard_error, rank_ic
 from rvrae_pyro.evaluation import pit as pit_of_draws
 from rvrae_pyro.names import ASSET, RETURNS, TIME
@@ -309,10 +309,8 @@ def risk_table(
             f"`measures` must be keys of RISK_MEASURES ({', '.join(RISK_MEASURES)}); got "
             f"{unknown[0]!r}."
         )
-    if reference is not None and reference not in records:
-        raise ConfigError(
-            f"`reference` must be one of the records ({', '.join(records)}); got {reference!r}."
-        )
+    if reference is not None:
+        check_choice("reference", reference, records)
     rows: dict[str, dict[tuple[str, str], float]] = {}
     for name, record in records.items():
         found = risk_scores(record, {"all": months}).isel(period=0)

@@ -16,7 +16,7 @@ import xarray as xr
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.diagnostics.predictive import predictive_check
-from rvrae_pyro.errors import ConfigError, FitError, check_count
+from rvrae_pyro.errors import ConfigError, FitError, check_choice, check_count
 from rvrae_pyro.evaluation import psense
 from rvrae_pyro.experiments.comparison_report import Comparison
 from rvrae_pyro.experiments.competitors import Entrant, ModelEntrant, as_entrant
@@ -311,8 +311,7 @@ def _enter(
     rest: Mapping[str, Any],
 ) -> Entrant:
     """Let a part, a model or another competitor take part under a name."""
-    if slot not in _SLOTS:
-        raise ConfigError(f"`slot` must be one of {', '.join(_SLOTS)}; got {slot!r}.")
+    check_choice("slot", slot, _SLOTS)
     if isinstance(variant, Part):
         build: Callable[..., RVRAE] = RVRAE
         part = copy.deepcopy(variant)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
 from torch.distributions.transforms import ExpTransform, SigmoidTransform, identity_transform
 
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_number
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.nn.seeding import seeded
 
@@ -389,8 +389,7 @@ def build_distribution(spec: Mapping[str, Any]) -> Any:
     """
     arguments = dict(spec)
     name = arguments.pop("distribution", None)
-    if name not in _ALLOWED:
-        raise ConfigError(f"`distribution` must be one of {', '.join(_ALLOWED)}; got {name!r}.")
+    check_choice("distribution", name, _ALLOWED)
     known = _ARGUMENTS.get(name) or tuple(getattr(dist, name).arg_constraints)
     unknown = [each for each in arguments if each not in known]
     if unknown or len(arguments) < len(known):

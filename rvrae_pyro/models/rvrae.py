@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rvrae_pyro import displays
 from rvrae_pyro.data.batch import Batch, check_batch
 from rvrae_pyro.data.validation import check_panel
-from rvrae_pyro.errors import ConfigError, ShapeError, check_count
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
 from rvrae_pyro.models.cross_section import CrossSection
@@ -208,8 +208,7 @@ class RVRAE(nn.Module):
         ConfigError
             If ``code`` is neither.
         """
-        if code not in ("step", "last"):
-            raise ConfigError(f"`code` must be 'step' or 'last'; got {code!r}.")
+        check_choice("code", code, ("step", "last"))
         decoder: decoders.Decoder = decoders.Recurrent(n_factors, hidden)
         if code == "last":
             decoder = decoders.LastCode(n_factors, hidden, window)

@@ -19,7 +19,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from rvrae_pyro.errors import ConfigError, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_number
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.weight_densities import GroupLogMatrix, HierarchicalMatrix, HorseshoeMatrix
 
@@ -138,7 +138,7 @@ class GroupLog:
 
     def __post_init__(self) -> None:
         _require_positive(strength=self.strength, scale=self.scale)
-        _require_inference(self.inference)
+        check_choice("inference", self.inference, ("map", "posterior"))
         check_number("elementwise", self.elementwise, "[0, inf)")
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
@@ -214,7 +214,7 @@ class Horseshoe:
     def __post_init__(self) -> None:
         _require_positive(scale=self.scale, slab=self.slab, others=self.others)
         check_number("floor", self.floor, "(0, 1)", "1 is a typical local scale.")
-        _require_inference(self.inference)
+        check_choice("inference", self.inference, ("map", "posterior"))
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
@@ -247,7 +247,7 @@ class Normal:
 
     def __post_init__(self) -> None:
         _require_positive(scale=self.scale)
-        _require_inference(self.inference)
+        check_choice("inference", self.inference, ("map", "posterior"))
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
@@ -277,7 +277,7 @@ class Laplace:
 
     def __post_init__(self) -> None:
         _require_positive(scale=self.scale)
-        _require_inference(self.inference)
+        check_choice("inference", self.inference, ("map", "posterior"))
 
     def log_density(self, matrices: WeightMatrices) -> Tensor:
         """Log density up to a constant, a scalar."""
@@ -336,11 +336,6 @@ def _elementwise(one: dist.TorchDistribution, weight: Tensor) -> dist.TorchDistr
     """Spread the density of one weight over a matrix."""
     matrix: dist.TorchDistribution = one.expand(weight.shape).to_event(weight.ndim)
     return matrix
-
-
-def _require_inference(inference: str) -> None:
-    if inference not in ("map", "posterior"):
-        raise ConfigError(f"`inference` must be 'map' or 'posterior'; got {inference!r}.")
 
 
 def _total(terms: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, check_choice
 from rvrae_pyro.names import TIME
 from rvrae_pyro.plots.plot_sources import described, period_of, wrong
 from rvrae_pyro.plots.style import BAND, Style, canvas, date_axis, dress, legend
@@ -254,8 +254,7 @@ def comparison(
     >>> rv.plots.comparison(table).get_xlabel()
     'log score less that of A, nats per month'
     """
-    if kind not in ("difference", "cumulative"):
-        raise ConfigError(f"`kind` must be 'difference' or 'cumulative'; got {kind!r}.")
+    check_choice("kind", kind, ("difference", "cumulative"))
     table = source
     if not isinstance(source, xr.Dataset | pd.DataFrame):
         scores = getattr(source, "scores", None)
@@ -271,8 +270,8 @@ def comparison(
         raise wrong("source", "the result of rv.evaluation.compare", source,
                     "Pass it, or its table with `difference` and `difference_error`.")  # fmt: skip
     models = [str(name) for name in table[_MODEL].values]
-    if reference is not None and reference not in models:
-        raise ConfigError(f"`reference` must be one of {models}; got {reference!r}.")
+    if reference is not None:
+        check_choice("reference", reference, models)
     scores = table.get("log_scores")
     if scores is None and (kind == "cumulative" or reference not in (None, models[0])):
         raise ConfigError(

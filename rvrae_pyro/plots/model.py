@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_choice, check_count
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS, SAMPLE_DIMS, TIME
 from rvrae_pyro.plots.plot_sources import described, factor_draws, group_of, period_of, wrong
 from rvrae_pyro.plots.style import (
@@ -80,8 +80,7 @@ def factors(
     -----
     Factors are identified up to a linear map; their principal axes are unique up to sign.
     """
-    if kind not in _TITLES:
-        raise ConfigError(f"`kind` must be one of {', '.join(_TITLES)}; got {kind!r}.")
+    check_choice("kind", kind, _TITLES)
     found, beta, attrs = factor_draws(source, panel, kind)
     if CHAIN in getattr(beta, "dims", ()):
         assert beta is not None  # as it has dims
@@ -249,10 +248,7 @@ def relevance(
     if posterior is None or "relevance" not in posterior:
         raise wrong("source", "a fit or the result of fit.relevance", source,
                     "Pass fit.relevance().")  # fmt: skip
-    if variable not in posterior:
-        raise ConfigError(
-            f"`variable` must be one of {sorted(map(str, posterior.data_vars))}; got {variable!r}."
-        )
+    check_choice("variable", variable, posterior.data_vars)
     values = posterior[variable].transpose(CHAIN, DRAW, CHARACTERISTIC)
     scale, unit = (100.0, "share of the squared slopes of the loadings, %")
     if variable != "share":

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import ConfigError, check_choice, check_count
 from rvrae_pyro.evaluation.density import pit as _pit
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, TIME
 from rvrae_pyro.plots.plot_sources import (
@@ -94,8 +94,7 @@ def volatility(
     -----
     Predictions of month t know returns to t-1; realised values are centred and know later ones.
     """
-    if quantity not in ("portfolio", "cross_section"):
-        raise ConfigError(f"`quantity` must be 'portfolio' or 'cross_section'; got {quantity!r}.")
+    check_choice("quantity", quantity, ("portfolio", "cross_section"))
     check_count("window", window)
     several = isinstance(source, Mapping) and not isinstance(source, xr.Dataset | xr.DataTree)
     sources: dict[str, object] = dict(source) if several else {"predicted": source}  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from rvrae_pyro.errors import ConfigError, check_count, check_number
+from rvrae_pyro.errors import ConfigError, check_choice, check_count, check_number
 from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.plots.plot_sources import (
     asset_labels,
@@ -82,8 +82,7 @@ def risk_split(
     Parameter variance is measured only where the weights have a posterior or several members
     forecast; elsewhere it is left out.
     """
-    if by not in (ASSET, TIME):
-        raise ConfigError(f"`by` must be 'asset' or 'time'; got {by!r}.")
+    check_choice("by", by, (ASSET, TIME))
     check_count("max_assets", max_assets, 2)
     if isinstance(source, xr.Dataset):
         summary = source
@@ -216,8 +215,7 @@ def var_backtest(
         held = backtest(tree, returns, portfolios, tail)[_PORTFOLIO].to_dataset()
     names = [str(name) for name in held[_PORTFOLIO].values]
     chosen = names[0] if portfolio is None else portfolio
-    if chosen not in names:
-        raise ConfigError(f"`portfolio` must be one of {names}; got {portfolio!r}.")
+    check_choice("portfolio", chosen, names)
     tails = held["tail"].values
     near = int(np.argmin(np.abs(tails - tail)))
     if abs(tails[near] - tail) > 1e-9:

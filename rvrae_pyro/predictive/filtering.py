@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch, State, to_light_batch
 from rvrae_pyro.data.chunks import is_lazy, row_blocks
-from rvrae_pyro.errors import ConfigError, check_count
+from rvrae_pyro.errors import check_choice, check_count
 from rvrae_pyro.inference.particle_filter import month_random, smc_filter
 from rvrae_pyro.inference.sharded.shards import Scratch
 from rvrae_pyro.models import exact
@@ -74,10 +74,7 @@ class FilteredStates:
 
     def of(self, kind: Kind) -> Tensor:
         """Draws by name."""
-        if kind not in ("filtered", "smoothed", "predicted"):
-            raise ConfigError(
-                f"`kind` must be 'filtered', 'smoothed' or 'predicted'; got {kind!r}."
-            )
+        check_choice("kind", kind, ("filtered", "smoothed", "predicted"))
         draws: Tensor = getattr(self, kind)
         return draws
 

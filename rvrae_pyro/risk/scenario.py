@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.rounding import rounding
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
+from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_choice
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, STEP, TIME
 from rvrae_pyro.risk.covariance import FactorCovariance
 from rvrae_pyro.risk.draws import (
@@ -196,8 +196,7 @@ def _check_condition(
     numbers = [*(factors or {}).values(), *([] if value is None else [value])]
     if not np.isfinite(np.asarray(numbers, dtype=float)).all():
         raise ConfigError(f"A condition must be finite; got {numbers}.")
-    if method not in ("gaussian", "kernel"):
-        raise ConfigError(f"`method` must be 'gaussian' or 'kernel'; got {method!r}.")
+    check_choice("method", method, ("gaussian", "kernel"))
     if bandwidth is not None and not bandwidth > 0:
         raise ConfigError(f"`bandwidth` must be positive; got {bandwidth!r}.")
 

@@ -253,7 +253,7 @@ def test_missing_cells_and_unlisted_assets_change_nothing(seed):
 
 
 def test_misuse_is_named(returns, draws):
-    with pytest.raises(ConfigError, match="`estimator` must be one of fair, empirical; got 'pwm'"):
+    with pytest.raises(ConfigError, match="`estimator` must be 'fair' or 'empirical'; got 'pwm'"):
         crps(returns, draws, estimator="pwm")
     with pytest.raises(ConfigError, match="needs two draws or more; got 1"):
         crps(returns, draws.isel(chain=[0], draw=[0]))

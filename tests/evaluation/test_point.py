@@ -292,7 +292,7 @@ def test_misuse_is_named(returns, forecast):
         total_r2(returns.drop_vars("asset"), forecast.isel(asset=slice(3)).drop_vars("asset"))
     with pytest.raises(ShapeError, match="nothing to score"):
         total_r2(returns, forecast * np.nan)
-    with pytest.raises(ConfigError, match="`per` must be one of panel, month, cell; got 'year'"):
+    with pytest.raises(ConfigError, match="`per` must be 'panel', 'month' or 'cell'; got 'year'"):
         total_r2(returns, forecast, per="year")
     with pytest.raises(ConfigError, match="`standard_error` is for per='panel'"):
         total_r2(returns, forecast, per="month", standard_error=True)

@@ -55,7 +55,7 @@ def test_published_rows_cover_one_to_six_factors():
 
 
 def test_misuse():
-    with pytest.raises(rv.ConfigError, match="`case` must be one of linear, nonlinear"):
+    with pytest.raises(rv.ConfigError, match="`case` must be 'linear' or 'nonlinear'"):
         benchmark_gkx("cubic")
     with pytest.raises(rv.ConfigError, match="`reps` must be a whole number"):
         benchmark_gkx(reps=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import Batch, State
-from rvrae_pyro.errors import ConfigError, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice
 from rvrae_pyro.models.hyperpriors import POSITIVE, REAL
 from rvrae_pyro.models.part import Part, spell
 from rvrae_pyro.models.priors.base import FactorPrior, Transition
@@ -97,12 +97,8 @@ class Recurrent(FactorPrior):
         price_of_risk: Any = None,
     ) -> None:
         super().__init__()
-        if innovation not in ("normal", "student_t"):
-            raise ConfigError(f"`innovation` must be 'normal' or 'student_t'; got {innovation!r}.")
-        if recurrence not in ("latent", "both", "observed"):
-            raise ConfigError(
-                f"`recurrence` must be 'latent', 'both' or 'observed'; got {recurrence!r}."
-            )
+        check_choice("innovation", innovation, ("normal", "student_t"))
+        check_choice("recurrence", recurrence, ("latent", "both", "observed"))
         self.n_factors, self.hidden, self.recurrence = n_factors, hidden, recurrence
         self.n_context, self.idio_level, self.weights = n_context, idio_level, weights
         self.observed, self.summarises = recurrence == "observed", recurrence == "both"
