@@ -99,6 +99,7 @@ def with_returns(panel: xr.Dataset) -> xr.Dataset:
 
 
 _OPTIONS: Final = {
+    "case": "--case",
     "n_factors": "--factors",
     "n_jobs": "--jobs",
     "num_samples": "--num-samples",
@@ -356,8 +357,6 @@ def gkx(
     Every model is shown with the oracle, which knows the true loadings, and in brackets with the
     published figure.
     """
-    if case not in ("linear", "nonlinear"):
-        raise ConfigError(f"`--case` must be linear or nonlinear; got {case!r}.")
     if out is not None:
         check_folder(out, _COMPARISON, "a comparison")
     names = read_names(models)

@@ -3,8 +3,7 @@
 import json
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,6 +23,7 @@ from rvrae_pyro.errors import RvraeWarning
 from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.predictive.storage import write_tree
 from rvrae_pyro.risk import portfolio, summarize
+from rvrae_pyro.risk.draws import months_of
 from rvrae_pyro.risk.summary import forecast_table, risk_table
 
 if TYPE_CHECKING:
@@ -92,8 +92,11 @@ def demo(
 ) -> None:
     """Fit 30 real portfolios; forecast over decades and next month; write pictures and a report."""
     check_folder(out)
+    # torch loads for a second, which --help has no use for
+    from rvrae_pyro.fitting.parallel import one_thread
+
     sizes = QUICK if quick else FULL
-    with _one_thread(), assembled(out) as folder, warnings.catch_warnings():
+    with one_thread(), assembled(out) as folder, warnings.catch_warnings():
         # the report's checks state what these warn of, such as few effective particles
         warnings.simplefilter("ignore", RvraeWarning)
         metrics, market = _run(sizes, seed, folder)
@@ -102,19 +105,6 @@ def demo(
         echo_json({"out": str(out), "files": written, **metrics})
     else:
         _report(out, written, metrics, market.walk, sizes)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Make sums in one order on any machine, so that the same seed gives the same numbers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run(sizes: Sizes, seed: int, folder: Path) -> tuple[dict[str, Any], "_Market"]:
@@ -173,20 +163,9 @@ def _fit_market(sizes: Sizes, seed: int) -> _Market:
     return _Market(raw, panel, cut, fit, walk, preparation, filtered, tree, factors)
 
 
-def _from(tree: xr.DataTree, first: np.datetime64) -> xr.DataTree:
-    """Months of a tree from ``first`` on."""
-    groups = {}
-    for name, node in tree.children.items():
-        dataset = node.to_dataset()
-        groups[name] = dataset.sel({TIME: dataset[TIME] >= first})
-    cut = xr.DataTree.from_dict(groups)
-    cut.attrs = dict(tree.attrs)
-    return cut
-
-
 def _write_forecasts(market: _Market, folder: Path) -> None:
-    held_out = _from(market.tree, market.cut.test[TIME].values[0])
-    live = _from(market.tree, market.panel[TIME].values[-1])
+    held_out = months_of(market.tree, slice(market.cut.test[TIME].values[0], None))
+    live = months_of(market.tree, market.panel[TIME].values[-1:])
     write_tree(held_out, folder / "forecast.nc")
     write_table(forecast_table(live, market.raw), folder / "forecast.csv")
     write_table(risk_table(held_out), folder / "risk.csv")
@@ -249,7 +228,7 @@ def _learned(market: _Market) -> list[str]:
     swap, swap_error = walk.swap["estimate"], walk.swap["standard_error"]
     first, last = walk.span
     month = market.panel[TIME].values[-1]
-    live = _from(market.tree, month)
+    live = months_of(market.tree, [month])
     assets = market.panel.indexes[ASSET]
     equal = pd.Series(1.0 / len(assets), assets)
     held = portfolio(live, equal).to_dataset().isel({TIME: 0})

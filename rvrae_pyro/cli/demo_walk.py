@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from math import inf
+from operator import methodcaller
 from typing import Any, Final
 
 import numpy as np
@@ -141,7 +142,7 @@ def run_walk(
             span = (first, first + cut.test.sizes[TIME])
             jobs[model, number] = _Refit(model, source, span, sizes, n_factors, seed)
     found: dict[tuple[str, int], Any] = {}
-    with closing(outcomes(_work, jobs, n_jobs=sizes.n_jobs)) as running:
+    with closing(outcomes(methodcaller("run"), jobs, n_jobs=sizes.n_jobs)) as running:
         for key, outcome in running:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -233,10 +234,6 @@ def _quick_model(train: xr.Dataset, n_factors: int, *, swapped: bool) -> RVRAE:
     if swapped:
         parts["factor_prior"] = StandardNormal(default.n_factors)
     return RVRAE.for_panel(train, n_factors, **parts)
-
-
-def _work(job: LiveFit | _Refit) -> Fit | xr.Dataset:
-    return job.run()
 
 
 def _join(found: Mapping[tuple[str, int], xr.Dataset]) -> Walk:

@@ -46,7 +46,8 @@ def check_folder(
     if path.exists() and not path.is_dir():
         raise ConfigError(f"`--out` {path} is a file; name a folder.")
     known = any((path / mark).exists() for mark in marks)
-    if path.is_dir() and not known and any(map(_visible, path.iterdir())):
+    # hidden names are what a killed run may leave behind
+    if path.is_dir() and not known and not all(p.name.startswith(".") for p in path.iterdir()):
         raise ConfigError(
             f"`--out` {path} holds something that is not {what}; choose another folder."
         )
@@ -81,11 +82,6 @@ def _check_permission(path: Path) -> None:
         raise ConfigError(f"`--out` {path} cannot be written: {above} is a file.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"`--out` {path} cannot be written: no permission in {above}.")
-
-
-def _visible(path: Path) -> bool:
-    """Test that a name is none of the hidden ones that a killed run may leave behind."""
-    return not path.name.startswith(".")
 
 
 @contextmanager

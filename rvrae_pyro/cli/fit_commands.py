@@ -38,6 +38,7 @@ from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
 from rvrae_pyro.predictive.storage import write_tree
+from rvrae_pyro.risk.draws import months_of
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
@@ -92,9 +93,7 @@ def fit(
         check_folder(out)
     raw = read_panel(panel, layout)
     check_panel(raw)
-    ready, preparation = prepare(
-        raw, rank=settings.data.get("rank", True), context=settings.data.get("context", True)
-    )
+    ready, preparation = prepare(raw, **settings.data)
     preparation = dataclasses.replace(preparation, layout=layout_of(panel, layout))
     model, training = settings.build_model(ready), settings.build_config()
     written = to_toml(settings, model, training)
@@ -227,11 +226,7 @@ def walk_forward(
         raise ConfigError(f"`--num-samples` must be at least {_LEAST_DRAWS}; got {num_samples}.")
     check_folder(out, (CHECKPOINT, _REFITS), "a walk-forward")
     settings = read_settings(config).with_options(factors=factors)
-    ready, _ = prepare(
-        with_returns(read_panel(panel, layout)),
-        rank=settings.data.get("rank", True),
-        context=settings.data.get("context", True),
-    )
+    ready, _ = prepare(with_returns(read_panel(panel, layout)), **settings.data)
     # torch loads for a second, which --help has no use for
     from rvrae_pyro.baselines import EWMA
     from rvrae_pyro.experiments.metrics import METRICS, score
@@ -259,7 +254,7 @@ def walk_forward(
     observed = trees["RVRAE"]["observed_data"].to_dataset()[RETURNS]
     seen = observed.dropna(TIME, how="all")
     found = {
-        name: score(_seen(tree, seen), seen, metrics=_METRICS).estimates
+        name: score(months_of(tree, seen[TIME]), seen, metrics=_METRICS).estimates
         for name, tree in trees.items()
     }
     rows = [
@@ -308,14 +303,6 @@ def _months(split: str) -> tuple[int, int, int]:
         check_count("--split", part, least) for part, least in zip(parts, (1, 0, 1), strict=True)
     )
     return train, valid, test
-
-
-def _seen(tree: xr.DataTree, seen: xr.DataArray) -> xr.DataTree:
-    """Months of a tree that have a return."""
-    groups = {
-        name: node.to_dataset().sel({TIME: seen[TIME]}) for name, node in tree.children.items()
-    }
-    return xr.DataTree.from_dict({str(name): group for name, group in groups.items()})
 
 
 def _refit_summary(

@@ -253,14 +253,3 @@ def comparable_returns(returns: xr.DataArray, *draws: xr.DataArray) -> xr.DataAr
             "whose returns are known."
         )
     return found
-
-
-def months_of(tree: xr.DataTree, months: Any) -> xr.DataTree:
-    """Months of a tree; attributes are kept."""
-    groups = {}
-    for name, node in tree.children.items():
-        data = node.to_dataset()
-        groups[str(name)] = data.sel({TIME: months}) if TIME in data.dims else data
-    cut = xr.DataTree.from_dict(groups)
-    cut.attrs = dict(tree.attrs)
-    return cut

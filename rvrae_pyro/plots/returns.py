@@ -19,12 +19,12 @@ from rvrae_pyro.plots.plot_sources import (
     forecast_tree,
     group_of,
     month_label,
-    months_of,
     one_time,
     period_of,
     predicted_returns,
 )
 from rvrae_pyro.plots.style import Style, canvas, dress, legend
+from rvrae_pyro.risk.draws import months_of
 from rvrae_pyro.risk.portfolio import portfolio_draws
 from rvrae_pyro.risk.portfolio_weights import PORTFOLIO, Weights, read_weights
 

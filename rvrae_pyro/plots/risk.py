@@ -16,7 +16,6 @@ from rvrae_pyro.plots.plot_sources import (
     forecast_tree,
     group_of,
     month_label,
-    months_of,
     one_time,
     period_of,
     predicted_returns,
@@ -24,6 +23,7 @@ from rvrae_pyro.plots.plot_sources import (
 )
 from rvrae_pyro.plots.style import Style, canvas, date_axis, dress, legend
 from rvrae_pyro.risk.backtest import backtest
+from rvrae_pyro.risk.draws import months_of
 from rvrae_pyro.risk.summary import summarize
 
 _PARTS: Final = {

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -291,6 +291,17 @@ def steps_of(tree: xr.DataTree) -> list[int]:
 
 def _drawn(tree: xr.DataTree) -> xr.Dataset:
     return tree.children[_PREDICTIONS].to_dataset()
+
+
+def months_of(tree: xr.DataTree, months: Any) -> xr.DataTree:
+    """Months of a tree; attributes are kept."""
+    groups = {}
+    for name, node in tree.children.items():
+        data = node.to_dataset()
+        groups[str(name)] = data.sel({TIME: months}) if TIME in data.dims else data
+    cut = xr.DataTree.from_dict(groups)
+    cut.attrs = dict(tree.attrs)
+    return cut
 
 
 def at_step(tree: xr.DataTree, step: int, *, compounded: bool = True) -> xr.DataTree:

@@ -102,5 +102,5 @@ def test_benchmark_gkx(rvrae, tmp_path):
 def test_benchmark_refuses(rvrae):
     done = rvrae("benchmark", "gkx", "--case", "cubic")
     assert done.code == 2
-    assert "`--case` must be linear or nonlinear" in done.err
+    assert "`--case` must be 'linear' or 'nonlinear'" in done.err
     assert "`--reps` must be a whole number" in rvrae("benchmark", "gkx", "--reps", 0).err

@@ -87,7 +87,7 @@ def test_settings_state_priors(panel: xr.Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"Uniform"', '"Unifrom"', "`distribution` must be one of"),
+        ('"Uniform"', '"Unifrom"', "`distribution` must be 'Beta', "),
         ("low = -1", "lower = -1", "`distribution` Uniform takes low, high"),
         ("low = -1", "low = -2", r"must have a prior on \(-1, 1\)"),
         ('"loadings.path"', '"loadings.pth"', "`weight_priors` must name weights"),

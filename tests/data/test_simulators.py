@@ -205,7 +205,7 @@ def test_seeds_repeat_differ_and_leave_the_global_state(simulate):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: simulate_gkx("cubic"), r"`case` must be one of linear, nonlinear; got 'cubic'"),
+        (lambda: simulate_gkx("cubic"), r"`case` must be 'linear' or 'nonlinear'; got 'cubic'"),
         (lambda: simulate_gkx(n_characteristics=2), "`n_characteristics` .* at least 3; got 2"),
         (lambda: simulate_gkx(n_assets=2.5), "`n_assets` .* whole number .* got 2.5"),
         (lambda: simulate_gkx(start="soon"), "`start` must be a month"),

@@ -140,7 +140,7 @@ def test_comparisons_of_experiments_have_the_table() -> None:
     ("given", "message"),
     [
         ({"variants": {"one": rv.priors.AR1(2)}}, "two names or more"),
-        ({"slot": "prior"}, "`slot` must be one of"),
+        ({"slot": "prior"}, "`slot` must be 'loadings', "),
         ({"slot": "guide"}, "guide"),
         ({"speed": 3}, "unknown option 'speed'"),
         ({"config": 3}, "`config` must be"),

@@ -233,7 +233,7 @@ def test_makers_of_an_ensemble(panel: xr.Dataset, make: Any, message: str) -> No
         ("factor_prior", "AR1", "must be a function; got 'AR1'"),
         ("factor_prior", lambda: rv.priors.AR1, r"the class AR1. .* rv.priors.AR1\(2\)"),
         ("factor_prior", lambda: rv.likelihoods.Normal(), "an instance of Normal. Choose among"),
-        ("prior", lambda: rv.priors.AR1(2), "`slot` must be one of loadings, factor_prior"),
+        ("prior", lambda: rv.priors.AR1(2), "`slot` must be 'loadings', 'factor_prior'"),
     ],
 )
 def test_what_check_part_is_given(slot: Any, make: Any, message: str) -> None:
