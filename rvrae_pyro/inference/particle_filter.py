@@ -19,6 +19,7 @@ from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.hand_over import Shared
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.priors.base import for_each
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
@@ -237,7 +238,7 @@ class Cloud:
             latent_ahead, latent_coming = self._latent_ahead(t)
             moment = base if latent_coming is None else prior.drive(base, latent_coming)
             ahead, level = prior.ahead(self.state, moment)
-            ahead = _for_each(ahead, self.n)
+            ahead = for_each(ahead, self.n)
             coming = ahead.sample(prior.noise(ahead.loc.shape, ahead.loc))
             self.upcoming = Upcoming(
                 self.state,
@@ -254,7 +255,7 @@ class Cloud:
             if latent.value is not None:
                 moment = latent.moment
                 met, met_level = prior.ahead(self.state, moment)
-                met = _for_each(met, self.n)
+                met = for_each(met, self.n)
             codes, log_weight, chosen = self._propose(t, met, met_level, latent.log_weight)
             keep = self._resample(log_weight) if chosen is None else chosen
         self._account(log_weight)
@@ -310,7 +311,7 @@ class Cloud:
         if latent is None:
             return None, None
         context = None if self.view.latent_context is None else self.view.latent_context[t]
-        ahead = _for_each(latent.transition(self.latent_state, context), self.n)
+        ahead = for_each(latent.transition(self.latent_state, context), self.n)
         return ahead, ahead.sample(latent.noise(ahead.loc.shape, ahead.loc))
 
     def _latent_proposed(
@@ -436,12 +437,3 @@ class Cloud:
             torch.stack(self.log_evidence),
             torch.stack(self.ess),
         )
-
-
-def _for_each(ahead: Transition, n: int) -> Transition:
-    """Spread a transition whose parameters do not depend on the particle over all particles."""
-    fields = [
-        field.expand(n, *field.shape[field.ndim - dims :])
-        for field, dims in zip(ahead, ahead.event_dims, strict=True)
-    ]
-    return type(ahead)(*fields)

@@ -23,9 +23,9 @@ from rvrae_pyro.names import (
     WEIGHT_DRAW,
 )
 from rvrae_pyro.predictive.filtering import FilteredDraw
-from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord, sample_coords
+from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord
 from rvrae_pyro.predictive.storage import Block, Drawing
-from rvrae_pyro.predictive.weight_draws import weight_labels
+from rvrae_pyro.predictive.weight_draws import sample_labels
 
 
 def draw_forecasts(
@@ -59,9 +59,6 @@ def _forecast_blocks(
             start += size
         labels = {TIME: batch.times[list(chosen)], ASSET: batch.assets}
         coords = {**labels, FACTOR: factor_coord(chain[0].model.n_factors)}
-        sample: dict[str, object] = {**sample_coords(num_samples)}
-        if len(chain) > 1:
-            sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
         constants = _constants(chain, batch, chosen)
         for draw in chain:
             draw.states.cross.release()
@@ -77,7 +74,7 @@ def _forecast_blocks(
                     ),
                     LOG_PRIOR: ((CHAIN, DRAW, TIME), log_prior.T.unsqueeze(0).cpu().numpy()),
                 },
-                coords={**sample, **coords},
+                coords={**sample_labels(sizes), **coords},
             ),
             "predictions_constant_data": xr.Dataset(
                 {**constants, "idio_scale": ((TIME, ASSET), np.sqrt(variance))}, coords=coords

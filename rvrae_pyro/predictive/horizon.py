@@ -21,6 +21,7 @@ from rvrae_pyro.inference.particle_filter import Cloud, Upcoming, month_random
 from rvrae_pyro.models import exact
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.parts import Parts
+from rvrae_pyro.models.priors.base import for_each
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,
@@ -40,7 +41,7 @@ from rvrae_pyro.names import (
 from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.digest import digest_of
 from rvrae_pyro.predictive.filtering import FilteredDraw
-from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord, sample_coords
+from rvrae_pyro.predictive.months import by_label, chunks, drawn_from, factor_coord
 from rvrae_pyro.predictive.simulate import (
     Cells,
     Draw,
@@ -48,12 +49,11 @@ from rvrae_pyro.predictive.simulate import (
     PathState,
     advance,
     draw_month,
-    for_each,
     spread,
 )
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree import label_months
-from rvrae_pyro.predictive.weight_draws import weight_labels
+from rvrae_pyro.predictive.weight_draws import sample_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,9 +404,7 @@ def _label(
     sizes: Sequence[int],
 ) -> Block:
     """Make the groups of a few origins, draws of all weights one after another."""
-    sample: dict[str, object] = {**sample_coords(sum(sizes))}
-    if len(chain) > 1:
-        sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
+    sample = sample_labels(sizes)
     labels = {
         TIME: batch.times[list(chosen)],
         STEP: np.arange(1, horizon + 1),

@@ -18,18 +18,11 @@ from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.path_draw import draw_path
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME, WEIGHT_DRAW
-from rvrae_pyro.predictive.months import (
-    chunks,
-    drawn_from,
-    factor_coord,
-    load,
-    pick_months,
-    sample_coords,
-)
+from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, OBS, RETURNS, TIME
+from rvrae_pyro.predictive.months import chunks, drawn_from, factor_coord, load, pick_months
 from rvrae_pyro.predictive.storage import Block, Drawing
 from rvrae_pyro.predictive.tree import label_months
-from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models, weight_labels
+from rvrae_pyro.predictive.weight_draws import block_sizes, fixed_models, sample_labels
 
 
 def posterior_predictive(
@@ -145,9 +138,7 @@ def _replicate_block(
     who = np.concatenate([seen.cpu().numpy() for _, seen, _, _ in rows])
     cells = {TIME: (OBS, batch.times[when]), ASSET: (OBS, batch.assets[who])}
     sizes = [path.codes.shape[0] for path in paths]
-    sample: dict[str, object] = {**sample_coords(sum(sizes))}
-    if len(paths) > 1:
-        sample[WEIGHT_DRAW] = (DRAW, weight_labels(sizes))
+    sample = sample_labels(sizes)
     over_cells = (CHAIN, DRAW, OBS)
 
     def stacked(tensors: Sequence[Tensor]) -> np.ndarray:

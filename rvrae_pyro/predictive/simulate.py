@@ -16,6 +16,7 @@ from rvrae_pyro.data.panel_match import fingerprint
 from rvrae_pyro.inference.particle_filter import month_random
 from rvrae_pyro.models.parts import Parts, Placed
 from rvrae_pyro.models.priors import Transition
+from rvrae_pyro.models.priors.base import for_each
 from rvrae_pyro.models.registry import describe_model
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.models.scan import at_level
@@ -88,15 +89,6 @@ class Cells(NamedTuple):
 def spread(state: State, num_samples: int) -> State:
     """Give every draw the same state."""
     return tuple(s.expand(num_samples, s.shape[-1]) for s in state)
-
-
-def for_each(ahead: Transition, num_samples: int) -> Transition:
-    """Give every draw a transition of its own, where it does not depend on the draw."""
-    fields = [
-        field.expand(num_samples, *field.shape[field.ndim - dims :])
-        for field, dims in zip(ahead, ahead.event_dims, strict=True)
-    ]
-    return type(ahead)(*fields)
 
 
 def draw_month(parts: Parts | Placed, state: PathState, moment: Moment, num_samples: int) -> Draw:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.rvrae import RVRAE
-from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURNS
+from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURNS, WEIGHT_DRAW
 from rvrae_pyro.nn.seeding import seeded
-from rvrae_pyro.predictive.months import factor_coord
+from rvrae_pyro.predictive.months import factor_coord, sample_coords
 
 _LEAST, _A_BLOCK = 20, 50
 
@@ -72,9 +72,12 @@ def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, in
     return [(precise.at(weights) if weights else precise, key) for weights, key in drawn]
 
 
-def weight_labels(sizes: Sequence[int]) -> np.ndarray:
-    """Return the number of the weight draw behind every draw."""
-    return np.repeat(np.arange(len(sizes)), sizes)
+def sample_labels(sizes: Sequence[int]) -> dict[str, object]:
+    """Label one chain of draws, ``sizes`` of each draw of the weights, one after another."""
+    labels: dict[str, object] = {**sample_coords(sum(sizes))}
+    if len(sizes) > 1:
+        labels[WEIGHT_DRAW] = (DRAW, np.repeat(np.arange(len(sizes)), sizes))
+    return labels
 
 
 @torch.no_grad()

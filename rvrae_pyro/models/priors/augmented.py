@@ -13,6 +13,7 @@ from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.hyperpriors import POSITIVE
 from rvrae_pyro.models.kinds import require_instance
+from rvrae_pyro.models.priors.around import Around
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.month_summary import summary_size
@@ -23,7 +24,7 @@ __all__ = ["Augmented"]
 _START = math.exp(-2.3)
 
 
-class Augmented(FactorPrior):
+class Augmented(Around):
     r"""A prior over the first factors, and independent ``Normal(0, s_j^2)`` ones after them.
 
     Made for :class:`rvrae_pyro.models.loadings.Augmented`, whose last loadings are the
@@ -71,22 +72,13 @@ class Augmented(FactorPrior):
         self.observed, self.summarises = base.observed, base.summarises
         self.add_hyperparameter("scale", scale, "log_scale", POSITIVE, (n_small,))
 
-    def initial(self) -> State:
-        """State of the base."""
-        return self.base.initial()
-
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
         """Join the base's transition and the small factors' own."""
         return self.ahead(state, context)[0]
 
     def ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
         """Join the base's transition and the small factors' own; the base's level."""
-        large, level = self.base.ahead(state, context)
-        if not isinstance(large, Gaussian):
-            raise ConfigError(
-                f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
-                f"`transition`; got {type(large).__name__}."
-            )
+        large, level = self.base_ahead(state, context)
         log_scale = self.log_value("scale")
         log_scale = log_scale if level is None else log_scale + level.unsqueeze(-1)
         small = log_scale.exp().expand(*large.loc.shape[:-1], self.n_small)
@@ -102,21 +94,9 @@ class Augmented(FactorPrior):
         large = self.base.slope()
         return None if large is None else torch.cat([large, torch.zeros_like(self.log_scale)])
 
-    def level(self, state: State, context: Tensor | None) -> Tensor | None:
-        """Level of the base."""
-        return self.base.level(state, context)
-
-    def encode(self, context: Tensor | None) -> Tensor | None:
-        """Context of the base."""
-        return self.base.encode(context)
-
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
         """States of the base."""
         return self.base.unroll(self._large(factors), self._of_base(context), state)
-
-    def reading(self, state: State) -> dict[str, Tensor]:
-        """Return what the base tells of its state."""
-        return self.base.reading(state)
 
     def volatility_powers(self, elasticity: Tensor) -> Tensor:
         """1 for the large factors; the small ones follow the idiosyncratic scales."""

@@ -20,13 +20,22 @@ from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.log_variance import LogVariance
 from rvrae_pyro.nn.transitions import Mixture, StudentT, StudentTPosterior, from_pyro
 
-__all__ = ["FactorPrior", "Transition", "Updated"]
+__all__ = ["FactorPrior", "Transition", "Updated", "for_each"]
 
 Transition = Gaussian | StudentT | Mixture | LogVariance | Warped
 """Distribution of a month's factors given the state before it."""
 
 Updated = Posterior | StudentTPosterior | WarpedPosterior
 """Distribution of a month's factors given the state before it and the month's returns."""
+
+
+def for_each(ahead: Transition, num_draws: int) -> Transition:
+    """Give every draw or particle a transition of its own, where it does not depend on it."""
+    fields = [
+        field.expand(num_draws, *field.shape[field.ndim - dims :])
+        for field, dims in zip(ahead, ahead.event_dims, strict=True)
+    ]
+    return type(ahead)(*fields)
 
 
 class FactorPrior(Part):

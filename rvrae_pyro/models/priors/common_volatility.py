@@ -14,6 +14,7 @@ from torch import Tensor
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.hyperpriors import POSITIVE, UNIT, moved
+from rvrae_pyro.models.priors.around import Around
 from rvrae_pyro.models.priors.base import FactorPrior, Transition, Updated
 from rvrae_pyro.names import LOG_VOLATILITY
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
@@ -89,7 +90,7 @@ class _LogVolatilityPath(FactorPrior):
         return {LOG_VOLATILITY: state[0]}
 
 
-class CommonVolatility(FactorPrior):
+class CommonVolatility(Around):
     r"""A common volatility shock around a Gaussian factor prior.
 
     .. math::
@@ -219,10 +220,6 @@ class CommonVolatility(FactorPrior):
         of_base = self.base.log_density()
         return total if of_base is None else total + of_base
 
-    def initial(self) -> State:
-        """State of the base."""
-        return self.base.initial()
-
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
         """Transition of the base, its scale multiplied by ``exp(x)``."""
         return self.ahead(state, context)[0]
@@ -234,7 +231,7 @@ class CommonVolatility(FactorPrior):
     def ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
         """Transition and level given the month's log-volatility, the context's last entry."""
         x, rest = self._split(context)
-        factors, level = self._base_ahead(state, rest)
+        factors, level = self.base_ahead(state, rest)
         scale = factors.scale * self._multipliers(x)
         own = self.idio_elasticity * x.squeeze(-1)
         return Gaussian(factors.loc.expand_as(scale), scale), own if level is None else own + level
@@ -249,17 +246,9 @@ class CommonVolatility(FactorPrior):
         x, rest = self._split(context)
         return self.base.unroll(factors / self._multipliers(x), rest, state)
 
-    def encode(self, context: Tensor | None) -> Tensor | None:
-        """Context of the base."""
-        return self.base.encode(context)
-
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Noise of the base."""
         return self.base.noise(shape, like)
-
-    def reading(self, state: State) -> dict[str, Tensor]:
-        """Summaries of the base's state."""
-        return self.base.reading(state)
 
     def propose_auxiliary(
         self,
@@ -271,7 +260,7 @@ class CommonVolatility(FactorPrior):
     ) -> Updated:
         """Gaussian with the moments of x given the past and the month, factors integrated out."""
         assert isinstance(ahead, Gaussian)
-        factors, level = self._base_ahead(state, context)
+        factors, level = self.base_ahead(state, context)
         return self._proposal(ahead, factors, level, potential, dispersion)
 
     @torch.no_grad()
@@ -307,7 +296,7 @@ class CommonVolatility(FactorPrior):
         with its prior mean by the ratio of posterior to prior variance, to first order.
         """
         assert isinstance(ahead, Gaussian)
-        factors, level = self._base_ahead(state, context)
+        factors, level = self.base_ahead(state, context)
         centre = Gaussian(ahead.loc.mean(0, keepdim=True), ahead.scale[:1])
         found = self._proposal(
             centre,
@@ -323,15 +312,6 @@ class CommonVolatility(FactorPrior):
         value = mean + scale * noise / chi2.sqrt()
         law = dist.StudentT(_TAIL_DF, mean, scale, validate_args=False)
         return value, law.log_prob(value).squeeze(-1)
-
-    def _base_ahead(self, state: State, context: Tensor | None) -> tuple[Gaussian, Tensor | None]:
-        factors, level = self.base.ahead(state, context)
-        if not isinstance(factors, Gaussian):
-            raise ConfigError(
-                f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
-                f"`transition`; got {type(factors).__name__}."
-            )
-        return factors, level
 
     def _multipliers(self, x: Tensor) -> Tensor:
         """Multipliers (*batch, n_factors) of the factors' scales at log-volatility (*batch, 1)."""

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.errors import ConfigError, ShapeError
-from rvrae_pyro.models.priors.base import FactorPrior, Transition
+from rvrae_pyro.models.priors.around import Around
+from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.models.priors.recurrent import Recurrent
 from rvrae_pyro.nn.flows import Warped
-from rvrae_pyro.nn.gaussian import Gaussian
 
 __all__ = ["Flow"]
 
 
-class Flow(FactorPrior):
+class Flow(Around):
     r"""Skewed, heavy-tailed and tied factors: ``z_t = loc + scale * T(e_t)``, T learned.
 
     Location, scale and memory are those of a Gaussian prior, the ``base``; T is a normalizing
@@ -66,48 +66,29 @@ class Flow(FactorPrior):
         self.unbounded_tails = nn.Parameter(torch.zeros(n_layers, n_factors))
         self.ties = nn.Parameter(torch.zeros(n_layers, n_factors, n_factors))
 
-    def initial(self) -> State:
-        """State of the base."""
-        return self.base.initial()
-
     def transition(self, state: State, context: Tensor | None) -> Warped:
         """Push the base's Gaussian through the flow."""
-        return self._push(self.base.transition(state, context))
+        return self.ahead(state, context)[0]
 
     def ahead(self, state: State, context: Tensor | None) -> tuple[Warped, Tensor | None]:
         """Push the base's Gaussian through the flow; the base's level."""
-        base, level = self.base.ahead(state, context)
-        return self._push(base), level
-
-    def _push(self, base: Transition) -> Warped:
-        if not isinstance(base, Gaussian):
-            raise ConfigError(
-                f"`base` {type(self.base).__name__} must return rv.priors.Gaussian from "
-                f"`transition`; got {type(base).__name__}."
-            )
+        base, level = self.base_ahead(state, context)
         batch = base.loc.shape[:-1]
         lower = torch.arange(self.n_layers, device=self.ties.device) % 2 == 0
         mixes = torch.where(lower[:, None, None], self.ties.tril(-1), self.ties.triu(1))
         mixes = mixes + torch.eye(self.n_factors, dtype=mixes.dtype, device=mixes.device)
-        return Warped(
+        pushed = Warped(
             base.loc,
             base.scale,
             torch.tanh(self.unbounded_skews).expand(*batch, -1, -1),
             (0.7 * torch.tanh(self.unbounded_tails)).exp().expand(*batch, -1, -1),
             mixes.expand(*batch, -1, -1, -1),
         )
+        return pushed, level
 
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Move the base by the factors."""
         return self.base.advance(state, factors, context)
-
-    def level(self, state: State, context: Tensor | None) -> Tensor | None:
-        """Level of the base."""
-        return self.base.level(state, context)
-
-    def encode(self, context: Tensor | None) -> Tensor | None:
-        """Context of the base."""
-        return self.base.encode(context)
 
     def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
         """States of the base."""

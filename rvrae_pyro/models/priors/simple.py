@@ -19,13 +19,8 @@ _COEFFICIENT = replace(SIGNED_UNIT, unbounded=True)
 """A number is stationary; a prior may be on the whole line, such as Minnesota's Normal."""
 
 
-class StandardNormal(FactorPrior):
-    """Independent standard normal factors: no memory, the ablation of the learned prior.
-
-    Parameters
-    ----------
-    n_factors : int
-    """
+class Memoryless(FactorPrior):
+    """Base of priors whose months are independent: a state of zeros, which never moves."""
 
     def __init__(self, n_factors: int) -> None:
         super().__init__()
@@ -37,14 +32,6 @@ class StandardNormal(FactorPrior):
         """Zeros; the state never moves."""
         return (self.zeros,)
 
-    def transition(self, state: State, context: Tensor | None) -> Gaussian:
-        """``Normal(0, I)`` whatever the state."""
-        return Gaussian(state[0], torch.ones_like(state[0]))
-
-    def slope(self) -> Tensor:
-        """Zeros."""
-        return self.zeros
-
     def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
         """Keep the state."""
         return (torch.zeros_like(factors),)
@@ -54,7 +41,37 @@ class StandardNormal(FactorPrior):
         return (factors.new_zeros(*factors.shape[:-2], factors.shape[-2] + 1, self.n_factors),)
 
 
-class AR1(FactorPrior):
+class LastFactors(FactorPrior):
+    """Base of priors that remember the last month's factors, and nothing else."""
+
+    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
+        """Remember the month's factors."""
+        return (factors,)
+
+    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
+        """Shift the path by one month, without a loop."""
+        first = state[0].expand(*factors.shape[:-2], self.n_factors).unsqueeze(-2)
+        return (torch.cat([first, factors], dim=-2),)
+
+
+class StandardNormal(Memoryless):
+    """Independent standard normal factors: no memory, the ablation of the learned prior.
+
+    Parameters
+    ----------
+    n_factors : int
+    """
+
+    def transition(self, state: State, context: Tensor | None) -> Gaussian:
+        """``Normal(0, I)`` whatever the state."""
+        return Gaussian(state[0], torch.ones_like(state[0]))
+
+    def slope(self) -> Tensor:
+        """Zeros."""
+        return self.zeros
+
+
+class AR1(LastFactors):
     r"""Independent first-order autoregressions, :math:`z_t = m + \phi (z_{t-1} - m) + s\,e_t`.
 
     The chain starts at :math:`z_0 = m`, so that the first month is ``Normal(m, s)``. With Normal
@@ -109,12 +126,3 @@ class AR1(FactorPrior):
     def slope(self) -> Tensor:
         """Return the coefficients."""
         return self.value("coefficient")
-
-    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        """Remember the month's factors."""
-        return (factors,)
-
-    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
-        """Shift the path by one month, without a loop."""
-        first = state[0].expand(*factors.shape[:-2], self.n_factors).unsqueeze(-2)
-        return (torch.cat([first, factors], dim=-2),)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rvrae_pyro.data.batch import State
 from rvrae_pyro.models.hyperpriors import POSITIVE, REAL, SIGNED_UNIT
-from rvrae_pyro.models.priors.base import FactorPrior
+from rvrae_pyro.models.priors.simple import LastFactors, Memoryless
 from rvrae_pyro.names import LOG_VARIANCE
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.log_variance import LogVariance
@@ -20,7 +19,7 @@ _LIMIT = 20.0
 """Log variances beyond this are held there: numbers stay finite wherever training goes."""
 
 
-class _LogVariancePath(FactorPrior):
+class _LogVariancePath(LastFactors):
     """AR(1) log variances, and the mean of the factors that tells of them."""
 
     site = LOG_VARIANCE
@@ -52,18 +51,11 @@ class _LogVariancePath(FactorPrior):
             self.value("mean").expand_as(loc),
         )
 
-    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        return (factors,)
-
-    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
-        first = state[0].expand(*factors.shape[:-2], self.n_factors).unsqueeze(-2)
-        return (torch.cat([first, factors], dim=-2),)
-
     def reading(self, state: State) -> dict[str, Tensor]:
         return {LOG_VARIANCE: state[0]}
 
 
-class StochasticVolatility(FactorPrior):
+class StochasticVolatility(Memoryless):
     r"""Factors whose log variances are first-order autoregressions of their own.
 
     .. math::
@@ -110,29 +102,15 @@ class StochasticVolatility(FactorPrior):
         log_variance: Any = 0.0,
         mean: Any = 0.0,
     ) -> None:
-        super().__init__()
-        self.n_factors, self.persistence, self.volatility = n_factors, persistence, volatility
+        super().__init__(n_factors)
+        self.persistence, self.volatility = persistence, volatility
         self.log_variance, self.mean = log_variance, mean
         self.auxiliary: _LogVariancePath = _LogVariancePath(
             n_factors, persistence, volatility, log_variance, mean
         )
-        self.zeros: Tensor
-        self.register_buffer("zeros", torch.zeros(n_factors), persistent=False)
-
-    def initial(self) -> State:
-        """Zeros; given their variances, factors have no memory."""
-        return (self.zeros,)
 
     def transition(self, state: State, context: Tensor | None) -> Gaussian:
         """``Normal(m, exp(x / 2))``; ``context`` ends with the month's log variances."""
         assert context is not None  # `drive` has put the log variances there
         x = context[..., -self.n_factors :].clamp(-_LIMIT, _LIMIT)
         return Gaussian(self.auxiliary.value("mean").expand_as(x), (0.5 * x).exp())
-
-    def advance(self, state: State, factors: Tensor, context: Tensor | None) -> State:
-        """Keep the state."""
-        return (torch.zeros_like(factors),)
-
-    def unroll(self, factors: Tensor, context: Tensor | None, state: State) -> State:
-        """Zeros for every month, without a loop."""
-        return (factors.new_zeros(*factors.shape[:-2], factors.shape[-2] + 1, self.n_factors),)
