@@ -82,6 +82,19 @@ class _Columns(TorchDistribution):
         """Draw matrices (*shape, n_rows, n_columns)."""
         raise NotImplementedError
 
+    def _normal(self, columns: Tensor, variance: Tensor) -> Tensor:
+        """Log densities (*batch, n_columns, n_nodes) of Normal columns at every variance."""
+        squares = columns.square().sum(-2).unsqueeze(-1)
+        return -0.5 * (squares / variance + self._n_rows * (2.0 * math.pi * variance).log())
+
+    def _draw_normal(self, scale: Tensor, n_rows: int) -> Tensor:
+        """Draw Normal columns (*shape, n_rows, n_columns) with scales (*shape, n_columns)."""
+        *shape, n_columns = scale.shape
+        noise = torch.randn(
+            *shape, n_rows, n_columns, dtype=torch.float64, device=self._like.device
+        )
+        return scale.unsqueeze(-2).to(self._like.device) * noise
+
 
 class GroupLogMatrix(_Columns):
     """``p(W) ∝ exp(-strength [sum_p log(1 + |w_p| / scale) + elementwise |W|_1])``.
@@ -153,9 +166,7 @@ class HorseshoeMatrix(_Columns):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of whole matrices; costs O(n_weights + 700 n_columns)."""
         table, columns = self._table(), self._flat(value)
-        variance = table.variance.to(columns)
-        squares = columns.square().sum(-2).unsqueeze(-1)
-        normal = -0.5 * (squares / variance + self._n_rows * (2.0 * math.pi * variance).log())
+        normal = self._normal(columns, table.variance.to(columns))
         # window j of the scales belongs to node j of tau
         windows = normal.unfold(-1, table.log_local.numel(), table.stride)
         given_tau = torch.logsumexp(windows + table.log_local.to(columns), -1).sum(-2)
@@ -172,10 +183,7 @@ class HorseshoeMatrix(_Columns):
             table.log_local.exp(), shape.numel() * n_columns, replacement=True
         )
         node = tau.reshape(*shape, 1) * table.stride + local.reshape(*shape, n_columns)
-        spread = table.variance[node].sqrt().unsqueeze(-2).to(self._like.device)
-        return spread * torch.randn(
-            *shape, n_rows, n_columns, dtype=torch.float64, device=self._like.device
-        )
+        return self._draw_normal(table.variance[node].sqrt(), n_rows)
 
 
 class HierarchicalMatrix(_Columns):
@@ -198,9 +206,7 @@ class HierarchicalMatrix(_Columns):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of whole matrices; costs O(n_weights + 120 n_columns)."""
         table, columns = hierarchical_table(self.scale), self._flat(value)
-        variance = table.variance.to(columns)
-        squares = columns.square().sum(-2).unsqueeze(-1)
-        normal = -0.5 * (squares / variance + self._n_rows * (2.0 * math.pi * variance).log())
+        normal = self._normal(columns, table.variance.to(columns))
         log_prob = torch.logsumexp(normal + table.log_probability.to(columns), -1).sum(-1)
         return log_prob.expand(self.batch_shape) if log_prob.ndim == 0 else log_prob
 
@@ -209,10 +215,7 @@ class HierarchicalMatrix(_Columns):
         node = torch.multinomial(
             table.log_probability.exp(), shape.numel() * n_columns, replacement=True
         )
-        spread = table.variance[node].sqrt().reshape(*shape, 1, n_columns).to(self._like.device)
-        return spread * torch.randn(
-            *shape, n_rows, n_columns, dtype=torch.float64, device=self._like.device
-        )
+        return self._draw_normal(table.variance[node].sqrt().reshape(*shape, n_columns), n_rows)
 
 
 class _HierarchicalTable(NamedTuple):
