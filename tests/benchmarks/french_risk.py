@@ -228,9 +228,7 @@ def _periods(record: xr.Dataset) -> dict[str, slice]:
 
 def print_scores(name: str, record: xr.Dataset) -> None:
     """Print every measure by period, with standard errors."""
-    periods = {
-        key: months for key, months in PERIODS.items() if record.sel(time=months).sizes["time"]
-    }
+    periods = _periods(record)
     table = rv.experiments.risk_scores(record, periods)
     spent = float(record.cpu_seconds.sum())
     fits = float(record.fit_seconds.sum()) if "fit_seconds" in record else float("nan")
@@ -246,10 +244,7 @@ def print_scores(name: str, record: xr.Dataset) -> None:
 
 def print_difference(name: str, other: str, record: xr.Dataset, rival: xr.Dataset) -> None:
     """Print the paired Diebold-Mariano differences by period."""
-    periods = {
-        key: months for key, months in PERIODS.items() if record.sel(time=months).sizes["time"]
-    }
-    table = rv.experiments.compare_risk(record, rival, periods)
+    table = rv.experiments.compare_risk(record, rival, _periods(record))
     print(f"\n{name} less {other}: difference (standard error), p-value")
     for score in table["score"].to_numpy():
         row = table.sel(score=score)
@@ -260,36 +255,37 @@ def print_difference(name: str, other: str, record: xr.Dataset, rival: xr.Datase
         print(f"{score:<10}" + "".join(f"{a:>9.4f} ({b:.4f}) {p:.3f}" for a, b, p in cells))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from a command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, help="simple model, competitor or own name")
-    parser.add_argument("--factory", help="MODULE:FUNCTION from a training panel to a model")
-    parser.add_argument("--refit", type=int, default=12, help="months between refits")
-    parser.add_argument("--years", type=int, nargs=2, default=(1975, 2017))
+def options(text: str | None, refit: int, last: int) -> argparse.ArgumentParser:
+    """Parser of the options that every walk-forward takes; ``last`` is its last year."""
+    parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
+    parser.add_argument("--refit", type=int, default=refit, help="months between refits")
+    parser.add_argument("--years", type=int, nargs=2, default=(1975, last))
     parser.add_argument("--train", type=int, default=180)
     parser.add_argument("--valid", type=int, default=36)
-    parser.add_argument("--steps", type=int, help="most training steps of a factory's model")
+    parser.add_argument("--steps", type=int, help="most training steps of a model")
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--against", nargs="*", default=(), help="names to compare with")
-    parser.add_argument("--warm", action="store_true", help="refits start from the first one")
     parser.add_argument("--panel", type=Path, help="file of another panel, ranked")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    return parser
+
+
+def chosen(given: argparse.Namespace) -> dict[str, Any]:
+    """Fields of a ``Spec`` that those options choose."""
+    names = ("refit", "train", "valid", "num_samples", "seed", "steps")
+    fields = {name: getattr(given, name) for name in names}
+    return {**fields, "years": tuple(given.years), "file": given.panel}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from a command line."""
+    parser = options(__doc__, refit=12, last=2017)
+    parser.add_argument("--model", required=True, help="simple model, competitor or own name")
+    parser.add_argument("--factory", help="MODULE:FUNCTION from a training panel to a model")
+    parser.add_argument("--against", nargs="*", default=(), help="names to compare with")
+    parser.add_argument("--warm", action="store_true", help="refits start from the first one")
     given = parser.parse_args(arguments)
-    spec = Spec(
-        given.model,
-        given.refit,
-        tuple(given.years),
-        given.train,
-        given.valid,
-        given.num_samples,
-        given.seed,
-        given.steps,
-        given.factory,
-        given.panel,
-        given.warm,
-    )
+    spec = Spec(given.model, factory=given.factory, warm=given.warm, **chosen(given))
     record = run(spec, given.folder)
     how = " from the first fit" if spec.warm else ""
     print_scores(f"{spec.name}, refit every {spec.refit} months{how}", record)

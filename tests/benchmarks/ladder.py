@@ -9,18 +9,16 @@ before. Refits are kept as those of :mod:`tests.benchmarks.french_risk` are.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 import rvrae_pyro as rv
 from rvrae_pyro.experiments.competitors import FactoryEntrant
-from tests.benchmarks.french_risk import FOLDER, Spec, run
+from tests.benchmarks.french_risk import Spec, chosen, options, run
 
 
 def _paper(panel: xr.Dataset, k: int, **parts: Any) -> rv.RVRAE:
@@ -131,33 +129,13 @@ def print_rungs(records: Mapping[str, xr.Dataset]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from a command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, refit=60, last=1999)
     parser.add_argument("--rungs", nargs="*", default=list(RUNGS), help="some of them, by name")
     parser.add_argument("--factors", type=int, default=5)
-    parser.add_argument("--refit", type=int, default=60, help="months between refits")
-    parser.add_argument("--years", type=int, nargs=2, default=(1975, 1999))
-    parser.add_argument("--train", type=int, default=180)
-    parser.add_argument("--valid", type=int, default=36)
-    parser.add_argument("--steps", type=int, help="most training steps")
-    parser.add_argument("--num-samples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--panel", type=Path, help="file of another panel, ranked")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
     records = {}
     for name in given.rungs:
-        rung = Rung(
-            name,
-            given.refit,
-            tuple(given.years),
-            given.train,
-            given.valid,
-            given.num_samples,
-            given.seed,
-            given.steps,
-            file=given.panel,
-            n_factors=given.factors,
-        )
+        rung = Rung(name, n_factors=given.factors, **chosen(given))
         records[name] = run(rung, given.folder)
         print(f"{name}: done", flush=True)
     print_rungs(records)
