@@ -7,6 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_count",
     "check_number",
     "check_seeds",
+    "did_you_mean",
     "warn_user",
 ]
 
@@ -83,6 +85,12 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
     return int(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Hint at the known name that an unknown one resembles; empty where there is none."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

@@ -1,7 +1,6 @@
 """``rvrae check`` and ``rvrae simulate``: validity and contents of a panel; simulated ones."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +16,7 @@ from rvrae_pyro.data import simulate_dynamic, simulate_gkx, simulate_linear_gaus
 from rvrae_pyro.data.oddities import find_oddities
 from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.data.validation import listed as listed_cells
-from rvrae_pyro.errors import ConfigError, warn_user
+from rvrae_pyro.errors import ConfigError, did_you_mean, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -131,9 +130,8 @@ def simulate(
     that a Kalman filter solves; dynamic: entry and exit, heavy tails, volatility clusters.
     """
     if case not in _CASES:
-        close = get_close_matches(case, _CASES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"CASE must be one of {', '.join(_CASES)}; got {case!r}.{hint}")
+        hint = did_you_mean(case, _CASES)
+        raise ConfigError(f"CASE must be one of {', '.join(_CASES)}; got {case!r}{hint}.")
     if case == "linear-gaussian" and n_characteristics is not None:
         raise ConfigError("linear-gaussian takes no `--n-characteristics`: they are its loadings.")
     check_file(out, _PANELS)

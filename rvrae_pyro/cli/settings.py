@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ import xarray as xr
 
 from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.data.splits import split
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeError, check_count
+from rvrae_pyro.errors import ConfigError, PanelError, RvraeError, check_count, did_you_mean
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FEATURE, RETURNS, TIME
 
 if TYPE_CHECKING:
@@ -173,8 +172,7 @@ def _check_known(
     known = list(known)
     for name in given:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, known)
             raise ConfigError(f"{where} has no {what} {name!r}{hint}; it has {', '.join(known)}.")
 
 

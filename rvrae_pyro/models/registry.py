@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, did_you_mean
 from rvrae_pyro.models import decoders, guides, likelihoods, loadings, priors, weights
 from rvrae_pyro.models.hyperpriors import build_distribution, is_allowed, is_distribution
 from rvrae_pyro.models.part import Part, describe
@@ -18,73 +17,45 @@ from rvrae_pyro.models.rvrae import RVRAE
 
 __all__ = ["PARTS", "build_model", "build_part", "chosen_parts", "describe_model", "is_built_in"]
 
-_WEIGHTS: dict[str, type] = {
-    "GroupLog": weights.GroupLog,
-    "Hierarchical": weights.Hierarchical,
-    "Horseshoe": weights.Horseshoe,
-    "Laplace": weights.Laplace,
-    "Normal": weights.Normal,
-}
+
+def _named(*kinds: type) -> dict[str, type]:
+    return {kind.__name__: kind for kind in kinds}
+
+
+_LOADINGS = (loadings.LSTM, loadings.MLP, loadings.Linear)
+_GAUSSIAN = (priors.AR1, priors.Augmented, priors.Recurrent, priors.StandardNormal)
+_SCALES = (likelihoods.CharacteristicScale, likelihoods.GlobalScale)
+_WEIGHTS = _named(
+    weights.GroupLog, weights.Hierarchical, weights.Horseshoe, weights.Laplace, weights.Normal
+)
 PARTS: dict[str, dict[str, type]] = {
-    "loadings": {
-        "AssetEffects": loadings.AssetEffects,
-        "Augmented": loadings.Augmented,
-        "LSTM": loadings.LSTM,
-        "MLP": loadings.MLP,
-        "Linear": loadings.Linear,
-    },
-    "factor_prior": {
-        "AR1": priors.AR1,
-        "Augmented": priors.Augmented,
-        "CommonVolatility": priors.CommonVolatility,
-        "Flow": priors.Flow,
-        "Recurrent": priors.Recurrent,
-        "RegimeSwitching": priors.RegimeSwitching,
-        "StandardNormal": priors.StandardNormal,
-        "StochasticVolatility": priors.StochasticVolatility,
-    },
-    "learned": {"LSTM": loadings.LSTM, "MLP": loadings.MLP, "Linear": loadings.Linear},
-    "factor_prior.base": {
-        "AR1": priors.AR1,
-        "Augmented": priors.Augmented,
-        "Recurrent": priors.Recurrent,
-        "StandardNormal": priors.StandardNormal,
-    },
-    "loadings.base": {
-        "Augmented": loadings.Augmented,
-        "LSTM": loadings.LSTM,
-        "MLP": loadings.MLP,
-        "Linear": loadings.Linear,
-    },
-    "scale.base": {
-        "CharacteristicScale": likelihoods.CharacteristicScale,
-        "GlobalScale": likelihoods.GlobalScale,
-    },
-    "decoder": {
-        "Identity": decoders.Identity,
-        "LastCode": decoders.LastCode,
-        "MLP": decoders.MLP,
-        "Recurrent": decoders.Recurrent,
-    },
-    "likelihood": {
-        "Laplace": likelihoods.Laplace,
-        "Normal": likelihoods.Normal,
-        "NormalMixture": likelihoods.NormalMixture,
-        "SkewStudentT": likelihoods.SkewStudentT,
-        "StudentT": likelihoods.StudentT,
-    },
-    "guide": {
-        "Conjugate": guides.Conjugate,
-        "Recurrent": guides.Recurrent,
-        "Smoothing": guides.Smoothing,
-    },
-    "scale": {
-        "AssetScale": likelihoods.AssetScale,
-        "CharacteristicScale": likelihoods.CharacteristicScale,
-        "GlobalScale": likelihoods.GlobalScale,
-    },
-    "alpha": {"Alpha": likelihoods.Alpha},
-    "hyper_guide": {"MeanField": guides.MeanField, "MultivariateNormal": guides.MultivariateNormal},
+    "loadings": _named(loadings.AssetEffects, loadings.Augmented, *_LOADINGS),
+    "factor_prior": _named(
+        priors.AR1,
+        priors.Augmented,
+        priors.CommonVolatility,
+        priors.Flow,
+        priors.Recurrent,
+        priors.RegimeSwitching,
+        priors.StandardNormal,
+        priors.StochasticVolatility,
+    ),
+    "learned": _named(*_LOADINGS),
+    "factor_prior.base": _named(*_GAUSSIAN),
+    "loadings.base": _named(loadings.Augmented, *_LOADINGS),
+    "scale.base": _named(*_SCALES),
+    "decoder": _named(decoders.Identity, decoders.LastCode, decoders.MLP, decoders.Recurrent),
+    "likelihood": _named(
+        likelihoods.Laplace,
+        likelihoods.Normal,
+        likelihoods.NormalMixture,
+        likelihoods.SkewStudentT,
+        likelihoods.StudentT,
+    ),
+    "guide": _named(guides.Conjugate, guides.Recurrent, guides.Smoothing),
+    "scale": _named(likelihoods.AssetScale, *_SCALES),
+    "alpha": _named(likelihoods.Alpha),
+    "hyper_guide": _named(guides.MeanField, guides.MultivariateNormal),
     "weights": _WEIGHTS,
     "skip_weights": _WEIGHTS,
 }
@@ -164,11 +135,10 @@ def build_model(spec: Mapping[str, Any]) -> RVRAE:
     """
     sizes = {name: spec[name] for name in ("n_characteristics", "n_factors")}
     sizes["n_context"] = spec.get("n_context", 0)
-    unknown = set(spec) - set(sizes) - set(_SLOTS) - {"hyper_guide", "weight_priors"}
-    if unknown:
+    for name in sorted(set(spec) - set(sizes) - set(_SLOTS) - {"hyper_guide", "weight_priors"}):
         raise ConfigError(
-            f"the model has no part {sorted(unknown)[0]!r}{_hint(sorted(unknown)[0], _SLOTS)}; "
-            f"there are {', '.join(_SLOTS)}."
+            f"the model has no part {name!r}{did_you_mean(name, _SLOTS)}; there are "
+            f"{', '.join(_SLOTS)}."
         )
     parts = {slot: build_part(slot, spec[slot], sizes) for slot in _SLOTS if slot in spec}
     if "hyper_guide" in spec:
@@ -194,14 +164,14 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
     if kind not in known:
         raise ConfigError(
             f"`{slot}` must have a `kind` among {', '.join(known)}"
-            f"{_hint(str(kind), known)}; got {kind!r}."
+            f"{did_you_mean(str(kind), known)}; got {kind!r}."
         )
     parameters = inspect.signature(known[kind]).parameters
     accepted = list(parameters)
     for name in arguments:
         if name not in accepted:
             raise ConfigError(
-                f"`{slot}` {kind} has no setting {name!r}{_hint(name, accepted)}; it has "
+                f"`{slot}` {kind} has no setting {name!r}{did_you_mean(name, accepted)}; it has "
                 f"{', '.join(accepted) or 'none'}."
             )
     for name, value in arguments.items():
@@ -227,8 +197,3 @@ def build_part(slot: str, spec: Any, sizes: Mapping[str, int]) -> Any:
         return known[kind](**arguments)
     except TypeError as error:
         raise ConfigError(f"`{slot}` {kind} cannot be built: {error}.") from error
-
-
-def _hint(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

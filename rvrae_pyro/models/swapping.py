@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from rvrae_pyro.errors import ConfigError
+from rvrae_pyro.errors import ConfigError, did_you_mean
 from rvrae_pyro.models.hyperpriors import is_distribution, spell_distribution
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.models.part import Part, spell
@@ -199,11 +198,9 @@ def _is_weight(parts: Parts, name: str) -> bool:
 
 
 def _unknown(path: object, known: list[str]) -> ConfigError:
-    close = get_close_matches(str(path), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
     return ConfigError(
-        f"`priors` must name parameters of the model; got {path!r}{hint}. There are "
-        f"{', '.join(known)}."
+        f"`priors` must name parameters of the model; got {path!r}{did_you_mean(str(path), known)}."
+        f" There are {', '.join(known)}."
     )
 
 

@@ -377,7 +377,7 @@ def test_bad_numbers_on_the_command_line(
         rvrae("forecast", run_folder, panel_file, *out, "--num-samples", 10), "holds none of 10"
     )
     assert_refused(
-        rvrae("simulate", "dinamic", "--out", tmp_path / "p.csv"), "Did you mean 'dynamic'"
+        rvrae("simulate", "dinamic", "--out", tmp_path / "p.csv"), "did you mean 'dynamic'"
     )
     sizes = ("--n-assets", 1, "--out", tmp_path / "p.csv")
     assert_refused(rvrae("simulate", "dynamic", *sizes), "`n_assets`.*at least 2")
