@@ -29,6 +29,7 @@ from rvrae_pyro.models.priors import StandardNormal
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.weights import Normal
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
+from rvrae_pyro.predictive.storage import tree_of
 
 __all__ = ["DEFAULT", "MEASURES", "SIMPLE", "SWAPPED", "LiveFit", "Walk", "run_walk", "table_rows"]
 
@@ -265,9 +266,7 @@ def _join(found: Mapping[tuple[str, int], xr.Dataset]) -> Walk:
 
 def _tree(record: xr.Dataset) -> xr.DataTree:
     draws = record["draws"].rename(RETURNS).to_dataset()
-    tree = xr.DataTree.from_dict({"predictions": draws})
-    tree.attrs = {"frequency": "monthly"}
-    return tree
+    return tree_of({"predictions": draws}, {"frequency": "monthly"})
 
 
 def as_text(value: float, error: float, scale: float, decimals: int) -> str:

@@ -16,6 +16,7 @@ from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, OBS, RETURNS, TIME
 from rvrae_pyro.predictive.simulate import prior_predictive
+from rvrae_pyro.predictive.storage import tree_of
 
 Array = NDArray[np.float64]
 When = Literal["prior", "in_sample", "ahead"]
@@ -159,17 +160,14 @@ def predictive_check(
             found.merge(_over_cells(each.assign_coords(both)), compat="override", join="outer")
             for found, each in ((mine, seen), (made, draws))
         )
-    result = xr.DataTree.from_dict(
-        {
-            name: made,
-            "observed_data": mine,
-            "p_value": xr.Dataset(larger),
-            "p_value_error": xr.Dataset(errors),
-        }
-    )
-    result.attrs.update(tree.attrs)
-    result.attrs["when"] = when if not isinstance(fit, xr.DataTree) else group
-    return result
+    groups = {
+        name: made,
+        "observed_data": mine,
+        "p_value": xr.Dataset(larger),
+        "p_value_error": xr.Dataset(errors),
+    }
+    kind = when if not isinstance(fit, xr.DataTree) else group
+    return tree_of(groups, {**tree.attrs, "when": kind})
 
 
 def _chosen(statistics: Any) -> dict[str, str | Statistic]:

@@ -274,13 +274,8 @@ def sbc_forecast(
     >>> import rvrae_pyro as rv
     >>> panel = rv.data.simulate_linear_gaussian(4, 12, 1)
     >>> prior = rv.priors.AR1(1, coefficient=dist.Uniform(-1.0, 1.0))
-    >>> model = rv.RVRAE(
-    ...     1,
-    ...     1,
-    ...     loadings=rv.loadings.Linear(1, 1),
-    ...     factor_prior=prior,
-    ...     likelihood=rv.likelihoods.Normal(),
-    ... )
+    >>> parts = {"loadings": rv.loadings.Linear(1, 1), "likelihood": rv.likelihoods.Normal()}
+    >>> model = rv.RVRAE(1, 1, factor_prior=prior, **parts)
     >>> tree = rv.diagnostics.sbc_forecast(model, panel, 2, num_samples=19, num_draws=100)
     >>> sorted(tree["ranks"].data_vars)
     ['factor_prior.coefficient', 'portfolio_sd', 'tail_probability']

@@ -106,12 +106,7 @@ def crps_normal(
     scale : DataArray or float
         Predictive standard deviations, positive.
     per, standard_error
-        As in :func:`crps`.
-
-    Returns
-    -------
-    DataArray or Dataset
-        In return units.
+        As in :func:`crps`, as is the result.
 
     Raises
     ------
@@ -152,12 +147,7 @@ def crps_student_t(
     scale : DataArray or float
         Predictive *scales*, positive; the standard deviation is larger.
     per, standard_error
-        As in :func:`crps`.
-
-    Returns
-    -------
-    DataArray or Dataset
-        In return units.
+        As in :func:`crps`, as is the result.
 
     Raises
     ------
@@ -264,11 +254,8 @@ def coverage(
         Nominal probability of the equal-tailed interval, in (0, 1).
     per : {"panel", "month", "cell"}
         Share of the panel, of each month, or 0/1 for each cell.
-    standard_error : bool
-        Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).
-    lags : int, optional
-        Lags of the standard error: about twice the horizon where ``returns`` are compounded over
-        several periods, as those of consecutive months overlap. Default: a rule of thumb.
+    standard_error, lags
+        As in :func:`crps`.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.evaluation import prevailing_mean
 from rvrae_pyro.evaluation.comparison import ESS, ParticleFilter
 from rvrae_pyro.names import ASSET, FACTOR, RETURNS, TIME
+from rvrae_pyro.predictive.storage import tree_of
 
 FORECASTS: Final = "forecasts"
 """Group of a tree: point forecasts, fitted returns and log densities."""
@@ -148,13 +149,6 @@ def forecast_tree(
         drawn = filtered.forecast(times)
         groups |= {name: node.to_dataset() for name, node in drawn.children.items()}
     return tree_of(groups, filtered.attrs)
-
-
-def tree_of(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, str | int]) -> xr.DataTree:
-    """Make a tree of groups, with attributes."""
-    tree = xr.DataTree.from_dict(dict(groups))
-    tree.attrs.update(attrs)
-    return tree
 
 
 def build_outlook(

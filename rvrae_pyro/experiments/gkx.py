@@ -30,7 +30,6 @@ from rvrae_pyro.experiments.forecast_tree import (
     build_outlook,
     observed_returns,
     refit,
-    tree_of,
 )
 from rvrae_pyro.experiments.grid import (
     Cell,
@@ -46,6 +45,7 @@ from rvrae_pyro.experiments.metrics import METRICS
 from rvrae_pyro.experiments.result_tables import long_table, to_markdown
 from rvrae_pyro.fitting.parallel import Submits
 from rvrae_pyro.names import FACTOR
+from rvrae_pyro.predictive.storage import tree_of
 
 GKX_TABLE: Final[dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]] = {
     "linear": {

@@ -99,14 +99,8 @@ def walk_forward(
         Folder that keeps every refit as soon as it is done, and the first fit of a warm start. The
         same call again takes them over, for the result of an uninterrupted run; of a longer panel
         only new refits are run.
-    n_jobs : int
-        Processes. More than 1 needs a script whose top level is safe to import, and gives every
-        refit one thread.
-    executor : object with ``submit``, optional
-        As in :mod:`concurrent.futures`, or what :func:`~rvrae_pyro.experiments.connect` gives:
-        takes the refits instead.
-    progress : bool
-        Show a bar on a terminal.
+    n_jobs, executor, progress
+        As in :func:`~rvrae_pyro.experiments.compare`, for refits; each has one thread.
 
     Returns
     -------

@@ -160,13 +160,8 @@ def refine(
     >>> import rvrae_pyro as rv
     >>> panel = rv.data.simulate_linear_gaussian(4, 12, 1)
     >>> prior = rv.priors.AR1(1, coefficient=dist.Uniform(-1.0, 1.0))
-    >>> model = rv.RVRAE(
-    ...     1,
-    ...     1,
-    ...     loadings=rv.loadings.Linear(1, 1),
-    ...     factor_prior=prior,
-    ...     likelihood=rv.likelihoods.Normal(),
-    ... )
+    >>> parts = {"loadings": rv.loadings.Linear(1, 1), "likelihood": rv.likelihoods.Normal()}
+    >>> model = rv.RVRAE(1, 1, factor_prior=prior, **parts)
     >>> found = rv.inference.refine(model, rv.data.to_batch(panel), num_draws=200)
     >>> found.share > 0.3
     True

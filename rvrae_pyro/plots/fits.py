@@ -27,10 +27,8 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
     source : Fit, Ensemble or DataFrame, or mapping from name to these
         A fit, or its ``history``. A mapping or an ensemble draws one line per fit: of the
         validation months, or of the training months where a fit has none.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------
@@ -228,10 +226,8 @@ def comparison(
     reference : str, optional
         Model that the others are compared with. Default: the best of ``kind="difference"``,
         the worst of ``kind="cumulative"``.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------

@@ -224,10 +224,8 @@ def relevance(
         Default: the share in the sum of squared slopes, in %.
     max_characteristics : int
         Default: 15.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------

@@ -75,10 +75,8 @@ def volatility(
         Months of the centred root mean square. Default: 12.
     marks : mapping from name to date, optional
         Vertical lines, such as the beginning of the test months.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------

@@ -56,10 +56,8 @@ def forecast(
         asset. Default of ``labels``: the coordinate ``name`` where there is one, else ids.
     max_assets : int
         Of more assets, both ends are shown. Default: 40.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------
@@ -186,10 +184,8 @@ def fan(
         Return since the start (default), or the return of each month at the weights given.
     horizon : int
         Steps, where ``source`` is a fit. Default: 12.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------

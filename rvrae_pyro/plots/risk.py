@@ -62,10 +62,8 @@ def risk_split(
         Texts of the assets. Default: the coordinate ``name`` where there is one, else ids.
     max_assets : int
         Of more assets, those with the largest and smallest factor shares are shown. Default: 40.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------
@@ -188,10 +186,8 @@ def var_backtest(
         The one to draw. Default: the first.
     tail : float
         Tail probability. Default: 0.05.
-    ax : Axes, optional
-        Default: a new pyplot figure.
-    style : {"light", "dark"}, optional
-        Default: the settings of matplotlib.
+    ax, style : optional
+        Axes (default: of a new pyplot figure); "light" or "dark" (default: matplotlib's settings).
 
     Returns
     -------

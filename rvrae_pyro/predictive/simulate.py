@@ -26,6 +26,7 @@ from rvrae_pyro.nn.gaussian import Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 from rvrae_pyro.predictive.export import provenance
 from rvrae_pyro.predictive.months import factor_coord, load, sample_coords
+from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.predictive.tree import label_months
 from rvrae_pyro.predictive.weight_draws import in_double, label_parameter
 
@@ -199,23 +200,20 @@ def prior_predictive(
     labels = {TIME: batch.times, ASSET: batch.assets}
     with torch.no_grad():
         values = factors.unsqueeze(0).cpu().numpy()
-    tree = xr.DataTree.from_dict(
-        {
-            "prior": xr.Dataset(
-                {
-                    FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
-                    **months,
-                    **{name: _labelled(model, name, drawn) for name, drawn in others.items()},
-                },
-                coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
-            ),
-            "prior_predictive": xr.Dataset(
-                {RETURNS: ((CHAIN, DRAW, TIME, ASSET), drawn[None])}, coords={**coords, **labels}
-            ),
-        }
-    )
-    tree.attrs.update(provenance(seed, {"model": describe_model(model)}, fingerprint(panel)))
-    return tree
+    groups = {
+        "prior": xr.Dataset(
+            {
+                FACTORS: ((CHAIN, DRAW, TIME, FACTOR), values),
+                **months,
+                **{name: _labelled(model, name, drawn) for name, drawn in others.items()},
+            },
+            coords={**coords, TIME: batch.times, FACTOR: factor_coord(model.n_factors)},
+        ),
+        "prior_predictive": xr.Dataset(
+            {RETURNS: ((CHAIN, DRAW, TIME, ASSET), drawn[None])}, coords={**coords, **labels}
+        ),
+    }
+    return tree_of(groups, provenance(seed, {"model": describe_model(model)}, fingerprint(panel)))
 
 
 _Run = tuple[Tensor, Tensor, dict[str, Tensor]]

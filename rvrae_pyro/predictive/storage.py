@@ -39,6 +39,13 @@ class Drawing:
     identity: Mapping[str, object]
 
 
+def tree_of(groups: Mapping[str, Any], attrs: Mapping[Any, Any]) -> xr.DataTree:
+    """Make a tree of groups, with attributes."""
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs.update(attrs)
+    return tree
+
+
 def assemble(drawing: Drawing, out: str | os.PathLike[str] | None) -> xr.DataTree:
     """Join blocks of months to one tree, in memory or in a ``.zarr`` folder, opened lazily.
 
@@ -93,9 +100,7 @@ def _in_memory(drawing: Drawing) -> xr.DataTree:
             groups[group] = datasets[0]
         else:
             groups[group] = xr.concat(datasets, dim, data_vars="minimal", join="exact")
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs.update(drawing.attrs)
-    return tree
+    return tree_of(groups, drawing.attrs)
 
 
 def _to_disk(drawing: Drawing, folder: Path, path: Path) -> None:

@@ -28,7 +28,7 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT,
 )
-from rvrae_pyro.predictive.storage import encode_attrs
+from rvrae_pyro.predictive.storage import encode_attrs, tree_of
 
 Array = NDArray[Any]
 
@@ -115,9 +115,7 @@ def build_tree(
             wide = 2 if "data" in group else 4
             arrays = {n: x[..., mask] if _is_wide(x, mask, wide) else x for n, x in arrays.items()}
         nodes[group] = _dataset(group, arrays, known, labels, mask)
-    tree = xr.DataTree.from_dict(nodes)
-    tree.attrs = encode_attrs(attrs or {})
-    return tree
+    return tree_of(nodes, encode_attrs(attrs or {}))
 
 
 def label_months(name: str, values: Array) -> tuple[tuple[str, ...], Array]:

@@ -17,6 +17,7 @@ from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURNS, WEIGHT_DRAW
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import factor_coord, sample_coords
+from rvrae_pyro.predictive.storage import tree_of
 
 _LEAST, _A_BLOCK = 20, 50
 
@@ -106,9 +107,7 @@ def parameter_tree(
         group: xr.concat(each, CHAIN) if len(each) > 1 else each[0]
         for group, each in groups.items()
     }
-    tree = xr.DataTree.from_dict(joined)
-    tree.attrs.update({**attrs, "draw_seed": seed})
-    return tree
+    return tree_of(joined, {**attrs, "draw_seed": seed})
 
 
 def draw_posterior(model: RVRAE, num_samples: int) -> tuple[Tensor, dict[str, Tensor]]:

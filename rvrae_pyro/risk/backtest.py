@@ -15,6 +15,7 @@ from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.data.timeline import in_time_order, labels_like
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_count, check_number
 from rvrae_pyro.names import ASSET, RETURNS, TIME
+from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.risk.coverage_tests import (
     BINS,
     bootstrap_counts,
@@ -167,10 +168,7 @@ def backtest(
     groups[PORTFOLIO] = groups[PORTFOLIO].merge(_histograms(held.pit, counts, names[PORTFOLIO]))
     for dim, replaced in zip((ASSET, PORTFOLIO), unscaled, strict=True):
         _warn_of_gains(dim, names[dim][list(replaced)])
-    result = xr.DataTree.from_dict(groups)
-    result.attrs.update(tree.attrs)
-    result.attrs["conclusion"] = _conclude(groups, tails)
-    return result
+    return tree_of(groups, {**tree.attrs, "conclusion": _conclude(groups, tails)})
 
 
 def _unscaled(

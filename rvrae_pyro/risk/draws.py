@@ -27,6 +27,7 @@ from rvrae_pyro.names import (
     TIME,
     WEIGHT_DRAW,
 )
+from rvrae_pyro.predictive.storage import tree_of
 
 Array = NDArray[np.float64]
 
@@ -299,9 +300,7 @@ def months_of(tree: xr.DataTree, months: Any) -> xr.DataTree:
     for name, node in tree.children.items():
         data = node.to_dataset()
         groups[str(name)] = data.sel({TIME: months}) if TIME in data.dims else data
-    cut = xr.DataTree.from_dict(groups)
-    cut.attrs = dict(tree.attrs)
-    return cut
+    return tree_of(groups, tree.attrs)
 
 
 def at_step(tree: xr.DataTree, step: int, *, compounded: bool = True) -> xr.DataTree:
@@ -358,9 +357,7 @@ def at_step(tree: xr.DataTree, step: int, *, compounded: bool = True) -> xr.Data
         groups = {_PREDICTIONS: drawn.drop_vars(COMPOUNDED_RETURNS, errors="ignore")}
         if _CONSTANT in tree.children:
             groups[_CONSTANT] = tree.children[_CONSTANT].to_dataset().sel({STEP: step}, drop=True)
-    result = xr.DataTree.from_dict(groups)
-    result.attrs.update(tree.attrs)
-    return result
+    return tree_of(groups, tree.attrs)
 
 
 def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]) -> xr.DataTree:
@@ -384,9 +381,7 @@ def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]
         of_whole = stacked(compounded, path).drop_vars(_OWN_ONLY, errors="ignore")
         renamed = of_whole.rename({name: f"{_COMPOUNDED}{name}" for name in of_whole.data_vars})
         groups[path] = of_own.merge(renamed, combine_attrs="override", compat="no_conflicts")
-    result = xr.DataTree.from_dict(groups)
-    result.attrs.update(own[0].attrs)
-    return result
+    return tree_of(groups, own[0].attrs)
 
 
 def _join_steps(each: list[xr.Dataset], steps: list[int]) -> xr.Dataset:

@@ -11,6 +11,7 @@ import xarray as xr
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ShapeError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, MEMBER, RETURNS, STEP, TIME
+from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.risk.draws import (
     Array,
     Forecast,
@@ -137,9 +138,7 @@ def _portfolio(
         groups["/" if name == "portfolio" else name] = _drop(risk, single)
         returns[f"{name}_returns"] = _drop(mine.drop_attrs(), single)
     groups["predictions"] = xr.Dataset(returns)
-    result = xr.DataTree.from_dict(groups)
-    result.attrs.update(tree.attrs)
-    return result
+    return tree_of(groups, tree.attrs)
 
 
 def portfolio_draws(tree: xr.DataTree, weights: Weights) -> xr.DataArray:

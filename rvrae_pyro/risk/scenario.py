@@ -15,6 +15,7 @@ import xarray as xr
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_choice
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, STEP, TIME
+from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.risk.covariance import FactorCovariance
 from rvrae_pyro.risk.draws import (
     Array,
@@ -324,9 +325,7 @@ def _weigh_paths(tree: xr.DataTree, condition: _Condition, step: int) -> xr.Data
         {TIME: drawn[TIME]},
         {STEP: step},
     )
-    result = xr.DataTree.from_dict({"predictions": drawn, "scenario": scenario})
-    result.attrs.update(tree.attrs)
-    return result
+    return tree_of({"predictions": drawn, "scenario": scenario}, tree.attrs)
 
 
 def _check_effective(effective: Array, nearest: Array, times: np.ndarray, *, paths: bool) -> None:
@@ -385,9 +384,7 @@ def _conditioned(
         constant = tree["predictions_constant_data"].to_dataset()
         unconditional = ["idio_scale", "mean", "mean_by_weights"]
         groups["predictions_constant_data"] = constant.drop_vars(unconditional, errors="ignore")
-    result = xr.DataTree.from_dict(groups)
-    result.attrs.update(tree.attrs)
-    return result
+    return tree_of(groups, tree.attrs)
 
 
 Shocks: TypeAlias = Mapping[object, float]
