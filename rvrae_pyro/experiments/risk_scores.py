@@ -28,6 +28,7 @@ _VARIABLES: Final = (
     "portfolio_sd",
     "portfolio_pit",
     "least_variance_return",
+    "least_variance_yearly_return",
 )
 
 RISK_MEASURES: Final[Mapping[str, str]] = {
@@ -41,7 +42,8 @@ RISK_MEASURES: Final[Mapping[str, str]] = {
     "portfolio_below_1": "equal weights: share of months below the 1 % VaR",
     "portfolio_correlation": "equal weights: correlation of |return| and forecast sd",
     "qlike": "equal weights: log variance + squared standardised error; lower is better",
-    "least_variance_sd": "least-variance portfolio: realised sd per month",
+    "least_variance_sd": "least-variance portfolio, new weights every month: realised sd per month",
+    "least_variance_yearly_sd": "the same with the weights of a year's first month all year",
 }
 """Every measure of :func:`risk_scores` and its meaning."""
 
@@ -100,7 +102,8 @@ def risk_record(
         asset); of the portfolio with equal weights on the assets that are listed and have a
         return: ``portfolio_return``, ``portfolio_mean``, ``portfolio_sd``, ``portfolio_pit``; of
         the unconstrained portfolio of least forecast variance: ``least_variance_return``, in
-        which a missing return counts as 0. Records of consecutive refits are joined by
+        which a missing return counts as 0, and ``least_variance_yearly_return``, of the weights
+        of the first recorded month of a year for all of its months. Records of consecutive refits are joined by
         ``xr.concat(records, "time", join="outer")``.
 
     Raises
@@ -154,9 +157,16 @@ def risk_record(
         "portfolio_sd": book["sd"],
         "portfolio_pit": book["pit"],
         "least_variance_return": (least * returns.fillna(0.0)).sum(ASSET),
+        "least_variance_yearly_return": (_of_january(least) * returns.fillna(0.0)).sum(ASSET),
     }
     plain = {name: each.reset_coords(drop=True).drop_attrs() for name, each in columns.items()}
     return xr.Dataset(plain).transpose(TIME, ...)
+
+
+def _of_january(weights: xr.DataArray) -> xr.DataArray:
+    """Weights (time, asset) of the first month of each month's year."""
+    _, first, of = np.unique(weights[TIME].dt.year, return_index=True, return_inverse=True)
+    return weights.isel({TIME: first[of]}).assign_coords({TIME: weights[TIME]})
 
 
 def _portfolio_of_draws(
@@ -445,10 +455,13 @@ def _correlation(record: xr.Dataset) -> Scored:
     return value, a * b - 0.5 * value * (a**2 + b**2)
 
 
-def _realised_sd(record: xr.Dataset) -> Scored:
-    earned = record["least_variance_return"]
-    sd = earned.std(TIME)
-    return sd, (earned - earned.mean(TIME)) ** 2 / (2.0 * sd)
+def _realised_sd(name: str) -> Callable[[xr.Dataset], Scored]:
+    def measure(record: xr.Dataset) -> Scored:
+        earned = record[name]
+        sd = earned.std(TIME)
+        return sd, (earned - earned.mean(TIME)) ** 2 / (2.0 * sd)
+
+    return measure
 
 
 _MEASURES: Final[Mapping[str, Callable[[xr.Dataset], Scored]]] = {
@@ -462,5 +475,6 @@ _MEASURES: Final[Mapping[str, Callable[[xr.Dataset], Scored]]] = {
     "portfolio_below_1": _months(_below(0.01)),
     "portfolio_correlation": _correlation,
     "qlike": lambda r: _mean(_monthly(r)["qlike"]),
-    "least_variance_sd": _realised_sd,
+    "least_variance_sd": _realised_sd("least_variance_return"),
+    "least_variance_yearly_sd": _realised_sd("least_variance_yearly_return"),
 }

@@ -377,7 +377,7 @@ class Results(ABC):
         ----------
         panel : xarray.Dataset
         num_samples, seed : int
-            Draws behind the factors' moments; those of :meth:`forecast` with the same two.
+            Particles behind the factors' moments; those of :meth:`forecast` with the same two.
         times : label, slice or list, optional
             Months. Default: all.
 

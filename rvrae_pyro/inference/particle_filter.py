@@ -16,13 +16,14 @@ from torch import Tensor
 from rvrae_pyro.data.batch import Batch, State
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.cross_section import CrossSection
+from rvrae_pyro.models.decoders import Identity
 from rvrae_pyro.models.hand_over import Shared
 from rvrae_pyro.models.parts import Parts
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.models.priors.base import for_each
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
-from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
+from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Pooled, Posterior, Potential
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
@@ -42,7 +43,9 @@ class Particles:
         Factors and their codes given returns up to the month before.
     expected : Tensor of shape (n_times, n_factors)
         Mean of the factors given returns up to the month before: of the particles' conditional
-        means where the decoder is affine, which leaves out the noise of ``predicted``.
+        means where these have a closed form, which leaves out the noise of ``predicted``.
+    expected_covariance : Tensor of shape (n_times, n_factors, n_factors)
+        Covariance of the same, likewise of the particles' own means and covariances.
     predicted_level : Tensor of shape (n_times, num_particles) or None
         Log multiplier of the month's idiosyncratic scales, known by then.
     predicted_log_prior : Tensor of shape (n_times, num_particles)
@@ -63,6 +66,7 @@ class Particles:
     predicted: Tensor
     predicted_codes: Tensor
     expected: Tensor
+    expected_covariance: Tensor
     predicted_level: Tensor | None
     predicted_log_prior: Tensor
     filtered: Tensor
@@ -209,7 +213,7 @@ class Cloud:
         self.readings: list[dict[str, Tensor]] = []
         self.months: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
         self.log_prior: list[Tensor] = []
-        self.expected: list[Tensor] = []
+        self.expected: list[Pooled] = []
         self.recent: list[Tensor] = []
         self.smoothed: list[Tensor] = []
         self.log_evidence: list[Tensor] = []
@@ -263,7 +267,7 @@ class Cloud:
             codes = codes[keep]
         before = tuple(s[keep] for s in self.decoder_state)
         predicted = decoder.read(decoder.advance(self.decoder_state, coming), coming)
-        self.expected.append(self._mean_factors(ahead, predicted))
+        self.expected.append(self._moments(ahead, predicted))
         after = decoder.advance(before, codes)
         filtered = decoder.read(after, codes)
         driver = codes
@@ -279,12 +283,17 @@ class Cloud:
         self.log_prior.append(ahead.log_prob(coming))
         self._remember(filtered, keep)
 
-    def _mean_factors(self, ahead: Transition, predicted: Tensor) -> Tensor:
-        """Mean of a month's factors over the particles, conditional means where possible."""
+    def _moments(self, ahead: Transition, predicted: Tensor) -> Pooled:
+        """Mean and covariance of a month's factors, of the particles' own where in closed form."""
         decoder = self.parts.decoder
-        if not decoder.affine:
-            return predicted.mean(0)
-        return decoder.read(decoder.advance(self.decoder_state, ahead.mean), ahead.mean).mean(0)
+        known = ahead.pooled() if decoder.affine else None
+        if known is not None and isinstance(decoder, Identity):
+            return known
+        drawn = Pooled.of(predicted, torch.zeros_like(predicted))
+        if known is None:
+            return drawn
+        mean = decoder.read(decoder.advance(self.decoder_state, ahead.mean), ahead.mean).mean(0)
+        return Pooled(mean, drawn.covariance)
 
     def _propose(
         self, t: int, ahead: Transition, level: Tensor | None, log_weight: Tensor
@@ -424,7 +433,7 @@ class Cloud:
         return Particles(
             torch.stack(predicted),
             torch.stack(coming),
-            torch.stack(self.expected),
+            *(torch.stack(each) for each in zip(*self.expected, strict=True)),
             None if levels[0] is None else torch.stack([x.expand(self.n) for x in levels]),
             torch.stack(self.log_prior),
             torch.stack(filtered),

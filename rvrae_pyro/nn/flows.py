@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.gaussian import Gaussian, Pooled, Posterior, Potential
 
 _SWEEPS = 2
 
@@ -47,6 +47,10 @@ class Warped(NamedTuple):
     def mean(self) -> Tensor:
         """Image of the base mean, a centre, of shape (*batch, n_factors)."""
         return self.push(torch.zeros_like(self.loc))
+
+    def pooled(self) -> Pooled | None:
+        """Moments of the even mixture of a batch: no closed form."""
+        return None
 
     def push(self, base: Tensor) -> Tensor:
         """Map base values (*batch, n_factors) to factors."""

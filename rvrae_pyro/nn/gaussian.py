@@ -132,6 +132,35 @@ class Posterior(NamedTuple):
         return 0.5 * (trace + distance - n_factors) + log_det + prior.scale.log().sum(-1)
 
 
+class Pooled(NamedTuple):
+    """Mean and covariance of a mixture.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n_factors,)
+    covariance : Tensor of shape (n_factors, n_factors)
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, means: Tensor, variances: Tensor, weights: Tensor | None = None) -> Pooled:
+        """Mean and covariance of components with independent coordinates.
+
+        Parameters
+        ----------
+        means, variances : Tensor of shape (n_components, n_factors)
+        weights : Tensor of shape (n_components,), optional
+            They add up to 1. Default: all alike.
+        """
+        if weights is None:
+            weights = means.new_full(means.shape[:1], 1.0 / len(means))
+        mean = weights @ means
+        between = (weights.unsqueeze(-1) * (means - mean)).mT @ (means - mean)
+        return cls(mean, between + torch.diag_embed(weights @ variances))
+
+
 class Gaussian(NamedTuple):
     """Gaussian with independent components: the factor prior of one month, p(z_t | h_{t-1}).
 
@@ -153,6 +182,10 @@ class Gaussian(NamedTuple):
     def mean(self) -> Tensor:
         """Mean, of shape (*batch, n_factors)."""
         return self.loc
+
+    def pooled(self) -> Pooled | None:
+        """Moments of the even mixture of a batch (n, n_factors); None without a closed form."""
+        return Pooled.of(self.loc, self.scale.square())
 
     def sample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a draw."""

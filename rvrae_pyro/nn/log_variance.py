@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.gaussian import Gaussian, Pooled, Posterior, Potential
 
 _SWEEPS = 3
 
@@ -36,6 +36,10 @@ class LogVariance(NamedTuple):
     def mean(self) -> Tensor:
         """Mean, of shape (*batch, n_factors)."""
         return self.loc
+
+    def pooled(self) -> Pooled | None:
+        """Moments of the even mixture of a batch (n, n_factors)."""
+        return Pooled.of(self.loc, self.scale.square())
 
     def sample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to a draw."""

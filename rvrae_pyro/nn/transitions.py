@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rvrae_pyro.errors import ConfigError
-from rvrae_pyro.nn.gaussian import Gaussian, Posterior, Potential
+from rvrae_pyro.nn.gaussian import Gaussian, Pooled, Posterior, Potential
 
 _SWEEPS = 2
 
@@ -84,6 +84,11 @@ class StudentT(NamedTuple):
         """Mean, of shape (*batch, n_factors)."""
         return self.loc
 
+    def pooled(self) -> Pooled | None:
+        """Moments of the even mixture of a batch (n, n_factors)."""
+        spread = (self.df / (self.df - 2.0)).unsqueeze(-1)
+        return Pooled.of(self.loc, self.scale.square() * spread)
+
     def sample(self, noise: Tensor) -> Tensor:
         """Map standard Student-t noise to a draw."""
         return self.loc + self.scale * noise
@@ -148,6 +153,13 @@ class Mixture(NamedTuple):
         """Standard deviation, of shape (*batch, n_factors)."""
         second = self.scales.square() + (self.locs - self.loc.unsqueeze(-2)).square()
         return (self.logits.exp().unsqueeze(-1) * second).sum(-2).sqrt()
+
+    def pooled(self) -> Pooled | None:
+        """Moments of the even mixture of a batch (n, n_factors)."""
+        weights = self.logits.exp() / len(self.logits)
+        return Pooled.of(
+            self.locs.flatten(0, 1), self.scales.square().flatten(0, 1), weights.flatten()
+        )
 
     def sample(self, noise: Tensor) -> Tensor:
         """Draw a regime (from torch's stream), then map noise to a draw from it."""

@@ -42,6 +42,8 @@ class FilteredStates:
     expected : Tensor of shape (n_times, n_factors)
         Mean of the factors given returns up to the month before: exact, or the mean of the
         particles' conditional means, which has less Monte-Carlo error than that of ``predicted``.
+    expected_covariance : Tensor of shape (n_times, n_factors, n_factors)
+        Covariance of the same, also from all particles.
     predicted_codes : Tensor of shape (n_times, num_samples, n_factors)
         Latent codes of ``predicted``; the factors themselves for an identity decoder.
     level : Tensor of shape (n_times, num_samples) or None
@@ -64,6 +66,7 @@ class FilteredStates:
     filtered: Tensor
     smoothed: Tensor
     expected: Tensor
+    expected_covariance: Tensor
     predicted_codes: Tensor
     level: Tensor | None
     predicted_log_prior: Tensor
@@ -155,6 +158,7 @@ def filter_states(
         cloud.filtered,
         cloud.smoothed,
         cloud.expected,
+        cloud.expected_covariance,
         cloud.predicted_codes,
         cloud.predicted_level,
         cloud.predicted_log_prior,
@@ -203,6 +207,7 @@ def _filter_exactly(
         _draw(moments.mean, moments.covariance, batch, num_samples, seed),
         _draw(smoothed.mean, smoothed.covariance, batch, num_samples, seed),
         moments.predicted_mean,
+        moments.predicted_covariance,
         predicted,
         None if level is None else level.unsqueeze(-1).expand(-1, num_samples),
         torch.distributions.MultivariateNormal(

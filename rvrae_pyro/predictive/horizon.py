@@ -349,9 +349,9 @@ def _simulate(
             decoder = parts.decoder
             after = decoder.advance(state.decoder, drawn.codes)
             factors = decoder.read(after, drawn.codes)
-            expected = factors.mean(0)
-            if decoder.affine:  # without the noise of the draws
-                mean = drawn.ahead.mean
+            expected, mean = factors.mean(0), drawn.ahead.mean
+            # without the noise of the draws, where `mean` is more than a centre
+            if decoder.affine and drawn.ahead.pooled() is not None:
                 expected = decoder.read(decoder.advance(state.decoder, mean), mean).mean(0)
             cells, order = _cells(cross, 0, row)
             returns = _record(paths, parts, step, cells, order, drawn, factors)

@@ -72,12 +72,10 @@ def idio_variance(draw: FilteredDraw, rows: Sequence[int] | slice = slice(None))
 def _moments_of(draw: FilteredDraw, rows: list[int], hidden: Tensor) -> dict[str, np.ndarray]:
     """Moments under one draw of the weights, over its own factors; NaN where ``hidden``."""
     states = draw.states
-    draws = states.predicted[rows]
-    centred = draws - draws.mean(1, keepdim=True)
     cells = {"mean": states.expected_returns(rows), "idio_var": idio_variance(draw, rows)}
     found = {name: values.masked_fill(hidden, torch.nan) for name, values in cells.items()}
     found["beta"] = states.cross.beta[rows].masked_fill(hidden.unsqueeze(-1), torch.nan)
-    found["factor_cov"] = centred.mT @ centred / draws.shape[1]
+    found["factor_cov"] = states.expected_covariance[rows]
     return {name: values.detach().cpu().numpy() for name, values in found.items()}
 
 

@@ -53,8 +53,9 @@ def covariance(
     times : label, slice or list, optional
         Months of the result. Default: all. The panel is read up to the last of them.
     num_samples, seed : int
-        Draws behind ``S_t``, whose entries then have a relative error near
-        ``sqrt(2 / num_samples)``.
+        Particles behind ``S_t``. It averages their own covariances, so that its error is that of
+        what they differ in; for flows and nonlinear decoders it is the covariance of draws, whose
+        entries have a relative error near ``sqrt(2 / num_samples)``.
 
     Returns
     -------
