@@ -103,8 +103,8 @@ def risk_record(
         return: ``portfolio_return``, ``portfolio_mean``, ``portfolio_sd``, ``portfolio_pit``; of
         the unconstrained portfolio of least forecast variance: ``least_variance_return``, in
         which a missing return counts as 0, and ``least_variance_yearly_return``, of the weights
-        of the first recorded month of a year for all of its months. Records of consecutive refits are joined by
-        ``xr.concat(records, "time", join="outer")``.
+        of the first recorded month of a year for all of its months. Records of consecutive
+        refits are joined by ``xr.concat(records, "time", join="outer")``.
 
     Raises
     ------

@@ -433,7 +433,8 @@ class Cloud:
         return Particles(
             torch.stack(predicted),
             torch.stack(coming),
-            *(torch.stack(each) for each in zip(*self.expected, strict=True)),
+            torch.stack([each.mean for each in self.expected]),
+            torch.stack([each.covariance for each in self.expected]),
             None if levels[0] is None else torch.stack([x.expand(self.n) for x in levels]),
             torch.stack(self.log_prior),
             torch.stack(filtered),
