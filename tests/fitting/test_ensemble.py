@@ -271,11 +271,18 @@ def test_covariance_holds_what_is_unknown_about_weights(train: xr.Dataset) -> No
     # law of total variance: within draws of the weights, and of their means
     between = np.cov(known["mean_by_weights"].values[:, listed].T, ddof=0)
     factors = tree["predictions"]["factors"].isel(time=0, chain=0)
-    within = 0.0
-    for beta, (_, draws) in zip(
-        known["beta_by_weights"].values[:, listed], factors.groupby("weight_draw"), strict=True
+    moments = fit.moments(train, 400, times=month).isel(time=0)
+    within = drawn = 0.0
+    for beta, exact, (_, draws) in zip(
+        known["beta_by_weights"].values[:, listed],
+        moments["factor_cov"].values,
+        factors.groupby("weight_draw"),
+        strict=True,
     ):
-        within = within + beta @ np.cov(draws.values.T, ddof=0) @ beta.T / 20
+        within = within + beta @ exact @ beta.T / 20
+        drawn = drawn + beta @ np.cov(draws.values.T) @ beta.T / 20
+    # 400 draws: the sum of variances to three standard errors; the seed is fixed
+    assert np.trace(drawn) == pytest.approx(np.trace(within), rel=0.25)
     np.testing.assert_allclose(dense, within + between + np.diag(noise), rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(fit.moments(train, 400)["share"].sum(), 1.0)
 

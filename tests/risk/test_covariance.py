@@ -224,12 +224,13 @@ def test_a_real_fit_agrees_with_its_forecast():
     panel = rv.data.simulate_gkx(n_assets=12, n_times=24, n_characteristics=3, seed=1)
     panel = panel[["returns", "characteristics"]]
     fit = rv.fit(rv.RVRAE(3, 2), panel, config=rv.FitConfig(max_steps=3), progress=False)
-    cov = covariance(fit, panel, slice("2001-06", None), num_samples=300)
-    tree = fit.forecast(panel, num_samples=300, times=slice("2001-06", None))
-    xr.testing.assert_allclose(
-        cov.to_dense(), FactorCovariance.from_forecast(tree).to_dense(), rtol=1e-6
-    )
-    # Student-t draws, 300 a cell: the mean over 84 cells of the ratio of variances is near 1
+    cov = covariance(fit, panel, slice("2001-06", None), num_samples=20_000)
+    tree = fit.forecast(panel, num_samples=20_000, times=slice("2001-06", None))
+    # the one averages particles' covariances, the other is that of 20,000 draws: 5 errors
+    scale = float(cov.variance().mean())
+    drawn = FactorCovariance.from_forecast(tree).to_dense()
+    assert float(abs(cov.to_dense() - drawn).max()) < 0.05 * scale
+    # Student-t draws: the mean over 84 cells of the ratio of variances is near 1
     ratio = (summarize(tree, 0.05)["sd"] ** 2 / cov.variance()).mean().item()
     assert ratio == pytest.approx(1.0, abs=0.1)
     risk = (equal_weights(tree) * cov.dot(equal_weights(tree))).sum("asset")
