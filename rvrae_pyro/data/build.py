@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from pandas.api import types as pdt
 
-from rvrae_pyro.data.calendar import Frequency, period_ends
+from rvrae_pyro.data.calendar import PERIODS_PER_YEAR, Frequency, period_ends
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import (
@@ -24,7 +24,6 @@ from rvrae_pyro.names import (
 
 Floats = NDArray[np.floating[Any]]
 _PERCENT_MEDIAN: Final = 0.05
-_PERIODS_A_YEAR: Final = {"monthly": 12, "weekly": 52, "daily": 252}
 _HIGH_YEARLY: Final = 0.144
 """1.2 % per month: the median month of 1980-82, the dearest years of US bills, is below."""
 
@@ -145,7 +144,7 @@ def _check_size(known: Floats, frequency: Frequency) -> None:
     """Reject a rate that must be in percent; warn of one that few markets have ever paid."""
     if not known.size:
         return
-    median, periods = float(np.median(np.abs(known))), _PERIODS_A_YEAR[frequency]
+    median, periods = float(np.median(np.abs(known))), PERIODS_PER_YEAR[frequency]
     if median > _PERCENT_MEDIAN:
         raise PanelError(
             f"`risk_free` looks like percent: its median is {median:.3g} per period, decimals are "

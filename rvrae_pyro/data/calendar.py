@@ -15,10 +15,10 @@ from rvrae_pyro.errors import ConfigError, PanelError
 
 Frequency = Literal["monthly", "weekly", "daily"]
 
-_PERIODS: Final[dict[str, int]] = {"monthly": 12, "weekly": 52, "daily": 252}
+PERIODS_PER_YEAR: Final[dict[str, int]] = {"monthly": 12, "weekly": 52, "daily": 252}
 _DAY: Final = np.timedelta64(1, "D")
 _WEEK: Final = np.timedelta64(7, "D")
-_UNITS: Final[dict[Frequency, str]] = {"monthly": "month", "weekly": "week", "daily": "day"}
+UNITS: Final[dict[str, str]] = {"monthly": "month", "weekly": "week", "daily": "day"}
 _LONGEST: Final[dict[Frequency, int]] = {"monthly": 30, "weekly": 6, "daily": 0}
 """Days from the first to the last of the longest period."""
 _SINGLE: Final = 2**24
@@ -49,15 +49,16 @@ def check_frequency(value: object) -> Frequency:
     for known in get_args(Frequency):
         if value == known:
             return known  # type: ignore[no-any-return]
-    raise ConfigError(f"`frequency` must be one of {', '.join(_PERIODS)}; got {value!r}.")
+    raise ConfigError(f"`frequency` must be one of {', '.join(PERIODS_PER_YEAR)}; got {value!r}.")
 
 
 def frequency_of(panel: xr.Dataset) -> Frequency:
     """Read ``panel.attrs["frequency"]``; the default is monthly."""
     value = panel.attrs.get("frequency", "monthly")
-    if value not in _PERIODS:
+    if value not in PERIODS_PER_YEAR:
         raise PanelError(
-            f"`panel.attrs['frequency']` must be one of {', '.join(_PERIODS)}; got {value!r}."
+            f"`panel.attrs['frequency']` must be one of {', '.join(PERIODS_PER_YEAR)}; got "
+            f"{value!r}."
         )
     return check_frequency(value)
 
@@ -70,7 +71,7 @@ def periods_per_year(panel: xr.Dataset) -> int:
     PanelError
         If ``panel.attrs["frequency"]`` is none of monthly, weekly, daily.
     """
-    return _PERIODS[frequency_of(panel)]
+    return PERIODS_PER_YEAR[frequency_of(panel)]
 
 
 def read_days(
@@ -287,7 +288,7 @@ def period_ends(
     coarse = _coarse(first, last, frequency)
     if coarse.any():
         k = int(np.flatnonzero(coarse)[0])
-        unit = _UNITS[frequency]
+        unit = UNITS[frequency]
         raise ValueError(
             f"{first[k]:%Y-%m-%d} to {last[k]:%Y-%m-%d} is more than one {unit}; a {frequency} "
             f"panel needs the {unit} of every row"

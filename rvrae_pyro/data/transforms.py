@@ -144,8 +144,9 @@ def market_context(panel: xr.Dataset, characteristics: Sequence[str] | None = No
         positive = bool(_tokens(name) & _VOLATILITY)
         size = relative * np.fmax(np.abs(quarter[:, k]), np.abs(three[:, k]))
         for suffix, raw in (("median", median[:, k]), ("iqr", (three - quarter)[:, k])):
-            features[f"{name}_{suffix}"] = _log(raw) if positive else raw
-            noise.append(size / np.where(raw > 0.0, raw, np.nan) if positive else size)
+            known = np.where(raw > 0.0, raw, np.nan)
+            features[f"{name}_{suffix}"] = np.log(known) if positive else raw
+            noise.append(size / known if positive else size)
     scaled = _standardise(np.stack(list(features.values()), axis=-1), np.stack(noise, axis=-1))
     out = panel.drop_dims(FEATURE) if FEATURE in panel.dims else panel
     source = {"source": "market_context", "standardised_from": str(panel[TIME].values[0])[:10]}
@@ -219,11 +220,6 @@ def _chosen(panel: xr.Dataset, wanted: Sequence[str] | None) -> list[str]:
             f"it has {first_three(have)}."
         )
     return wanted
-
-
-def _log(values: Floats) -> Floats:
-    """Logarithm; NaN where the value is not positive."""
-    return np.log(np.where(values > 0.0, values, np.nan))
 
 
 def _standardise(features: Floats, noise: Floats) -> Floats:

@@ -103,7 +103,8 @@ def leave_future_out(
             f"{start!r}."
         )
     check_count("step", step)
-    walk = _Walk(make_fit, panel, score or _evidence, threshold)
+    score = score or (lambda fitted, panel: fitted.log_evidence(panel))
+    walk = _Walk(make_fit, panel, score, threshold)
     rows = [walk.month(t, step) for t in range(first, n_times)]
     columns = {name: (TIME, np.array([row[name] for row in rows])) for name in rows[0]}
     result = xr.Dataset(columns, coords={TIME: panel[TIME][first:]})
@@ -133,15 +134,13 @@ class _Walk:
         if refit:
             self._refit(t)
         log_weight, khat = self._weights(t)
-        if not refit and khat > self._limit():
+        limit = good_khat(len(self.scores)) if self.threshold is None else self.threshold
+        if not refit and khat > limit:
             refit = True
             self._refit(t)
             log_weight, _ = self._weights(t)  # report the k-hat that led to the refit
         value = float(logsumexp(log_weight + self.scores[:, t]))
         return {"log_score": value, "khat": khat, "refit": refit, "age": t - self.fitted_at}
-
-    def _limit(self) -> float:
-        return good_khat(len(self.scores)) if self.threshold is None else self.threshold
 
     def _refit(self, t: int) -> None:
         fitted = self.make_fit(self.panel.isel({TIME: slice(0, t)}))
@@ -161,10 +160,6 @@ class _Walk:
             return equal, np.nan
         log_weight, khat = smooth_weights(self.scores[:, self.fitted_at : t].sum(1))
         return log_weight, float(khat)
-
-
-def _evidence(fitted: LogEvidence, panel: xr.Dataset) -> xr.DataArray:
-    return fitted.log_evidence(panel)
 
 
 def leave_month_out(

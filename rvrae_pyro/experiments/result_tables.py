@@ -242,7 +242,8 @@ def wide(
         for metric in table.metrics if metrics is None else metrics:
             name = METRICS[metric].label
             line[name] = _text(found.get((omitted, model, metric)), metric)
-            if published and number in ("1", "2") and _printed(metric):
+            printed = any(metric in row for row in PAPER_TABLE.values())
+            if published and number in ("1", "2") and printed:
                 line[f"{name} [printed]"] = str(PAPER_TABLE.get(model, {}).get(metric, ""))
             if published and number == "3" and metric in _PRINTED_RANKS:
                 line[f"{name} [printed]"] = _printed_rank(model, int(omitted), metric)
@@ -272,10 +273,6 @@ def _printed_figure(model: str, omitted: int, metric: str) -> float:
 def _printed_rank(model: str, omitted: int, metric: str) -> str:
     figures = PAPER_RANK.get(omitted) if model == PAPER_NAME else None
     return "" if figures is None else f"{figures[_PRINTED_RANKS.index(metric)]:.3f}"
-
-
-def _printed(metric: str) -> bool:
-    return any(metric in row for row in PAPER_TABLE.values())
 
 
 def _text(cell: Mapping[Hashable, Any] | None, metric: str) -> str:

@@ -17,7 +17,6 @@ import xarray as xr
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.data.splits import Split
 from rvrae_pyro.data.splits import walk_forward as cut_forward
 from rvrae_pyro.errors import ConfigError, ShapeError, check_count
 from rvrae_pyro.experiments.competitors import (
@@ -161,7 +160,11 @@ def walk_forward(
         found = runner.run(refits)
     joined = _join([_number(found[number], number) for number in refits])
     records = [
-        {"attrs": dict(found[number].attrs), **_spans(cut), "seed": seed}
+        {
+            "attrs": dict(found[number].attrs),
+            **{name: _ends(part) for name, part in cut._asdict().items()},
+            "seed": seed,
+        }
         for number, cut in enumerate(cuts)
     ]
     joined.attrs.update(model=entrant.name, seed=seed, refits=json.dumps(records))
@@ -332,10 +335,6 @@ def _ends(part: xr.Dataset) -> Ends | None:
     """First and last day of a part; None where it has no row."""
     times = part[TIME].values
     return (str(times[0])[:10], str(times[-1])[:10]) if len(times) else None
-
-
-def _spans(cut: Split) -> dict[str, Ends | None]:
-    return {name: _ends(part) for name, part in zip(("train", "valid", "test"), cut, strict=True)}
 
 
 def _number(tree: xr.DataTree, number: int) -> dict[str, xr.Dataset]:

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -56,9 +56,7 @@ class OnDisk:
         return _read_once(self.path)
 
 
-@lru_cache(maxsize=2)  # the training and the validation months of a fit
-def _read_once(path: str) -> xr.Dataset:
-    return read_panel(path)
+_read_once = lru_cache(maxsize=2)(read_panel)  # the training and the validation months of a fit
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -167,7 +165,7 @@ def _submitted(
             yield key, error
         else:
             waiting[key] = future
-            future.add_done_callback(partial(_put, done, key))
+            future.add_done_callback(lambda future, key=key: done.put((key, future)))
     while waiting:
         key, future = done.get()
         del waiting[key]
@@ -175,10 +173,6 @@ def _submitted(
             yield key, future.result()
         except Exception as error:
             yield key, error
-
-
-def _put(done: queue.SimpleQueue[tuple[Key, Any]], key: Key, future: Any) -> None:
-    done.put((key, future))
 
 
 def _in_processes(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, Literal, NoReturn
 
@@ -20,7 +19,6 @@ from rvrae_pyro.data.validation import check_panel
 from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, check_count
 from rvrae_pyro.models import decoders, guides, likelihoods, priors
 from rvrae_pyro.models import loadings as _loadings
-from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.filter_pass import Walk, follow
 from rvrae_pyro.models.hyperguides import HyperGuide, MultivariateNormal
 from rvrae_pyro.models.kinds import choices_of, describe_kind, require_instance
@@ -34,8 +32,6 @@ from rvrae_pyro.models.untrained import single_precision
 from rvrae_pyro.models.weights import WeightPrior
 from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.nn.seeding import seeded
-
-__all__ = ["RVRAE", "CrossSection", "Walk", "require_model", "typical_return"]
 
 
 def _slot(module: ModuleType, prefix: str, base: type) -> tuple[type, list[str]]:
@@ -129,8 +125,8 @@ class RVRAE(nn.Module):
     ) -> None:
         super().__init__()
         self.choice: str | None = None
-        _require_sizes(n_characteristics=n_characteristics, n_factors=n_factors)
-        self.n_characteristics, self.n_factors = n_characteristics, n_factors
+        self.n_characteristics = check_count("n_characteristics", n_characteristics)
+        self.n_factors = check_count("n_factors", n_factors)
         self.n_context = n_context
         if likelihood is None:
             # the default prior moves the scales with the context; another one need not
@@ -167,7 +163,7 @@ class RVRAE(nn.Module):
             loadings, factor_prior, decoder, likelihood, guide, hyper_guide, weight_priors or {}
         )
         _check_fit(parts, n_characteristics, n_factors)
-        with _local_parameters():
+        with pyro.settings.context(module_local_params=True):
             self.parts = parts
             self.model = Model(parts)
             self.guide = Guide(parts)
@@ -629,17 +625,6 @@ def typical_return(batch: Batch) -> float:
     months = zip(batch.returns, batch.observed, strict=True)
     sizes = torch.cat([returns[seen] for returns, seen in months]).abs_()
     return float(sizes.median() / 0.6745) if sizes.numel() else 0.0
-
-
-@contextmanager
-def _local_parameters() -> Iterator[None]:
-    with pyro.settings.context(module_local_params=True):
-        yield
-
-
-def _require_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        check_count(name, size)
 
 
 def _check_fit(parts: Parts, n_characteristics: int, n_factors: int) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.calendar import infer_frequency
+from rvrae_pyro.data.calendar import UNITS, infer_frequency
 from rvrae_pyro.data.timeline import pick_rows
 from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTORS, OBS, RETURNS, STEP, TIME
-
-_UNITS: Final = {"monthly": "month", "weekly": "week", "daily": "day"}
 
 
 def described(value: object) -> str:
@@ -174,7 +172,7 @@ def factor_draws(
 def period_of(*sources: Any) -> str:
     """Return what a row is called: "month", "week" or "day"."""
     for each in sources:
-        unit = _UNITS.get(str(getattr(each, "attrs", {}).get("frequency", "")))
+        unit = UNITS.get(str(getattr(each, "attrs", {}).get("frequency", "")))
         if unit is not None:
             return unit
     for each in sources:
@@ -182,7 +180,7 @@ def period_of(*sources: Any) -> str:
         if times is not None and times.ndim and np.issubdtype(times.dtype, np.datetime64):
             found = infer_frequency(pd.DatetimeIndex(times.values)) if times.size > 2 else None
             if found is not None:
-                return _UNITS[found]
+                return UNITS[found]
     return "month"
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data import load_french_factors, managed_portfolios
-from rvrae_pyro.data.calendar import frequency_of
+from rvrae_pyro.data.calendar import UNITS, frequency_of
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import ConfigError, PanelError
@@ -158,7 +158,7 @@ class Facts:
     @property
     def period(self) -> str:
         """Name of the span of one row: month, week or day."""
-        return {"monthly": "month", "weekly": "week", "daily": "day"}[frequency_of(self.panel)]
+        return UNITS[frequency_of(self.panel)]
 
 
 def gather(
