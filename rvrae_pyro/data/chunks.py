@@ -40,8 +40,7 @@ def give_back() -> None:
 def _trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return found
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def row_blocks(array: xr.DataArray | xr.Variable) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -22,18 +22,8 @@ _RETURNS: Final = frozenset(
     | {"excess", "alpha", "pnl", "perf", "performance"}
 )
 _TARGETS: Final = frozenset(
-    {
-        "target",
-        "targets",
-        "label",
-        "labels",
-        "y",
-        "true",
-        "ytrue",
-        "outcome",
-        "response",
-        "dependent",
-    }
+    {"target", "targets", "label", "labels", "y", "true", "ytrue", "outcome", "response"}
+    | {"dependent"}
 )
 _HORIZON: Final = re.compile(r"^(\d+|m|mo|mon|month|months|d|w|q|h|k|t|p|plus|lag|simple|log)$")
 

@@ -161,26 +161,39 @@ def read_long(
             )
             lag = 0
         frame[_RETURN] = _align(returns, frame, columns)
+    panel = panel_of(
+        frame,
+        columns,
+        labels,
+        path,
+        returns=_RETURN if returns is not None else str(columns.returns),
+        characteristics=columns.characteristics,
+        risk_free=rate,
+        excess=excess,
+        lag=lag,
+    )
+    panel.attrs["source"] = path.name
+    return panel
+
+
+def panel_of(
+    frame: pd.DataFrame,
+    columns: ColumnMap,
+    labels: "pd.Series[Any] | None",
+    path: Path,
+    **given: Any,
+) -> xr.Dataset:
+    """Turn the rows of a file into a panel, its assets labelled as in their last month."""
     try:
         panel = from_frame(
-            frame,
-            time=columns.time,
-            asset=columns.asset,
-            returns=_RETURN if returns is not None else str(columns.returns),
-            characteristics=columns.characteristics,
-            weight=columns.weight,
-            risk_free=rate,
-            excess=excess,
-            lag=lag,
+            frame, time=columns.time, asset=columns.asset, weight=columns.weight, **given
         )
     except PanelError as error:
         raise PanelError(f"{path}: {error}") from error
-    panel.attrs["source"] = path.name
-    if labels is not None:
-        panel = panel.assign_coords(
-            {str(columns.label): (ASSET, last_labels(labels, frame, columns, panel))}
-        )
-    return panel
+    if labels is None:
+        return panel
+    found = _last_labels(labels, frame, columns, panel)
+    return panel.assign_coords({str(columns.label): (ASSET, found)})
 
 
 def _by_month(frame: pd.DataFrame, columns: ColumnMap, path: Path) -> "pd.Series[Any]":
@@ -192,7 +205,7 @@ def _by_month(frame: pd.DataFrame, columns: ColumnMap, path: Path) -> "pd.Series
     return rates.first().dropna()
 
 
-def last_labels(
+def _last_labels(
     labels: "pd.Series[Any]", frame: pd.DataFrame, columns: ColumnMap, panel: xr.Dataset
 ) -> "np.ndarray[Any, Any]":
     """Label of every asset of a panel in its last month; numbers as floats."""

@@ -312,5 +312,4 @@ def stationary_bootstrap(
     months = np.arange(size)
     begun = np.maximum.accumulate(np.where(starts, months, 0), axis=1)
     base = np.take_along_axis(jumps, begun, axis=1)
-    indices: NDArray[np.intp] = (base + months - begun) % size
-    return indices
+    return (base + months - begun) % size

@@ -14,9 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.calendar import month_end
-from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.plain_tables import asset_ids, column_names, read_rest
-from rvrae_pyro.data.readers import ColumnMap, last_labels, month_bounds, read_long, read_rows
+from rvrae_pyro.data.readers import ColumnMap, month_bounds, panel_of, read_long, read_rows
 from rvrae_pyro.data.validation import first_three
 from rvrae_pyro.errors import PanelError
 
@@ -219,37 +218,14 @@ def read_jkp(
         columns=[flag for flag in flags if flag in _SCREENS]
     )
     labels = None if columns.label is None else frame.pop(columns.label)
-    return _panel(frame, columns, chosen, labels, path)
-
-
-def _panel(
-    frame: pd.DataFrame,
-    columns: ColumnMap,
-    chosen: list[str],
-    labels: pd.Series[Any] | None,
-    path: Path,
-) -> xr.Dataset:
     text = [name for name in chosen if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
     if columns.characteristics is None:
         chosen = [name for name in chosen if name not in text]
         frame = frame.drop(columns=text)
     elif text:
         raise PanelError(f"{path}: characteristics with text: {first_three(text)}.")
-    try:
-        panel = from_frame(
-            frame,
-            time=columns.time,
-            asset=columns.asset,
-            characteristics=chosen,
-            weight=columns.weight,
-            excess=True,
-        )
-    except PanelError as error:
-        raise PanelError(f"{path}: {error}") from error
+    panel = panel_of(frame, columns, labels, path, characteristics=chosen, excess=True)
     panel.attrs["source"] = "Jensen, Kelly and Pedersen, Global Factor Data"
-    if labels is not None:
-        last = last_labels(labels, frame, columns, panel)
-        panel = panel.assign_coords({str(columns.label): ("asset", last)})
     return panel
 
 
@@ -330,34 +306,14 @@ PAPER_GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "past returns": ("mom1m", "mom6m", "mom12m", "mom36m", "chmom", "indmom"),
         "investment": ("agr", "egr", "invest", "chcsho", "chinv", "grcapx", "grltnoa"),
-        "profitability": (
-            "gma",
-            "operprof",
-            "roaq",
-            "roeq",
-            "roic",
-            "chatoia",
-            "chpmia",
-            "depr",
-            "cashdebt",
-        ),
+        "profitability": ("gma", "operprof", "roaq", "roeq", "roic", "chatoia", "chpmia", "depr",
+                          "cashdebt"),
         "intangibles": ("acc", "absacc", "pctacc", "pchgm_pchsale"),
         "value": ("bm", "bm_ia", "cash", "cfp", "cfp_ia", "dy", "ep", "lev", "sp"),
-        "trading frictions": (
-            "baspread",
-            "beta",
-            "betasq",
-            "dolvol",
-            "idiovol",
-            "ill",
-            "maxret",
-            "mvel1",
-            "retvol",
-            "std_turn",
-            "turn",
-        ),
+        "trading frictions": ("baspread", "beta", "betasq", "dolvol", "idiovol", "ill", "maxret",
+                              "mvel1", "retvol", "std_turn", "turn"),
     }
-)
+)  # fmt: skip
 """Characteristics by group, under the names of ``datashare.csv``.
 
 Wang and Guo (2024) use 46 characteristics and do not print their names; the number is that of
