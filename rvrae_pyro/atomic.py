@@ -25,18 +25,6 @@ try:
 except ImportError:  # pragma: no cover - Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "LOCK",
-    "draft",
-    "only_run",
-    "put",
-    "remove",
-    "replacing",
-    "room_in",
-    "scratch_folder",
-    "write_bytes",
-]
-
 LOCK: Final = ".lock"
 """Name of the file that a run holds while it writes to a folder; inside: its process and host."""
 

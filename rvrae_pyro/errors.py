@@ -11,23 +11,6 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "ContractError",
-    "FitError",
-    "PanelError",
-    "RvraeError",
-    "RvraeWarning",
-    "ShapeError",
-    "check_choice",
-    "check_count",
-    "check_number",
-    "check_seeds",
-    "did_you_mean",
-    "warn_user",
-]
-
 
 class RvraeError(Exception):
     """Base of every error that this package raises on purpose."""

@@ -15,8 +15,6 @@ from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.inference.config import FitConfig
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["load"]
-
 
 def load(
     path: str | os.PathLike[str], model: RVRAE | None = None, *, config: FitConfig | None = None

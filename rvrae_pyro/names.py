@@ -2,36 +2,6 @@
 
 from typing import Final
 
-__all__ = [
-    "ASSET",
-    "CHAIN",
-    "CHARACTERISTIC",
-    "CHARACTERISTICS",
-    "COMPOUNDED_RETURNS",
-    "CONTEXT",
-    "DECODED_FACTORS",
-    "DRAW",
-    "FACTOR",
-    "FACTORS",
-    "FEATURE",
-    "IDIO_LOG_SCALE",
-    "LOG_PRIOR",
-    "LOG_VARIANCE",
-    "LOG_VOLATILITY",
-    "MEMBER",
-    "OBS",
-    "OTHER_FACTOR",
-    "REGIME",
-    "REGIME_PROBABILITY",
-    "RETURNS",
-    "RISK_FREE",
-    "SAMPLE_DIMS",
-    "STEP",
-    "TIME",
-    "WEIGHT",
-    "WEIGHT_DRAW",
-]
-
 # dimensions
 TIME: Final = "time"
 ASSET: Final = "asset"

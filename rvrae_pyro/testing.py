@@ -290,16 +290,10 @@ def no_return_gives_the_prior(make: Callable[[], RVRAE]) -> None:
 
 
 CHECKS: tuple[Callable[[Callable[[], RVRAE]], None], ...] = (
-    parts_are_well_formed,
-    shapes_and_plates,
-    particles_agree,
-    predictive_works,
-    types_and_devices_move,
-    a_step_improves_the_bound,
-    no_return_gives_the_prior,
-    nothing_looks_ahead,
-    saving_keeps_everything,
-)
+    parts_are_well_formed, shapes_and_plates, particles_agree, predictive_works,
+    types_and_devices_move, a_step_improves_the_bound, no_return_gives_the_prior,
+    nothing_looks_ahead, saving_keeps_everything,
+)  # fmt: skip
 """All checks, each a function of what makes a model; :func:`check_model` runs them in order."""
 
 

@@ -42,8 +42,7 @@ from rvrae_pyro.predictive.storage import Block
 def exponential_weights(n_times: int, decay: float) -> Array:
     """Weights of months, the latest last and largest, 1."""
     ages = np.arange(n_times)[::-1].astype(np.float64)
-    weights: Array = decay**ages
-    return weights
+    return decay**ages
 
 
 class WeightedMoments(JointTBaseline):

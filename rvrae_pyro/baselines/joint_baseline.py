@@ -203,8 +203,7 @@ def sorted_cells(batch: Batch) -> tuple[NDArray[np.str_], Array, NDArray[np.bool
 
 def stamps_of(batch: Batch) -> NDArray[np.int64]:
     """Months as nanoseconds, which safetensors can hold."""
-    stamps: NDArray[np.int64] = batch.times.astype("datetime64[ns]").astype(np.int64)
-    return stamps
+    return batch.times.astype("datetime64[ns]").astype(np.int64)
 
 
 def _law_moments(law: JointT, months: Sequence[int]) -> dict[str, Array]:
@@ -276,8 +275,7 @@ def draw_law(
     """Draw (num_draws, len(order)) returns of month ``t`` under scales of its covariance."""
 
     def normal(size: int) -> Array:
-        noise: Array = torch.empty(num_draws, size, dtype=torch.float64).normal_().numpy()
-        return noise
+        return torch.empty(num_draws, size, dtype=torch.float64).normal_().numpy()
 
     factor_sd = np.sqrt(law.factor_var[t % len(law.factor_var)])
     idio_sd = np.sqrt(law.idio_var[t % len(law.idio_var), order])

@@ -135,8 +135,7 @@ def log_density_t(found: Distances, scale: Array, df: float) -> Array:
     else:
         value = gammaln((df + n) / 2) - gammaln(df / 2) - 0.5 * n * math.log(math.pi * (df - 2.0))
         value = value - 0.5 * logdet - 0.5 * (df + n) * np.log1p(squared / (df - 2.0))
-    density: Array = np.where(n > 0, value, 0.0)
-    return density
+    return np.where(n > 0, value, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +154,7 @@ class MixtureOfT:
     @property
     def weight(self) -> Array:
         """Weights (n_laws, n_times)."""
-        weight: Array = np.exp(self.log_weight)
-        return weight
+        return np.exp(self.log_weight)
 
     def mean(self) -> Array:
         """Mean of every return, of shape (n_times, n_assets)."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.predictive.filtered import Filtered
 
-__all__ = ["demo"]
-
 _N_FACTORS: Final = 5
 _WINDOW: Final = 12
 _WIDTH: Final = 79

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["FULL", "QUICK", "Sizes", "WalkSizes"]
-
 
 @dataclass(frozen=True)
 class WalkSizes:

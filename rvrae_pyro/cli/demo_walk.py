@@ -31,8 +31,6 @@ from rvrae_pyro.models.weights import Normal
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, RETURNS, TIME
 from rvrae_pyro.predictive.storage import tree_of
 
-__all__ = ["DEFAULT", "MEASURES", "SIMPLE", "SWAPPED", "LiveFit", "Walk", "run_walk", "table_rows"]
-
 DEFAULT: Final = "RVRAE"
 SWAPPED: Final = "swapped"
 SIMPLE: Final = ("EWMA", "naive")

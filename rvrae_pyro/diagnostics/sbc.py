@@ -162,8 +162,7 @@ def _months(batch: Batch, times: object | None) -> Sequence[int]:
 
 def _rank(draws: Tensor, truth: Tensor) -> np.ndarray:
     """Count the draws below the truth, over the first axis."""
-    ranks: np.ndarray = (draws < truth).sum(0).cpu().numpy()
-    return ranks
+    return (draws < truth).sum(0).cpu().numpy()
 
 
 def _tree(

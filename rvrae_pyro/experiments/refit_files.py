@@ -13,8 +13,6 @@ from rvrae_pyro.experiments.competitors import ModelEntrant
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.predictive.storage import read_tree, write_tree
 
-__all__ = ["RefitFiles"]
-
 _REMEDY = "The refits that are in it are kept; make room and rerun to resume."
 
 

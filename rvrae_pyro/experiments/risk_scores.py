@@ -19,17 +19,9 @@ from rvrae_pyro.risk.coverage_tests import christoffersen, holm, kupiec
 _TAILS: Final = (0.05, 0.01)
 _COVERED: Final = 0.9
 _VARIABLES: Final = (
-    "log_evidence",
-    "n_observed",
-    "pit",
-    "rank_ic",
-    "portfolio_return",
-    "portfolio_mean",
-    "portfolio_sd",
-    "portfolio_pit",
-    "least_variance_return",
-    "least_variance_yearly_return",
-)
+    "log_evidence", "n_observed", "pit", "rank_ic", "portfolio_return", "portfolio_mean",
+    "portfolio_sd", "portfolio_pit", "least_variance_return", "least_variance_yearly_return",
+)  # fmt: skip
 
 RISK_MEASURES: Final[Mapping[str, str]] = {
     "log_score": "joint log density, nats per return",

@@ -269,8 +269,7 @@ def _scalars(data: xr.Dataset) -> xr.DataArray:
         name: values.mean([dim for dim in values.dims if dim not in (CHAIN, DRAW)])
         for name, values in data.data_vars.items()
     }
-    stacked: xr.DataArray = xr.Dataset(each).to_dataarray(_STATISTIC)
-    return stacked
+    return xr.Dataset(each).to_dataarray(_STATISTIC)
 
 
 def _joined(each: Mapping[str, xr.Dataset | None]) -> xr.Dataset | None:

@@ -155,15 +155,8 @@ def _day(time: xr.DataArray) -> str:
 
 
 _HISTORY = (
-    "step",
-    "elbo",
-    "log_likelihood",
-    "kl",
-    "kl_weight",
-    "log_weights",
-    "valid_elbo",
-    "seconds",
-)
+    "step", "elbo", "log_likelihood", "kl", "kl_weight", "log_weights", "valid_elbo", "seconds",
+)  # fmt: skip
 
 
 def outcome(

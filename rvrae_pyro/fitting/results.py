@@ -619,5 +619,4 @@ class Results(ABC):
 def _known_names(member: TrainingRecord) -> list[str]:
     """Names of the training panel's characteristics, or numbers where they are not recorded."""
     known = json.loads(str(member.attrs.get("characteristics", "null")))
-    names: list[str] = known or [f"x{p + 1}" for p in range(member.model.n_characteristics)]
-    return names
+    return known or [f"x{p + 1}" for p in range(member.model.n_characteristics)]

@@ -44,8 +44,7 @@ def _path_kl(proposal: dist.TorchDistribution, ahead: Transition, values: Tensor
     mean, tril = moments
     prior = dist.MultivariateNormal(ahead.loc, scale_tril=torch.diag_embed(ahead.scale))
     guide = dist.MultivariateNormal(mean, scale_tril=tril)
-    kl: Tensor = torch.distributions.kl_divergence(guide, prior)
-    return kl
+    return torch.distributions.kl_divergence(guide, prior)
 
 
 @torch.no_grad()

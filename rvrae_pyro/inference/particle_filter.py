@@ -27,8 +27,6 @@ from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Pooled, Posterior, Pote
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
-__all__ = ["Cloud", "Particles", "Upcoming", "month_random", "smc_filter"]
-
 _TAIL_DF = 8.0
 """Degrees of freedom of proposals where the conjugate posterior is not exact."""
 
@@ -262,7 +260,8 @@ class Cloud:
                 met = for_each(met, self.n)
             codes, log_weight, chosen = self._propose(t, met, met_level, latent.log_weight)
             keep = self._resample(log_weight) if chosen is None else chosen
-        self._account(log_weight)
+        self.log_evidence.append(torch.logsumexp(log_weight, 0) - np.log(self.n))
+        self.ess.append(1.0 / torch.softmax(log_weight, 0).square().sum())
         if chosen is None:
             codes = codes[keep]
         before = tuple(s[keep] for s in self.decoder_state)
@@ -416,10 +415,6 @@ class Cloud:
         ) / self.n
         chosen = torch.searchsorted(weight.cumsum(0), u.to(weight.dtype)).clamp_max(self.n - 1)
         return chosen[torch.randperm(self.n, device=weight.device)]
-
-    def _account(self, log_weight: Tensor) -> None:
-        self.log_evidence.append(torch.logsumexp(log_weight, 0) - np.log(self.n))
-        self.ess.append(1.0 / torch.softmax(log_weight, 0).square().sum())
 
     def _remember(self, filtered: Tensor, keep: Tensor) -> None:
         """Carry the last months' factors along the surviving paths."""

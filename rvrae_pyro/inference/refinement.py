@@ -25,8 +25,6 @@ from rvrae_pyro.models import exact
 from rvrae_pyro.models.rvrae import RVRAE, require_model
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["Refinement", "log_evidence_of", "refine"]
-
 _CELLS = 20_000_000
 """Returns of draws whose evidence is computed at once."""
 

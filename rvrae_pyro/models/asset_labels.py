@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["N_NEW", "AssetEffect", "Labels"]
-
 N_NEW = 16
 """Rows for assets without a label of their own. Two new assets share a row with probability
 1 / 16, which overstates the correlation of their effects by as much."""

@@ -8,8 +8,6 @@ from pyro.ops.jit import CompiledFunction
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["reject_jit"]
-
 _CALL = CompiledFunction.__call__.__code__
 
 

@@ -17,8 +17,6 @@ from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.transitions import Mixture, StudentT
 
-__all__ = ["check_arguments", "check_likelihood", "check_prior"]
-
 _FROM_A_WEIGHT = "make it from a weight, as torch.zeros_like(self.log_scale), or keep it a buffer"
 
 

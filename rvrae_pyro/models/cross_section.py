@@ -13,8 +13,6 @@ from rvrae_pyro.models import likelihoods
 from rvrae_pyro.nn.asset_sums import along_factors
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
-__all__ = ["CrossSection", "join_dispersions"]
-
 
 @dataclass(frozen=True)
 class CrossSection:

@@ -16,8 +16,6 @@ from rvrae_pyro.models.path_draw import PathDraw, draw_path
 from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.nn.gaussian import Potential
 
-__all__ = ["Course", "Walk", "follow"]
-
 
 @dataclass(frozen=True)
 class Walk:

@@ -12,8 +12,6 @@ from rvrae_pyro.models.likelihood_base import Likelihood
 from rvrae_pyro.models.path_draw import PathDraw
 from rvrae_pyro.models.random_weights import Weights
 
-__all__ = ["HandOver", "Shared"]
-
 
 @dataclass(frozen=True)
 class Shared:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["HyperGuide", "MeanField", "MultivariateNormal"]
-
 
 @dataclass(frozen=True)
 class HyperGuide(ABC):

@@ -26,22 +26,6 @@ from rvrae_pyro.errors import ConfigError, check_choice, check_number
 from rvrae_pyro.models.kinds import describe_kind
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = [
-    "POSITIVE",
-    "REAL",
-    "SIGNED_UNIT",
-    "UNIT",
-    "Hyperparameter",
-    "Support",
-    "build_distribution",
-    "describe_distribution",
-    "is_allowed",
-    "is_distribution",
-    "moved",
-    "read_hyperparameter",
-    "spell_distribution",
-]
-
 _DRAWS = 1001
 """Draws of a prior whose median is where training starts."""
 
@@ -324,25 +308,10 @@ def moved(prior: Any, like: Tensor) -> Any:
 
 
 _ALLOWED = (
-    "Beta",
-    "Cauchy",
-    "Chi2",
-    "Exponential",
-    "Gamma",
-    "Gumbel",
-    "HalfCauchy",
-    "HalfNormal",
-    "InverseGamma",
-    "Laplace",
-    "LogNormal",
-    "Logistic",
-    "MultivariateNormal",
-    "Normal",
-    "Pareto",
-    "StudentT",
-    "Uniform",
-    "Weibull",
-)
+    "Beta", "Cauchy", "Chi2", "Exponential", "Gamma", "Gumbel", "HalfCauchy", "HalfNormal",
+    "InverseGamma", "Laplace", "LogNormal", "Logistic", "MultivariateNormal", "Normal", "Pareto",
+    "StudentT", "Uniform", "Weibull",
+)  # fmt: skip
 """Distributions that files and configurations may name."""
 
 _ARGUMENTS = {"MultivariateNormal": ("loc", "scale_tril"), "Uniform": ("low", "high")}

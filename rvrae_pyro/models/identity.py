@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from rvrae_pyro.models.part import Part
 
-__all__ = ["own_identity"]
-
 _KNOWN = ("rvrae_pyro", "torch", "pyro", "builtins")
 """Packages whose classes are told apart by their names."""
 

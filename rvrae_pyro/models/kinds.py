@@ -8,8 +8,6 @@ from types import ModuleType
 
 from rvrae_pyro.errors import ConfigError
 
-__all__ = ["choices_of", "describe_kind", "require_instance"]
-
 
 def require_instance(
     slot: str,

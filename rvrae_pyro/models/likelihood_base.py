@@ -15,15 +15,6 @@ from rvrae_pyro.nn.asset_sums import along_assets, along_factors, information, s
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Potential
 from rvrae_pyro.nn.sequences import under_vmap
 
-__all__ = [
-    "LevelSearch",
-    "Likelihood",
-    "RobustLikelihood",
-    "require_additive",
-    "scale_at",
-    "weighted_potential",
-]
-
 _SCALES = ("rv.likelihoods.GlobalScale", "rv.likelihoods.CharacteristicScale")
 
 

@@ -25,8 +25,6 @@ from rvrae_pyro.models.path_draw import PathDraw, draw_path
 from rvrae_pyro.names import ASSET, DECODED_FACTORS, FACTORS, RETURNS, TIME
 from rvrae_pyro.nn.gaussian import Gaussian
 
-__all__ = ["Guide", "Half", "Model", "month_weights", "prior_distribution", "shared_parts"]
-
 
 class Half(PyroModule):
     """Base of model and guide: holds the shared parts without Pyro renaming them."""

@@ -12,8 +12,6 @@ from rvrae_pyro.data.validation import listed
 from rvrae_pyro.models import likelihoods, loadings, priors
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, TIME
 
-__all__ = ["PanelKind", "choose_parts", "describe_panel_kind"]
-
 _STAYS: Final = 0.9
 """Share of months in which the assets of a fixed universe are listed, on average."""
 _FEW: Final = 100

@@ -17,8 +17,6 @@ from torch.distributions import constraints
 
 from rvrae_pyro.models.untrained import TracksTraining
 
-__all__ = ["InParameterStore"]
-
 _serial = itertools.count()
 
 

@@ -26,9 +26,6 @@ from rvrae_pyro.models.hyperpriors import (
 )
 from rvrae_pyro.models.weights import check_weights
 
-__all__ = ["Part", "describe", "rebuild", "spell"]
-
-
 _WEIGHTS = ("weights", "skip_weights")
 """Attributes of parts that hold weight priors."""
 

@@ -33,8 +33,6 @@ from rvrae_pyro.models.weights import WeightPrior, check_weights
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.month_summary import MonthStatistics
 
-__all__ = ["Parts"]
-
 NO_WEIGHTS: Weights = MappingProxyType({})
 _NONE: Mapping[str, WeightPrior | None] = MappingProxyType({})
 

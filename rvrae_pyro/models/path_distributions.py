@@ -25,15 +25,6 @@ from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
-__all__ = [
-    "AuxiliaryPath",
-    "FilteredPath",
-    "IndependentPath",
-    "JointPath",
-    "PathDistribution",
-    "PriorPath",
-]
-
 
 class PathDistribution(TorchDistribution):
     """Base of distributions over factor paths: batch (*particles, n_times, 1), event n_factors.

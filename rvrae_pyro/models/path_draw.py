@@ -20,8 +20,6 @@ from rvrae_pyro.models.priors import Transition
 from rvrae_pyro.names import FACTORS
 from rvrae_pyro.nn.gaussian import Potential
 
-__all__ = ["AuxiliaryDraw", "PathDraw", "Sample", "along_prior", "draw_path"]
-
 Sample = Callable[[str, dist.TorchDistribution], Tensor]
 """Draw the site of a name from a distribution; ``pyro.sample`` in a guide."""
 

@@ -20,8 +20,6 @@ from rvrae_pyro.models.likelihood_base import Likelihood
 from rvrae_pyro.models.priors.base import FactorPrior, Transition, Updated
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 
-__all__ = ["place", "place_in"]
-
 
 def place(part: nn.Module, values: Mapping[str, Tensor], particles: torch.Size) -> Any:
     """Return a part that works with some values in place of its parameters.
@@ -162,6 +160,11 @@ class _Many:
         }
 
 
+_STATED = (
+    "n_factors", "n_context", "gaussian", "observed", "summarises", "reads_dispersion", "site",
+)  # fmt: skip
+
+
 class _ManyPriors(FactorPrior):
     """A factor prior under each of several values; states and factors have particles in front."""
 
@@ -175,15 +178,7 @@ class _ManyPriors(FactorPrior):
         super().__init__()
         many = _Many(part, values, particles)
         self.__dict__.update(part=part, many=many, ndim=len(particles))
-        for name in (
-            "n_factors",
-            "n_context",
-            "gaussian",
-            "observed",
-            "summarises",
-            "reads_dispersion",
-            "site",
-        ):
+        for name in _STATED:
             self.__dict__[name] = getattr(part, name)
         if part.auxiliary is not None:
             self.auxiliary = place(part.auxiliary, many.below("auxiliary"), particles)
@@ -236,8 +231,7 @@ class _ManyPriors(FactorPrior):
         return found
 
     def drive(self, context: Tensor | None, latent: Tensor) -> Tensor:
-        driven: Tensor = self.part.drive(context, latent)
-        return driven
+        return self.part.drive(context, latent)
 
     def start(self, context: Tensor | None) -> Transition:
         """Transition at the initial state, of batch shape (*particles, n_times or 1)."""
@@ -258,8 +252,7 @@ class _ManyPriors(FactorPrior):
         """Draw noise of a shape that begins with the particles, or of one path for each."""
         shape = tuple(shape)
         if self.part.gaussian:
-            drawn: Tensor = self.part.noise(shape, like)
-            return drawn
+            return self.part.noise(shape, like)
         inner = shape[self.ndim :] if shape[: self.ndim] == self.many.particles else shape
         of_each: Tensor = self.many.run(lambda part: part.noise(inner, like))
         return of_each

@@ -28,24 +28,6 @@ from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.placed import place
 from rvrae_pyro.models.weights import WeightMatrices, WeightPrior, weight_matrices
 
-__all__ = [
-    "NamedParameter",
-    "PriorWeight",
-    "RandomParameter",
-    "RandomWeight",
-    "Site",
-    "SiteGuide",
-    "Weights",
-    "call_with",
-    "find_random_parameters",
-    "find_random_weights",
-    "map_weights",
-    "matched_effects",
-    "named_parameters",
-    "prior_weights",
-    "raw_values",
-]
-
 Weights = Mapping[str, Tensor]
 """Values by site, each (*particles, 1, 1, *shape) under plates or of its own shape."""
 
@@ -224,7 +206,8 @@ def find_random_weights(
     }
     found = []
     for each in prior_weights(parts, overrides):
-        if not _is_posterior(each.prior) or id(each.weight) in recurrent:
+        fixed = getattr(each.prior, "inference", "map") != "posterior"
+        if fixed or id(each.weight) in recurrent:
             continue
         if not any(each.name.startswith(f"{where}.") for where in _WHERE):
             continue
@@ -618,10 +601,6 @@ def _without_plates(value: Tensor, event_dim: int) -> Tensor:
         return value
     assert batch[-2:] == (1, 1), "sites of weights live outside the plates of months and assets"
     return value.reshape(*batch[:-2], *value.shape[value.ndim - event_dim :])
-
-
-def _is_posterior(prior: object) -> bool:
-    return getattr(prior, "inference", "map") == "posterior"
 
 
 def _start(site: Site) -> float:

@@ -15,8 +15,6 @@ from rvrae_pyro.models.hyperpriors import build_distribution, is_allowed, is_dis
 from rvrae_pyro.models.part import Part, describe
 from rvrae_pyro.models.rvrae import RVRAE
 
-__all__ = ["PARTS", "build_model", "build_part", "chosen_parts", "describe_model", "is_built_in"]
-
 
 def _named(*kinds: type) -> dict[str, type]:
     return {kind.__name__: kind for kind in kinds}

@@ -21,9 +21,6 @@ from rvrae_pyro.models.part import Part, spell
 from rvrae_pyro.models.weights import GroupLog, Hierarchical, WeightMatrices, WeightPrior
 from rvrae_pyro.nn.standardise import Standardise
 
-__all__ = ["Alpha", "AssetScale", "CharacteristicScale", "GlobalScale", "Scale"]
-
-
 _EFFECTS = Hierarchical()
 """Default prior of effects by asset."""
 

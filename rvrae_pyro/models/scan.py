@@ -23,8 +23,6 @@ from rvrae_pyro.models.priors.base import Updated
 from rvrae_pyro.nn.gaussian import Dispersion, Potential
 from rvrae_pyro.nn.sequences import months_apart
 
-__all__ = ["Auxiliary", "AuxiliaryScan", "Scan", "at_level", "auxiliary_along", "scan"]
-
 
 class AuxiliaryScan(NamedTuple):
     """The part of a filter pass that is the prior's auxiliary latent.

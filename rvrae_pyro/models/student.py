@@ -19,8 +19,6 @@ from rvrae_pyro.models.likelihood_base import RobustLikelihood
 from rvrae_pyro.models.part import spell
 from rvrae_pyro.models.scales import Alpha, Scale
 
-__all__ = ["SkewStudentT", "StudentT", "TwoPieceT"]
-
 _DF = 5.0
 """Degrees of freedom to start from by default."""
 
@@ -184,8 +182,7 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
         constant = _log_norm(df)
         z = (value - self.loc) / self.scale
         kernel: Tensor = torch.log1p(z.square() / df)
-        density: Tensor = constant - self.scale.log() - 0.5 * (df + 1.0) * kernel
-        return density
+        return constant - self.scale.log() - 0.5 * (df + 1.0) * kernel
 
 
 class TwoPieceT(dist.TorchDistribution):

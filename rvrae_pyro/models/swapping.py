@@ -19,8 +19,6 @@ from rvrae_pyro.models.random_weights import RandomParameter, named_parameters, 
 from rvrae_pyro.models.weights import check_weights
 from rvrae_pyro.nn.seeding import seeded
 
-__all__ = ["SLOTS", "prior_table", "swapped"]
-
 SLOTS = ("loadings", "factor_prior", "decoder", "likelihood", "guide")
 """Parts by their names in a model."""
 

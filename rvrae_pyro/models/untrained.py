@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from rvrae_pyro.nn.digest import digest_of
 
-__all__ = ["TracksTraining", "single_precision"]
-
 
 class TracksTraining(nn.Module):
     """Module that knows whether its weights and units are still those of construction.

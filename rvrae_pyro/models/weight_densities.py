@@ -17,15 +17,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = [
-    "GroupLogMatrix",
-    "HierarchicalMatrix",
-    "HorseshoeMatrix",
-    "group_log_table",
-    "hierarchical_table",
-    "horseshoe_table",
-]
-
 _Shape = torch.Size | list[int] | tuple[int, ...]
 
 _UPPER_QUARTILE = 0.6744897501960817

@@ -121,8 +121,7 @@ def gru_step(gru: nn.GRU, inputs: Tensor, hidden: Tensor) -> Tensor:
     """
     weights = rnn_weights(gru)
     if not under_vmap(inputs, hidden):
-        stepped: Tensor = torch.gru_cell(inputs, hidden, *weights)
-        return stepped
+        return torch.gru_cell(inputs, hidden, *weights)
     w_in, w_state, b_in, b_state = weights
     by_input = (inputs @ w_in.mT + b_in).chunk(3, -1)
     by_state = (hidden @ w_state.mT + b_state).chunk(3, -1)

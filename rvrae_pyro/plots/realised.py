@@ -331,8 +331,7 @@ def calibrate(returns: xr.DataArray, draws: xr.DataArray, n_bins: int = 10) -> C
         return np.searchsorted(width, levels, side="right") / values.size
 
     def band(replicates: list[Floats]) -> Floats:
-        ends: Floats = np.quantile(np.stack(replicates), (0.025, 0.975), axis=0)
-        return ends
+        return np.quantile(np.stack(replicates), (0.025, 0.975), axis=0)
 
     return Calibration(
         edges,

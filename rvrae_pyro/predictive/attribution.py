@@ -88,8 +88,7 @@ def _month_slopes(
 
 def _listed_only(values: Tensor, batch: Batch, rows: list[int]) -> np.ndarray:
     hidden = values.masked_fill(~batch.listed[rows].unsqueeze(-1), torch.nan)
-    answer: np.ndarray = hidden.detach().cpu().numpy()
-    return answer
+    return hidden.detach().cpu().numpy()
 
 
 _ASSETS, _MONTHS, _PROBES = 200, 12, 4
@@ -183,5 +182,4 @@ def _slopes(model: RVRAE, batch: Batch, path: str, seed: int) -> np.ndarray:
             )
             total = total if slope is None else total + slope.square().detach()
     mean: Tensor = total.sum(0) / (_PROBES * batch.listed.sum().clamp_min(1))
-    root: np.ndarray = mean.sqrt().cpu().numpy()
-    return root
+    return mean.sqrt().cpu().numpy()

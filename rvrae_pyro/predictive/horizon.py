@@ -418,8 +418,7 @@ def _label(
             torch.cat([torch.stack(getattr(paths, name), 1) for paths in origin])
             for origin in found
         ]
-        stacked: np.ndarray = torch.stack(each, 1).unsqueeze(0).cpu().numpy()
-        return stacked
+        return torch.stack(each, 1).unsqueeze(0).cpu().numpy()
 
     returns = torch.stack([torch.cat([p.returns for p in origin]) for origin in found], 1)
     # a draw below -1 is a total loss: compounding it would turn the sign of what follows

@@ -137,7 +137,10 @@ def backtest(
     """
     forecast = read_forecast(tree)
     tails = check_tails(tail, forecast.n_draws)
-    _check_settings(num_simulations, block, max_missing)
+    check_count("num_simulations", num_simulations, 100)
+    if block is not None:
+        check_number("block", block, "[1, inf)", "It counts months.")
+    check_number("max_missing", max_missing, "[0, 1)")
     observed = _observed(returns)
     realised = _align(observed, forecast)
     holdings = _stack(portfolios, forecast)
@@ -221,13 +224,6 @@ def _warn_of_gains(dim: str, labels: NDArray[Any]) -> None:
         RvraeWarning,
         stacklevel=3,
     )
-
-
-def _check_settings(num_simulations: int, block: float | None, max_missing: float) -> None:
-    check_count("num_simulations", num_simulations, 100)
-    if block is not None:
-        check_number("block", block, "[1, inf)", "It counts months.")
-    check_number("max_missing", max_missing, "[0, 1)")
 
 
 def _observed(returns: xr.DataArray | xr.Dataset) -> xr.DataArray:
@@ -490,8 +486,7 @@ def _two_sided(null: Array, totals: Array) -> Array:
     ordered = np.sort(null)
     more = 1 + len(null) - np.searchsorted(ordered, totals, side="left")
     fewer = 1 + np.searchsorted(ordered, totals, side="right")
-    values: Array = np.minimum(1.0, 2.0 * np.minimum(more, fewer) / (1 + len(null)))
-    return values
+    return np.minimum(1.0, 2.0 * np.minimum(more, fewer) / (1 + len(null)))
 
 
 def _clustered_p(rate: ArrayLike, error: ArrayLike, chance: float, n_months: int) -> Array:

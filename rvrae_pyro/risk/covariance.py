@@ -296,8 +296,7 @@ class FactorCovariance:
     @cached_property
     def _capacitance(self) -> Array:
         weighted = self._root / self._diagonal(1.0)[..., None]
-        inner: Array = np.eye(self._root.shape[-1]) + self._root.mT @ weighted
-        return inner
+        return np.eye(self._root.shape[-1]) + self._root.mT @ weighted
 
     def _diagonal(self, fill: float) -> Array:
         values: Array = self.idio_var.values

@@ -112,8 +112,7 @@ def _ratios(sizes: NDArray[np.int64], tail: float, most: int) -> Array:
     with np.errstate(invalid="ignore"):
         best = xlogy(x, x / n) + xlogy(n - x, 1 - x / n)
         null = xlogy(x, tail) + xlogy(n - x, 1 - tail)
-    ratios: Array = np.where(x <= n, np.maximum(2.0 * (best - null), 0.0), np.nan)
-    return ratios
+    return np.where(x <= n, np.maximum(2.0 * (best - null), 0.0), np.nan)
 
 
 @functools.lru_cache(maxsize=256)
@@ -236,8 +235,7 @@ def acerbi_szekely(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: floa
 def quantile_score(returns: ArrayLike, var: ArrayLike, tail: float) -> Array:
     """Score a VaR: ``(1{y <= q} - tail)(q - y)`` with q = -VaR; lower is better."""
     y, q = np.asarray(returns, dtype=np.float64), -np.asarray(var, dtype=np.float64)
-    score: Array = ((y <= q) - tail) * (q - y)
-    return score
+    return ((y <= q) - tail) * (q - y)
 
 
 def fz0_score(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: float) -> Array:
@@ -256,8 +254,7 @@ def fz0_score(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: float) ->
     y = np.asarray(returns, dtype=np.float64)
     v, e = -np.asarray(var, dtype=np.float64), -np.asarray(es, dtype=np.float64)
     v, e = (np.where((v < 0) & (e < 0), each, np.nan) for each in (v, e))
-    score: Array = (y <= v) * (y - v) / (tail * e) + v / e + np.log(-e) - 1.0
-    return score
+    return (y <= v) * (y - v) / (tail * e) + v / e + np.log(-e) - 1.0
 
 
 def holm(p_values: ArrayLike) -> Array:

@@ -156,8 +156,7 @@ def _members(returns: xr.DataArray) -> NDArray[np.int64]:
         labels = returns[WEIGHT_DRAW].broadcast_like(returns.isel({TIME: 0, ASSET: 0}))
         block = np.unique(labels.transpose(CHAIN, DRAW).values, return_inverse=True)[1]
         block = block.reshape(n_chains, n_draws)
-    chain: NDArray[np.int64] = np.arange(n_chains)[:, None] * (int(block.max()) + 1) + block
-    return chain
+    return np.arange(n_chains)[:, None] * (int(block.max()) + 1) + block
 
 
 def _by_member(
@@ -262,8 +261,7 @@ def tail_limits(draws: Array, tails: tuple[float, ...]) -> Array:
 
 def exceeds(returns: Array, var: Array, slack: Array | float = 0.0) -> NDArray[np.bool_]:
     """Test whether losses are strictly larger than VaR, by more than ``slack`` for rounding."""
-    beyond: NDArray[np.bool_] = returns < -var - slack
-    return beyond
+    return returns < -var - slack
 
 
 _PREDICTIONS: Final = "predictions"

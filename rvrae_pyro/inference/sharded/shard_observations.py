@@ -73,8 +73,7 @@ class Cells:
         scale = unit * self.scale
         scale = scale if level is None else scale * level.exp().unsqueeze(-1)
         density = likelihood.distribution(loc, scale).log_prob(self.batch.returns)
-        total: Tensor = (density * self.batch.observed).sum(-1)
-        return total
+        return (density * self.batch.observed).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from rvrae_pyro.errors import ConfigError
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 
-__all__ = ["Around"]
-
 
 class Around(FactorPrior):
     """A prior around a Gaussian one, its ``base``, which alone has a state."""

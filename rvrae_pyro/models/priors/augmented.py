@@ -18,8 +18,6 @@ from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.month_summary import summary_size
 
-__all__ = ["Augmented"]
-
 # a tenth of the unit of returns for a characteristic at its highest rank: about 1 % a month
 _START = math.exp(-2.3)
 

@@ -20,8 +20,6 @@ from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.log_variance import LogVariance
 from rvrae_pyro.nn.transitions import Mixture, StudentT, StudentTPosterior, from_pyro
 
-__all__ = ["FactorPrior", "Transition", "Updated", "for_each"]
-
 Transition = Gaussian | StudentT | Mixture | LogVariance | Warped
 """Distribution of a month's factors given the state before it."""
 

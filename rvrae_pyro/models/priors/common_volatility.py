@@ -20,8 +20,6 @@ from rvrae_pyro.names import LOG_VOLATILITY
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Posterior, Potential
 from rvrae_pyro.nn.log_volatility import VolatilityEvidence, propose_volatility
 
-__all__ = ["CommonVolatility"]
-
 _LIMIT = 8.0
 """Log-volatilities beyond this are held there: numbers stay finite wherever training goes."""
 

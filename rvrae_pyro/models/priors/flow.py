@@ -12,8 +12,6 @@ from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.models.priors.recurrent import Recurrent
 from rvrae_pyro.nn.flows import Warped
 
-__all__ = ["Flow"]
-
 
 class Flow(Around):
     r"""Skewed, heavy-tailed and tied factors: ``z_t = loc + scale * T(e_t)``, T learned.

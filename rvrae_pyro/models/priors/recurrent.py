@@ -20,8 +20,6 @@ from rvrae_pyro.nn.sequences import by_month, gru_step, rnn_weights
 from rvrae_pyro.nn.standardise import Standardise
 from rvrae_pyro.nn.transitions import StudentT
 
-__all__ = ["Recurrent"]
-
 
 class Recurrent(FactorPrior):
     """VRNN prior: a gated recurrent state remembers past factors and sets mean, scale and level.

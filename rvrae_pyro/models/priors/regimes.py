@@ -16,8 +16,6 @@ from rvrae_pyro.names import REGIME_PROBABILITY
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.transitions import Mixture
 
-__all__ = ["RegimeSwitching"]
-
 
 class RegimeSwitching(FactorPrior):
     """Markov-switching factors: calm and wild markets, each with a mean, scale and idio level.

@@ -13,8 +13,6 @@ from rvrae_pyro.models.hyperpriors import POSITIVE, REAL, SIGNED_UNIT
 from rvrae_pyro.models.priors.base import FactorPrior
 from rvrae_pyro.nn.gaussian import Gaussian
 
-__all__ = ["AR1", "StandardNormal"]
-
 _COEFFICIENT = replace(SIGNED_UNIT, unbounded=True)
 """A number is stationary; a prior may be on the whole line, such as Minnesota's Normal."""
 

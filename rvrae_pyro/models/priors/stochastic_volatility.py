@@ -13,8 +13,6 @@ from rvrae_pyro.names import LOG_VARIANCE
 from rvrae_pyro.nn.gaussian import Gaussian
 from rvrae_pyro.nn.log_variance import LogVariance
 
-__all__ = ["StochasticVolatility"]
-
 _LIMIT = 20.0
 """Log variances beyond this are held there: numbers stay finite wherever training goes."""
 
