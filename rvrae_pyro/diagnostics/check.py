@@ -87,8 +87,8 @@ _MEMORY: Final = (Recurrent, RegimeSwitching, StochasticVolatility)
 def in_use(model: RVRAE) -> frozenset[str]:
     """Names of what a model uses, for :func:`advise`.
 
-    ``"guide:<class>"``, ``"likelihood:<class>"``, ``"loadings:<class>"``, ``"scale:<class>"``,
-    and the constants of this module that apply.
+    ``"guide:<class>"``, ``"likelihood:<class>"``, ``"loadings:<class>"``, ``"prior:<class>"``,
+    ``"scale:<class>"``, and the constants of this module that apply.
     """
     parts = model.parts
     found = {
@@ -102,8 +102,8 @@ def in_use(model: RVRAE) -> frozenset[str]:
     if model.n_context or any(getattr(part, "n_context", 0) for part in parts.modules()):
         found.add(CONTEXT)
     priors = list(parts.factor_prior.modules())
-    volatile = any(type(part).__name__ == "CommonVolatility" for part in priors)
-    if volatile or any(isinstance(part, _MEMORY) for part in priors):
+    found |= {f"prior:{type(part).__name__}" for part in priors}
+    if "prior:CommonVolatility" in found or any(isinstance(part, _MEMORY) for part in priors):
         found.add(MEMORY)
     if not any(getattr(part, "weights", None) for part in parts.loadings.modules()):
         found.add(NO_PRIOR)

@@ -27,29 +27,44 @@ _NEARLY: Final = 0.9  # effective share of draws from which their weights count 
 _FEW: Final = 20.0  # effective particles below which a month's estimates are not to be used
 
 
-def check_filter(ess: xr.DataArray, num_particles: int, exact: bool = False) -> Finding:
+def check_filter(
+    ess: xr.DataArray, num_particles: int, exact: bool = False, used: Collection[str] = ()
+) -> Finding:
     """Judge the particle filter by the effective sample size of every month before resampling."""
     question = "Does the particle filter hold?"
     if exact:
         return Finding(question, "good", "The model is exact: no particles are needed.")
     low = ess < _FEW
     order = ess.isel({TIME: np.argsort(ess.to_numpy(), kind="stable")[:3]})
-    worst = ", ".join(f"{float(each):.0f} ({str(each[TIME].values)[:10]})" for each in order)
+    worst = ", ".join(f"{_size(float(each))} ({str(each[TIME].values)[:10]})" for each in order)
     answer = (
-        f"Effective sample size of {num_particles} particles: median {float(ess.median()):.0f}, "
+        f"Effective sample size of {num_particles} particles: median {_size(float(ess.median()))}, "
         f"smallest {worst}."
     )
     if not bool(low.any()):
         return Finding(question, "good", answer)
-    share = float(low.mean())
+    share, count = float(low.mean()), int(low.sum())
+    has, their = ("has", "its") if count == 1 else ("have", "their")
     return Finding(
         question,
         "bad" if share > 0.1 else "look",
-        f"{answer} {int(low.sum())} of {ess.sizes[TIME]} months have fewer than {_FEW:.0f}: their "
+        f"{answer} {count} of {ess.sizes[TIME]} months {has} fewer than {_FEW:.0f}: {their} "
         "evidence, filtered factors and the forecasts that follow are rough.",
-        "more particles (`num_particles`, `num_samples`), or a level that is latent in its month: "
-        "rv.priors.CommonVolatility(rv.priors.Recurrent(K, idio_level=False)).",
+        advise(
+            used,
+            ("", "more particles (`num_particles`, `num_samples`)"),
+            (
+                "prior:CommonVolatility",
+                "a level that is latent in its month: "
+                "rv.priors.CommonVolatility(rv.priors.Recurrent(K, idio_level=False))",
+            ),
+        ),
     )
+
+
+def _size(ess: float) -> str:
+    """Write an effective sample size; below 10 with one decimal."""
+    return f"{ess:.1f}" if ess < 9.95 else f"{ess:.0f}"
 
 
 def check_weights(found: xr.Dataset, used: Collection[str] = ()) -> Finding:
@@ -234,6 +249,8 @@ def check_skill(
             f"{answer} Forecasts err more than a forecast of zero.",
             "a stronger weight prior, a simpler factor prior, or more months of training.",
         )
+    if n_trained < returns.sizes[TIME] and not (r2 > 2 * r2_error or ic > 2 * ic_error):
+        answer = f"{answer} No skill in the means, and none claimed."
     return Finding(question, "good", answer)
 
 

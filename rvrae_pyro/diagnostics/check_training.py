@@ -115,21 +115,29 @@ def _converged(
     third = bound[history["step"] <= last * 2 / 3].iloc[-1]
     gain, longer = final - float(tenth), final - float(third)
     answer = (
-        f"It used all {last} steps; the bound moved by {gain:+.3f} nats per return over the last "
-        f"tenth of them, {longer:+.3f} over the last third (best at step {best_step})."
+        f"It used all {last} steps; the bound {_moved_by(gain)} nats per return over the last "
+        f"tenth of them and {_moved_by(longer)} over the last third (best at step {best_step})."
     )
     if _settled(history["step"], bound, gain, longer):
         return Finding(question, "good", f"{answer} That is too little to matter.")
+    if gain + longer < 0:
+        remedy = "a smaller `learning_rate`, or more draws per step (`num_particles`)."
+        return Finding(question, "look", f"{answer} Training should raise it.", remedy)
     verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
     return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
 
 
-def _settled(steps: pd.Series, bound: pd.Series, gain: float, longer: float) -> bool:
-    """Whether what the bound gained at the end is within 0.01 nats per return and its noise.
+def _moved_by(change: float) -> str:
+    return f"{'fell' if change < 0 else 'rose'} by {abs(change):.3f}"
 
-    The bound is an estimate by few draws. Its noise is what it moves by between epochs of the last
-    third, there being five or more, or what a line through them leaves.
+
+def _settled(steps: pd.Series, bound: pd.Series, gain: float, longer: float) -> bool:
+    """Whether the bound's change at the end is within 0.01 nats per return and its noise.
+
+    The bound is an estimate by few draws. Its noise is estimated from its changes between epochs
+    of the last third, if there are five or more, or from the residuals of a line through them.
     """
+    gain, longer = abs(gain), abs(longer)
     late = steps > steps.iloc[-1] * 2 / 3
     recent, when = bound[late].to_numpy(), steps[late].to_numpy(dtype=float)
     if recent.size < 5:
@@ -144,7 +152,7 @@ def _settled(steps: pd.Series, bound: pd.Series, gain: float, longer: float) -> 
     left = recent - recent.mean() - slope * centred
     error = np.sqrt(left @ left / (recent.size - 2) / (centred @ centred))
     span = when[-1] - when[0]
-    return bool(slope * span < 0.01 + 2 * error * span)
+    return bool(abs(slope) * span < 0.01 + 2 * error * span)
 
 
 def _weight(history: pd.DataFrame, kl_reduction: str) -> Finding:
@@ -197,7 +205,7 @@ def _collapsed(
     return Finding(
         question,
         verdict,
-        f"{answer} {unused} of {size} carry nothing.",
+        f"{answer} {unused} of {size} {'carries' if unused == 1 else 'carry'} nothing.",
         advise(
             used,
             (SINGLE, "fewer factors"),
@@ -209,31 +217,47 @@ def _collapsed(
 
 
 def _characteristics(common: xr.Dataset, used: Collection[str]) -> Finding:
-    """Judge whether loadings differ by the assets' characteristics."""
+    """Judge whether loadings differ by the assets' characteristics, or by asset."""
     question = "Do characteristics move the loadings?"
-    share = float(common["moved"])
-    figure = "less than 0.01" if share < 1e-4 else f"{100 * min(share, 1.0):.2g}"
-    percent = f"{figure} % of the common variance goes with them."
+    share, apart = float(common["moved"]), float(common["apart"])
+    percent = f"{share_text(share)} of the common variance goes with them."
     if share >= _HARDLY:
         return Finding(question, "good", f"Yes: {percent}")
-    linear = "loadings:Linear"
+    effects = "loadings:AssetEffects" in used
+    if effects and apart >= _HARDLY:
+        hardly = "not" if share < _FIXED else "hardly"
+        return Finding(
+            question,
+            "good",
+            f"Exposures differ by asset, {hardly} by characteristic: {share_text(apart)} of the "
+            f"common variance goes with the assets' differences, {share_text(share)} with their "
+            "characteristics. A new asset has the exposures of the average asset, with their "
+            "spread.",
+        )
     remedy = advise(
         used,
-        (NO_PRIOR, WEAKER),
-        (linear, "loadings=rv.loadings.Linear(...), whose few weights need less data"),
+        (NO_PRIOR, EFFECTS if effects else WEAKER),
+        (
+            "loadings:AssetEffects" if effects else "loadings:Linear",
+            "loadings=rv.loadings.Linear(...), whose few weights need less data",
+        ),
         ("", "longer training"),
     )
     if share < _FIXED:
-        return Finding(
-            question,
-            "bad",
-            f"No characteristic moves any loading: {percent} All assets have the same exposures.",
-            remedy,
-        )
+        answer = f"No characteristic moves any loading: {percent}"
+        if apart < _FIXED:  # else the time since an asset was first listed moves a recurrent state
+            answer = f"{answer} All assets have the same exposures."
+        return Finding(question, "bad", answer, remedy)
     return Finding(question, "look", f"Hardly: {percent}", remedy)
 
 
+def share_text(share: float) -> str:
+    """Write a share in % with two digits; less than 0.01 % is called so."""
+    return "less than 0.01 %" if share < _FIXED else f"{100 * min(share, 1.0):.2g} %"
+
+
 WEAKER: Final = "a weaker prior of the loadings' weights (`weights=` of the loadings)"
+EFFECTS: Final = "a wider prior of the effects by asset (`weights=` of rv.loadings.AssetEffects)"
 _NOTHING: Final = 0.02  # nats per month below which a factor or axis carries nothing
 _FIXED: Final = 1e-4  # share of the common variance: loadings vary by 1 % of their size
 _HARDLY: Final = 2.5e-3  # by 5 %
@@ -276,9 +300,10 @@ def common_variation(
 
     ``predicted`` (n_times, num_samples, n_factors) are draws given the months before. The result
     has ``information`` (axis,): nats per month, mean over months with two listed assets or more,
-    largest first; and ``moved``: share of the learned loadings' part of the common variance,
+    largest first; ``moved``: share of the learned loadings' part of the common variance,
     :math:`\sum_{it} \beta_{it}' S_t \beta_{it}`, that goes away (or comes in) when every
-    characteristic is set to its month's mean over the listed assets; 0 if there is none.
+    characteristic is set to its month's mean over the listed assets; and ``apart``: share that
+    goes away when all loadings are set to their month's mean. Both are 0 if there is none.
 
     Only the learned loadings of ``rv.loadings.Augmented`` are judged: its other factors are the
     characteristics themselves. Cost O(T N K^2) and two passes through the loadings.
@@ -296,22 +321,30 @@ def common_variation(
     power = torch.linalg.eigvalsh(scaled.mT @ scaled).clamp_min(0.0).flip(-1)
     enough = batch.listed.sum(1) > 1
     information = 0.5 * torch.log1p(power[enough]).mean(0)
-    moved = _moved(model, batch, root, n_factors)
+    moved, apart = _moved(model, batch, root, n_factors)
     return xr.Dataset(
-        {"information": (AXIS, information.cpu().numpy()), "moved": ((), moved)},
+        {
+            "information": (AXIS, information.cpu().numpy()),
+            "moved": ((), moved),
+            "apart": ((), apart),
+        },
         {AXIS: np.arange(1, n_factors + 1)},
     )
 
 
-def _moved(model: RVRAE, batch: Batch, root: Tensor, n_factors: int) -> float:
-    """Share of the common variance that depends on the characteristics' differences."""
+def _moved(model: RVRAE, batch: Batch, root: Tensor, n_factors: int) -> tuple[float, float]:
+    """Shares of the common variance: by the characteristics' differences, by all differences."""
     listed = batch.listed.unsqueeze(-1)
-    x = torch.where(listed, batch.characteristics, 0.0)
-    mean = x.sum(1, keepdim=True) / listed.sum(1, keepdim=True).clamp_min(1)
+    count = listed.sum(1, keepdim=True).clamp_min(1)
+    mean = torch.where(listed, batch.characteristics, 0.0).sum(1, keepdim=True) / count
     level = dataclasses.replace(batch, characteristics=torch.where(listed, mean, 0.0))
     own, same = (
         torch.where(listed, model.loadings.online(each)[0][..., :n_factors], 0.0) @ root
         for each in (batch, level)
     )
     total = float(own.square().sum())
-    return float((own - same).square().sum()) / total if total > 0.0 else 0.0
+    if not total > 0.0:
+        return 0.0, 0.0
+    middle = torch.where(listed, own.sum(1, keepdim=True) / count, 0.0)
+    moved, apart = (float((own - each).square().sum()) / total for each in (same, middle))
+    return moved, apart

@@ -29,6 +29,7 @@ from rvrae_pyro.fitting.saved import TrainingRecord
 from rvrae_pyro.inference.importance import guide_paths
 from rvrae_pyro.inference.kl import month_kl
 from rvrae_pyro.inference.particle_filter import month_random
+from rvrae_pyro.models.asset_labels import labels_of
 from rvrae_pyro.models.exact import is_exact
 from rvrae_pyro.models.guides import Smoothing
 from rvrae_pyro.models.rvrae import RVRAE
@@ -119,7 +120,7 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
     panel, num_samples = subject.filtered.panel, subject.filtered.num_samples
     ess, exact = subject.filtered.ess, is_exact(fit.model)
     n_particles = subject.filtered.n_particles
-    findings = [check_filter(ess, n_particles, exact), _bound(subject, fit.seed, used)]
+    findings = [check_filter(ess, n_particles, exact, used), _bound(subject, fit.seed, used)]
     findings.append(check_weights(psis(fit, panel, max(100, num_samples), fit.seed), used))
     findings.append(_spread(subject, fit.seed, used))
     trained = fit.kl_total[TIME].to_numpy()
@@ -153,7 +154,10 @@ def _in_use(fit: TrainingRecord, panel: xr.Dataset | None) -> frozenset[str]:
 
 
 def _common(fit: TrainingRecord, subject: _Subject | None) -> xr.Dataset | None:
-    """Judge loadings and factors together: on a panel, else on simulated ranks."""
+    """Judge loadings and factors together: on a panel, else on simulated ranks.
+
+    Effects by asset are those of the assets of the training panel.
+    """
     if subject is not None:
         states = subject.states
         return common_variation(subject.model, subject.batch, states.predicted, states.cross)
@@ -161,7 +165,7 @@ def _common(fit: TrainingRecord, subject: _Subject | None) -> xr.Dataset | None:
     if known.get("transform", "rank") != "rank":
         return None  # nothing is known of the size of the characteristics
     model = in_double(fit.model)
-    batch = typical_batch(model, fit.seed)
+    batch = typical_batch(model, fit.seed, labels_of(model.loadings))
     states = filter_states(model, batch, _TYPICAL_DRAWS, fit.seed)
     return common_variation(model, batch, states.predicted, states.cross)
 

@@ -94,3 +94,9 @@ class AssetEffect(nn.Module):
         mine = other.assets.rows(np.array(self.assets))
         last = np.arange(len(other.assets), len(other.assets) + N_NEW)
         return torch.as_tensor(np.concatenate([mine, last]), device=other.effects.device)
+
+
+def labels_of(part: nn.Module) -> Labels | None:
+    """Labels of the first effects by asset in a part; None if it has none."""
+    found = (each.assets for each in part.modules() if isinstance(each, AssetEffect))
+    return next(found, None)

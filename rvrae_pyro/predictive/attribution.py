@@ -138,24 +138,28 @@ def relevance_of(
     return xr.DataTree.from_dict({"posterior": posterior})
 
 
-def typical_batch(model: RVRAE, seed: int) -> Batch:
-    """Make a panel of ranks: uniform on [-1, 1] in the first month and kept from there on."""
-    size = (_ASSETS, model.n_characteristics)
+def typical_batch(model: RVRAE, seed: int, assets: Sequence[str] | None = None) -> Batch:
+    """Make a panel of ranks: uniform on [-1, 1] in the first month and kept from there on.
+
+    ``assets`` are labels. Default: 200 assets without effects of their own.
+    """
+    labels = np.array([f"A{i:03d}" for i in range(_ASSETS)] if assets is None else assets)
+    size = (len(labels), model.n_characteristics)
     with month_random(seed, _EPOCH, "relevance"):
         ranks = 2.0 * torch.rand(size, dtype=torch.float64) - 1.0
     device = model.return_scale.device
     months = np.datetime64("2000-01", "M") + np.arange(_MONTHS).astype("timedelta64[M]")
-    listed = torch.ones(_MONTHS, _ASSETS, dtype=torch.bool, device=device)
+    listed = torch.ones(_MONTHS, len(labels), dtype=torch.bool, device=device)
     n_context = max(int(getattr(part, "n_context", 0)) for part in model.parts.modules())
     context = torch.zeros(_MONTHS, n_context, dtype=torch.float64, device=device)
     return Batch(
-        returns=torch.zeros(_MONTHS, _ASSETS, dtype=torch.float64, device=device),
+        returns=torch.zeros(listed.shape, dtype=torch.float64, device=device),
         observed=torch.zeros_like(listed),
         listed=listed,
         characteristics=ranks.to(device).expand(_MONTHS, *size).contiguous(),
         context=context if n_context else None,
         times=months.astype("datetime64[ns]"),
-        assets=np.array([f"A{i:03d}" for i in range(_ASSETS)]),
+        assets=labels,
         names=np.arange(model.n_characteristics).astype(str),
     )
 

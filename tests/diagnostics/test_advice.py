@@ -8,6 +8,7 @@ import rvrae_pyro as rv
 from rvrae_pyro.diagnostics.check import CONTEXT, FULL_WEIGHT, LAGGED, MEMORY, advise, in_use
 from rvrae_pyro.diagnostics.check_panel import (
     check_calibration,
+    check_filter,
     check_skill,
     check_spread,
     check_tails,
@@ -71,6 +72,11 @@ def khat(used):
     return check_weights(found, used).remedy
 
 
+def few_particles(used):
+    ess = xr.DataArray(np.full(12, 3.0), {"time": np.arange(12)}, "time")
+    return check_filter(ess, 100, used=used).remedy
+
+
 def leak(used):
     returns = xr.DataArray(normal((30, 40)), dims=("time", "asset"))
     return check_skill(returns, returns, used=used).remedy
@@ -90,6 +96,11 @@ def leak(used):
         (model(rv.likelihoods.StudentT()), tails(4.0), "StudentT()"),
         (model(rv.likelihoods.StudentT()), tails(4.0), ".StudentT("),
         (model(), tails(-4.0), "likelihoods.Normal("),
+        (
+            model(prior=rv.priors.CommonVolatility(rv.priors.Recurrent(2, idio_level=False))),
+            few_particles,
+            "CommonVolatility",
+        ),
     ],
 )
 def test_what_is_in_use_is_not_recommended(built, remedy, text):
@@ -107,6 +118,7 @@ def test_what_is_not_in_use_is_recommended():
     assert "StudentT" in tails(4.0)(plain)
     assert "lag=1" in leak(plain)
     assert "lag=1" not in leak({LAGGED})
+    assert "CommonVolatility" in few_particles(plain)
     assert "KL weight" in spread(plain)
     assert "KL weight" not in spread({FULL_WEIGHT})
     assert in_use(model(prior=rv.priors.AR1(2))).isdisjoint({CONTEXT, MEMORY})

@@ -76,6 +76,25 @@ def test_noise_of_the_bound_is_no_progress():
         assert judge(*run(rising))["Did training converge?"].verdict == "bad", case
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_bound_that_falls_is_not_converged(noise):
+    """100 returns: it falls by 0.1 nats per return in the last third."""
+    rng = np.random.default_rng(1)
+    falling = 130.0 + noise * rng.normal(0.0, 1.0, 18) - np.linspace(0.0, 30.0, 18)
+    finding = judge(*run(falling, valid=False), n_valid=0)["Did training converge?"]
+    assert finding.verdict == "look"
+    assert "fell by 0.1" in finding.answer
+    assert "learning_rate" in finding.remedy
+    assert "max_steps" not in finding.remedy
+
+
+def test_a_fall_within_the_limit_is_reported_as_a_fall():
+    falling = 130.0 - np.linspace(0.0, 0.3, 18)  # 0.001 nats per return in the last third
+    finding = judge(*run(falling, valid=False), n_valid=0)["Did training converge?"]
+    assert finding.verdict == "good"
+    assert "fell by 0.001 over the last third" in finding.answer
+
+
 def test_an_interrupted_run_is_named():
     assert judge(*run(SETTLED), stopped="interrupted")["Did training converge?"].verdict == "bad"
 
@@ -134,8 +153,9 @@ def test_a_bound_above_the_evidence_is_put_into_words(excess, verdict):
     ("ess", "verdict", "words"),
     [
         ([400.0] * 40, "good", "smallest 400"),
-        ([400.0] * 38 + [19.0, 300.0], "look", "1 of 40 months have fewer than 20"),
+        ([400.0] * 38 + [19.0, 300.0], "look", "1 of 40 months has fewer than 20"),
         ([400.0] * 30 + [3.0] * 10, "bad", "10 of 40 months have fewer than 20"),
+        ([400.0] * 39 + [1.6], "look", "smallest 1.6 ("),
     ],
 )
 def test_a_filter_that_degenerates_is_named(ess, verdict, words):

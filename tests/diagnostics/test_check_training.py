@@ -133,8 +133,8 @@ def one_direction(layer):
     ("plant", "factors", "moved", "words"),
     [
         (zero, "bad", "bad", "2 of 2 carry nothing"),
-        (constant, "look", "bad", "1 of 2 carry nothing"),
-        (one_direction, "look", "good", "1 of 2 carry nothing"),
+        (constant, "look", "bad", "1 of 2 carries nothing"),
+        (one_direction, "look", "good", "1 of 2 carries nothing"),
     ],
 )
 def test_loadings_changed_after_training_are_seen(fit, plant, factors, moved, words):
@@ -182,6 +182,46 @@ def test_every_kind_of_loadings_can_be_found_constant(panel, make):
     found = findings(trained, panel)
     assert found[MOVED].verdict == "bad"
     assert found[FACTORS].verdict in ("look", "bad")
+
+
+@pytest.fixture(scope="module")
+def with_effects(panel):
+    """Fit whose characteristics move nothing, with effects by asset of full rank."""
+    assets = panel["asset"].values.astype(str).tolist()
+    base = rv.loadings.MLP(3, 2, hidden=(4,))
+    loadings = rv.loadings.AssetEffects(base, assets)
+    model = rv.RVRAE(
+        3, 2, loadings=loadings, factor_prior=rv.priors.StandardNormal(2),
+        likelihood=rv.likelihoods.Normal(),
+    ).double()  # fmt: skip
+    config = rv.FitConfig(max_steps=1, dtype=torch.float64)
+    trained = rv.fit(model, panel, config=config, progress=False)
+    loadings = trained.model.loadings
+    with torch.no_grad():
+        for weight in loadings.base.weight_matrices().inputs:
+            weight.zero_()
+        loadings.effects.copy_(torch.randn_like(loadings.effects))
+    return trained
+
+
+def test_exposures_that_differ_by_asset_alone_are_no_failure(with_effects, panel):
+    """The effects count with a panel and without one: both give the same verdicts."""
+    for found in (findings(with_effects, panel), findings(with_effects)):
+        assert found[MOVED].verdict == "good"
+        assert "Exposures differ by asset, not by characteristic" in found[MOVED].answer
+        assert "less than 0.01 % with their characteristics" in found[MOVED].answer
+        assert "same exposures" not in found[MOVED].answer
+        assert found[FACTORS].verdict == "good", found[FACTORS]
+
+
+def test_effects_that_are_zero_leave_one_exposure_for_all(with_effects, panel):
+    flat = copy.deepcopy(with_effects)
+    with torch.no_grad():
+        flat.model.loadings.effects.zero_()
+    for found in (findings(flat, panel), findings(flat)):
+        assert found[MOVED].verdict == "bad"
+        assert "All assets have the same exposures" in found[MOVED].answer
+        assert "effects by asset" in found[MOVED].remedy
 
 
 def test_raw_characteristics_are_not_judged_without_a_panel(fit):
