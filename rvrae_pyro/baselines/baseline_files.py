@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
-from rvrae_pyro.fitting.saved import damaged, read_meta
+from rvrae_pyro.fitting.saved import damaged, read_meta, refuse_foreign
 
 FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one raises."""
@@ -45,10 +45,7 @@ def write_folder(
         If the folder cannot be written; earlier content is unchanged.
     """
     target = Path(path)
-    if target.exists() and not is_baseline(target) and not _is_empty(target):
-        raise CheckpointError(
-            f"`path` {str(target)!r} holds something that is not a baseline; choose another."
-        )
+    refuse_foreign(target, (_META,), "a baseline")
     try:
         with replacing(target) as temporary:
             temporary.mkdir(parents=True)
@@ -61,10 +58,6 @@ def write_folder(
             f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
         ) from error
     return target
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

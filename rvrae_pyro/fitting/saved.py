@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file, save
 
-from rvrae_pyro.atomic import draft, put, remove
+from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError, ConfigError
 from rvrae_pyro.fitting.checkpoint import STATE
 from rvrae_pyro.inference import schedules
@@ -183,23 +183,19 @@ def save_parts(fit: TrainingRecord, path: str | os.PathLike[str]) -> Path:
         If the folder cannot be written; a fit that was there before is left as it was.
     """
     target = Path(path)
-    temporary = draft(target)
+    refuse_foreign(target, (_META, STATE), "a fit")
+    state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
     try:
-        temporary.mkdir(parents=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
-        (temporary / _WEIGHTS).write_bytes(save(state))
-        _training(fit).to_netcdf(temporary / _TRAINING)
-        meta = {**_meta(fit), "sha256": _digests(temporary)}
-        (temporary / _META).write_text(json.dumps(meta, indent=2, default=str))
-        _swap(temporary, target)
+        with replacing(target) as temporary:
+            temporary.mkdir(parents=True)
+            (temporary / _WEIGHTS).write_bytes(save(state))
+            _training(fit).to_netcdf(temporary / _TRAINING)
+            meta = {**_meta(fit), "sha256": _digests(temporary)}
+            (temporary / _META).write_text(json.dumps(meta, indent=2, default=str))
     except (OSError, RuntimeError) as error:  # netCDF raises RuntimeError on a full disk
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(
             f"`path` {str(target)!r} cannot be written: {error}. Choose a folder you may write to."
         ) from error
-    finally:
-        remove(temporary)
     return target
 
 
@@ -325,14 +321,19 @@ def _training(fit: TrainingRecord) -> xr.Dataset:
     return xr.Dataset({**history, **curves})
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    """Put a finished folder in place of the old one."""
-    known = (target / _META).exists() or (target / STATE).exists()
-    if target.exists() and not known and any(target.iterdir()):
+def refuse_foreign(target: Path, marks: Sequence[str], kind: str) -> None:
+    """Refuse to write over a folder with content, or a file, unless it has one of some files.
+
+    Raises
+    ------
+    CheckpointError
+        If it holds something that is not of this kind.
+    """
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not empty and not any((target / mark).exists() for mark in marks):
         raise CheckpointError(
-            f"`path` {str(target)!r} holds something that is not a fit; choose another folder."
+            f"`path` {str(target)!r} holds something that is not {kind}; choose another folder."
         )
-    put(temporary, target)
 
 
 def read_meta(folder: Path, name: str, kind: str, newest: int) -> dict[str, Any]:
