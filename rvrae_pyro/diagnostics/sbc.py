@@ -23,6 +23,7 @@ from rvrae_pyro.names import CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.nn.seeding import seeded
 from rvrae_pyro.predictive.months import factor_coord, load, pick_months
 from rvrae_pyro.predictive.simulate import simulate
+from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.predictive.weight_draws import draw_posterior, in_double, label_parameter
 
 _BINS = 10
@@ -107,9 +108,11 @@ def sbc(
         ranks[FACTORS].append(_rank(paths.factors[:, months], truth[months]))
         fit_of_truth = path_log_likelihood(precise, data, codes[i : i + 1], cross).sum()
         ranks["log_likelihood"].append(_rank(paths.log_likelihood.sum(-1), fit_of_truth))
-    tree = _tree(ranks, batch.times[months], model.n_factors, num_samples, seed, kl_weight)
-    tree.attrs["weights"] = "posterior mean" if model.drawn_sites else "as they are"
-    return tree
+    dims: dict[str, tuple[str, ...]] = {FACTORS: (TIME, FACTOR), "log_likelihood": ()}
+    coords = {TIME: batch.times[months], FACTOR: np.asarray(factor_coord(model.n_factors))}
+    weights = "posterior mean" if model.drawn_sites else "as they are"
+    attrs = {"seed": seed, "kl_weight": kl_weight, "weights": weights}
+    return rank_tree(ranks, dims, coords, num_samples, attrs)
 
 
 def uniformity(ranks: xr.DataArray, num_samples: int) -> xr.Dataset:
@@ -165,26 +168,12 @@ def _rank(draws: Tensor, truth: Tensor) -> np.ndarray:
     return (draws < truth).sum(0).cpu().numpy()
 
 
-def _tree(
-    ranks: Mapping[str, Sequence[np.ndarray]],
-    times: np.ndarray,
-    n_factors: int,
-    num_samples: int,
-    seed: int,
-    kl_weight: float,
-) -> xr.DataTree:
-    dims: dict[str, tuple[str, ...]] = {FACTORS: (TIME, FACTOR), "log_likelihood": ()}
-    coords = {TIME: times, FACTOR: np.asarray(factor_coord(n_factors))}
-    tree = rank_tree(ranks, dims, coords, num_samples)
-    tree.attrs.update(seed=seed, num_samples=num_samples, kl_weight=kl_weight)
-    return tree
-
-
 def rank_tree(
     ranks: Mapping[str, Sequence[np.ndarray]],
     dims: Mapping[str, tuple[str, ...]],
     coords: Mapping[str, np.ndarray],
     num_samples: int,
+    attrs: Mapping[str, object],
 ) -> xr.DataTree:
     """Put ranks, one array per simulated panel, into a tree with tests of their uniformity."""
     size = len(next(iter(ranks.values())))
@@ -202,13 +191,12 @@ def rank_tree(
         for name in dims
         for figure in ("p_value", "spread", "bias")
     }
-    return xr.DataTree.from_dict(
-        {
-            "prior_sbc": (counted + 0.5) / (num_samples + 1),
-            "ranks": counted,
-            "uniformity": xr.Dataset(judged),
-        }
-    )
+    groups = {
+        "prior_sbc": (counted + 0.5) / (num_samples + 1),
+        "ranks": counted,
+        "uniformity": xr.Dataset(judged),
+    }
+    return tree_of(groups, {"num_samples": num_samples, **attrs})
 
 
 PORTFOLIO_SD, TAIL_PROBABILITY = "portfolio_sd", "tail_probability"
@@ -309,16 +297,14 @@ def sbc_forecast(
         everything = {n: torch.cat([truth[n], values[n]]) for n in values}
         functionals = _functionals(precise, data, beta, everything)
         for name, each in {**everything, **functionals}.items():
-            ranks[name].append((each[1:] < each[:1]).sum(0).cpu().numpy())
+            ranks[name].append(_rank(each[1:], each[:1]))
     dims: dict[str, tuple[str, ...]] = {}
     coords: dict[str, np.ndarray] = {}
     for name in names:
         shape = ranks[name][0].shape
         dims[name], known = label_parameter(precise, name, shape)
         coords |= known
-    tree = rank_tree(ranks, dims, coords, num_samples)
-    tree.attrs.update(seed=seed, num_samples=num_samples, num_draws=num_draws)
-    return tree
+    return rank_tree(ranks, dims, coords, num_samples, {"seed": seed, "num_draws": num_draws})
 
 
 def _functionals(

@@ -213,13 +213,13 @@ def _mean(draws: xr.DataArray) -> xr.DataArray:
 
 def _pair(
     label: tuple[str, str],
-    own: Scored,
-    other: Scored,
-    months: tuple[Scored, Scored],
+    whole: Sequence[Scored],
+    monthly: Sequence[Scored],
     better: Better,
     scale: float,
 ) -> Measure:
-    first_months, second_months = months
+    own, other = whole
+    first_months, second_months = monthly
     assert isinstance(first_months, xr.DataArray)  # scores by month have no error of their own
     assert isinstance(second_months, xr.DataArray)
     error = diebold_mariano(first_months, second_months)["standard_error"]
@@ -248,8 +248,8 @@ def _densities(
     monthly = [crps(returns, each, per="month") for each in pair]
     hits = [coverage(returns, each, 0.9, per="month") for each in pair]
     return (
-        _pair(label, distance[0], distance[1], (monthly[0], monthly[1]), "low", 100.0),
-        _pair(share, inside[0], inside[1], (hits[0], hits[1]), "near", 100.0),
+        _pair(label, distance, monthly, "low", 100.0),
+        _pair(share, inside, hits, "near", 100.0),
     )
 
 
@@ -282,11 +282,11 @@ def _portfolio(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) 
 
 def _of_months(label: tuple[str, str], monthly: Sequence[xr.DataArray], better: Better) -> Measure:
     """Measure whose estimates are means over months."""
-    first, second = (
+    whole = [
         xr.Dataset({"estimate": each.mean(TIME), "standard_error": hac_standard_error(each)})
         for each in monthly
-    )
-    return _pair(label, first, second, (monthly[0], monthly[1]), better, 1.0)
+    ]
+    return _pair(label, whole, monthly, better, 1.0)
 
 
 def _ranks(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) -> Measure:
@@ -294,7 +294,7 @@ def _ranks(returns: xr.DataArray, draws: xr.DataArray, other: xr.DataArray) -> M
     means = [_mean(each) for each in (draws, other)]
     whole = [rank_ic(returns, each, standard_error=True) for each in means]
     monthly = [rank_ic(returns, each) for each in means]
-    return _pair(label, whole[0], whole[1], (monthly[0], monthly[1]), "high", 1.0)
+    return _pair(label, whole, monthly, "high", 1.0)
 
 
 def _explained(
@@ -306,7 +306,7 @@ def _explained(
     parts = [score(returns, each, per="cell").sum(ASSET) for each in (own, other)]
     typical = (returns.where(own.notnull() & other.notnull()) ** 2).sum(ASSET).mean(TIME)
     monthly = [each / typical for each in parts]
-    return _pair(label, whole[0], whole[1], (monthly[0], monthly[1]), "high", 100.0)
+    return _pair(label, whole, monthly, "high", 100.0)
 
 
 @dataclass(frozen=True)
