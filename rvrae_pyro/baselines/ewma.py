@@ -248,14 +248,8 @@ class MultivariateT(WeightedMoments):
     ----------
     window : int
         Last months of training that are used, with equal weights.
-    df : float
-        Degrees of freedom :math:`\nu`, above 2; ``math.inf`` for Normal returns.
-    shrinkage : float
-        Weight of the constant correlation, in (0, 1].
-    n_factors : int
-        Principal components of the covariance where assets outnumber months.
-    min_history : int
-        Months with a return below which an asset counts as new.
+    df, shrinkage, n_factors, min_history
+        As in :class:`EWMA`.
 
     Notes
     -----

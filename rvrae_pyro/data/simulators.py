@@ -167,10 +167,8 @@ def simulate_linear_gaussian(
         Idiosyncratic standard deviation, in return units.
     missing : float
         Probability, in [0, 1), that a return is not observed; its characteristics stay.
-    seed : int
-        Seed of this simulation's own generator.
-    start : str
-        First month, ``"YYYY-MM"``.
+    seed, start
+        As in :func:`simulate_gkx`.
 
     Returns
     -------
@@ -277,10 +275,8 @@ def simulate_dynamic(
         Share of the assets, in [0, 1), that enter late or exit early (half each).
     missing : float
         Probability, in [0, 1), that a listed asset's return is not observed.
-    seed : int
-        Seed of this simulation's own generator.
-    start : str
-        First month, ``"YYYY-MM"``.
+    seed, start
+        As in :func:`simulate_gkx`.
 
     Returns
     -------

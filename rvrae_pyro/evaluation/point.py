@@ -88,11 +88,8 @@ def predictive_r2(
     forecast : DataArray
         Made from *data to t-1 only*, such as loadings times :func:`prevailing_mean`, or the
         predictive mean. Draws (``chain``, ``draw``) are averaged first; further dims are kept.
-    per : {"panel", "month", "cell"}
-        One number for the panel, one per month, or each cell's contribution
-        ``r^2 - (r - forecast)^2``, which is not a ratio.
-    standard_error : bool
-        Return a Dataset with ``estimate`` and ``standard_error`` (months, Newey-West).
+    per, standard_error
+        As in :func:`total_r2`.
 
     Returns
     -------

@@ -238,9 +238,8 @@ class Results(ABC):
         Parameters
         ----------
         panel : xarray.Dataset
-            Its last row may be the live month: characteristics known, no return yet.
         times : label, slice or list, optional
-            Months. Default: all.
+            As for :meth:`forecast`.
         num_samples, seed : int
             Particles of the filter, and its seed.
 
@@ -266,11 +265,8 @@ class Results(ABC):
         ----------
         panel : xarray.Dataset
         num_samples, seed : int
-        times : label, slice or list, optional
-            Months to replicate. Default: all.
-        out : path, optional
-            A ``.zarr`` folder to stream draws to, which are then opened lazily. The same call
-            resumes what a killed run left there.
+        times, out : optional
+            As for :meth:`forecast`.
 
         Returns
         -------
@@ -310,8 +306,7 @@ class Results(ABC):
         Parameters
         ----------
         panel : xarray.Dataset
-            May be longer than the training panel, and hold other assets: it is filtered from
-            its first month on, without a refit.
+            As for :meth:`filter`.
         kind : {"filtered", "smoothed", "predicted"}
             Information set of month t's factors: returns up to t; of all months (exact models) or
             up to t + 6; up to t - 1.
