@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import xarray as xr
 
@@ -281,12 +281,8 @@ def _stocks(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
     return RVRAE.for_stocks(n_characteristics, n_factors, n_context=n_context)
 
 
-def _paper(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
-    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors)
-
-
-def _last_code(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
-    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors, code="last")
+def _paper(panel: xr.Dataset, *, n_factors: int, code: Literal["step", "last"] = "step") -> RVRAE:
+    return RVRAE.paper(panel.sizes[CHARACTERISTIC], n_factors, code=code)
 
 
 def _standard(panel: xr.Dataset, *, n_factors: int) -> RVRAE:
@@ -345,7 +341,9 @@ ABLATIONS: Final[Mapping[str, Make]] = {
     "observed prior": _model("observed prior", _observed),
     "KL mean": _model("KL mean", _rvrae, lambda: FitConfig(kl_reduction="mean")),
     "LSTM without feed-forward path": _model("LSTM without feed-forward path", _plain_lstm),
-    "RVRAE (paper), last code": _model("RVRAE (paper), last code", _last_code, FitConfig.paper),
+    "RVRAE (paper), last code": _model(
+        "RVRAE (paper), last code", partial(_paper, code="last"), FitConfig.paper
+    ),
 }
 """One change each against RVRAE, which has a latent prior, one code per step, the summed KL and a
 feed-forward path; the last against RVRAE (paper), since a single code for all months of a window

@@ -118,12 +118,8 @@ GKX_MODELS: Final = ("IPCA", "CA", "CA2", "FactorVAE", "RVRAE")
 """Default competitors; CA is the published CA1."""
 
 _METRICS: Final = (
-    "total_r2",
-    "total_r2_ols",
-    "predictive_r2",
-    "predictive_r2_running",
-    "predictive_r2_ols",
-)
+    "total_r2", "total_r2_ols", "predictive_r2", "predictive_r2_running", "predictive_r2_ols",
+)  # fmt: skip
 # the published total R2 takes IPCA's factors, which are those of least squares, and the
 # autoencoders' own
 _SPANS: Final = (60, 60)
@@ -287,7 +283,7 @@ def benchmark_gkx(
             jobs,
             unplanned,
             name=f"{case} case",
-            folder=None if folder is None else folder / "cells",
+            folder=folder,
             n_jobs=n_jobs,
             executor=executor,
             progress=progress,

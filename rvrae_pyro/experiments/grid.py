@@ -99,9 +99,13 @@ class Job:
             "rules": [self.rules.quantile, self.rules.cost, self.rules.periods],
             "metrics": self.metrics,
         }
-        text = json.dumps(content, sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest()
-        return Cell(self.entrant.name, self.seed, len(self.omitted), key)
+        return Cell(self.entrant.name, self.seed, len(self.omitted), hash_of(content))
+
+
+def hash_of(content: object) -> str:
+    """Hash what the numbers of a fit depend on."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,9 @@ def run_grid(
     executor: Submits | None,
     progress: bool,
 ) -> tuple[dict[Cell, Result], list[Failure]]:
-    """Run cells as :func:`run_cells` does, under a bar; results come in the order of ``jobs``.
+    """Run cells as :func:`run_cells` does, under a bar, and keep them in ``folder / "cells"``.
+
+    Results come in the order of ``jobs``.
 
     Raises
     ------
@@ -273,7 +279,7 @@ def run_grid(
     with progress_bar(name, len(jobs), progress) as show:
         results, failures = run_cells(
             jobs,
-            folder=folder,
+            folder=None if folder is None else folder / "cells",
             n_jobs=n_jobs,
             executor=executor,
             on_done=lambda cell: show(advance=1, note=f"{cell.model}, seed {cell.seed}"),

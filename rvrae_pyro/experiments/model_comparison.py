@@ -144,7 +144,7 @@ def compare(
             jobs,
             unplanned,
             name="comparing",
-            folder=None if folder is None else folder / "cells",
+            folder=folder,
             n_jobs=n_jobs,
             executor=executor,
             progress=progress,

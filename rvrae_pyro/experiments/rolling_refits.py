@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from rvrae_pyro.experiments.competitors import (
     model_entrant,
 )
 from rvrae_pyro.experiments.forecast_tree import forecast_tree
-from rvrae_pyro.experiments.grid import hold
+from rvrae_pyro.experiments.grid import hash_of, hold
 from rvrae_pyro.experiments.refit_files import RefitFiles
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import InMemory, Source, Submits, outcomes
@@ -250,8 +249,7 @@ class _Refit:
             "seed": self.seed,
             "warm": None if warm is None else [first, describe_config(warm), own_identity(warm)],
         }
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of(content)
 
 
 def _run_refit(job: _Refit) -> tuple[xr.DataTree, Fit | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rvrae_pyro.models.priors.base import for_each
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.models.scan import at_level
 from rvrae_pyro.nn.gaussian import Dispersion, Gaussian, Pooled, Posterior, Potential
-from rvrae_pyro.nn.seeding import seeded
+from rvrae_pyro.nn.seeding import derived_seed, seeded
 from rvrae_pyro.nn.transitions import StudentTPosterior
 
 _TAIL_DF = 8.0
@@ -119,9 +118,7 @@ def month_random(seed: int, month: Any, purpose: str) -> Iterator[None]:
 
     A month's draws depend on its date and the seed, not on how many months came before.
     """
-    stamp = f"{seed}|{np.datetime64(month, 's')}|{purpose}".encode()
-    key = int.from_bytes(hashlib.blake2b(stamp, digest_size=8).digest(), "big") >> 1
-    with seeded(key):
+    with seeded(derived_seed(f"{seed}|{np.datetime64(month, 's')}|{purpose}")):
         yield
 
 

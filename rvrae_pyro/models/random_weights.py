@@ -327,10 +327,6 @@ class SiteGuide(nn.Module):
         if self.ties is not None:
             self.ties.zero_()
 
-    def prior(self, parts: nn.Module, site: Site) -> dist.TorchDistribution:
-        """Prior of one site."""
-        return site.prior(parts)
-
     def proposal(
         self, parts: nn.Module, site: Site, given: Weights | None = None
     ) -> dist.TorchDistribution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,11 @@ def seeded(seed: int) -> Iterator[None]:
         else:
             torch.manual_seed(seed)
         yield
+
+
+def derived_seed(stamp: str) -> int:
+    """Seed of a stream that a text names, such as a date and a purpose."""
+    return int.from_bytes(hashlib.blake2b(stamp.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @cache

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.data.validation import listed
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning, ShapeError
+from rvrae_pyro.errors import PanelError, RvraeWarning, ShapeError, check_choice
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,
@@ -152,8 +152,7 @@ def to_datatree(
     chain of independent draws r-hat and effective sample sizes have no meaning; ask ``summary`` for
     ``kind="stats"``.
     """
-    if kind not in ("posterior", "prior", "predictions"):
-        raise ConfigError(f"`kind` must be posterior, prior or predictions; got {kind!r}.")
+    check_choice("kind", kind, ("posterior", "prior", "predictions"))
     if not isinstance(panel, xr.Dataset) or not {RETURNS, CHARACTERISTICS} <= set(panel.data_vars):
         raise PanelError(
             "`panel` must be the Dataset that the model was called with, with 'returns' and "

@@ -288,11 +288,10 @@ def _simulate_at_once(model: RVRAE, batch: Batch, num_samples: int, fixed: bool)
 def _simulate_forward(model: RVRAE, batch: Batch, num_samples: int, fixed: bool) -> _Run:
     """Simulate a prior that conditions on history: a month's returns move the next state."""
     whole = model.parts
-    guide = whole.weight_guide
     weights = _at_means(model, num_samples)
     if not fixed:
-        shape = torch.Size((num_samples,))
-        weights = {s.name: guide.prior(whole, s).expand(shape).sample() for s in guide.sites}
+        shape, random = torch.Size((num_samples,)), whole.weight_guide.sites
+        weights = {s.name: s.prior(whole).expand(shape).sample() for s in random}
     # no return enters it: loadings and scales of all months are known beforehand
     sites = {name: drawn[:, None, None] for name, drawn in weights.items()}
     parts = whole.placed(sites)

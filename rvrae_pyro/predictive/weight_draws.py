@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from rvrae_pyro.errors import ConfigError, check_count
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, DRAW, FACTOR, REGIME, RETURNS, WEIGHT_DRAW
-from rvrae_pyro.nn.seeding import seeded
+from rvrae_pyro.nn.seeding import derived_seed, seeded
 from rvrae_pyro.predictive.months import factor_coord, sample_coords
 from rvrae_pyro.predictive.storage import tree_of
 
@@ -51,7 +50,7 @@ def drawn_weights(
         yield {}, seed
         return
     for number in range(num_draws):
-        key = _derived_seed(f"{seed}|{number}|weights")
+        key = derived_seed(f"{seed}|{number}|weights")
         with seeded(key):
             weights = precise.draw_weights()
         yield weights, key
@@ -59,11 +58,7 @@ def drawn_weights(
 
 def chain_seed(seed: int, chain: int) -> int:
     """Seed of an ensemble member's draws: independent streams, the first member's is ``seed``."""
-    return seed if chain == 0 else _derived_seed(f"{seed}|{chain}|chain")
-
-
-def _derived_seed(stamp: str) -> int:
-    return int.from_bytes(hashlib.blake2b(stamp.encode(), digest_size=8).digest(), "big") >> 1
+    return seed if chain == 0 else derived_seed(f"{seed}|{chain}|chain")
 
 
 def fixed_models(model: RVRAE, n_blocks: int, seed: int) -> list[tuple[RVRAE, int]]:

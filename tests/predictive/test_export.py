@@ -417,7 +417,7 @@ def test_samples_that_do_not_fit_are_refused(panel, samples, message):
 
 def test_misuse_is_named(panel):
     factors = {"factors": np.zeros((S, T, 1, K))}
-    with pytest.raises(ConfigError, match="`kind` must be posterior, prior or predictions"):
+    with pytest.raises(ConfigError, match="`kind` must be 'posterior', 'prior' or 'predictions'"):
         to_datatree(factors, panel, kind="forecast")
     with pytest.raises(PanelError, match=r"`panel` must be the Dataset .* got DataArray"):
         to_datatree(factors, panel.returns)
