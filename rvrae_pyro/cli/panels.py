@@ -153,9 +153,11 @@ def read_panel(
         path, chosen.get("asset", ASSET), chosen.get("time", "date"), chosen.get("returns", "ret")
     )
     try:
-        return from_frame(frame, **chosen)
+        panel = from_frame(frame, **chosen)
     except PanelError as error:
         raise PanelError(f"{path}: {error}") from error
+    panel.attrs["source"] = panel.attrs.get("source") or path.name
+    return panel
 
 
 def layout_of(path: Path, layout: Layout) -> dict[str, Any] | None:

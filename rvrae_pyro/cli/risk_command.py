@@ -20,6 +20,7 @@ from rvrae_pyro.errors import ConfigError, PanelError, check_count
 from rvrae_pyro.names import ASSET, TIME
 from rvrae_pyro.risk import at_step
 from rvrae_pyro.risk import portfolio as portfolio_risk
+from rvrae_pyro.risk.draws import centred
 
 _IDS: Final = ("asset", "id", "ticker", "symbol", "permno", "isin", "cusip")
 _SIZES: Final = ("weight", "weights", "value", "position", "amount", "market_value")
@@ -211,6 +212,7 @@ def risk(
         tree = loaded.fit.forecast(
             ready, num_samples=num_samples, seed=seed, times=[month], horizon=horizon
         )
+    tree = centred(tree)  # means as in `rvrae report`
     against = None if other is None else other.weights
     trees = [tree]
     if horizon > 1:  # returns compounded up to each step

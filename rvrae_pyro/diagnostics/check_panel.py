@@ -117,11 +117,15 @@ def check_spread(guide: xr.DataArray, exact: xr.DataArray, used: Collection[str]
 
 
 def check_calibration(
-    returns: xr.DataArray, draws: xr.DataArray, n_trained: int = 0, used: Collection[str] = ()
+    returns: xr.DataArray,
+    draws: xr.DataArray,
+    n_trained: int = 0,
+    used: Collection[str] = (),
+    n_valid: int = 0,
 ) -> Finding:
     """Judge forecasts one month ahead by the share of returns inside central 90 % intervals.
 
-    ``n_trained`` of the months were used in training.
+    ``n_trained`` of the months were used in training, and ``n_valid`` decided when it stopped.
     """
     ends = draws.quantile([(1 - _PROB) / 2, (1 + _PROB) / 2], (CHAIN, DRAW), skipna=False)
     known = returns.notnull() & ends.notnull().all("quantile")
@@ -135,7 +139,7 @@ def check_calibration(
     error = float(month.std(ddof=1)) / np.sqrt(month.sizes[TIME])
     answer = (
         f"{100 * share:.0f} % of returns fell inside 90 % intervals (s.e. {100 * error:.0f}, "
-        f"{month.sizes[TIME]} months{_trained_on(n_trained)})."
+        f"{month.sizes[TIME]} months{_seen(n_trained, n_valid)})."
     )
     miss = abs(share - _PROB)
     if miss < max(0.05, 3 * error):
@@ -197,12 +201,12 @@ def check_skill(
     forecast: xr.DataArray,
     n_trained: int = 0,
     used: Collection[str] = (),
-    name: str = "",
+    n_valid: int = 0,
 ) -> Finding:
     """Judge whether forecasts are too good to be true, or worse than none.
 
     ``n_trained`` of the months were used in training; skill is only what is left without them.
-    ``name`` is that of a model other than the fit. Standard errors take months as independent.
+    ``n_valid`` decided when it stopped. Standard errors take months as independent.
     """
     known = returns.notnull() & forecast.notnull()
     gain = (returns**2 - (returns - forecast) ** 2).where(known).sum(ASSET).to_numpy()
@@ -212,11 +216,11 @@ def check_skill(
     months = _rank_correlations(returns.where(known), forecast.where(known))
     ic = float(months.mean()) if months.size else 0.0
     ic_error = _mean_error(months)
-    question = f"Is the skill{' of ' + name if name else ''} believable?"
+    question = "Is the skill believable?"
     answer = (
         f"Predictive R2 {100 * r2:.1f} % (s.e. {100 * r2_error:.1f}), mean rank correlation "
         f"{ic:.2f} per month (s.e. {ic_error:.2f}; {returns.sizes[TIME]} months"
-        f"{_trained_on(n_trained)})."
+        f"{_seen(n_trained, n_valid)})."
     )
     if n_trained >= returns.sizes[TIME]:
         answer = f"Not known out of sample. In training: {answer[0].lower()}{answer[1:]}"
@@ -250,7 +254,7 @@ def check_skill(
             "a stronger weight prior, a simpler factor prior, or more months of training.",
         )
     if n_trained < returns.sizes[TIME] and not (r2 > 2 * r2_error or ic > 2 * ic_error):
-        answer = f"{answer} No skill in the means, and none claimed."
+        answer = f"No skill in the means, and none claimed. {answer}"
     return Finding(question, "good", answer)
 
 
@@ -267,8 +271,10 @@ def judge_skill(r2: float, r2_error: float, ic: float, ic_error: float) -> Verdi
     return "good"
 
 
-def _trained_on(n_trained: int) -> str:
-    return f", {n_trained} of them trained on" if n_trained else ""
+def _seen(n_trained: int, n_valid: int) -> str:
+    """State how many of the months training has used."""
+    trained = f", {n_trained} of them trained on" if n_trained else ""
+    return trained + (f", {n_valid} of them validation" if n_valid else "")
 
 
 def _rank_correlations(returns: xr.DataArray, forecast: xr.DataArray) -> np.ndarray:

@@ -129,7 +129,8 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
         draws = subject.filtered.forecast(times)["predictions"].to_dataset()[RETURNS]
         seen = panel[RETURNS].transpose(TIME, ASSET).sel({TIME: times})
         n_trained = int(np.isin(times, trained).sum())
-        findings.append(check_calibration(seen, draws, n_trained, used))
+        n_valid = int(_decided(fit, times).sum())
+        findings.append(check_calibration(seen, draws, n_trained, used, n_valid))
         replicates = posterior_predictive(
             fit.model, panel, num_samples=_REPLICATES, seed=fit.seed, times=times, attrs=fit.attrs
         )
@@ -139,8 +140,17 @@ def judge_panel(fit: TrainingRecord, subject: _Subject, used: Collection[str]) -
         later = times > trained[-1]
         if later.any():  # what the weights have seen is fit, not skill
             mean, seen, n_trained = mean.isel({TIME: later}), seen.isel({TIME: later}), 0
-        findings.append(check_skill(seen, mean, n_trained, used))
+        findings.append(check_skill(seen, mean, n_trained, used, n_valid))
     return findings
+
+
+def _decided(fit: TrainingRecord, times: np.ndarray) -> np.ndarray:
+    """Whether each month was one of validation, which decided when training stopped."""
+    if not int(fit.attrs["n_valid_returns"]):
+        return np.zeros(len(times), bool)
+    last = np.datetime64(str(fit.attrs.get("last_seen_month", "1678")), "ns")
+    found: np.ndarray = (times > fit.kl_total[TIME].to_numpy()[-1]) & (times <= last)
+    return found
 
 
 def _in_use(fit: TrainingRecord, panel: xr.Dataset | None) -> frozenset[str]:

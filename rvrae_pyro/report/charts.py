@@ -56,9 +56,12 @@ def _fan(facts: Facts) -> Chart | None:
         f"to {percent(high)} %."
     )
     title = f"Compounded return of {inside(facts.held)} over the next {steps} {facts.period}s"
+    first, last = facts.horizons.iloc[0], facts.horizons.iloc[-1]
     caption = (
-        f"{title}, bought and held, with characteristics as they are now. {text} "
-        f"{facts.period.capitalize()}s ahead differ little in the mean and much in the spread."
+        f"{title}, bought and held, with characteristics as they are now. {text} Mean and standard "
+        f"deviation: {percent(first['mean'])} % and {percent(first['sd'])} % after one "
+        f"{facts.period}, {percent(last['mean'])} % and {percent(last['sd'])} % after "
+        f"{facts.horizons.index[-1]}."
     )
     return Chart(to_svg(figure, title, text, "fan"), caption)
 
@@ -95,8 +98,9 @@ def _factor(facts: Facts, k: int) -> Chart:
     name = str(paths["name"].values[k]).replace("(-", "(−")
     spread = percent(float(one["mean"].std()))
     text = f"Mean and 90 % band by {facts.period}; the standard deviation is {spread} %."
+    named = "moves with no portfolio shown here" if name == "no name" else name
     caption = (
-        f"Factor {label}: {name}. {percent(paths['share'].values[k])} % of the common variation."
+        f"Factor {label}: {named}. {percent(paths['share'].values[k])} % of the common variation."
     )
     return Chart(
         to_svg(figure, f"Principal factor {label}, {name}", text, f"factor-{label}"), caption

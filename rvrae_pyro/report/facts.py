@@ -23,7 +23,7 @@ from rvrae_pyro.report.held_out import Judged, Spans, judge, spans_of
 from rvrae_pyro.report.portfolio_tables import (
     EQUAL,
     PORTFOLIO,
-    by_asset,
+    SHOCK,
     changes,
     group_table,
     horizon_table,
@@ -34,13 +34,13 @@ from rvrae_pyro.report.portfolio_tables import (
 )
 from rvrae_pyro.report.tables import day
 from rvrae_pyro.risk import portfolio, portfolio_draws, scenario, summarize
+from rvrae_pyro.risk.draws import centred
 from rvrae_pyro.risk.summary import forecast_table
 
 if TYPE_CHECKING:
     from rvrae_pyro.fitting.fit import Fit
     from rvrae_pyro.predictive.filtered import Filtered
 
-_FALL: Final = -2.0  # the scenario: equal weights fall by so many standard deviations
 _HORIZON: Final = 12
 _GROUPS: Final = ("sector", "industry", "group")
 _MOST_GROUPS: Final = 40
@@ -67,7 +67,7 @@ class Facts:
         Of ``forecast_table``, with ``factor_share`` of the variance and ``fall``, the mean if
         equal weights fall.
     fall : float
-        By how much they fall, decimal.
+        Their return then, two standard deviations below its mean, decimal.
     portfolios : Dataset
         Risk of the portfolios (portfolio), tails along ``tail``.
     held : str
@@ -188,10 +188,10 @@ def gather(
     live = panel[TIME].values[rows[-1]]
     spans = spans_of(fit, panel)
     filtered = fit.filter(panel, num_samples, seed) if filtered is None else filtered
-    tree = filtered.forecast([live])
+    tree = centred(filtered.forecast([live]))
     equal = standard_portfolios(tree)[EQUAL]
-    sd = float(portfolio_draws(tree, equal).std())
-    fall = round(_FALL * sd, 3)
+    drawn = portfolio_draws(tree, equal)
+    fall = round(float(drawn.mean()) - SHOCK * float(drawn.std()), 3)
     paths = filtered.factors()
     turned = principal_factors(filtered.loadings(), paths["factors"])
     parts = _attribution(filtered, live, paths["mean"], turned["mean"])
@@ -202,15 +202,13 @@ def gather(
     own = weights.isel({TIME: 0}, drop=True).sel({PORTFOLIO: held}, drop=True)
     measured = portfolio(tree, weights)
     at_live = measured.to_dataset().isel({TIME: 0})
-    # as in the ranking: means without the noise of the draws
-    at_live["mean"] = xr.dot(weights.isel({TIME: 0}), by_asset(means, weights), dim=ASSET)
     profile = factor_profile(turned["mean"], managed_portfolios(panel), _known(panel))
     judged = judge(fit, filtered, spans, given)
     before = panel[TIME].values[rows[-2]] if rows.size > 1 else None
     both = pd.DataFrame({"now": means})
     earlier = None
     if before is not None:
-        earlier = filtered.forecast([before])
+        earlier = centred(filtered.forecast([before]))
         both["before"] = filtered.predict([before]).isel({TIME: 0}).to_series().reindex(both.index)
     changed, moved = changes(tree, earlier, own, both)
     paths_ahead = _paths(filtered, live)
@@ -268,7 +266,7 @@ def _groups(
 def _paths(filtered: Filtered, live: np.datetime64) -> xr.DataTree | None:
     """Forecast over the next periods."""
     try:
-        return filtered.forecast([live], horizon=_HORIZON)
+        return centred(filtered.forecast([live], horizon=_HORIZON))
     except ConfigError:  # a part of the model's that cannot simulate ahead
         return None
 

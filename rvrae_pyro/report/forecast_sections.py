@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from rvrae_pyro.models.asset_labels import labels_of
 from rvrae_pyro.names import ASSET, CHARACTERISTIC, FACTOR, TIME
 from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.portfolio_tables import EQUAL, PORTFOLIO
@@ -66,16 +67,18 @@ def _in_short(facts: Facts) -> list[str]:
     best, worst = table.iloc[0], table.iloc[-1]
     equal = facts.portfolios.sel(portfolio=EQUAL)
     mean, sd, var, es = (_percent(v) for v in _figures(equal))
-    lines = [
+    means = (
         f"The range of mean forecasts is {_percent(best['mean'] - worst['mean'])}, against "
-        f"{_percent(table['sd'].median())} of typical risk. {_on_ranks(facts)}",
+        f"{_percent(table['sd'].median())} of typical risk. {_on_ranks(facts)}"
+    )
+    lines = [
         f"An equally weighted portfolio of all {len(table)} assets: mean {mean}, standard "
         f"deviation {sd}. In one {period} of twenty it should lose more than {var}, and then {es} "
-        "on average.",
+        "on average."
     ]
     if facts.ranked:
         first, last = facts.labels[str(best[ASSET])], facts.labels[str(worst[ASSET])]
-        lines[0] += (
+        means += (
             f" Highest mean: {first}, {_percent(best['mean'])}; lowest: {last}, "
             f"{_percent(worst['mean'])}."
         )
@@ -90,16 +93,20 @@ def _in_short(facts: Facts) -> list[str]:
             f"of more than {var}. The largest part of its tail risk, "
             f"{percent(top['part'].iloc[0], 0)} %, is {facts.labels[str(top.index[0])]}.",
         )
+    lines.append(means)
     if not facts.waiting:
-        lines.insert(0, happened(facts))
+        lines.insert(1, happened(facts))
     if facts.judged is None:
         return [*lines, judged_on(facts)]
     pit = facts.judged.backtest["asset"].to_dataset()["pit"].values
     within = float((np.abs(pit[np.isfinite(pit)] - 0.5) <= 0.45).mean())
-    lines.append(
-        f"In {len(facts.spans.judged)} {period}s that the weights had not seen, 90 % intervals "
-        f"held {percent(within, 0)} % of the returns."
-    )
+    months = f"In {len(facts.spans.judged)} {period}s of the test, which training has not seen"
+    if facts.spans.kind == "valid":
+        months = (
+            f"In {len(facts.spans.judged)} {period}s after those of training, "
+            f"{len(facts.spans.valid)} of which decided when it stopped"
+        )
+    lines.append(f"{months}, 90 % intervals held {percent(within, 0)} % of the returns.")
     return [*lines, against_ipca(facts.judged), against_ewma(facts.judged)]
 
 
@@ -117,11 +124,17 @@ def _fitted_on(facts: Facts) -> str:
     """Summarise the model and the panels of fit and report."""
     model, panel, attrs, period = facts.fit.model, facts.panel, facts.fit.attrs, facts.period
     trained = facts.fit.kl_total[TIME].values
+    count = panel.sizes[CHARACTERISTIC]
+    exposures = f"how {count} characteristics of each asset map to its exposures"
+    if labels_of(model.loadings) is not None:
+        exposures = (
+            f"the exposures of each asset, as effects by asset in addition to a map from {count} "
+            "characteristics"
+        )
     text = (
-        f"A dynamic factor model (RVRAE) with {model.n_factors} latent factors learned how "
-        f"{panel.sizes[CHARACTERISTIC]} characteristics of each asset map to its exposures, from "
-        f"{day(trained[0], period)} to {day(trained[-1], period)}, {len(trained)} {period}s and "
-        f"{int(attrs.get('n_train_returns', 0)):,} returns."
+        f"A dynamic factor model (RVRAE) with {model.n_factors} latent factors learned {exposures},"
+        f" from {day(trained[0], period)} to {day(trained[-1], period)}, {len(trained)} {period}s "
+        f"and {int(attrs.get('n_train_returns', 0)):,} returns."
     )
     if int(attrs.get("n_valid_returns", 0)):
         until = np.datetime64(str(attrs.get("last_seen_month", str(trained[-1])[:10])))
@@ -342,6 +355,11 @@ def _made_of(facts: Facts) -> Table:
         for name in parts.columns
     ]
     frame = parts.loc[shown].assign(sum=parts.loc[shown].sum(axis=1))
+    dead = [int(v) for k, v in enumerate(facts.factors[FACTOR].values) if k not in facts.alive]
+    if dead:
+        figures = [each for each in figures if each.key not in dead]
+        frame["others"] = frame[dead].sum(axis=1)
+        figures.append(Figures("Other factors", "others", sign=True))
     caption = f"Mean forecasts by factor, in %: {which}"
     figures.append(Figures("Sum", "sum", sign=True))
     return table_of(frame, "made-of", caption, "Asset", figures, facts.labels)
@@ -374,8 +392,9 @@ def _dead_factors(facts: Facts) -> str:
         return ""
     less = "less than half a percent of the common variation"
     if len(dead) == 1:
-        return f"Factor {dead[0]} carries {less}."
-    return f"Factors {', '.join(dead[:-1])} and {dead[-1]} carry {less} each."
+        return f"Factor {dead[0]} carries {less} and is not shown."
+    which = f"{', '.join(dead[:-1])} and {dead[-1]}"
+    return f"Factors {which} carry {less} each and are not shown."
 
 
 def _profile(facts: Facts) -> Table:

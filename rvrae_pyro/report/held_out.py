@@ -15,7 +15,6 @@ from rvrae_pyro.baselines import EWMA, IPCA
 from rvrae_pyro.baselines.baseline import Baseline, FilteredBaseline
 from rvrae_pyro.data.validation import listed
 from rvrae_pyro.diagnostics.check import Finding
-from rvrae_pyro.diagnostics.check_panel import check_skill
 from rvrae_pyro.errors import RvraeError
 from rvrae_pyro.evaluation import (
     coverage,
@@ -28,6 +27,7 @@ from rvrae_pyro.evaluation import (
 )
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, RETURNS, TIME
 from rvrae_pyro.report.portfolio_tables import past_portfolios
+from rvrae_pyro.report.tables import number
 from rvrae_pyro.risk.backtest import backtest
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def compare_with_ipca(
     """Fit IPCA with as many factors to the months ``past``; score both on the same observations.
 
     ``tree`` is ``filtered.forecast(months)`` of the months to score. Returns the measures (none
-    where there is no comparison, and why), and findings: which is better, and whether IPCA's skill
-    can be believed.
+    where there is no comparison, and why), and the finding which is better.
     """
     n_factors = min(filtered.n_factors, filtered.panel.sizes[CHARACTERISTIC] + 1)
     pair = _fit_rival(IPCA(n_factors, constant=True), filtered, past, tree)
@@ -114,8 +113,7 @@ def compare_with_ipca(
         _explained(_PREDICTIVE, returns, _mean(draws), _mean(other)),
         _explained(_TOTAL, returns, *fits),
     ]
-    skill = check_skill(returns, _mean(other), name="IPCA")
-    return measures, [check_rival(measures), skill], ""
+    return measures, [check_rival(measures)], ""
 
 
 def compare_with_ewma(
@@ -191,16 +189,27 @@ def _verdict(measures: Sequence[Measure], question: str, advice: str) -> Finding
     better = [each for each in measures if each.verdict == "this model better"]
     named = "; ".join(_said(each) for each in (worse or better or measures[:1]))
     if worse:
-        return Finding(question, "look", f"No: {rival} is better by {named}.", advice)
+        return Finding(question, "look", f"No, {rival} is better. {named}.", advice)
     if better:
-        return Finding(question, "good", f"Better by {named}.")
-    return Finding(question, "good", f"No difference that these months can show: {named}.")
+        return Finding(question, "good", f"Yes, it is better than {rival}. {named}.")
+    return Finding(question, "good", f"No difference that these months can show. {named}.")
+
+
+_AIMS: Final = {"high": "more is better", "low": "less is better", "near": "90 is right"}
 
 
 def _said(measure: Measure) -> str:
-    own, other = measure.scale * measure.own, measure.scale * measure.other
-    error = measure.scale * measure.difference_error
-    return f"{measure.label} {own:.3g} against {other:.3g} (s.e. of the difference {error:.2g})"
+    """Write both scores with the digits of the table."""
+    digits = 3 if measure.scale == 1 else 2
+    own, other, error = (
+        number(measure.scale * value, digits)
+        for value in (measure.own, measure.other, measure.difference_error)
+    )
+    name, _, unit = measure.label.partition(", ")
+    return (
+        f"{name}: {own} against {other}{unit and ' '}{unit} (standard error of the difference "
+        f"{error}; {_AIMS[measure.better]})"
+    )
 
 
 def _has(draws: xr.DataArray) -> xr.DataArray:
@@ -357,7 +366,7 @@ class Judged:
         Against IPCA and EWMA; empty where it could not be fitted, for the reason ``missing`` or
         ``risk_missing``.
     findings : list of Finding
-        The verdicts against EWMA and IPCA, and whether IPCA's skill is believable.
+        The verdicts against EWMA and IPCA.
     n_draws : int
     tree : DataTree
         The forecasts that were judged.

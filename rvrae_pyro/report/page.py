@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SECTIONS: Final = {
     "in-short": "In short",
-    "trust": "Can it be trusted?",
     "books": "Risk of portfolios",
+    "trust": "Can it be trusted?",
     "changes": "Since the last {period}",
     "assets": "{ahead}, asset by asset",
     "forecasts": "What the forecasts are made of",

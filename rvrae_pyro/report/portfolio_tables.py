@@ -19,7 +19,7 @@ LEAST: Final = "Least variance, long and short"
 PORTFOLIO: Final = "portfolio"
 _SHARE: Final = 0.2
 _STEPS: Final = (1, 3, 6, 12)
-_SHOCK: Final = 2.0  # standard deviations of a scenario
+SHOCK: Final = 2.0  # standard deviations of a scenario
 
 
 def fifths(mean: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -201,7 +201,7 @@ def scenario_table(
     rows = {}
     for name, one, side in cases:
         draws = portfolio_draws(tree, one)
-        value = round(float(draws.mean()) + side * _SHOCK * float(draws.std()), 3)
+        value = round(float(draws.mean()) + side * SHOCK * float(draws.std()), 3)
         given = scenario(tree, weights=one, value=value)
         held = portfolio(given, weights, tail=0.05).to_dataset().isel({TIME: 0, "tail": 0})
         verb = "rise" if side > 0 else "fall"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import SupportsFloat
@@ -18,6 +19,11 @@ def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
     if float(text.replace(",", "")) == 0.0:
         text = text.lstrip("+-")
     return text.replace("-", "−")
+
+
+def real_minus(text: str) -> str:
+    """Write the minus of numbers inside a sentence as :func:`number` does; not that of dates."""
+    return re.sub(r"(?<![\w.\-])-(?=[\d.])", "−", text)
 
 
 def percent(value: SupportsFloat, digits: int = 1, *, sign: bool = False) -> str:

@@ -10,7 +10,17 @@ from rvrae_pyro.names import CHARACTERISTIC
 from rvrae_pyro.report.facts import Facts
 from rvrae_pyro.report.held_out import Judged, Measure
 from rvrae_pyro.report.portfolio_tables import PORTFOLIO
-from rvrae_pyro.report.tables import Column, Figures, Table, day, number, percent, span, table_of
+from rvrae_pyro.report.tables import (
+    Column,
+    Figures,
+    Table,
+    day,
+    number,
+    percent,
+    real_minus,
+    span,
+    table_of,
+)
 
 _VERDICTS: Final = {"good": "passed", "look": "look", "bad": "failed"}
 _LINEAR: Final = (
@@ -35,7 +45,7 @@ def validation_sections(facts: Facts) -> dict[str, Any]:
                 "kind": each.verdict,
                 "name": _VERDICTS[each.verdict],
                 "question": each.question,
-                "answer": each.answer,
+                "answer": real_minus(each.answer),
                 "remedy": each.remedy,
             }
             for each in facts.check.findings
@@ -125,9 +135,9 @@ def _backtest(judged: Judged, period: str) -> Table:
         Column("Tail %"),
         Column(f"{period.capitalize()}s"),
         Column("Losses beyond VaR %"),
-        Column("Kupiec p", "exact, adjusted for several portfolios (Holm)"),
-        Column("Christoffersen p", "conditional coverage, adjusted"),
-        Column("ES test p", "Acerbi and Szekely, one-sided, adjusted"),
+        Column("Kupiec p", "exact"),
+        Column("Christoffersen p", "conditional coverage"),
+        Column("ES test p", "Acerbi and Szekely, one-sided"),
         Column("Verdict", numeric=False),
     ]
     rows = []
@@ -237,7 +247,7 @@ def _again(facts: Facts) -> dict[str, str]:
         "Draws and their seed": f"{facts.num_samples}, {facts.seed}",
         "Characteristics": ", ".join(str(v) for v in facts.panel[CHARACTERISTIC].values),
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "Source of the panel": str(facts.panel.attrs.get("source", "not stated")),
+        "Source of the panel": str(facts.panel.attrs.get("source") or "not stated"),
     }
 
 

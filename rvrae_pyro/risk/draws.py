@@ -358,6 +358,32 @@ def at_step(tree: xr.DataTree, step: int, *, compounded: bool = True) -> xr.Data
     return tree_of(groups, tree.attrs)
 
 
+def centred(tree: xr.DataTree) -> xr.DataTree:
+    """Shift the draws of every asset and period to the expected return that the tree holds.
+
+    The mean of the draws has a sampling error; ``predictions_constant_data/mean`` has none from
+    the noise of returns. Spread and dependence stay as drawn, and returns of several periods are
+    compounded again. A tree without expected returns is returned as it is.
+    """
+    constant = tree.children.get(_CONSTANT)
+    if constant is None or "mean" not in constant.data_vars:
+        return tree
+    groups = {name: group.to_dataset() for name, group in tree.children.items()}
+    drawn = groups[_PREDICTIONS]
+    returns, expected = drawn[RETURNS], constant["mean"]
+    if CHAIN in expected.dims:
+        expected = expected.mean(CHAIN)
+    shift = expected - returns.mean((CHAIN, DRAW), skipna=False)
+    moved = (returns + shift).astype(returns.dtype).transpose(*returns.dims)
+    drawn = drawn.assign({RETURNS: moved.assign_attrs(returns.attrs)})
+    if COMPOUNDED_RETURNS in drawn:
+        # a draw below -1 is a total loss
+        whole = (1.0 + moved).clip(min=0.0).cumprod(STEP, skipna=False) - 1.0
+        like = drawn[COMPOUNDED_RETURNS]
+        drawn[COMPOUNDED_RETURNS] = whole.transpose(*like.dims).assign_attrs(like.attrs)
+    return tree_of({**groups, _PREDICTIONS: drawn}, tree.attrs)
+
+
 def over_steps(tree: xr.DataTree, function: Callable[[xr.DataTree], xr.DataTree]) -> xr.DataTree:
     """Apply a function to every step, of its own return and of the compounded one.
 

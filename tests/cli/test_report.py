@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.report.tables import number
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import content
 
@@ -68,8 +69,8 @@ def test_a_portfolio_of_the_user_is_on_the_page(
     }
     found = json.loads(rvrae("risk", run_folder, panel_file, *files, "--json").out)
     for name, key in zip(rows, ("portfolio", "benchmark", "active"), strict=True):
-        for figure in ("sd", "var_05", "es_01"):
-            assert f"{100 * found[key][figure]:.2f}" in rows[name]
+        for figure in ("mean", "sd", "var_05", "es_01"):
+            assert number(100 * found[key][figure]) in rows[name]
     assert "shortfall of your portfolio comes from" in page
     assert "over all 2 assets" in page
     before = content(tmp_path)

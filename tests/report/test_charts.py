@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from rvrae_pyro.report.charts import charts_of, to_svg
 from rvrae_pyro.report.facts import Facts
-from rvrae_pyro.report.tables import number, percent
+from rvrae_pyro.report.tables import number, percent, real_minus
 
 
 def test_a_figure_becomes_a_picture_of_the_page() -> None:
@@ -57,6 +57,18 @@ def test_every_section_has_its_pictures(facts: Facts) -> None:
 )
 def test_numbers(value: float, digits: int, sign: bool, text: str) -> None:
     assert number(value, digits, sign=sign) == text
+
+
+def test_a_minus_in_a_sentence_is_that_of_numbers() -> None:
+    text = "R2 -0.4 % (-5.44 against -1) on 2009-10-31, k-hat 0.7"
+    assert real_minus(text) == "R2 −0.4 % (−5.44 against −1) on 2009-10-31, k-hat 0.7"
+
+
+def test_the_fan_states_mean_and_spread(facts: Facts) -> None:
+    caption = charts_of(facts)["books"][0].caption
+    last = facts.horizons.loc[12]
+    assert f"{percent(last['mean'])} % and {percent(last['sd'])} % after 12." in caption
+    assert "differ little" not in caption
 
 
 def test_percentages() -> None:
