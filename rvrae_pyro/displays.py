@@ -66,3 +66,12 @@ def _cell(value: object) -> str:
     return (
         f'<td class="n">{escape(f"{value:,}" if isinstance(value, int) else f"{value:.4g}")}</td>'
     )
+
+
+NEGLIGIBLE: Final = 1e-4
+"""Share below which :func:`share_text` writes no number."""
+
+
+def share_text(share: float) -> str:
+    """Write a share in % with two digits; less than 0.01 % is called so."""
+    return "less than 0.01 %" if share < NEGLIGIBLE else f"{100 * min(share, 1.0):.2g} %"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rvrae_pyro.data.batch import Batch
 from rvrae_pyro.diagnostics.check import FULL_WEIGHT, NO_PRIOR, SINGLE, Finding, Verdict, advise
+from rvrae_pyro.displays import NEGLIGIBLE, share_text
 from rvrae_pyro.models.cross_section import CrossSection
 from rvrae_pyro.models.loadings import Augmented
 from rvrae_pyro.models.rvrae import RVRAE
@@ -251,15 +252,10 @@ def _characteristics(common: xr.Dataset, used: Collection[str]) -> Finding:
     return Finding(question, "look", f"Hardly: {percent}", remedy)
 
 
-def share_text(share: float) -> str:
-    """Write a share in % with two digits; less than 0.01 % is called so."""
-    return "less than 0.01 %" if share < _FIXED else f"{100 * min(share, 1.0):.2g} %"
-
-
 WEAKER: Final = "a weaker prior of the loadings' weights (`weights=` of the loadings)"
 EFFECTS: Final = "a wider prior of the effects by asset (`weights=` of rv.loadings.AssetEffects)"
 _NOTHING: Final = 0.02  # nats per month below which a factor or axis carries nothing
-_FIXED: Final = 1e-4  # share of the common variance: loadings vary by 1 % of their size
+_FIXED: Final = NEGLIGIBLE  # share of the common variance: loadings vary by 1 % of their size
 _HARDLY: Final = 2.5e-3  # by 5 %
 
 

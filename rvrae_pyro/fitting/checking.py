@@ -164,17 +164,27 @@ def _in_use(fit: TrainingRecord, panel: xr.Dataset | None) -> frozenset[str]:
 
 
 def _common(fit: TrainingRecord, subject: _Subject | None) -> xr.Dataset | None:
-    """Judge loadings and factors together: on a panel, else on simulated ranks.
+    """Judge loadings and factors together: on a panel, else on simulated ranks."""
+    if subject is None:
+        return common_of(fit)
+    states = subject.states
+    return common_variation(subject.model, subject.batch, states.predicted, states.cross)
 
-    Effects by asset are those of the assets of the training panel.
+
+def common_of(fit: TrainingRecord, panel: xr.Dataset | None = None) -> xr.Dataset | None:
+    """Judge loadings and factors together: on a panel prepared as for the fit, or simulated ranks.
+
+    Ranks have the effects of the training panel's assets. None where the characteristics of the
+    training panel were no ranks and there is no panel.
     """
-    if subject is not None:
-        states = subject.states
-        return common_variation(subject.model, subject.batch, states.predicted, states.cross)
+    model = in_double(fit.model)
+    if panel is not None:
+        batch = load(model, panel)
+        states = filter_states(model, batch, _TYPICAL_DRAWS, fit.seed)
+        return common_variation(model, batch, states.predicted, states.cross)
     known = json.loads(str(fit.attrs.get("panel", "{}")))
     if known.get("transform", "rank") != "rank":
         return None  # nothing is known of the size of the characteristics
-    model = in_double(fit.model)
     batch = typical_batch(model, fit.seed, labels_of(model.loadings))
     states = filter_states(model, batch, _TYPICAL_DRAWS, fit.seed)
     return common_variation(model, batch, states.predicted, states.cross)

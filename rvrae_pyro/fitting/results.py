@@ -17,8 +17,9 @@ from rvrae_pyro.data.transforms import managed_portfolios
 from rvrae_pyro.diagnostics.check import Check
 from rvrae_pyro.errors import check_count
 from rvrae_pyro.evaluation.descriptive import factor_profile
+from rvrae_pyro.fitting.checking import common_of
 from rvrae_pyro.fitting.saved import TrainingRecord
-from rvrae_pyro.names import TIME, WEIGHT_DRAW
+from rvrae_pyro.names import CHAIN, TIME, WEIGHT_DRAW
 from rvrae_pyro.predictive import replicates as _replicates
 from rvrae_pyro.predictive.attribution import relevance_of
 from rvrae_pyro.predictive.chains import join_drawings, stack_arrays, stack_datasets
@@ -552,6 +553,8 @@ class Results(ABC):
             ``idio_relevance`` and ``alpha_relevance`` where scale and alpha read the
             characteristics, each (chain, draw, characteristic), as ArviZ's forest plot takes them.
             One draw, a point estimate, with weights at their MAP (attribute ``note``).
+            ``common_share`` (chain): share of the common variance that goes with all
+            characteristics together; absent without a panel if characteristics were no ranks.
 
         Notes
         -----
@@ -564,10 +567,20 @@ class Results(ABC):
         Sobol and Kucherenko (2009), derivative based global sensitivity measures.
         """
         panel = None if panel is None else self._matched(panel)
-        each = [
-            relevance_of(member.model, panel, _known_names(member), num_draws, seed)
-            for member in self._records
-        ]
+        each = []
+        for member in self._records:
+            tree = relevance_of(member.model, panel, _known_names(member), num_draws, seed)
+            common = common_of(member, panel)
+            if common is not None:
+                total = (
+                    common["moved"]
+                    .expand_dims(CHAIN)
+                    .assign_attrs(
+                        long_name="share of the common variance that goes with the characteristics"
+                    )
+                )
+                tree["posterior"] = tree["posterior"].to_dataset().assign(common_share=total)
+            each.append(tree)
         if self.rotation is None:
             return each[0]
         joined = stack_datasets([tree["posterior"].to_dataset() for tree in each])

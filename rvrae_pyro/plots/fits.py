@@ -65,9 +65,12 @@ def training(source: object, *, ax: Axes | None = None, style: Style | None = No
     for k, (name, curve) in enumerate(curves.items()):
         axes.plot(steps, curve, color=theme.colour(k), linewidth=1.5, label=f"{name} months")
     best = getattr(source, "best_step", None)
-    if best is not None:
-        axes.axvline(best, color=theme.muted, linestyle="--", linewidth=1, label="kept state")
     _late_limits(axes, steps, list(curves.values()))
+    if best is not None:
+        axes.axvline(best, color=theme.muted, linestyle="--", linewidth=1.3, label="kept state")
+        ends = axes.get_xlim()
+        if best > 0.97 * ends[1]:  # the line would lie on the edge of the picture
+            axes.set_xlim(ends[0], 1.03 * max(best, ends[1]))
     unit = "nats" if counts[0] is None else "nats per return"
     dress(axes, theme, "Evidence lower bound", "gradient step", unit)
     legend(axes, theme)
@@ -144,6 +147,7 @@ def elbo(
     on = canvas(
         ax, style, panels, size=(8.0, 2.9 * panels + 0.4), sharex=True,
         remedy="A single Axes shows the parts of the bound.",
+        height_ratios=(5, 4)[:panels],
     )  # fmt: skip
     axes, theme = on.axes[0], on.theme
     axes.fill_between(
@@ -232,7 +236,8 @@ def comparison(
     Returns
     -------
     Axes
-        In nats per month; bars are two standard errors. Cumulated: in nats.
+        In nats per month; bars are two standard errors. The title says so where no difference
+        exceeds them. Cumulated: in nats.
 
     Raises
     ------
@@ -298,8 +303,12 @@ def comparison(
     axes.set_yticks(rows, models)
     axes.set_ylim(-0.6, len(models) - 0.4)
     months = table.attrs.get("n_times")
-    over = f", {months} {period}s" if months else ""
-    dress(axes, theme, f"Log score one {period} ahead, ± 2 standard errors{over}",
+    title = f"Log score one {period} ahead, ± 2 standard errors"
+    title += f", {months} {period}s" if months else ""
+    others = np.array([name != base for name in models])
+    if others.any() and not (np.abs(gap) > 2.0 * error)[others].any():
+        title += "\nNo difference exceeds two standard errors"
+    dress(axes, theme, title,
           f"log score less that of {base}, nats per {period}", "model", grid="x")  # fmt: skip
     return axes
 

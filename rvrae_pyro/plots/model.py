@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rvrae_pyro.displays import NEGLIGIBLE, share_text
 from rvrae_pyro.errors import ConfigError, check_choice, check_count
 from rvrae_pyro.names import ASSET, CHAIN, CHARACTERISTIC, DRAW, FACTOR, FACTORS, SAMPLE_DIMS, TIME
 from rvrae_pyro.plots.plot_sources import described, factor_draws, group_of, period_of, wrong
@@ -28,6 +29,8 @@ from rvrae_pyro.plots.style import (
 _FEW: Final = 100
 """Draws below which a density is drawn as its empirical distribution function."""
 _MOST_PANELS: Final = 12
+_SMALL: Final = 0.005
+"""Share of the common variation below which a principal factor is not drawn."""
 _TITLES: Final = {
     "filtered": "given returns to the month",
     "predicted": "given returns to the month before",
@@ -61,7 +64,8 @@ def factors(
     marks : mapping from name to date, optional
         Vertical lines, such as the beginning of the test months.
     ax : Axes or sequence of Axes, optional
-        One per factor, or a single one for all of them. Default: a new pyplot figure.
+        One per factor, or a single one for all of them. Default: a new pyplot figure, without
+        principal factors that carry less than 0.5 % of the common variation.
     style : {"light", "dark"}, optional
         Default: the settings of matplotlib.
 
@@ -100,6 +104,12 @@ def factors(
     scaled = "share" in shown
     unit, scale = (f"% per {period}", 100.0) if scaled else ("factor units", 1.0)
     what = _TITLES.get(str(attrs.get("kind", kind)), "posterior")
+    small: list[str] = []
+    if scaled and (ax is None or isinstance(ax, Axes)):
+        drawn = shown["share"].values >= _SMALL
+        drawn[0] = True
+        small = [str(label) for label in shown[FACTOR].values[~drawn]]
+        shown = shown.isel({FACTOR: np.flatnonzero(drawn)})
     count = shown.sizes[FACTOR]
     single = isinstance(ax, Axes) or count == 1
     on = canvas(
@@ -135,7 +145,11 @@ def factors(
         if single and count > 1:
             legend(axes, on.theme)
     if not single:
-        note(on, f"Mean and 90 % band {what}.")
+        left_out = ""
+        if small:
+            plural = "s" if len(small) > 1 else ""
+            left_out = f" Not drawn, below {100 * _SMALL:g} %: factor{plural} {', '.join(small)}."
+        note(on, f"Mean and 90 % band {what}.{left_out}")
     return on.result
 
 
@@ -231,7 +245,8 @@ def relevance(
     -------
     Axes
         Dots are means; lines are 90 % intervals where weights have a posterior (20 draws or
-        more). The members of an ensemble with fixed weights are small dots.
+        more). The members of an ensemble with fixed weights are small dots. The title states the
+        share of the common variance that all characteristics move together.
 
     Raises
     ------
@@ -264,10 +279,11 @@ def relevance(
     axes, theme = on.axes[0], on.theme
     rows = np.arange(len(order))
     main = theme.colour(0)
-    if len(draws) >= 20:
+    spread = bool((np.ptp(draws[:, order], axis=0) > 1e-6 * np.abs(mean[order])).any())
+    if spread and len(draws) >= 20:
         low, high = np.quantile(draws[:, order], (0.05, 0.95), axis=0)
         axes.hlines(rows, low, high, color=main, linewidth=2.4, label="90 % interval")
-    elif len(draws) > 1:
+    elif spread:
         axes.plot(draws[:, order].T, rows, "o", color=main, alpha=0.35, ms=4)
         axes.plot([], [], "o", color=main, alpha=0.35, ms=4, label="members")
     axes.plot(mean[order], rows, "o", color=main, mec=theme.background, ms=6.5, label="mean")
@@ -276,8 +292,16 @@ def relevance(
     axes.set_xlim(-0.015 * axes.get_xlim()[1], None)
     total = len(mean)
     few = f", {len(order)} of {total}" if len(order) < total else ""
-    dress(axes, theme, f"Relevance of characteristics{few}", unit, "characteristic", grid="x")
-    if len(draws) > 1:
+    title = f"Relevance of characteristics{few}"
+    if variable in ("share", "relevance") and "common_share" in posterior:
+        moved = float(posterior["common_share"].mean())
+        title += f"\nTogether they move {share_text(moved)} of the common variance"
+        if moved < NEGLIGIBLE:
+            title = (
+                f"No characteristic moves the loadings ({share_text(moved)} of the common variance)"
+            )
+    dress(axes, theme, title, unit, "characteristic", grid="x")
+    if spread:
         legend(axes, theme)
     return axes
 
@@ -355,6 +379,17 @@ def prior_posterior(
     return on.result
 
 
+_WORDS: Final = {"df": "degrees of freedom", "excess_df": "degrees of freedom above 2"}
+
+
+def _readable(name: str, where: Sequence[str]) -> str:
+    """Write a parameter's name in words: ``factor_prior.scale[2]`` is "scale 2 (factor prior)"."""
+    *parts, last = name.split(".")
+    label = " ".join([_WORDS.get(last, last.replace("_", " ")), ", ".join(where)]).strip()
+    owner = ", ".join(part.replace("_", " ") for part in parts)
+    return f"{label} ({owner})" if owner else label
+
+
 def _components(
     prior: xr.Dataset, posterior: xr.Dataset, name: str
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -369,7 +404,7 @@ def _components(
     found = []
     for place in np.ndindex(*after.shape[2:]):
         at = [str(after[dim].values[i]) for dim, i in zip(rest, place, strict=True)]
-        label = f"{name}[{', '.join(at)}]" if at else name
+        label = _readable(name, at)
         draws = [each.values[(slice(None), slice(None), *place)].ravel()
                  for each in (before, after)]  # fmt: skip
         finite = [each[np.isfinite(each)] for each in draws]
@@ -380,8 +415,9 @@ def _components(
 def _draw_pair(axes: Axes, theme: Theme, label: str, before: np.ndarray, after: np.ndarray) -> None:
     if not before.size or not after.size:
         raise ConfigError(f"`source` must have finite draws of {label}; got none in a group.")
-    low = min(np.quantile(after, 0.001), np.quantile(before, 0.02))
-    high = max(np.quantile(after, 0.999), np.quantile(before, 0.98))
+    low = min(after.min(), np.quantile(before, 0.02))
+    high = max(after.max(), np.quantile(before, 0.98))
+    support = min(before.min(), after.min()), max(before.max(), after.max())
     few = min(before.size, after.size) < _FEW
     for draws, colour, text in (
         (before, theme.muted, "prior"),
@@ -392,7 +428,9 @@ def _draw_pair(axes: Axes, theme: Theme, label: str, before: np.ndarray, after: 
             axes.step(x, np.arange(1, x.size + 1) / x.size, where="post", color=colour,
                       linewidth=1.8, label=text)  # fmt: skip
             continue
-        x, height = _density(draws)
+        x, height = _density(draws, support)
+        if draws is after:
+            low, high = min(low, x[0]), max(high, x[-1])
         axes.plot(x, height, color=colour, linewidth=1.8, label=text)
         axes.fill_between(x, height, color=colour, alpha=0.18, linewidth=0)
     axes.set_ylim(0.0, None)
@@ -402,8 +440,11 @@ def _draw_pair(axes: Axes, theme: Theme, label: str, before: np.ndarray, after: 
     axes.locator_params(axis="x", nbins=5)
 
 
-def _density(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel density on a grid, which leaves out the outer 0.1 % of very long tails."""
+def _density(draws: np.ndarray, support: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel density on a grid that reaches as far as it is above zero, inside the support.
+
+    The outer 0.1 % of very long tails are left out.
+    """
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
     low, first, third, high = np.quantile(draws, (0.001, 0.25, 0.75, 0.999))
@@ -411,5 +452,10 @@ def _density(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low = draws.min() if draws.min() > first - reach else low
     high = draws.max() if draws.max() < third + reach else high
     inner = draws[(draws >= low) & (draws <= high)]
-    x, height, _ = array_stats.kde(inner)  # type: ignore[no-untyped-call]
-    return np.asarray(x), np.asarray(height)
+    room = 0.4 * (high - low)
+    ends = max(low - room, support[0]), min(high + room, support[1])
+    x, height, _ = array_stats.kde(inner, custom_lims=ends)  # type: ignore[no-untyped-call]
+    x, height = np.asarray(x), np.asarray(height)
+    above = np.flatnonzero(height > 1e-3 * height.max())
+    shown = slice(max(above[0] - 1, 0), above[-1] + 2)
+    return x[shown], height[shown]

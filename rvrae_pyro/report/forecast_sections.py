@@ -355,7 +355,8 @@ def _made_of(facts: Facts) -> Table:
         for name in parts.columns
     ]
     frame = parts.loc[shown].assign(sum=parts.loc[shown].sum(axis=1))
-    dead = [int(v) for k, v in enumerate(facts.factors[FACTOR].values) if k not in facts.alive]
+    labels = facts.factors[FACTOR].values
+    dead = [name for name in parts.columns if name in np.delete(labels, facts.alive).tolist()]
     if dead:
         figures = [each for each in figures if each.key not in dead]
         frame["others"] = frame[dead].sum(axis=1)

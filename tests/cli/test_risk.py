@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.risk.draws import centred
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.helpers import content, long_table, write_settings
 
@@ -51,7 +52,7 @@ def test_figures_are_those_of_the_library(
     found = _ask(rvrae, run_folder, panel_file, *files, "--seed", 3)
 
     month = panel["time"].values[-1]
-    tree = rv.load(run_folder / "model").forecast(panel, seed=3, times=[month])
+    tree = centred(rv.load(run_folder / "model").forecast(panel, seed=3, times=[month]))
     weights = pd.Series(0.0, panel["asset"].values)
     weights[ids[:3]] = [0.5, 0.7, -0.2]
     other = pd.Series(0.0, panel["asset"].values)
@@ -199,7 +200,7 @@ def test_horizon_is_that_of_the_library(
     asked = (run_folder, panel_file, "--portfolio", held, "--horizon", 3)
     found = _ask(rvrae, *asked)
     month = panel["time"].values[-1]
-    tree = rv.load(run_folder / "model").forecast(panel, times=[month], horizon=3)
+    tree = centred(rv.load(run_folder / "model").forecast(panel, times=[month], horizon=3))
     weights = pd.Series(0.0, panel["asset"].values)
     weights[ids[:2]] = [0.75, 0.25]
     book = rv.risk.portfolio(tree, weights).isel(time=0)

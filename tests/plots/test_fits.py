@@ -33,6 +33,10 @@ def test_a_fit_and_its_panel_are_enough(fit: rv.Fit, panel: xr.Dataset) -> None:
     elbo = rv.plots.elbo(fit)
     assert isinstance(elbo, Figure)
     assert elbo.axes[1].get_ylabel() == "training month"
+    found = rv.plots.relevance(fit, panel)
+    assert found.get_ylabel() == "characteristic"
+    moved = float(fit.relevance(panel)["posterior/common_share"].mean())
+    assert f"Together they move {100 * moved:.2g} %" in found.get_title("left")
     assert rv.plots.relevance(fit).get_ylabel() == "characteristic"
     factors = rv.plots.factors(fit, panel)
     assert isinstance(factors, Figure)
@@ -48,7 +52,7 @@ def test_hyperparameters_of_a_fit(panel: xr.Dataset) -> None:
     fit = rv.fit(model, panel, config=rv.FitConfig(max_steps=3), progress=False)
     figure = rv.plots.prior_posterior(fit)
     assert isinstance(figure, Figure)
-    assert figure.axes[1].get_xlabel() == "factor_prior.coefficient[2]"
+    assert figure.axes[1].get_xlabel() == "coefficient 2 (factor prior)"
 
 
 def test_a_filtered_panel_is_enough(fit: rv.Fit, panel: xr.Dataset) -> None:

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Callable[..., Any], str, str, int]] = {
     ),
     "prior_posterior": (
         lambda **k: rv.plots.prior_posterior(HYPER, **k),
-        "factor_prior.persistence",
+        "persistence (factor prior)",
         "density",
         3,
     ),
@@ -362,6 +362,85 @@ def test_few_draws_become_a_distribution_function() -> None:
     y = np.asarray(few.lines[0].get_ydata())
     assert (np.diff(y) > 0).all()
     assert y[-1] == 1.0
+
+
+def test_parameters_are_named_in_words_and_posteriors_end_at_zero() -> None:
+    figure = rv.plots.prior_posterior(HYPER)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels[1:] == ["coefficient 1 (factor prior)", "coefficient 2 (factor prior)"]
+    for axes in figure.axes:  # never outside what the prior allows
+        x, _ = np.asarray(axes.lines[1].get_data())
+        assert 0.0 <= x[0] < x[-1] <= 1.0
+    groups = {
+        name: xr.Dataset({"ar": (("chain", "draw"), RANDOM.normal(*law, (1, 300)))})
+        for name, law in {"prior": (0.0, 1.0), "posterior": (0.2, 0.1)}.items()
+    }
+    axes = rv.plots.prior_posterior(xr.DataTree.from_dict(groups))
+    x, height = np.asarray(axes.lines[1].get_data())
+    assert height[[0, -1]].max() < 0.01 * height.max()
+    assert axes.get_xlim()[0] <= x[0] < x[-1] <= axes.get_xlim()[1]
+
+
+def test_a_state_kept_at_the_last_step_is_seen() -> None:
+    for best, apart in ((30, False), (int(HISTORY["step"].iloc[-1]), True)):
+        axes = rv.plots.training(SimpleNamespace(**{**vars(FIT), "best_step": best}))
+        kept = next(line for line in axes.lines if line.get_label() == "kept state")
+        place = float(np.asarray(kept.get_xdata())[0])
+        assert place == best
+        assert place < axes.get_xlim()[1]
+        assert (axes.get_xlim()[1] > HISTORY["step"].iloc[-1]) == apart
+
+
+def test_the_heat_map_takes_at_most_half_of_its_picture() -> None:
+    figure = rv.plots.elbo(FIT)
+    figure.canvas.draw()
+    top, below = (axes.get_position().height for axes in figure.axes[:2])
+    assert below < top
+    assert below <= 0.5
+
+
+def test_a_comparison_without_a_significant_difference_says_so() -> None:
+    assert "No difference" not in rv.plots.comparison(TABLE).get_title("left")
+    noise = xr.DataArray(np.random.default_rng(3).normal(size=N_TIMES), {"time": TIMES}, "time")
+    same = rv.evaluation.compare({"one": SCORES["best"], "two": SCORES["best"] + noise})
+    title = rv.plots.comparison(same).get_title("left")
+    assert title.endswith("No difference exceeds two standard errors")
+
+
+def test_relevance_states_what_all_characteristics_move() -> None:
+    group = RELEVANCE["posterior"].to_dataset()
+    for share, words in (
+        (0.1234, "Together they move 12 % of the common variance"),
+        (1e-6, "No characteristic moves the loadings (less than 0.01 % of the common variance)"),
+    ):
+        data = group.assign(common_share=("chain", [share]))
+        axes = rv.plots.relevance(xr.DataTree.from_dict({"posterior": data}))
+        assert words in axes.get_title("left")
+        assert axes.get_legend() is not None
+    assert "common variance" not in rv.plots.relevance(RELEVANCE).get_title("left")
+
+
+def test_relevance_has_a_legend_only_for_intervals() -> None:
+    """Draws that are all the same, of weights without a posterior, have no interval."""
+    group = RELEVANCE["posterior"].to_dataset()
+    fixed = group.isel(draw=[0] * 50).assign_coords(draw=np.arange(50))
+    axes = rv.plots.relevance(xr.DataTree.from_dict({"posterior": fixed}))
+    assert axes.get_legend() is None
+    assert not axes.collections
+
+
+def test_factors_that_carry_nothing_are_not_drawn() -> None:
+    beta = TREE["predictions_constant_data/beta"].copy()
+    beta[{"factor": 1}] *= 1e-3
+    filtered = SimpleNamespace(
+        factors=lambda kind: FACTORS.assign_attrs(kind=kind), loadings=lambda: beta, panel=PANEL
+    )
+    axes = rv.plots.factors(filtered)
+    assert isinstance(axes, Axes)
+    assert "100.0 %" in axes.get_title("left") or "mean and 90 % band" in axes.get_title("left")
+    _, given = plt.subplots(2)
+    rv.plots.factors(filtered, ax=given)  # one for each: all are drawn
+    assert all(each.lines for each in given)
 
 
 def test_cumulative_scores_are_against_the_reference() -> None:
