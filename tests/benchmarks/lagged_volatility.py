@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -66,6 +68,37 @@ def both(panel: xr.Dataset) -> rv.RVRAE:
 def heavy_both(panel: xr.Dataset) -> rv.RVRAE:
     """The two together."""
     return _model(panel, innovation="student_t", recurrence="both")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Mixture of fits from three seeds of :func:`heavy`."""
+
+    name: str = "three seeds"
+
+    def describe(self, panel: xr.Dataset) -> dict[str, Any]:
+        """Settings of the model and the number of seeds."""
+        return {"model": str(heavy(panel)), "seeds": 3}
+
+    def fit(self, train: xr.Dataset, valid: xr.Dataset | None, seed: int) -> rv.Ensemble:
+        """Fit three seeds that no other ``seed`` shares."""
+        seeds = range(3 * seed, 3 * seed + 3)
+        return rv.fit_ensemble(lambda: heavy(train), train, valid, seeds=seeds, progress=False)
+
+
+def heavy_three(panel: xr.Dataset) -> Seeds:
+    """Three seeds mixed."""
+    return Seeds()
+
+
+def plain(panel: xr.Dataset) -> rv.RVRAE:
+    """Default as it was before the common volatility: a VRNN that reads the context."""
+    return _model(panel)
+
+
+def common(panel: xr.Dataset) -> rv.RVRAE:
+    """Default: the common volatility around a VRNN, without context."""
+    return rv.RVRAE(panel.sizes["characteristic"], N_FACTORS)
 
 
 def _model(panel: xr.Dataset, **settings: str) -> rv.RVRAE:
