@@ -38,7 +38,12 @@ def stock_model(panel: xr.Dataset) -> rv.RVRAE:
     return rv.RVRAE.for_stocks(size, N_FACTORS, n_context=context)
 
 
-MODELS = {"stocks": stock_model, "default": default_model}
+def panel_model(panel: xr.Dataset) -> rv.RVRAE:
+    """What ``for_panel`` chooses: the parts for single stocks and a common volatility."""
+    return rv.RVRAE.for_panel(panel, N_FACTORS)
+
+
+MODELS = {"stocks": stock_model, "default": default_model, "panel": panel_model}
 
 
 def forecast_year(panel: xr.Dataset, year: int, make=stock_model, config=None, seed=0):

@@ -8,7 +8,8 @@ before; with ``--fit-once`` by the one that was stopped on the year before the f
 
 - ``common``: ``RVRAE.for_panel`` with 8 factors and a small one per characteristic;
 - ``memoryless``: the same around ``StandardNormal``, so that only the volatility has a memory;
-- ``none``: ``RVRAE.for_stocks`` with context, whose scales are a function of the past.
+- ``none``: ``RVRAE.for_stocks`` with context, whose scales are a function of the past;
+- ``constant``: the same around ``StandardNormal``: scales and factors of all months are alike.
 
 Prints the measures of ``rv.experiments.risk_scores`` by year, and paired differences. Fits and
 records are kept in ``runs/us_common_volatility``; after a change of the code that moves numbers,
@@ -54,6 +55,18 @@ def memoryless(panel: xr.Dataset) -> rv.RVRAE:
     )
 
 
+def constant(panel: xr.Dataset) -> rv.RVRAE:
+    """``for_stocks`` around ``StandardNormal``: no memory and no common volatility."""
+    size = panel.sizes["characteristic"]
+    return rv.RVRAE(
+        size,
+        N_FACTORS + size,
+        loadings=rv.loadings.Augmented(rv.loadings.LSTM(size, N_FACTORS)),
+        factor_prior=rv.priors.Augmented(rv.priors.StandardNormal(N_FACTORS), size),
+        likelihood=rv.likelihoods.SkewStudentT(rv.likelihoods.CharacteristicScale(size)),
+    )
+
+
 def none(panel: xr.Dataset) -> rv.RVRAE:
     """The model for single stocks with the panel's context, without the common volatility."""
     size, context = panel.sizes["characteristic"], panel.sizes["feature"]
@@ -64,6 +77,7 @@ MODELS: Mapping[str, Callable[[xr.Dataset], rv.RVRAE]] = {
     "common": common,
     "memoryless": memoryless,
     "none": none,
+    "constant": constant,
 }
 
 
