@@ -26,7 +26,7 @@ class WalkSizes:
     train: int = 216
     between: int = 60
     burn_in: int = 24
-    max_steps: int = 150
+    max_steps: int = 120
     num_samples: int = 200
     n_jobs: int = 2
 
@@ -47,7 +47,7 @@ class Sizes:
 
     train: int = 216
     test: int = 36
-    max_steps: int = 500
+    max_steps: int = 400
     num_samples: int = 1000
     walk: WalkSizes = field(default_factory=WalkSizes)
 

@@ -278,8 +278,11 @@ def _check(fit: Fit, filtered: Filtered, spans: Spans, judged: Judged | None) ->
     else:
         last = spans.judged[-1] if len(spans.judged) else spans.train[-1]
         panel = filtered.panel
-        own = panel.sel({TIME: slice(spans.train[0], last)})
-        page = fit.check(filtered if own.sizes == panel.sizes else own)
+        times = panel[TIME].values
+        own = (times >= spans.train[0]) & (times <= last)
+        # rows without returns, such as the live one, tell nothing and need no filter of their own
+        others = panel[RETURNS].isel({TIME: ~own}).notnull()
+        page = fit.check(panel.isel({TIME: own}) if others.any() else filtered)
     if judged is None:
         return page
     return Check([*page.findings, *judged.findings], page.limits)
