@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,14 +25,7 @@ from rvrae_pyro.baselines.linear_gaussian import (
 from rvrae_pyro.data.batch import Batch, to_light_batch
 from rvrae_pyro.data.chunks import row_blocks
 from rvrae_pyro.data.transforms import CONSTANT
-from rvrae_pyro.errors import (
-    FitError,
-    PanelError,
-    RvraeWarning,
-    ShapeError,
-    check_count,
-    check_number,
-)
+from rvrae_pyro.errors import FitError, PanelError, ShapeError, check_count, check_number, warn_user
 from rvrae_pyro.names import CHARACTERISTIC, CHARACTERISTICS, FACTOR
 from rvrae_pyro.predictive.months import factor_coord
 
@@ -152,12 +144,10 @@ class IPCA(FactorBaseline):
         )
         moved = found.changes[-1]
         if moved > self.tol:
-            warnings.warn(
+            warn_user(
                 f"IPCA moved by {moved:.2g} in its last of {len(found.changes)} iterations, more "
                 f"than `tol` {self.tol:.2g}. Ask for fewer factors, leave out early months, in "
-                "which characteristics lack their histories, or raise `max_iter`.",
-                RvraeWarning,
-                stacklevel=4,
+                "which characteristics lack their histories, or raise `max_iter`."
             )
         factors = torch.full((batch.n_times, self.n_factors), torch.nan, dtype=torch.float64)
         factors[statistics.months.cpu()] = found.factors.cpu()

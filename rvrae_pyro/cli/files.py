@@ -121,11 +121,17 @@ def assembled(target: Path) -> Iterator[Path]:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as .csv or .parquet, atomically."""
+    """Write a table as .csv (six significant digits) or .parquet, atomically."""
     check_file(path, TABLE_SUFFIXES)
     with replaced(path) as temporary:
         if path.suffix.lower() == ".csv":
-            table.to_csv(temporary, index=False, date_format="%Y-%m-%d", lineterminator="\n")
+            table.to_csv(
+                temporary,
+                index=False,
+                date_format="%Y-%m-%d",
+                float_format="%.6g",
+                lineterminator="\n",
+            )
         else:
             table.to_parquet(temporary, index=False)
 

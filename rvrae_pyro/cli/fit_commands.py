@@ -61,12 +61,18 @@ def fit(
     split: Annotated[
         str,
         typer.Option(
-            help="TRAIN,VALID,TEST: counts, shares or last dates (default: that of --config, or "
-            "nothing is held out, and the last 15 % validate but in a fixed universe)."
+            help="TRAIN,VALID,TEST: counts of months, shares or last dates. Default: that of "
+            "--config; else all months train if the same assets are listed throughout (a fixed "
+            "universe), and otherwise the last 15 % of the months validate."
         ),
     ] = "",
     factors: Annotated[
-        int | None, typer.Option(help="Factors (default: those of --config, or 5).")
+        int | None,
+        typer.Option(
+            help="Factors (default: those of --config, or 5). Unless --config chooses parts, a "
+            "fixed universe gets one more for every three assets (8 at most), and 200 stocks or "
+            "more one per characteristic."
+        ),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings in force and stop.")
@@ -96,7 +102,8 @@ def fit(
     ready, preparation = prepare(raw, **settings.data)
     preparation = dataclasses.replace(preparation, layout=layout_of(panel, layout))
     model, training = settings.build_model(ready), settings.build_config()
-    written = to_toml(settings, model, training)
+    factors_used = settings.describe_factors(ready, model)
+    written = to_toml(settings, model, training, factors_used)
     if print_config or out is None:
         echo(written.rstrip("\n"))
         return
@@ -112,7 +119,7 @@ def fit(
             write_text(folder / "config.toml", written)
         if result.stopped != "interrupted":
             remove(out / CHECKPOINT)
-    _report_fit(out, shlex.quote(str(panel)), result, train, valid, as_json)
+    _report_fit(out, shlex.quote(str(panel)), result, train, valid, factors_used, as_json)
     if result.stopped == "interrupted":
         echo_error(
             f"rvrae: interrupted; {out} holds the best state so far, of step {result.best_step}. "
@@ -127,6 +134,7 @@ def _report_fit(
     result: "Fit",
     train: xr.Dataset,
     valid: xr.Dataset | None,
+    factors: str,
     as_json: bool,
 ) -> None:
     summary = _summary(result, train, valid)
@@ -136,7 +144,8 @@ def _report_fit(
         echo_json({"run": str(out), **summary, "trusted": judged.trusted, "findings": found})
         return
     echo(f"Wrote {out}:")
-    echo_pairs({name.replace("_", " "): _text(value) for name, value in summary.items()})
+    shown = {**summary, "factors": factors}
+    echo_pairs({name.replace("_", " "): _text(value) for name, value in shown.items()})
     echo(f"\n{judged}")
     echo(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
     echo(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")

@@ -125,12 +125,12 @@ def _show(table: pd.DataFrame) -> None:
         [
             f"{row['rank']:>4}  {row[ASSET]}",
             *(f"{100 * row[name]:.2f}" for name in ("mean", "sd", "q05", "q95", "es_05")),
-            f"{row['prob_loss']:.2f}",
+            f"{100 * row['prob_loss']:.0f}",
         ]
         for _, row in ends.iterrows()
     ]
-    title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %"
-    head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss)")
+    title = f"{month['date'].iloc[0]:%Y-%m}, excess returns in %, ES as a loss"
+    head = ("rank  asset", "mean", "sd", "5 %", "95 %", "ES 5 %", "P(loss) %")
     echo_table(head, rows, title)
 
 

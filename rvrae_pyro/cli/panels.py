@@ -22,13 +22,14 @@ from rvrae_pyro.data.datasets import load_french, load_sp500
 from rvrae_pyro.data.frame import from_frame
 from rvrae_pyro.data.io import FORMAT_KEY, write_panel
 from rvrae_pyro.data.io import read_panel as read_file
-from rvrae_pyro.data.plain_tables import read_plain
+from rvrae_pyro.data.plain_tables import column_names, is_numeric, read_plain
 from rvrae_pyro.data.transforms import market_context, rank_characteristics
-from rvrae_pyro.data.validation import listed
+from rvrae_pyro.data.validation import first_three, listed
+from rvrae_pyro.data.wide import characteristics_from_returns
 from rvrae_pyro.errors import CheckpointError, ConfigError, PanelError
-from rvrae_pyro.names import ASSET, CONTEXT, FEATURE, TIME
+from rvrae_pyro.names import ASSET, CONTEXT, FEATURE, RISK_FREE, TIME
 
-_PLAIN: Final = "Plain long tables (.csv, .parquet)"
+_PLAIN: Final = "Plain tables (.csv, .parquet)"
 
 # data that come with the package or with an extra of it, by the name used in place of a file
 _EMBEDDED: Final = {"french": load_french, "sp500": load_sp500}
@@ -44,7 +45,7 @@ def _plain(flag: str, text: str, metavar: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a plain long table; see ``rv.data.from_frame``. None: its default."""
+    """Layout of a plain table; see ``rv.data.from_frame``. None: its default."""
 
     time: Annotated[str | None, _plain("--time", "Dates (default: date).", "COLUMN")] = None
     asset: Annotated[str | None, _plain("--asset", "Ids (default: asset).", "COLUMN")] = None
@@ -74,6 +75,12 @@ class Layout:
         str | None,
         _plain("--date-format", "Dates in text whose year is not first, as %m/%d/%Y.", "FORMAT"),
     ] = None
+    percent: Annotated[
+        bool, _plain("--percent", "Returns and the risk-free rate are in percent.")
+    ] = False
+    wide: Annotated[
+        bool, _plain("--wide", "One row per date and one column of returns per asset.")
+    ] = False
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that were given, by name."""
@@ -85,8 +92,8 @@ class Layout:
     def check_against(self, remembered: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` if a given setting contradicts that of the run."""
         for name, value in self.chosen().items():
-            default = inspect.signature(from_frame).parameters[name].default
-            kept = remembered.get(name, default)
+            known = inspect.signature(from_frame).parameters
+            kept = remembered.get(name, known[name].default if name in known else False)
             if value != kept:
                 was = _option(name, kept) if kept not in (None, False) else f"no {_option(name)}"
                 raise ConfigError(
@@ -149,15 +156,60 @@ def read_panel(
     if not chosen or (not layout.chosen() and _describes_itself(path)):
         return read_file(path)
     chosen = {**(remembered or {}), **chosen}
-    frame = read_table(
-        path, chosen.get("asset", ASSET), chosen.get("time", "date"), chosen.get("returns", "ret")
-    )
     try:
-        panel = from_frame(frame, **chosen)
+        panel = _read_wide(path, chosen) if chosen.get("wide") else _read_long(path, chosen)
     except PanelError as error:
+        if str(path) in str(error):
+            raise
         raise PanelError(f"{path}: {error}") from error
     panel.attrs["source"] = panel.attrs.get("source") or path.name
     return panel
+
+
+def _read_long(path: Path, chosen: Mapping[str, Any]) -> xr.Dataset:
+    """Read a table of one row per (date, asset)."""
+    layout = {name: value for name, value in chosen.items() if name not in ("percent", "wide")}
+    returns = layout.get("returns", "ret")
+    frame = read_table(path, layout.get("asset", ASSET), layout.get("time", "date"), returns)
+    if chosen.get("percent"):
+        rate = layout.get("risk_free", RISK_FREE)
+        frame = _divided(frame, [name for name in (returns, rate) if name in frame])
+    return from_frame(frame, **layout)
+
+
+def _read_wide(path: Path, chosen: Mapping[str, Any]) -> xr.Dataset:
+    """Read a table of one row per date; characteristics are made from past returns."""
+    taken = ("asset", "returns", "weight", "lag")
+    given = [_option(name) for name in taken if chosen.get(name) is not None]
+    if given:
+        raise ConfigError(
+            f"`--wide` reads every column but that of dates as an asset's returns, and takes no "
+            f"{' or '.join(given)}. Leave it out, or write a table of one row per (date, asset)."
+        )
+    names = column_names(path) if path.is_file() else []
+    usual = next((name for name in names if name.strip().lower() == "date"), (*names, "date")[0])
+    time = chosen.get("time", usual)
+    frame = read_table(path, "", time)
+    rate = chosen.get("risk_free")
+    absent = [name for name in (time, rate) if name is not None and name not in frame]
+    if absent:
+        raise PanelError(f"no column {absent[0]!r}; it has {first_three(frame.columns)}.")
+    if chosen.get("percent"):
+        frame = _divided(frame, [name for name in frame.columns if name != time])
+    frame = frame.set_index(time)
+    panel = characteristics_from_returns(
+        frame.drop(columns=[] if rate is None else rate),
+        risk_free=None if rate is None else frame[rate],
+        excess=chosen.get("excess", False),
+        frequency=chosen.get("frequency", "monthly"),
+        date_format=chosen.get("date_format"),
+    )
+    return panel.assign_attrs(source=path.name)
+
+
+def _divided(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Turn columns of percent into decimals; text stays, and raises later."""
+    return frame.assign(**{n: frame[n] / 100.0 for n in names if is_numeric(frame[n])})
 
 
 def layout_of(path: Path, layout: Layout) -> dict[str, Any] | None:

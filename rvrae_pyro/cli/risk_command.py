@@ -1,5 +1,6 @@
 """``rvrae risk``: the distribution of a portfolio's next return, and where its risk is from."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,6 +25,8 @@ from rvrae_pyro.risk.draws import centred
 
 _IDS: Final = ("asset", "id", "ticker", "symbol", "permno", "isin", "cusip")
 _SIZES: Final = ("weight", "weights", "value", "position", "amount", "market_value")
+_HEADER: Final = ("asset", "weight")
+"""Column names of a file without any."""
 _CASH: Final = "cash"
 _TOLERANCE: Final = 1e-3
 """Distance of a sum from one up to which numbers are weights."""
@@ -77,6 +80,8 @@ def read_positions(
     ----------
     path : path
         ``.csv`` or ``.parquet``: a column of ids and one of weights, or of positions in currency.
+        A ``.csv`` of these two columns may lack a row of column names: it does if a cell of its
+        first row is a number or an asset of the panel.
     option : str
         Option that named the file, for messages.
     listed : bool DataArray (asset)
@@ -85,7 +90,7 @@ def read_positions(
         Column of ids. Default: one of the usual names, or else the first column.
     """
     where = f"`{option}` {path}"
-    given = _read(path, where, asset)
+    given = _read(path, where, asset, listed[ASSET].values)
     repeated = given.index[given.index.duplicated()].unique()
     if len(repeated):
         raise ConfigError(f"{where} repeats {first_three(repeated)}. Add up positions per asset.")
@@ -103,17 +108,25 @@ def read_positions(
     return Positions(weights.reindex(known, fill_value=0.0), value, rule, cash)
 
 
-def _read(path: Path, where: str, asset: str | None) -> "pd.Series[float]":
+def _read(path: Path, where: str, asset: str | None, known: "np.ndarray") -> "pd.Series[float]":
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise PanelError(f"{where} must be a table, .csv or .parquet; got {suffix!r}.")
     if not path.is_file():
         raise PanelError(f"{where} is missing or no file. Check the path.")
     names = pq.read_schema(path).names if suffix == ".parquet" else column_names(path)
+    header = None
+    if suffix == ".csv" and not _is_header(names, asset, known):
+        if len(names) != len(_HEADER) or not _is_number(names[1]):
+            raise PanelError(
+                f"{where} has no row of column names: its first row is {first_three(names)}. Add "
+                f"one on top, such as `{','.join(_HEADER)}`."
+            )
+        header = names = list(_HEADER)
     ids = _named(names, _IDS) or (str(names[0]) if names else "")
     if asset is not None and asset in names:
         ids = asset
-    frame = read_plain(path, asset=ids, time="date", returns=None)
+    frame = read_plain(path, asset=ids, time="date", returns=None, header=header)
     numeric = [
         name
         for name in frame.columns
@@ -131,6 +144,21 @@ def _read(path: Path, where: str, asset: str | None) -> "pd.Series[float]":
     if index.hasnans:
         raise PanelError(f"{where}: {np.count_nonzero(index.isna())} rows have no id in {ids!r}.")
     return pd.Series(frame[size].to_numpy(np.float64), index=index, name="weight")
+
+
+def _is_header(names: list[str], asset: str | None, known: "np.ndarray") -> bool:
+    """Test whether no cell of a file's first row is a number or an asset of the panel."""
+    usual = {*_IDS, *_SIZES, asset}
+    cells = [name for name in names if name.strip().lower() not in usual and name != asset]
+    found = asset_ids(pd.Index(cells, dtype=object), "the first row")
+    return not any(map(_is_number, cells)) and not np.isin(found.astype(str), known).any()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _named(names: "pd.Index | list[str]", usual: tuple[str, ...]) -> str | None:
@@ -305,9 +333,9 @@ def _show(
         row = [label, *(f"{100 * each[name]:.2f}" for each in figures.values())]
         rows.append(row if money is None else [*row, f"{money[name]:,.2f}"])
     blank = [] if money is None else [""]
-    rows.append(["P(loss)", *(f"{100 * e['prob_loss']:.0f}" for e in figures.values()), *blank])
+    rows.append(["P(loss) %", *(f"{100 * e['prob_loss']:.0f}" for e in figures.values()), *blank])
     if any(map(_share, figures.values())):
-        rows.append(["variance from factors", *map(_share, figures.values()), *blank])
+        rows.append(["variance from factors, %", *map(_share, figures.values()), *blank])
     head = ("", *figures, *([] if money is None else ["in currency"]))
     echo_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
     sd, es = figures["portfolio"]["sd"], figures["portfolio"]["es_05"]

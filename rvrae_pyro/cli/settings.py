@@ -87,6 +87,15 @@ class Settings:
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ConfigError(f"[model] cannot be built: {error}. Check its values.") from error
 
+    def describe_factors(self, panel: xr.Dataset, model: "RVRAE") -> str:
+        """State the factors asked for, and those that the rule for the panel adds."""
+        from rvrae_pyro.models.panel_choice import PanelKind, describe_n_factors
+
+        if model.choice is None:
+            return str(model.n_factors)
+        more = model.n_factors - self.n_factors
+        return describe_n_factors(PanelKind.of(panel), self.n_factors, more)
+
     def build_config(self) -> "FitConfig":
         """Build the training configuration."""
         import torch
@@ -231,10 +240,13 @@ def _hold_out_nothing(panel: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset | None]
     return panel.isel({TIME: slice(first)}), panel.isel({TIME: slice(first, last)})
 
 
-def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
+def to_toml(
+    settings: Settings, model: "RVRAE", config: "FitConfig", factors: str | None = None
+) -> str:
     """Write every setting in force, defaults included, as a file for ``--config``.
 
     Sizes that follow from the panel are left out, so that the file serves other panels.
+    ``factors`` is a comment on their number, where a rule for the panel adds to them.
     """
     from rvrae_pyro.fitting.saved import describe_config
     from rvrae_pyro.models.registry import describe_model
@@ -259,6 +271,7 @@ def to_toml(settings: Settings, model: "RVRAE", config: "FitConfig") -> str:
         found = [line for line in _section("model", parts) if line not in ("", "[model]")]
         at = lines.index("[model]")
         lines[at + 2 : at + 2] = [
+            *([] if factors in (None, str(model.n_factors)) else [f"# factors: {factors}"]),
             f"# Without parts here, a rule chooses them for the panel. {model.choice}:",
             *(f"# {line}" for line in found),
         ]

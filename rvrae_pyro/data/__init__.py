@@ -30,7 +30,7 @@ from rvrae_pyro.data.vendors import (
     read_jkp,
     read_openap,
 )
-from rvrae_pyro.data.wide import from_prices, from_wide
+from rvrae_pyro.data.wide import characteristics_from_returns, from_prices, from_wide
 
 if TYPE_CHECKING:
     from rvrae_pyro.data.batch import Batch, to_batch
@@ -43,6 +43,7 @@ __all__ = [
     "ColumnMap",
     "Split",
     "characteristics_from_prices",
+    "characteristics_from_returns",
     "check_panel",
     "context_changes",
     "fingerprint",

@@ -62,6 +62,9 @@ _CODES: Final = frozenset(
 )
 """Ids, dates and codes in the tables of CRSP, Compustat and others, in small letters."""
 
+_WIDE: Final = 3
+"""Columns of numbers, and none of ids, from which a table with a row per date looks wide."""
+
 _DATES: Final = frozenset({"date", "time", "datetime", "month", "eom", "day", "timestamp"})
 
 
@@ -134,7 +137,8 @@ def find_columns(
 
     Arguments are those of ``from_frame``; ``risk_free`` is the name of a column, and ``has_rate``
     tells whether there is a rate, as a column or a Series. Returns the table, with numbers where a
-    column of objects holds nothing else. Warns of columns that are left out, and of ids, codes or
+    column of objects holds nothing else; without characteristics where it has dates, ids, returns
+    and labels only. Warns of columns that are left out, and of ids, codes or
     rates about to become characteristics.
     """
     chosen = None if characteristics is None else list(characteristics)
@@ -165,9 +169,16 @@ def find_columns(
     labels, left_out = _split_text(frame, asset, text)
     numbers = [returns, *chosen, *(v for v in (weight, risk_free) if v is not None)]
     problems = [not_numeric(frame[c]) for c in numbers if not is_numeric(frame[c])]
-    if not chosen:
+    if not chosen and characteristics is not None:
         problems.append(
-            "no characteristics: no numeric column is left after dates, assets and returns."
+            "`characteristics` is empty. Name columns, or leave it out: they are then all other "
+            "numeric columns, or made from past returns where there is none."
+        )
+    elif not chosen and left_out:
+        problems.append(
+            "no characteristics: no numeric column is left after dates, assets and returns, and "
+            f"{first_three(left_out)} hold no numbers. Convert these columns, or drop them: "
+            "characteristics are then made from past returns, as by characteristics_from_returns."
         )
     if any(not isinstance(c, str) for c in chosen):
         problems.append(f"column names must be strings; got {first_three(chosen)}.")
@@ -194,6 +205,8 @@ def _check_columns(
     """Raise unless every requested column exists once."""
     if isinstance(characteristics, str):
         raise PanelError(f"`characteristics` must be a list of columns; got {characteristics!r}.")
+    if not {roles["asset"], roles["returns"]} & set(frame.columns):
+        _raise_if_wide(frame, roles["time"])
     problems = [] if len(frame) else ["it is empty: no rows."]
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
@@ -226,6 +239,27 @@ def _check_columns(
     if shared:
         problems.append(f"one column for two roles: {first_three(map(repr, shared))}.")
     raise_problems("`frame`", problems)
+
+
+def _raise_if_wide(frame: pd.DataFrame, time: str) -> None:
+    """Raise if the table looks like one row per date and one column per asset."""
+    numbers = [c for c in frame.columns if is_numeric(frame[c])]
+    dates: Any = frame.index
+    if isinstance(dates, pd.DatetimeIndex | pd.PeriodIndex):
+        others = list(frame.columns)
+    else:
+        first = time if time in frame.columns else frame.columns[0] if frame.shape[1] else None
+        if first is None or (is_numeric(frame[first]) and _counts_rows(frame[first])):
+            return
+        dates, others = frame[first], [c for c in frame.columns if c != first]
+    if len(others) < _WIDE or set(others) - set(numbers) or not dates.is_unique:
+        return
+    raise PanelError(
+        f"`frame` looks wide: a row per date and {len(others)} columns of numbers, such as "
+        f"{first_three(map(repr, others))}; one row for each (date, asset) is expected. With "
+        "dates as its index, pass such a table of returns to rv.data.characteristics_from_returns, "
+        "or with tables of characteristics to rv.data.from_wide. On the command line, add --wide."
+    )
 
 
 def _nearest(name: str, columns: pd.Index) -> str:

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.build import build_panel
 from rvrae_pyro.data.calendar import month_end, next_row
+from rvrae_pyro.data.past_returns import momenta, windows
 from rvrae_pyro.data.prices import characteristics_from_prices
 from rvrae_pyro.errors import PanelError
 
@@ -171,30 +171,17 @@ def _describe(name: str) -> tuple[str, str]:
     return f"{_SIZES[name[1]]} {levels[name[3]]}".capitalize(), group
 
 
-def _windows(values: Floats, length: int) -> Floats:
-    """View the ``length`` months before each row, the live one included.
-
-    Shape (n_times + 1, n_assets, length): row t ends with month t-1; NaN before the data.
-    """
-    padded = np.vstack([np.full((length, values.shape[1]), np.nan), values])
-    return sliding_window_view(padded, length, axis=0)
-
-
 def _characteristics(returns: Floats, factors: Floats) -> dict[str, Floats]:
     """Each characteristic of shape (n_times + 1, n_assets), from months before the row."""
-    log = np.log1p(returns)
-    past = _windows(log, 36)
-    year, five = _windows(returns, 12), _windows(returns, _BETA_WINDOW)
-    betas, idiovol = _factor_betas(five, _windows(factors, _BETA_WINDOW))
+    past = windows(np.log1p(returns), 12)
+    year, five = windows(returns, 12), windows(returns, _BETA_WINDOW)
+    betas, idiovol = _factor_betas(five, windows(factors, _BETA_WINDOW))
     enough = (~np.isnan(five)).sum(axis=-1) >= _BETA_LEAST
     centred = five - _mean(five)[..., None]
     variance = np.where(enough, _mean(centred**2), np.nan)
     features = {
-        "mom_1m": np.vstack([np.full((1, returns.shape[1]), np.nan), returns]),
-        "mom_6m": np.expm1(past[..., -6:-1].sum(axis=-1)),
-        "mom_12m": np.expm1(past[..., -12:-1].sum(axis=-1)),
-        "mom_36m": np.expm1(past[..., :-12].sum(axis=-1)),
-        "intmom": np.expm1(past[..., -12:-6].sum(axis=-1)),
+        **momenta(returns),
+        "intmom": np.expm1(past[..., :6].sum(axis=-1)),
         "seas": _mean(five[..., ::12]),
         "vol_12m": year.std(axis=-1),
         "vol_60m": np.sqrt(variance),

@@ -18,6 +18,7 @@ from rvrae_pyro.data.calendar import (
 )
 from rvrae_pyro.data.column_roles import Columns, find_columns, index_to_columns
 from rvrae_pyro.data.oddities import warn_of_oddities
+from rvrae_pyro.data.past_returns import past_characteristics
 from rvrae_pyro.data.plain_tables import asset_ids
 from rvrae_pyro.data.validation import check_panel, first_three, listed, raise_problems
 from rvrae_pyro.errors import ConfigError, PanelError, warn_user
@@ -71,7 +72,9 @@ def from_frame(
         it is forecast and never trains.
     characteristics : sequence of str, optional
         By default every other numeric column, but for those that number the rows. Text
-        columns that never change within an asset become coordinates of ``asset``.
+        columns that never change within an asset become coordinates of ``asset``. Where no other
+        column is left, characteristics are made from the returns of earlier rows, as by
+        ``characteristics_from_returns``, and a live row is appended.
     risk_free : str or Series, optional
         Decimal rate per period: a column, or a Series indexed by date. It is subtracted
         from the returns unless ``excess``. Default: with ``excess``, a column ``risk_free``.
@@ -116,7 +119,8 @@ def from_frame(
     Warns
     -----
     RvraeWarning
-        If nothing states that the returns are excess, a column is left out, one named like a
+        If nothing states that the returns are excess, characteristics are made from past
+        returns, a column is left out, one named like a
         risk-free rate, an id or a code becomes a characteristic, the rate looks annual, or the
         panel is valid and most likely wrong: a characteristic knows the return of its row, a
         code marks missing values, units differ, rows are copies.
@@ -166,20 +170,30 @@ def from_frame(
     times = grid.times
     rate: Floats | pd.Series[Any] | None
     rate = grid.one_a_row(rate_column) if rate_column is not None else risk_free  # type: ignore[assignment]
-    if lag == 1:
+    made = not columns.characteristics
+    live = lag == 1 or (made and bool(np.isfinite(raw[-1]).any()))
+    if live:
         times = np.append(times, next_row(times[-1], frequency))
         raw = np.pad(raw, ((0, 1), (0, 0)), constant_values=np.nan)
-        values = delay(values)
-        size = None if size is None else delay(size)
         if isinstance(rate, np.ndarray):
             rate = np.append(rate, np.nan)
+    if lag == 1:
+        values = delay(values)
+        size = None if size is None else delay(size)
+    elif live and size is not None:
+        size = np.pad(size, ((0, 1), (0, 0)), constant_values=np.nan)
     net, aligned, kind = excess_returns(raw, rate, excess, times=times, frequency=frequency)
+    names = columns.characteristics
+    if made:
+        known = past_characteristics(net.astype(np.float64), frequency)
+        names = list(known)
+        values = np.stack([each[:-1] for each in known.values()], axis=-1)
     panel = build_panel(
         net,
         values,
         time=times,
         asset=grid.assets,
-        characteristic=np.array(columns.characteristics, dtype=str),
+        characteristic=np.array(names, dtype=str),
         weight=size,
         risk_free=aligned,
         asset_coords={name: grid.one_an_asset(name) for name in columns.labels},
@@ -191,6 +205,11 @@ def from_frame(
     # a table of to_frame knows whether its rows were shifted before
     panel.attrs["lag"] = max(lag, int(frame.attrs.get("lag", 0)))
     check_panel(panel)
+    if made:
+        warn_user(
+            f"the table has no characteristic: {', '.join(names)} are made from the returns of "
+            "earlier rows. Add columns of numbers known before the return to use these instead."
+        )
     warn_of_oddities(panel, returns)
     return panel
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.chunks import each_row
 from rvrae_pyro.data.validation import raise_problems
-from rvrae_pyro.errors import PanelError, RvraeWarning
+from rvrae_pyro.errors import PanelError, warn_user
 from rvrae_pyro.names import CHARACTERISTIC, CONTEXT, FEATURE
 
 _NAMES: Final = "characteristics"
@@ -153,21 +152,17 @@ def _warn(panel: xr.Dataset, stated: Mapping[str, Any], argument: str) -> None:
     # one place in the code for all callers, so that Python shows each text once
     expected, got = stated.get("return_kind"), panel.attrs.get("return_kind")
     if None not in (expected, got) and expected != got:
-        warnings.warn(
+        warn_user(
             f"`{argument}`: returns are {got!r}, those of the fit were {expected!r}. Pass both "
-            "with the same risk-free rate subtracted.",
-            RvraeWarning,
-            stacklevel=2,
+            "with the same risk-free rate subtracted."
         )
     expected = stated.get("context_from")
     got = panel[CONTEXT].attrs.get("standardised_from") if CONTEXT in panel else None
     if None not in (expected, got) and expected != got:
-        warnings.warn(
+        warn_user(
             f"`{argument}`: the market context is standardised from {got} on, that of the fit from "
             f"{expected}, so that its values differ. Add it to the panel that starts in {expected} "
-            "before cutting months.",
-            RvraeWarning,
-            stacklevel=2,
+            "before cutting months."
         )
 
 

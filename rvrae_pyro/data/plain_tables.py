@@ -181,17 +181,21 @@ _ROWS: Final = 500_000  # of a csv file held at a time
 _TAIL: Final = 1 << 16  # bytes at the end of a file that are searched for its last line
 
 
-def read_plain(path: Path, *, asset: str, time: str, returns: str | None) -> pd.DataFrame:
+def read_plain(
+    path: Path, *, asset: str, time: str, returns: str | None, header: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Read a whole table, ``.parquet``, or else csv text, compressed or not.
 
     Ids and labels stay as they are written: "NA" is a ticker or a country. A column of which all
     text is numbers or marks of missing ones is read as numbers; returns may have CRSP's letters for
     a missing one in addition. Any other text stays. ``asset``, ``time`` and ``returns`` are the
-    columns of ids, dates and returns, where the file has them. Raises ``PanelError`` if the file is
-    missing or damaged, or columns share a name.
+    columns of ids, dates and returns, where the file has them. ``header`` names the columns of a
+    csv file whose first row is data. Raises ``PanelError`` if the file is missing or damaged, or
+    columns share a name.
     """
-    names = None if _is_parquet(path) else column_names(path)
-    pieces = read_in_pieces(path, names, asset=asset, time=time, returns=returns, rows=None)
+    names = header if header is not None or _is_parquet(path) else column_names(path)
+    roles = {"asset": asset, "time": time, "returns": returns}
+    pieces = read_in_pieces(path, names, **roles, rows=None, header=header)  # type: ignore[arg-type]
     return read_rest(list(pieces))
 
 
@@ -203,6 +207,7 @@ def read_in_pieces(
     time: str,
     returns: str | None,
     rows: int | None = _ROWS,
+    header: Sequence[str] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Read a table in pieces of ``rows`` rows, as :func:`read_plain` does; None: as one piece.
 
@@ -217,6 +222,8 @@ def read_in_pieces(
         else:
             opened = pd.read_csv(
                 path,
+                header="infer" if header is None else None,
+                names=None if header is None else list(header),
                 usecols=columns,
                 # ids keep their leading zeros
                 dtype={name: "str" for name in (asset, returns) if name is not None},

@@ -6,11 +6,11 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.build import build_panel, excess_returns
 from rvrae_pyro.data.calendar import infer_frequency, month_end, next_row, period_ends
+from rvrae_pyro.data.past_returns import enough, mean, momenta, regression, variance
 from rvrae_pyro.data.rounding import constant
 from rvrae_pyro.data.validation import check_panel, first_three, raise_problems
 from rvrae_pyro.errors import PanelError, warn_user
@@ -243,16 +243,7 @@ def _month_close(close: Floats, stops: Stops) -> Floats:
 
 def _from_months(returns: Floats) -> dict[str, Floats]:
     """Characteristics from monthly returns, each on the month m = t-1 they end with."""
-    log = np.log1p(returns)
-    padded = np.vstack([np.full((35, log.shape[1]), np.nan), log])
-    # window[:, :, -1] is month t-1, so that month t-j is window[:, :, -j]
-    window = sliding_window_view(padded, 36, axis=0)
-    return {
-        "mom_1m": returns,
-        "mom_6m": np.expm1(window[..., -6:-1].sum(axis=-1)),
-        "mom_12m": np.expm1(window[..., -12:-1].sum(axis=-1)),
-        "mom_36m": np.expm1(window[..., :-12].sum(axis=-1)),
-    }
+    return {name: values[1:] for name, values in momenta(returns).items()}
 
 
 def _from_days(data: dict[str, Floats], last: Floats, stops: Stops) -> dict[str, Floats]:
@@ -279,76 +270,48 @@ def _from_days(data: dict[str, Floats], last: Floats, stops: Stops) -> dict[str,
 
 def _month_row(days: dict[str, Floats]) -> dict[str, Floats]:
     returns = days["return"]
-    enough = _enough(returns, _MONTH_LEAST)
+    known = enough(returns, _MONTH_LEAST)
     row = {
-        "vol_1m": np.where(enough, np.sqrt(_variance(returns, 1)), np.nan),
-        "maxret": np.where(enough, np.fmax.reduce(returns), np.nan),
-        "minret": np.where(enough, np.fmin.reduce(returns), np.nan),
+        "vol_1m": np.where(known, np.sqrt(variance(returns, 1)), np.nan),
+        "maxret": np.where(known, np.fmax.reduce(returns), np.nan),
+        "minret": np.where(known, np.fmin.reduce(returns), np.nan),
     }
     if "dollars" in days:
         dollars = days["dollars"]
         impact = np.abs(returns) / np.where(dollars > 0, dollars, np.nan)
-        row["dolvol"] = np.where(_enough(dollars, _MONTH_LEAST), np.log1p(_mean(dollars)), np.nan)
-        row["illiq"] = np.where(_enough(impact, _MONTH_LEAST), 1e6 * _mean(impact), np.nan)
+        row["dolvol"] = np.where(enough(dollars, _MONTH_LEAST), np.log1p(mean(dollars)), np.nan)
+        row["illiq"] = np.where(enough(impact, _MONTH_LEAST), 1e6 * mean(impact), np.nan)
     if "spread" in days:
         spread = days["spread"]
-        row["spread_hl"] = np.where(_enough(spread, _MONTH_LEAST), _mean(spread), np.nan)
+        row["spread_hl"] = np.where(enough(spread, _MONTH_LEAST), mean(spread), np.nan)
     return row
 
 
 def _quarter_row(returns: Floats, market: Floats) -> dict[str, Floats]:
-    enough = _enough(returns, _QUARTER // 2)
-    centred = returns - _mean(returns)
-    skew = _mean(centred**3) / _variance(returns) ** 1.5
-    idiovol = _regression(returns, market)[1]
+    known = enough(returns, _QUARTER // 2)
+    centred = returns - mean(returns)
+    skew = mean(centred**3) / variance(returns) ** 1.5
+    idiovol = regression(returns, market)[1]
     return {
-        "idiovol": np.where(enough, idiovol, np.nan),
+        "idiovol": np.where(known, idiovol, np.nan),
         # returns that are all the same, up to the rounding of prices, have no skewness
-        "skew": np.where(enough & ~constant(1.0 + returns, axis=0), skew, np.nan),
+        "skew": np.where(known & ~constant(1.0 + returns, axis=0), skew, np.nan),
     }
 
 
 def _year_row(days: dict[str, Floats], market: Floats, last: Floats) -> dict[str, Floats]:
     returns = days["return"]
-    enough = _enough(returns, _YEAR // 2)
+    known = enough(returns, _YEAR // 2)
     top = np.fmax.reduce(days.get("high", days["close"]))
     row = {
-        "vol_12m": np.sqrt(_variance(returns, 1)),
-        "beta_12m": _regression(returns, market)[0],
+        "vol_12m": np.sqrt(variance(returns, 1)),
+        "beta_12m": regression(returns, market)[0],
         "high52": last / top,
     }
     if "volume" in days:
         idle = (days["volume"] == 0) | (returns == 0)
-        row["zerotrade"] = _mean(np.where(np.isnan(returns), np.nan, idle))
-    return {name: np.where(enough, values, np.nan) for name, values in row.items()}
-
-
-def _enough(window: Floats, least: int) -> NDArray[np.bool_]:
-    return np.asarray((~np.isnan(window)).sum(axis=0) >= least)
-
-
-def _mean(window: Floats) -> Floats:
-    """Mean of the days that exist; NaN where none does."""
-    count = (~np.isnan(window)).sum(axis=0)
-    return np.asarray(np.nansum(window, axis=0) / np.where(count, count, np.nan))
-
-
-def _variance(window: Floats, freedom: int = 0) -> Floats:
-    count = (~np.isnan(window)).sum(axis=0) - freedom
-    square = np.nansum((window - _mean(window)) ** 2, axis=0)
-    return np.asarray(square / np.where(count > 0, count, np.nan))
-
-
-def _regression(returns: Floats, market: Floats) -> tuple[Floats, Floats]:
-    """Slope and residual standard deviation of each asset's returns on the market's."""
-    paired = np.where(np.isnan(returns), np.nan, market[:, None])
-    excess, moves = returns - _mean(returns), paired - _mean(paired)
-    spread = np.nansum(moves**2, axis=0)
-    moving = ~constant(1.0 + paired, axis=0)
-    slope = np.nansum(excess * moves, axis=0) / np.where(moving, spread, np.nan)
-    count = (~np.isnan(returns)).sum(axis=0) - 2
-    square = np.nansum((excess - slope * moves) ** 2, axis=0)
-    return slope, np.sqrt(square / np.where(count > 0, count, np.nan)) + 0.0 * slope
+        row["zerotrade"] = mean(np.where(np.isnan(returns), np.nan, idle))
+    return {name: np.where(known, values, np.nan) for name, values in row.items()}
 
 
 def _high_low_spread(high: Floats, low: Floats) -> Floats:

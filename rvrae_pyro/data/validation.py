@@ -1,6 +1,5 @@
 """Checks of a panel, and which of its cells are listed."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from rvrae_pyro.data.calendar import check_frequency, last_days, skipped_rows
 from rvrae_pyro.data.chunks import row_blocks
-from rvrae_pyro.errors import ConfigError, PanelError, RvraeWarning
+from rvrae_pyro.errors import ConfigError, PanelError, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHARACTERISTIC,
@@ -331,7 +330,7 @@ def _return_problems(panel: xr.Dataset, required: bool) -> Iterator[str]:
         median = float(np.median(np.abs(known)))
         if median <= _PERCENT_MEDIAN:
             return
-        remedy = "Divide by 100."
+        remedy = "Divide by 100; on the command line, add --percent."
         if (known > 0).mean() > 0.99:
             remedy += " If they are 1 plus the return, subtract 1; prices need their changes."
         yield (
@@ -363,9 +362,7 @@ def _warn_below_minus_one(panel: xr.Dataset) -> None:
     returns = panel.variables[RETURNS].values
     if any((row < -1.0).any() for row in returns):
         at = _cells(panel, returns < -1.0)
-        warnings.warn(
+        warn_user(
             f"`returns` are below -1 at {at}: more than everything was lost. "
-            "Look for bad prices or percent returns.",
-            RvraeWarning,
-            stacklevel=3,
+            "Look for bad prices or percent returns."
         )

@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from rvrae_pyro.data.calendar import Frequency, check_frequency, period_ends
+from rvrae_pyro.data.build import build_panel, excess_returns
+from rvrae_pyro.data.calendar import Frequency, check_frequency, next_row, period_ends
 from rvrae_pyro.data.frame import from_frame
+from rvrae_pyro.data.oddities import warn_of_oddities
+from rvrae_pyro.data.past_returns import past_characteristics
 from rvrae_pyro.data.plain_tables import asset_ids, not_numeric, numbers_of
 from rvrae_pyro.data.prices import characteristics_from_prices
-from rvrae_pyro.data.validation import first_three, raise_problems
+from rvrae_pyro.data.validation import check_panel, first_three, raise_problems
 from rvrae_pyro.errors import PanelError, warn_user
-from rvrae_pyro.names import RISK_FREE, WEIGHT
+from rvrae_pyro.names import RETURNS, RISK_FREE, WEIGHT
 
 _RETURN = "ret"
 
@@ -91,7 +94,8 @@ def from_wide(
     if not characteristics:
         raise PanelError(
             "`characteristics`: none given. Pass a table for each by name, such as "
-            "from_wide(returns, size=size, mom_12m=momentum)."
+            "from_wide(returns, size=size, mom_12m=momentum), or make them from past returns with "
+            "characteristics_from_returns(returns)."
         )
     tables: dict[str, object] = {"returns": returns, **characteristics}
     tables |= {} if weight is None else {WEIGHT: weight}
@@ -113,6 +117,95 @@ def from_wide(
         weight=None if weight is None else WEIGHT,
         frequency=frequency,
     )
+
+
+def characteristics_from_returns(
+    returns: pd.DataFrame,
+    *,
+    risk_free: "pd.Series[Any] | None" = None,
+    excess: bool = False,
+    frequency: Frequency = "monthly",
+    dayfirst: bool | None = None,
+    date_format: str | None = None,
+) -> xr.Dataset:
+    """Make a panel from returns alone: characteristics are of each asset's own past returns.
+
+    Parameters
+    ----------
+    returns : DataFrame of shape (n_dates, n_assets)
+        Simple decimal returns over the period of the row; NaN where there is none. Dates in the
+        index, in any order and of any kind that ``from_frame`` reads; ids as columns. A long table
+        without characteristics goes to ``from_frame``, which makes the same.
+    risk_free : Series, optional
+        Decimal rate per period by date, subtracted from the returns unless ``excess``.
+    excess : bool
+        Whether the returns are in excess of the rate already. Default: False.
+    frequency : {"monthly", "weekly", "daily"}
+        Default: "monthly".
+    dayfirst, date_format
+        Reading of text dates whose year is not first; see ``from_frame``.
+
+    Returns
+    -------
+    Dataset
+        The rows of ``returns`` and the live one after them. Row t holds the return over t and
+        characteristics from excess returns up to the end of t-1; an asset without a return in t-1
+        is not listed in t.
+
+    Raises
+    ------
+    PanelError
+        If the table is none, has columns of several levels, text, unreadable or repeated dates or
+        ids, skips periods, and in all cases of ``check_panel``.
+
+    Warns
+    -----
+    RvraeWarning
+        If nothing states that the returns are excess, or the panel is valid and most likely wrong.
+
+    Notes
+    -----
+    With r the excess return and months before t: ``mom_1m`` (reversal) r of t-1; ``mom_6m``,
+    ``mom_12m`` compounded over t-6 (t-12) .. t-2; ``mom_36m`` over t-36 .. t-13; ``vol_12m``
+    standard deviation and ``maxret_12m`` maximum over t-12 .. t-1; ``beta_36m`` slope on the
+    equal-weight mean of the assets over t-36 .. t-1. Compounded returns need every month of their
+    window, the others half of them. In weekly and daily panels a month is 4 weeks or 21 days, and
+    a year 52 weeks or 252 days. A characteristic that the history is too short for is left out, so
+    that a model fitted to less than 37 months needs a new fit once they are there.
+
+    Examples
+    --------
+    >>> months = pd.period_range("2020-01", periods=3, freq="M")
+    >>> ret = pd.DataFrame([[0.01, 0.02], [0.0, -0.01], [0.03, 0.01]], months, ["A", "B"])
+    >>> panel = characteristics_from_returns(ret, excess=True)
+    >>> dict(panel.sizes)
+    {'time': 4, 'asset': 2, 'characteristic': 1}
+    >>> float(panel["characteristics"].sel(time="2020-04-30", asset="A").item())
+    0.03
+    """
+    check_frequency(frequency)
+    ends = partial(period_ends, frequency=frequency, dayfirst=dayfirst, date_format=date_format)
+    read = _read_tables({"returns": returns}, ends)["returns"].sort_index().sort_index(axis=1)
+    last = read.index[-1].to_datetime64()
+    times = np.append(read.index.to_numpy(), next_row(last, frequency))
+    raw = np.pad(read.to_numpy(), ((0, 1), (0, 0)), constant_values=np.nan)
+    net, rate, kind = excess_returns(raw, risk_free, excess, times=times, frequency=frequency)
+    known = past_characteristics(net[:-1].astype(np.float64), frequency)
+    panel = build_panel(
+        net,
+        np.stack(list(known.values()), axis=-1),
+        time=times,
+        asset=read.columns.to_numpy(dtype=object),
+        characteristic=list(known),
+        risk_free=rate,
+        frequency=frequency,
+        return_kind=kind,
+        source="characteristics_from_returns",
+    )
+    panel.attrs["lag"] = 0
+    check_panel(panel)
+    warn_of_oddities(panel, RETURNS)
+    return panel
 
 
 def _read_tables(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ import xarray as xr
 from rvrae_pyro.data.batch import to_batch
 from rvrae_pyro.data.splits import Split
 from rvrae_pyro.diagnostics.predictive import predictive_check
-from rvrae_pyro.errors import ConfigError, FitError, check_choice, check_count
+from rvrae_pyro.errors import (
+    ConfigError,
+    FitError,
+    RvraeWarning,
+    check_choice,
+    check_count,
+    warn_user,
+)
 from rvrae_pyro.evaluation import psense
 from rvrae_pyro.experiments.comparison_report import Comparison
 from rvrae_pyro.experiments.competitors import Entrant, ModelEntrant, as_entrant
@@ -32,7 +40,8 @@ from rvrae_pyro.experiments.model_comparison import (
     summarise,
 )
 from rvrae_pyro.fitting.parallel import Submits, outcomes
-from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.config import FitConfig, with_fields
+from rvrae_pyro.inference.epochs import Epoch
 from rvrae_pyro.models.part import Part
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import CHAIN, CHARACTERISTIC, CONTEXT, DRAW, FEATURE, TIME
@@ -87,7 +96,7 @@ def swap(
         Also compute the sensitivity of every forecast to the factor prior
         (``rv.evaluation.psense``).
     n_jobs, executor, progress
-        As for ``rv.experiments.compare``.
+        As for ``rv.experiments.compare``; the bar names the variant and its training step.
     **options
         ``config``, ``elbo``, ``init`` and ``on_check`` of ``rv.fit``, and fields of
         ``rv.FitConfig``, such as ``max_steps=300``, which replace those of ``config``.
@@ -107,6 +116,11 @@ def swap(
         If the split does not fit the panel, or fewer than two test months have a return.
     FitError
         If fewer than two variants could be fitted; of others ``failures`` has the message.
+
+    Warns
+    -----
+    RvraeWarning
+        What fit, filter and checks of a variant warn of, with its name.
 
     Notes
     -----
@@ -155,13 +169,22 @@ def swap(
     failures = {failure.cell: failure for failure in unplanned}
     with (
         progress_bar("fitting variants", len(jobs), progress) as show,
-        closing(outcomes(_run, jobs, n_jobs=n_jobs, executor=executor)) as running,
+        closing(
+            outcomes(
+                _shown(show) if n_jobs == 1 and executor is None else _run,
+                jobs,
+                n_jobs=n_jobs,
+                executor=executor,
+            )
+        ) as running,
     ):
         for cell, outcome in running:
             if isinstance(outcome, Exception):
                 failures[cell] = failed(cell, outcome)
             else:
                 found[cell] = outcome
+                for text in outcome.warned:
+                    warn_user(f"variant {cell.model!r}: {text}")
             show(advance=1, note=cell.model)
     if len(found) < _LEAST:
         first = next(iter(failures.values()))
@@ -207,9 +230,46 @@ class _Outcome:
     result: Result
     statistics: xr.Dataset | None
     sensitivity: xr.Dataset | None
+    warned: tuple[str, ...] = ()
+
+
+def _shown(show: Callable[..., None]) -> Callable[[_Variant], _Outcome]:
+    """Run variants in this process, with the name and step of each next to the progress bar."""
+
+    def run(variant: _Variant) -> _Outcome:
+        entrant = variant.job.entrant
+        show(note=entrant.name)
+        if isinstance(entrant, ModelEntrant):
+            asked = entrant.options.get("on_check")
+
+            def on_check(epoch: Epoch) -> object:
+                show(note=f"{entrant.name}: step {epoch.step}")
+                return None if asked is None else asked(epoch)
+
+            watched = dataclasses.replace(
+                entrant, options={**entrant.options, "on_check": on_check}
+            )
+            variant = dataclasses.replace(
+                variant, job=dataclasses.replace(variant.job, entrant=watched)
+            )
+        return _run(variant)
+
+    return run
 
 
 def _run(variant: _Variant) -> _Outcome:
+    """Fit and score a variant; warnings of the package come back, to be issued with its name."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RvraeWarning)
+        outcome = _fit_and_check(variant)
+    for each in caught:
+        if not issubclass(each.category, RvraeWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    texts = [str(each.message) for each in caught if issubclass(each.category, RvraeWarning)]
+    return dataclasses.replace(outcome, warned=tuple(dict.fromkeys(texts)))
+
+
+def _fit_and_check(variant: _Variant) -> _Outcome:
     job = dataclasses.replace(variant.job, source=variant.source)
     fitted, tree, result = fit_job(job)
     if "predictions" not in tree.children:
@@ -291,11 +351,9 @@ def _options(options: Mapping[str, Any]) -> tuple[FitConfig | None, dict[str, An
             "rv.fit and the fields of rv.FitConfig."
         )
     config = options.get("config")
-    if config is not None and not isinstance(config, FitConfig):
-        raise ConfigError(f"`config` must be an rv.FitConfig; got {type(config).__name__}.")
     changed = {name: value for name, value in options.items() if name in known}
-    if changed:
-        config = dataclasses.replace(config or FitConfig(), **changed)
+    if config is not None or changed:
+        config = with_fields(config, changed)
     rest = {name: value for name, value in options.items() if name in _OF_FIT[1:]}
     return config, rest
 

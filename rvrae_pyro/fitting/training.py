@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +19,12 @@ from rvrae_pyro.data.batch import Batch, to_batch, to_light_batch
 from rvrae_pyro.data.chunks import give_back, is_lazy
 from rvrae_pyro.data.panel_match import describe_panel, fingerprint, match_panel
 from rvrae_pyro.data.splits import join_months
-from rvrae_pyro.errors import ConfigError, FitError, RvraeWarning, ShapeError, check_count
+from rvrae_pyro.errors import ConfigError, FitError, ShapeError, check_count, warn_user
 from rvrae_pyro.fitting.checkpoint import STATE, Checkpoint
 from rvrae_pyro.fitting.fit import Fit, describe_outcome, from_checkpoint, outcome
 from rvrae_pyro.fitting.saved import describe_config, load_parts
 from rvrae_pyro.inference import svi
-from rvrae_pyro.inference.config import FitConfig
+from rvrae_pyro.inference.config import FitConfig, with_fields
 from rvrae_pyro.inference.elbo import settle
 from rvrae_pyro.inference.epochs import Epoch, Keep, State
 from rvrae_pyro.inference.gradients import Slopes
@@ -59,6 +58,7 @@ def fit(
     init: Fit | None = None,
     elbo: ELBO | None = None,
     on_check: Callable[[Epoch], object] | None = None,
+    **settings: Any,
 ) -> Fit:
     """Train a model on a panel.
 
@@ -74,7 +74,10 @@ def fit(
         panel on disk (``rv.data.read_panel`` of a ``.zarr``) are streamed over shards of assets.
     valid : xarray.Dataset, optional
         The months that follow; training stops early on their bound and keeps the best state.
+        Their returns do not train, which matters most to a fixed universe of assets: on the
+        embedded portfolios validation costs about 0.02 nats per return.
     config : FitConfig, optional
+        Settings of training. Default: ``FitConfig()``.
     seed : int
         Same seed, same numbers (on one thread count).
     progress : bool
@@ -96,6 +99,9 @@ def fit(
         (``fit.stopped == "callback"``); any other value continues. An exception, such as
         ``optuna.TrialPruned``, is raised again with ``model`` at its best state. Under
         ``torch.distributed`` it is called in every process and must return the same in all.
+    **settings
+        Fields of ``FitConfig`` that replace those of ``config``: ``max_steps=150`` is
+        ``config=rv.FitConfig(max_steps=150)``.
 
     Returns
     -------
@@ -116,7 +122,8 @@ def fit(
         follow training, or panels differ in characteristics, ``transform``, ``frequency`` or
         ``lag``.
     ConfigError
-        If ``model``, ``config``, ``init`` or ``elbo`` is of another kind than it takes.
+        If ``model``, ``config``, ``init`` or ``elbo`` is of another kind than it takes, or an
+        argument is unknown.
     FitError
         If the bound breaks again and again, or there is no return to learn from.
     CheckpointError
@@ -133,8 +140,8 @@ def fit(
     Wang and Guo (2024), arXiv 2403.02500, eqs. (3), (30).
     """
     require_model(model)
-    config = FitConfig() if config is None else config
-    _check_kinds(config, init, elbo, on_check)
+    config = with_fields(config, settings)
+    _check_kinds(init, elbo, on_check)
     config, elbo = settle(config, elbo)
     check_count("seed", seed, 0)
     if init is not None:
@@ -316,13 +323,8 @@ def _checkpointed(
             checkpoint.flush()
 
 
-def _check_kinds(config: object, init: object, elbo: object, on_check: object) -> None:
+def _check_kinds(init: object, elbo: object, on_check: object) -> None:
     """Raise where an option of :func:`fit` is of another kind than it takes."""
-    if not isinstance(config, FitConfig):
-        raise ConfigError(
-            f"`config` must be an rv.FitConfig; got {describe_kind(config)}. Pass an instance, "
-            "e.g. rv.FitConfig(max_steps=500)."
-        )
     if init is not None and not isinstance(init, Fit):
         raise ConfigError(
             f"`init` must be a Fit; got {describe_kind(init)}. Pass what rv.fit returned, or "
@@ -355,12 +357,10 @@ def _start(
     kept, typical = float(model.return_scale), typical_return(batch)
     if typical > 0 and not 1 / _FAR < kept / typical < _FAR:
         what = "`init`" if init is not None else "`model`, whose weights were modified before,"
-        warnings.warn(
+        warn_user(
             f"{what} is a warm start that keeps its units: return_scale {kept:.3g}, while a "
             f"typical training return is {typical:.3g}. Pass returns in the units that it was "
-            "trained in, or an untrained model for new units.",
-            RvraeWarning,
-            stacklevel=3,
+            "trained in, or an untrained model for new units."
         )
     return "model" if init is None else "init"
 

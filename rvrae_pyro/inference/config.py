@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 
-from rvrae_pyro.errors import ConfigError, check_count, check_number
+from rvrae_pyro.errors import ConfigError, check_count, check_number, did_you_mean
 from rvrae_pyro.inference.schedules import Cosine, Flat, Linear, RateSchedule, Schedule, compress
+from rvrae_pyro.models.kinds import describe_kind
 
 _WARM_SHARE = 0.3
 """Share of the steps of a fit that a warm refit takes."""
@@ -187,3 +189,26 @@ class FitConfig:
             patience=20,
             passes=5,
         )
+
+
+def with_fields(config: object, changes: Mapping[str, Any]) -> FitConfig:
+    """Replace fields of a configuration, that of the defaults where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If ``config`` is no ``FitConfig``, or a name is no field of it.
+    """
+    if config is not None and not isinstance(config, FitConfig):
+        raise ConfigError(
+            f"`config` must be an rv.FitConfig; got {describe_kind(config)}. Pass an instance, "
+            "e.g. rv.FitConfig(max_steps=500)."
+        )
+    known = [each.name for each in fields(FitConfig)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0], known)}. Fields of "
+            f"rv.FitConfig are taken by name: {', '.join(known)}."
+        )
+    return replace(config or FitConfig(), **changes)

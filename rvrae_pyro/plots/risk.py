@@ -24,6 +24,7 @@ from rvrae_pyro.plots.plot_sources import (
 from rvrae_pyro.plots.style import Style, canvas, date_axis, dress, legend
 from rvrae_pyro.risk.backtest import backtest
 from rvrae_pyro.risk.draws import months_of
+from rvrae_pyro.risk.portfolio_weights import Weights
 from rvrae_pyro.risk.summary import summarize
 
 _PARTS: Final = {
@@ -168,6 +169,7 @@ def var_backtest(
     *,
     portfolios: Mapping[str, Any] | None = None,
     portfolio: str | None = None,
+    weights: Weights | None = None,
     tail: float = 0.05,
     ax: Axes | None = None,
     style: Style | None = None,
@@ -184,6 +186,8 @@ def var_backtest(
         As for ``rv.risk.backtest``, where ``source`` is not one. Default: equal weights.
     portfolio : str, optional
         The one to draw. Default: the first.
+    weights : Series or DataArray by asset, optional
+        One portfolio, as for :func:`fan`, in place of ``portfolios``.
     tail : float
         Tail probability. Default: 0.05.
     ax, style : optional
@@ -197,11 +201,16 @@ def var_backtest(
     Raises
     ------
     ConfigError
-        If ``source`` is neither backtest nor forecast, or ``portfolio`` or ``tail`` is not in
-        it.
+        If ``source`` is neither backtest nor forecast, ``portfolio`` or ``tail`` is not in
+        it, or ``weights`` come with ``portfolios`` or with a backtest.
     """
     tail = check_number("tail", tail, "(0, 1)")
     held = group_of(source, _PORTFOLIO)
+    if weights is not None:
+        if portfolios is not None or (held is not None and "hit" in held):
+            other = "`portfolios`" if portfolios is not None else "a backtest, which has its own"
+            raise ConfigError(f"`weights` exclude {other}; got both. Leave one out.")
+        portfolios = {_PORTFOLIO: weights}
     if held is None or "hit" not in held:
         tree = forecast_tree(source, panel)
         returns = realised_returns(source, panel)

@@ -1,7 +1,6 @@
 """From arrays of draws to a DataTree in the ArviZ schema, with labels that survive."""
 
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rvrae_pyro._version import __version__
 from rvrae_pyro.data.validation import listed
-from rvrae_pyro.errors import PanelError, RvraeWarning, ShapeError, check_choice
+from rvrae_pyro.errors import PanelError, ShapeError, check_choice, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,
@@ -245,12 +244,10 @@ def _warn_of_copies(returns: Array, given: Array) -> None:
     """Warn where draws (chain, draw, cells) are the data: the model was given the returns."""
     draws = returns.reshape(-1, returns.shape[-1])
     if len(draws) > 1 and given.size and np.allclose(draws, given, rtol=1e-5, atol=1e-9):
-        warnings.warn(
+        warn_user(
             "every draw of `returns` is the panel's own: the model was given them and drew none, "
             "so that a predictive check would find no fault. Call Predictive on "
-            "`batch.without_returns()`.",
-            RvraeWarning,
-            stacklevel=3,
+            "`batch.without_returns()`."
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from torch import Tensor
 from rvrae_pyro import displays
 from rvrae_pyro.data.batch import Batch, to_batch
 from rvrae_pyro.data.panel_match import fingerprint
-from rvrae_pyro.errors import ConfigError, RvraeWarning, check_count
+from rvrae_pyro.errors import ConfigError, check_count, warn_user
 from rvrae_pyro.models.rvrae import RVRAE
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, TIME
 from rvrae_pyro.predictive.attribution import INTERCEPT, attribute, differentiate
@@ -144,13 +143,14 @@ class Filtered:
         attrs = {"long_name": "Monte-Carlo error of the log evidence", "units": "nats"}
         return xr.DataArray(error, {TIME: self.batch.times}, TIME, "evidence_error", attrs)
 
-    def warning(self, *, stacklevel: int | None = None) -> dict[str, str]:
+    def warning(self, *, warn: bool = False) -> dict[str, str]:
         """Attribute ``warning`` for results that rest on months with few effective particles.
 
         Parameters
         ----------
-        stacklevel : int, optional
-            Also raise a ``RvraeWarning`` there, where particles were meant to be many (200).
+        warn : bool
+            Also issue a ``RvraeWarning``, where particles were meant to be many (200). Default:
+            False.
 
         Returns
         -------
@@ -163,14 +163,21 @@ class Filtered:
             return {}
         first = ", ".join(str(t)[:10] for t in low[TIME].values[:3])
         more = ", ..." if low.size > 3 else ""
+        n_draws = len(self.chains[0])
+        remedy = "More particles need a larger `num_samples`."
+        if n_draws > 1:
+            remedy = (
+                f"Each of {n_draws} draws of the weights has a filter of its own, which has more "
+                f"particles where `num_samples` is above {n_draws * self.n_particles // 4}."
+            )
         text = (
             f"{low.size} of {ess.size} months have fewer than {LEAST_ESS:.0f} effective particles "
             f"of {self.n_particles} ({first}{more}; smallest {float(low.min()):.1f}): evidence and "
-            "filtered factors of these months, and what follows from them, are rough. Use more "
-            "particles (`num_samples`)."
+            "filtered factors of these months, and what follows from them, are rough. "
+            f"{remedy}"
         )
-        if stacklevel is not None and self.num_samples >= _MANY:
-            warnings.warn(text, RvraeWarning, stacklevel=stacklevel + 1)
+        if warn and self.num_samples >= _MANY:
+            warn_user(text)
         return {"warning": text}
 
     def require_models(self, models: Sequence[RVRAE]) -> None:
@@ -368,7 +375,7 @@ class Filtered:
             ]
         )
         text = "log density given the months before"
-        attrs = {"long_name": text, "units": "nats", **self.warning(stacklevel=2)}
+        attrs = {"long_name": text, "units": "nats", **self.warning(warn=True)}
         times = {TIME: self.batch.times}
         if by_member:
             coords = {CHAIN: np.arange(len(self.chains)), **times}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from scipy import stats
 
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.data.timeline import in_time_order, labels_like
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_count, check_number
+from rvrae_pyro.errors import ConfigError, ShapeError, check_count, check_number, warn_user
 from rvrae_pyro.names import ASSET, RETURNS, TIME
 from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.risk.coverage_tests import (
@@ -217,12 +216,10 @@ def _without_ratio(scorer: TailScorer) -> NDArray[np.intp]:
 def _warn_of_gains(dim: str, labels: NDArray[Any]) -> None:
     if not len(labels):
         return
-    warnings.warn(
+    warn_user(
         f"ES is not positive in some months of {dim} {first(labels)}: a ratio to it has no "
         "meaning, so z2 is NaN there, z2_p compares losses beyond VaR with ES in return units, "
-        "and pooled figures leave those cells out.",
-        RvraeWarning,
-        stacklevel=3,
+        "and pooled figures leave those cells out."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from scipy.special import xlogy
 
 from rvrae_pyro.data.rounding import rounding
 from rvrae_pyro.data.timeline import stationary_bootstrap
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_number
+from rvrae_pyro.errors import ConfigError, ShapeError, check_number, warn_user
 from rvrae_pyro.risk.draws import Array, exceeds
 
 
@@ -220,11 +219,9 @@ def acerbi_szekely(returns: ArrayLike, var: ArrayLike, es: ArrayLike, tail: floa
         return float("nan")
     r, v, e = r[known], v[known], e[known]
     if not (e > 0).all():
-        warnings.warn(
+        warn_user(
             f"`es` must be positive, a loss; {int((~(e > 0)).sum())} of {len(e)} months have an ES "
-            "of zero or a gain, so Z2 is NaN. Judge such forecasts by their exceptions.",
-            RvraeWarning,
-            stacklevel=2,
+            "of zero or a gain, so Z2 is NaN. Judge such forecasts by their exceptions."
         )
         return float("nan")
     slack = rounding(returns, var) * np.maximum(np.abs(r), np.abs(v))

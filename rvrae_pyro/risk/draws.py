@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rvrae_pyro.data.timeline import in_time_order
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError
+from rvrae_pyro.errors import ConfigError, ShapeError, warn_user
 from rvrae_pyro.names import (
     ASSET,
     CHAIN,
@@ -207,11 +206,9 @@ def check_tails(
         )
     if least * n_draws < _FEW - 1e-9:
         fate = "left NaN" if empty else "rough"
-        warnings.warn(
+        warn_user(
             f"only {least * n_draws:g} of {n_draws} draws are expected in the tail {least:g}, so "
-            f"its VaR and ES are {fate}; {math.ceil(_FEW / least)} draws give {_FEW}",
-            RvraeWarning,
-            stacklevel=3,
+            f"its VaR and ES are {fate}; {math.ceil(_FEW / least)} draws give {_FEW}"
         )
     return tails
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
@@ -13,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from rvrae_pyro.data.rounding import rounding
-from rvrae_pyro.errors import ConfigError, RvraeWarning, ShapeError, check_choice
+from rvrae_pyro.errors import ConfigError, ShapeError, check_choice, warn_user
 from rvrae_pyro.names import ASSET, CHAIN, DRAW, FACTOR, FACTORS, RETURNS, STEP, TIME
 from rvrae_pyro.predictive.storage import tree_of
 from rvrae_pyro.risk.covariance import FactorCovariance
@@ -336,11 +335,9 @@ def _check_effective(effective: Array, nearest: Array, times: np.ndarray, *, pat
         raise ConfigError(f"No draw comes near the condition in {first(times[far])}. {remedy}")
     few = effective < _FEW
     if few.any():
-        warnings.warn(
+        warn_user(
             f"fewer than {_FEW} effective draws carry the scenario in {first(times[few])}, least "
-            f"{effective.min():.0f}. {remedy}",
-            RvraeWarning,
-            stacklevel=5,
+            f"{effective.min():.0f}. {remedy}"
         )
 
 

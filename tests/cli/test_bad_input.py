@@ -51,7 +51,7 @@ def without_returns(table: Table) -> Table:
 
 
 def without_characteristics(table: Table) -> Table:
-    return table[["date", "asset", "ret", "name"]]
+    return table[["date", "asset", "ret"]].assign(size="large", name=table["date"].astype(str))
 
 
 def without_rows(table: Table) -> Table:
@@ -67,7 +67,10 @@ BAD_TABLES: list[tuple[Callable[[Table], Table], str]] = [
     (make_infinite, r"infinite characteristics in size.*2010-02-28 s5"),
     (in_percent, r"look like percent.*Divide by 100"),
     (without_returns, r"no column 'ret' for `returns`"),
-    (without_characteristics, r"no characteristics: no numeric column is left"),
+    (
+        without_characteristics,
+        r"no numeric column is left.*name .* hold no numbers. Convert these columns, or drop",
+    ),
     (without_rows, r"empty"),
 ]
 
