@@ -88,7 +88,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit 30 real portfolios; forecast over decades and next month; write pictures and a report."""
+    """Fit 30 real portfolios; forecast over decades and next month; write pictures and a report.
+
+    Takes about three minutes on two cores; --quick, less than one.
+    """
     check_folder(out)
     # torch loads for a second, which --help has no use for
     from rvrae_pyro.fitting.parallel import one_thread

@@ -56,6 +56,9 @@ def forecast(
 
     The panel may be longer than that of the fit and hold other assets; its last row may be live,
     with characteristics and no returns yet.
+
+    Takes about two minutes on one core for 30 portfolios over 20 years, all of whose months are
+    filtered again.
     """
     check_file(out, (*_TREES, *TABLE_SUFFIXES), Path(panel))
     streams = out.suffix.lower() == ".zarr"
@@ -158,6 +161,8 @@ def report(
 
     The panel may be longer than that of the fit: months after training judge the forecasts, and
     the last listed row is forecast.
+
+    Takes about five minutes on one core for 30 portfolios over 20 years.
     """
     check_file(out, _PAGES)
     if benchmark is not None and portfolio is None:

@@ -52,6 +52,8 @@ def check(
 
     With a run: also whether the panel matches that of the fit. What is valid and most
     likely wrong, such as a characteristic that knows the return of its row, comes as a warning.
+
+    Takes seconds.
     """
     dataset = read_panel(panel, layout) if run is None else load_run(run).read(panel, layout)[0]
     check_panel(dataset)
@@ -128,6 +130,8 @@ def simulate(
 
     gkx-linear and gkx-nonlinear: the design of Gu, Kelly and Xiu (2021); linear-gaussian: one
     that a Kalman filter solves; dynamic: entry and exit, heavy tails, volatility clusters.
+
+    Takes seconds.
     """
     if case not in _CASES:
         hint = did_you_mean(case, _CASES)

@@ -225,6 +225,8 @@ def risk(
     counts in the sum and has no excess return; assets that are not in the table have weight 0.
     With --horizon 3 figures are of the excess return compounded over three periods, of a portfolio
     that is bought and held; characteristics keep their last value.
+
+    Takes about two minutes on one core for 30 portfolios over 20 years.
     """
     check_count("--horizon", horizon)
     loaded = load_run(run)

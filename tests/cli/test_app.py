@@ -1,6 +1,7 @@
 """The command as a whole: help, exit codes, warnings, and what it does not import."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -142,6 +143,15 @@ def test_help_shows_the_defaults_of_the_columns(rvrae: Command, command: str) ->
 )
 def test_arguments_are_named_as_options(text: str, told: str) -> None:
     assert console.as_options(text) == told
+
+
+def test_help_states_how_long_a_command_takes() -> None:
+    from rvrae_pyro.cli.app import app, benchmark
+
+    commands = [*app.registered_commands, *benchmark.registered_commands]
+    assert len(commands) == 11
+    for command in commands:
+        assert re.search(r"\n\nTakes [^.]*(seconds|minutes|hours|fit)", str(command.help)), command
 
 
 def test_help_flows_with_the_width_of_the_terminal(

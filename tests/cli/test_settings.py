@@ -1,6 +1,7 @@
 """Settings: what is printed can be read, and gives the same model."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -150,6 +151,24 @@ def test_print_config_writes_nothing_but_settings(
     assert content["model"]["factor_prior"]["kind"] == "AR1"
     assert content["fit"]["max_steps"] == 6
     assert rvrae("fit", panel_file, "--print-config").code == 0
+
+
+def test_added_factors_are_stated(rvrae: Command, tmp_path: Path) -> None:
+    shown = rvrae("fit", "french", "--factors", 2, "--print-config").out
+    assert tomllib.loads(shown)["model"] == {"n_factors": 2}
+    assert "# factors: 2 + 8 for what single assets share\n" in shown
+    table = tmp_path / "mine.csv"
+    long_table(70, 9).to_csv(table, index=False)
+    settings = write_settings(tmp_path / "a.toml", "[fit]\nmax_steps = 2\n")
+    run = ("--config", settings, "--out", tmp_path / "run", "--factors", 2)
+    said = rvrae("fit", table, "--excess", *run).out
+    assert re.search(r"factors +2 \+ 3 for what single assets share\n", said)
+    assert rv.load(tmp_path / "run" / "model").model.n_factors == 5
+    # parts that a file chooses have the factors asked for
+    settings = write_settings(tmp_path / "b.toml", SMALL)
+    run = ("--config", settings, "--out", tmp_path / "other")
+    said = rvrae("fit", table, "--excess", *run).out
+    assert re.search(r"factors +2\n", said)
 
 
 def test_cut_keeps_the_last_months_with_returns_for_validation(panel: xr.Dataset) -> None:

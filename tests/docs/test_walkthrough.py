@@ -35,6 +35,13 @@ def test_names_exist(name: str) -> None:
     assert callable(find(name))
 
 
+def test_a_likelihood_is_added_where_the_page_says() -> None:
+    base = find("models.likelihood_base.Likelihood")
+    assert f"`{base.__module__.replace('.', '/')}.py`" in PAGE  # type: ignore[attr-defined]
+    assert "howto_own_part.md#a-likelihood" in PAGE
+    assert "\n## A likelihood\n" in text_of("howto_own_part")
+
+
 def test_a_forecast_passes_few_files_and_returns_to_none() -> None:
     files = [file for _, file in ROWS]
     assert 5 <= len(files) <= 8
@@ -46,7 +53,7 @@ def test_a_forecast_passes_few_files_and_returns_to_none() -> None:
 
 
 def test_the_papers_parts_are_defined_where_the_page_says() -> None:
-    assert len(PAPER) == 7
+    assert len(PAPER) == 11
     for name, file in PAPER:
         found = find(name)
         assert file == f"{found.__module__.replace('.', '/')}.py"  # type: ignore[attr-defined]

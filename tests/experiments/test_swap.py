@@ -1,10 +1,17 @@
 """Variants in one call: fits, scores, statistics, and misuse."""
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import rvrae_pyro as rv
+from rvrae_pyro.errors import warn_user
 from rvrae_pyro.experiments import Comparison
 from tests.experiments.helpers import panel
 
@@ -177,3 +184,56 @@ def test_no_validation_months(tmp_path) -> None:
     page = found.write(tmp_path / "out").read_text(encoding="utf-8")
     assert "Months: train" in page
     assert "valid" not in page.split("Months:")[1].splitlines()[0]
+
+
+class Rough(rv.baselines.EWMA):
+    """A model whose fit warns, as this package or another does."""
+
+    ours = True
+
+    def fit(self, *arguments: Any, **options: Any) -> Any:
+        if self.ours:
+            warn_user("months are rough")
+        else:
+            warnings.warn("of another library", FutureWarning, stacklevel=2)
+        return super().fit(*arguments, **options)
+
+
+class Foreign(Rough):
+    ours = False
+
+
+def test_warnings_name_the_variant_and_the_callers_line() -> None:
+    variants = {"smooth": rv.baselines.EWMA(), "rough one": Rough()}
+    with pytest.warns(rv.RvraeWarning, match="^variant 'rough one': months are rough$") as caught:
+        rv.swap(variants, MARKET, split=SPLIT, **FAST)
+    ours = [each for each in caught if issubclass(each.category, rv.RvraeWarning)]
+    assert len(ours) == 1
+    assert ours[0].filename == __file__
+    with pytest.warns(FutureWarning, match="^of another library$"):
+        rv.swap({**variants, "rough one": Foreign()}, MARKET, split=SPLIT, **FAST)
+
+
+def test_the_bar_names_variant_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, object]] = []
+
+    @contextmanager
+    def bar(name: str, total: int, wanted: bool) -> Iterator[Callable[..., None]]:
+        assert (name, total, wanted) == ("fitting variants", 2, True)
+        yield lambda **change: shown.append(change)
+
+    monkeypatch.setattr(import_module("rvrae_pyro.experiments.swap"), "progress_bar", bar)
+    epochs: list[int] = []
+    rv.swap(
+        {"AR1": rv.priors.AR1(2), "EWMA": rv.baselines.EWMA()},
+        MARKET,
+        split=SPLIT,
+        on_check=lambda epoch: epochs.append(epoch.step),
+        **{**FAST, "progress": True},
+    )
+    notes = [str(change["note"]) for change in shown]
+    assert notes[0] == "AR1"
+    assert f"AR1: step {epochs[-1]}" in notes
+    assert "EWMA" in notes
+    assert sum(int(str(change.get("advance", 0))) for change in shown) == 2
+    assert epochs  # that of the user is called, too

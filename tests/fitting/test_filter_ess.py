@@ -66,8 +66,13 @@ def test_months_with_few_particles_carry_a_warning(fit, panel):
     low = np.full(T, 350.0)
     low[[3, 7]] = 12.0, 4.5
     poor = with_ess(filtered, low)
-    with pytest.warns(rv.RvraeWarning, match="2 of 16 months have fewer than 20 effective"):
+    with pytest.warns(rv.RvraeWarning, match="2 of 16 months have fewer than 20") as caught:
         evidence = poor.log_evidence()
+    assert caught[0].filename == __file__
+    assert evidence.attrs["warning"].endswith("More particles need a larger `num_samples`.")
+    many = dataclasses.replace(poor, chains=(poor.chains[0] * 8,))
+    assert "Each of 8 draws of the weights has a filter of its own" in many.warning()["warning"]
+    assert "where `num_samples` is above 800." in many.warning()["warning"]
     assert "smallest 4.5" in evidence.attrs["warning"]
     assert str(panel["time"].values[3])[:10] in evidence.attrs["warning"]
     assert poor.factors().attrs["warning"] == evidence.attrs["warning"]

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -373,3 +374,20 @@ def test_a_fit_shows_itself_in_a_line():
     assert len(shown) < 200
     assert f"{K} factors" in shown
     assert "max_steps at step 1" in shown
+
+
+def test_fields_of_the_configuration_by_name(parts: tuple[xr.Dataset, xr.Dataset]) -> None:
+    base = dataclasses.replace(SMALL, max_steps=9)
+    named = rv.fit(rv.RVRAE(P, K), *parts, config=base, max_steps=3, seed=3, progress=False)
+    whole = dataclasses.replace(SMALL, max_steps=3)
+    same = rv.fit(rv.RVRAE(P, K), *parts, config=whole, seed=3, progress=False)
+    assert named.config == whole
+    pd.testing.assert_frame_equal(
+        named.history.drop(columns="seconds"), same.history.drop(columns="seconds")
+    )
+    with pytest.raises(rv.ConfigError, match=r"'max_step' \(did you mean 'max_steps'\?\).*by name"):
+        rv.fit(rv.RVRAE(P, K), *parts, max_step=3)
+    with pytest.raises(rv.ConfigError, match="`max_steps`"):
+        rv.fit(rv.RVRAE(P, K), *parts, max_steps=0)
+    with pytest.raises(rv.ConfigError, match="`config` must be an rv"):
+        rv.fit(rv.RVRAE(P, K), *parts, config=3, max_steps=3)

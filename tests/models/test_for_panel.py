@@ -29,7 +29,7 @@ def test_a_fixed_universe_gets_effects_by_asset() -> None:
     assert list(model.likelihood.scale.assets) == panel.asset.values.tolist()
     assert isinstance(model.factor_prior, rv.priors.CommonVolatility)
     assert "by asset" in str(model)
-    assert "30 assets" in model.choice
+    assert "30 assets per month, listed in 100% of 72 months on average" in model.choice
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,23 @@ def test_backtest_marks_losses_beyond_var() -> None:
     assert isinstance(rv.plots.calibration(BACKTEST), Figure)
 
 
+def test_backtest_of_given_weights() -> None:
+    assets = [str(name) for name in PANEL["asset"].values]
+    one = pd.Series(0.0, assets)
+    one[assets[0]] = 1.0
+    axes = rv.plots.var_backtest(TREE, PANEL, weights=one)
+    same = rv.plots.var_backtest(TREE, PANEL, portfolios={"mine": one})
+    lines = [{e.get_label(): np.asarray(e.get_ydata()) for e in a.lines} for a in (axes, same)]
+    np.testing.assert_array_equal(lines[0]["VaR 5 %"], lines[1]["VaR 5 %"])
+    equal = rv.plots.var_backtest(TREE, PANEL)
+    others = {each.get_label(): np.asarray(each.get_ydata()) for each in equal.lines}
+    assert (lines[0]["VaR 5 %"] != others["VaR 5 %"]).any()
+    with pytest.raises(rv.ConfigError, match="`weights` exclude `portfolios`"):
+        rv.plots.var_backtest(TREE, PANEL, weights=one, portfolios={"mine": one})
+    with pytest.raises(rv.ConfigError, match="`weights` exclude a backtest"):
+        rv.plots.var_backtest(BACKTEST, weights=one)
+
+
 def test_risk_split_adds_up() -> None:
     axes = rv.plots.risk_split(TREE, time="2001-03")
     first, second = axes.containers
