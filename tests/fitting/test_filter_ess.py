@@ -92,7 +92,7 @@ def test_check_states_the_sample_size(fit, exact, panel):
     poor = with_ess(fit.filter(panel, 400), low)
     found = {f.question: f for f in fit.check(poor).findings}[question]
     assert found.verdict == "look"
-    assert f"smallest 3 ({str(panel['time'].values[5])[:10]})" in found.answer
+    assert f"smallest 3.0 ({str(panel['time'].values[5])[:10]})" in found.answer
     found = {f.question: f for f in exact.check(panel, num_particles=100).findings}[question]
     assert "exact" in found.answer
 
