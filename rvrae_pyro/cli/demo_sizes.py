@@ -26,7 +26,7 @@ class WalkSizes:
     train: int = 216
     between: int = 60
     burn_in: int = 24
-    max_steps: int = 120
+    max_steps: int = 150
     num_samples: int = 200
     n_jobs: int = 2
 
