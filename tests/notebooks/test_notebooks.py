@@ -18,6 +18,7 @@ PENDING = set(NAMES) - {
     "02_swapping_priors",
     "03_posterior_predictive_checks",
     "04_portfolio_risk",
+    "05_inside_the_elbo",
     "06_which_characteristics",
     "08_your_own_parts",
     "09_exact_answers",
