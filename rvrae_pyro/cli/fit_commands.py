@@ -56,7 +56,11 @@ def fit(
         Path | None, typer.Option(help="Folder of the run; an earlier run in it is replaced.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Settings (.toml) in sections data, model, fit, split.")
+        Path | None,
+        typer.Option(
+            help="Settings (.toml) in sections data, model, fit, split, such as max_steps in "
+            "[fit]; --print-config writes one."
+        ),
     ] = None,
     split: Annotated[
         str,
@@ -152,6 +156,7 @@ def _report_fit(
     echo(f"\n{judged}")
     echo(f"\nNext: rvrae forecast {shlex.quote(str(out))} {source} --out forecast.csv")
     echo(f"      rvrae report {shlex.quote(str(out))} {source} --out report.html")
+    echo(f"      rvrae risk {shlex.quote(str(out))} {source} --portfolio positions.csv")
 
 
 def _summary(result: "Fit", train: xr.Dataset, valid: xr.Dataset | None) -> dict[str, Any]:

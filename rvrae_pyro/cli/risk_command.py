@@ -339,7 +339,8 @@ def _show(
     if any(map(_share, figures.values())):
         rows.append(["variance from factors, %", *map(_share, figures.values()), *blank])
     head = ("", *figures, *([] if money is None else ["in currency"]))
-    echo_table(head, rows, f"{month}, excess returns in %; VaR and ES are positive losses")
+    echo_table(head, rows, f"{month}, excess returns in %")
+    echo("VaR and ES are positive losses.")
     sd, es = figures["portfolio"]["sd"], figures["portfolio"]["es_05"]
     shown = positions if len(positions) <= _SHOWN + 1 else positions[:_SHOWN]
     lines = [_line(row["asset"], [row], sd, es) for row in shown]
@@ -347,7 +348,9 @@ def _show(
     if rest:
         lines.append(_line(f"{len(rest)} others", rest, sd, es))
     lines.append(_line("sum", positions, sd, es))
-    echo_table(("position", "weight %", "of sd %", "of ES 5 % in %"), lines, "Parts of the risk")
+    echo_table(
+        ("position", "weight, %", "part of sd, %", "part of ES 5 %, %"), lines, "Parts of the risk"
+    )
 
 
 def _show_steps(steps: list[dict[str, Any]]) -> None:

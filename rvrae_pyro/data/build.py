@@ -163,7 +163,8 @@ def _align_rate(
 ) -> Floats:
     if not isinstance(rate, pd.Series):
         raise PanelError(
-            f"`risk_free` must be a column name or a Series by date; got {type(rate).__name__}."
+            f"`risk_free` must be a column name or a Series by date, such as pd.Series(rate, "
+            f"index=months); got {type(rate).__name__}."
         )
     if not pdt.is_numeric_dtype(rate.dtype):
         raise PanelError(f"`risk_free` must be numeric; its dtype is {rate.dtype}.")

@@ -190,7 +190,8 @@ def _frequency_problems(days: pd.DatetimeIndex) -> list[str]:
     step = int(np.median(np.diff(days.to_numpy())) / np.timedelta64(1, "D"))
     return [
         f"`close` must have a row for each trading day; its rows are {step} days apart. Pass daily "
-        f"prices, or make returns with prices.pct_change() and call from_wide for {found} data."
+        f"prices, or make returns with prices.pct_change() and call characteristics_from_returns "
+        f"(returns alone) or from_wide for {found} data."
     ]
 
 

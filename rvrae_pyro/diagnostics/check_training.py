@@ -125,7 +125,9 @@ def _converged(
         remedy = "a smaller `learning_rate`, or more draws per step (`num_particles`)."
         return Finding(question, "look", f"{answer} Training should raise it.", remedy)
     verdict: Verdict = "look" if gain < 0.01 and longer < 0.03 else "bad"
-    return Finding(question, verdict, answer, "a larger `max_steps`, or init= this fit.")
+    return Finding(
+        question, verdict, answer, "a larger `max_steps` ([fit] in --config), or init= this fit."
+    )
 
 
 def _moved_by(change: float) -> str:
