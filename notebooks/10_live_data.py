@@ -97,7 +97,8 @@ _ = state.rename("0 not listed, 1 listed, no return, 2 return seen").plot(x="tim
 # The second one has seen everything; it is the yardstick that one does not have in life.
 
 # %%
-config = rv.FitConfig(**SIZES["training"])
+# so few steps have no time for a KL weight that rises
+config = rv.FitConfig(kl_schedule=rv.schedules.Constant(), **SIZES["training"])
 whole = prepare(raw)
 recent = slice(train["time"][0], None)
 fits, filtered = {}, {}
@@ -249,9 +250,8 @@ assert draws["never seen"].sel(asset=newcomer).notnull().all()
 wide, narrow = (draws[label].sel(asset=newcomer).std() for label in ("never seen", "seen"))
 assert wide > narrow
 assert never["90 % coverage, %"] >= 80, scores
-assert np.allclose(
-    spread["predicted"].sel(time=closed), spread["filtered"].sel(time=closed), rtol=0.1
-)
+blind = {kind: each.sel(time=closed).mean("factor").item() for kind, each in spread.items()}
+assert abs(blind["filtered"] / blind["predicted"] - 1) < 0.1, blind
 assert abs(evidence) < 1e-6
 assert draws["never seen"].sel(asset=leaver, time=slice(middle, None)).isnull().all()
 assert unchanged
