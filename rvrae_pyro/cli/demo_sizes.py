@@ -47,7 +47,7 @@ class Sizes:
 
     train: int = 216
     test: int = 36
-    max_steps: int = 400
+    max_steps: int = 500
     num_samples: int = 1000
     walk: WalkSizes = field(default_factory=WalkSizes)
 

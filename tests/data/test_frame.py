@@ -152,7 +152,7 @@ def test_returns_of_unknown_kind_warn():
         (pd.Series([0.001] * 6), "only counts rows"),
         (pd.Series([0.1, 0.2], pd.to_datetime(["2010-01-04", "2010-01-05"])), "several rates"),
         (pd.Series(["a"], pd.to_datetime(["2010-01-04"])), "must be numeric"),
-        (0.002, "column name or a Series by date; got float"),
+        (0.002, "column name or a Series by date, such as .*; got float"),
     ],
 )
 def test_rates_that_are_refused(rate, match):
