@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rvrae_pyro.atomic import replacing
 from rvrae_pyro.errors import CheckpointError
-from rvrae_pyro.fitting.saved import damaged, read_meta, refuse_foreign
+from rvrae_pyro.fitting.saved import damaged, read_meta, reject_foreign
 
 FORMAT = 1
 """Version of the folder's layout; an older layout stays readable, a newer one raises."""
@@ -45,7 +45,7 @@ def write_folder(
         If the folder cannot be written; earlier content is unchanged.
     """
     target = Path(path)
-    refuse_foreign(target, (_META,), "a baseline")
+    reject_foreign(target, (_META,), "a baseline")
     try:
         with replacing(target) as temporary:
             temporary.mkdir(parents=True)

@@ -133,17 +133,10 @@ def characteristics_from_returns(
     Parameters
     ----------
     returns : DataFrame of shape (n_dates, n_assets)
-        Simple decimal returns over the period of the row; NaN where there is none. Dates in the
-        index, in any order and of any kind that ``from_frame`` reads; ids as columns. A long table
-        without characteristics goes to ``from_frame``, which makes the same.
-    risk_free : Series, optional
-        Decimal rate per period by date, subtracted from the returns unless ``excess``.
-    excess : bool
-        Whether the returns are in excess of the rate already. Default: False.
-    frequency : {"monthly", "weekly", "daily"}
-        Default: "monthly".
-    dayfirst, date_format
-        Reading of text dates whose year is not first; see ``from_frame``.
+        As for :func:`from_wide`. A long table without characteristics goes to ``from_frame``,
+        which makes the same.
+    risk_free, excess, frequency, dayfirst, date_format
+        As for :func:`from_wide`.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from rvrae_pyro.errors import CheckpointError, ConfigError, check_count, check_s
 from rvrae_pyro.fitting.fit import Fit
 from rvrae_pyro.fitting.parallel import InMemory, Source, Submits, outcomes
 from rvrae_pyro.fitting.results import Results
-from rvrae_pyro.fitting.saved import damaged, read_meta, refuse_foreign
+from rvrae_pyro.fitting.saved import damaged, read_meta, reject_foreign
 from rvrae_pyro.fitting.training import fit
 from rvrae_pyro.fitting.training import load as load_fit
 from rvrae_pyro.inference.config import FitConfig
@@ -147,7 +147,7 @@ class Ensemble(Results):
             If the folder cannot be written, or holds something that is not an ensemble.
         """
         target = Path(path)
-        refuse_foreign(target, (META,), "an ensemble")
+        reject_foreign(target, (META,), "an ensemble")
         try:
             with replacing(target) as temporary:
                 temporary.mkdir(parents=True)

@@ -183,7 +183,7 @@ def save_parts(fit: TrainingRecord, path: str | os.PathLike[str]) -> Path:
         If the folder cannot be written; a fit that was there before is left as it was.
     """
     target = Path(path)
-    refuse_foreign(target, (_META, STATE), "a fit")
+    reject_foreign(target, (_META, STATE), "a fit")
     state = {k: v.detach().cpu().contiguous() for k, v in fit.model.parts.state_dict().items()}
     try:
         with replacing(target) as temporary:
@@ -321,7 +321,7 @@ def _training(fit: TrainingRecord) -> xr.Dataset:
     return xr.Dataset({**history, **curves})
 
 
-def refuse_foreign(target: Path, marks: Sequence[str], kind: str) -> None:
+def reject_foreign(target: Path, marks: Sequence[str], kind: str) -> None:
     """Refuse to write over a folder with content, or a file, unless it has one of some files.
 
     Raises
